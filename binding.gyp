@@ -1,0 +1,38 @@
+{
+  # vmckpt_native: the addon (native/binding over native/core). vmckpt-receiver: a process of its own, free of N-API
+  # and linked statically so that it stays small for as long as a save lasts.
+  'variables': { 'core': 'native/core' },
+  'target_defaults': {
+    'include_dirs': ['native'],
+    'cflags': ['-Wall', '-Wextra', '-Werror', '-O2'],
+    'cflags_cc!': ['-std=gnu++17', '-fno-exceptions'],
+    'cflags_cc': ['-std=c++20'],
+  },
+  'targets': [
+    {
+      'target_name': 'vmckpt_native',
+      'sources': [
+        '<(core)/file_range.cc',
+        '<(core)/pidfd.cc',
+        '<(core)/process_memory.cc',
+        '<(core)/unix_socket.cc',
+        '<(core)/userfaultfd_rescue.cc',
+        'native/binding/addon.cc',
+        'native/binding/errors.cc',
+        'native/binding/receive_fds.cc',
+      ],
+      'include_dirs': ["<!(node -p \"require('node-addon-api').include_dir\")"],
+      'defines': ['NAPI_VERSION=8', 'NAPI_CPP_EXCEPTIONS'],
+    },
+    {
+      'target_name': 'vmckpt-receiver',
+      'type': 'executable',
+      'sources': [
+        '<(core)/receiver.cc',
+        '<(core)/receiver_main.cc',
+        '<(core)/unix_socket.cc',
+      ],
+      'ldflags': ['-static'],
+    },
+  ],
+}

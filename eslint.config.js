@@ -1,0 +1,64 @@
+import tseslint from 'typescript-eslint';
+
+/**
+ * The rooms of src/, lowest first. A room may import the rooms of earlier lines, never those of its own
+ * line or later ones; src/index.ts and src/cli see everything.
+ */
+const LAYERS = [
+  ['util'],
+  ['native', 'timeline', 'pages'],
+  ['migration-stream', 'qemu', 'checkpoint'],
+  ['store'],
+  ['transfer'],
+  ['interchange'],
+  ['save', 'restore'],
+  ['doctor'],
+  ['cli'],
+];
+
+const layerRules = LAYERS.flatMap((rooms, level) =>
+  rooms.map((room) => {
+    const forbidden = LAYERS.slice(level)
+      .flat()
+      .filter((other) => other !== room);
+    return {
+      files: [`src/${room}/**/*.ts`],
+      rules: {
+        'no-restricted-imports': [
+          'error',
+          {
+            patterns: [
+              ...forbidden.map((other) => ({
+                group: [`**/${other}/**`],
+                message: `src/${room} lies below or beside src/${other} (see LAYERS in eslint.config.js).`,
+              })),
+              { regex: '^(\\.\\./)+index\\.js$', message: 'src/index.ts is for users of the library.' },
+            ],
+          },
+        ],
+      },
+    };
+  }),
+);
+
+export default tseslint.config(
+  { ignores: ['dist', 'build', 'node_modules', '.cache', 'coverage'] },
+  ...tseslint.configs.recommendedTypeChecked.map((config) => ({ ...config, files: ['**/*.ts'] })),
+  {
+    files: ['**/*.ts'],
+    languageOptions: { parserOptions: { project: './tsconfig.json' } },
+    rules: {
+      '@typescript-eslint/no-floating-promises': 'error',
+      '@typescript-eslint/consistent-type-imports': 'error',
+      '@typescript-eslint/require-await': 'off',
+      'no-restricted-exports': ['error', { restrictDefaultExports: { direct: true } }],
+      'max-lines': ['error', { max: 400, skipBlankLines: true, skipComments: true }],
+      'max-lines-per-function': ['error', { max: 70, skipBlankLines: true, skipComments: true }],
+    },
+  },
+  {
+    files: ['test/**/*.ts', 'vitest.config.ts'],
+    rules: { 'max-lines-per-function': 'off', 'max-lines': 'off', 'no-restricted-exports': 'off' },
+  },
+  ...layerRules,
+);

@@ -1,0 +1,141 @@
+// The addon's table of methods. src/native/index.ts is their only caller: it has checked types and ranges, so
+// arguments are taken as they come. Everything is per environment: the addon loads in worker threads, too.
+#define XXH_INLINE_ALL
+#include <napi.h>
+#include <xxhash.h>
+
+#include "binding/errors.h"
+#include "binding/receive_fds.h"
+#include "core/file_range.h"
+#include "core/pidfd.h"
+#include "core/process_memory.h"
+#include "core/unix_socket.h"
+#include "core/userfaultfd_rescue.h"
+
+namespace vmckpt::binding {
+
+namespace {
+
+int IntAt(const Napi::CallbackInfo& info, size_t index) {
+  return info[index].As<Napi::Number>().Int32Value();
+}
+
+int64_t Int64At(const Napi::CallbackInfo& info, size_t index) {
+  return info[index].As<Napi::Number>().Int64Value();
+}
+
+Napi::Value PeerCredentials(const Napi::CallbackInfo& info) {
+  ucred peer = vmckpt::PeerCredentials(IntAt(info, 0));
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("pid", Napi::Number::New(info.Env(), peer.pid));
+  result.Set("uid", Napi::Number::New(info.Env(), peer.uid));
+  result.Set("gid", Napi::Number::New(info.Env(), peer.gid));
+  return result;
+}
+
+Napi::Value ConnectUnix(const Napi::CallbackInfo& info) {
+  Fd socket = vmckpt::ConnectUnix(info[0].As<Napi::String>().Utf8Value());
+  return Napi::Number::New(info.Env(), socket.Release());
+}
+
+Napi::Value SendFds(const Napi::CallbackInfo& info) {
+  auto payload = info[1].As<Napi::Uint8Array>();
+  auto array = info[2].As<Napi::Array>();
+  std::vector<int> fds;
+  for (uint32_t i = 0; i < array.Length(); i++) fds.push_back(array.Get(i).As<Napi::Number>().Int32Value());
+  vmckpt::SendFds(IntAt(info, 0), {payload.Data(), payload.ByteLength()}, fds);
+  return info.Env().Undefined();
+}
+
+Napi::Value TryLockFile(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), vmckpt::TryLockFile(IntAt(info, 0)));
+}
+
+Napi::Value IsFileLocked(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), vmckpt::IsFileLocked(IntAt(info, 0)));
+}
+
+Napi::Value ReceiveAvailable(const Napi::CallbackInfo& info) {
+  auto into = info[1].As<Napi::Uint8Array>();
+  ssize_t received = vmckpt::ReceiveAvailable(IntAt(info, 0), into.Data(), into.ByteLength());
+  return Napi::Number::New(info.Env(), static_cast<double>(received));
+}
+
+Napi::Value SyncFileRange(const Napi::CallbackInfo& info) {
+  StartWriteOut(IntAt(info, 0), {.offset_bytes = Int64At(info, 1), .length_bytes = Int64At(info, 2)});
+  return info.Env().Undefined();
+}
+
+Napi::Value PidfdOpen(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), vmckpt::PidfdOpen(IntAt(info, 0)).Release());
+}
+
+Napi::Value PidfdGetfd(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), vmckpt::PidfdGetfd(IntAt(info, 0), IntAt(info, 1)).Release());
+}
+
+Napi::Value PidfdSendSignal(const Napi::CallbackInfo& info) {
+  vmckpt::PidfdSendSignal(IntAt(info, 0), IntAt(info, 1));
+  return info.Env().Undefined();
+}
+
+Napi::Value Xxh3(const Napi::CallbackInfo& info) {
+  auto bytes = info[0].As<Napi::Uint8Array>();
+  int64_t start = Int64At(info, 1);
+  int64_t end = Int64At(info, 2);
+  return Napi::BigInt::New(info.Env(), static_cast<uint64_t>(XXH3_64bits(bytes.Data() + start, end - start)));
+}
+
+Napi::Value RescueUserfaultfd(const Napi::CallbackInfo& info) {
+  RescueResult rescued = vmckpt::RescueUserfaultfd(IntAt(info, 0));
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("descriptors", Napi::Number::New(info.Env(), static_cast<double>(rescued.descriptors)));
+  result.Set("regions", Napi::Number::New(info.Env(), static_cast<double>(rescued.regions)));
+  return result;
+}
+
+// pid, array of Uint8Array, BigUint64Array with the address of each.
+Napi::Value WriteProcessMemory(const Napi::CallbackInfo& info) {
+  auto buffers = info[1].As<Napi::Array>();
+  auto addresses = info[2].As<Napi::BigUint64Array>();
+  std::vector<iovec> local, remote;
+  local.reserve(buffers.Length());
+  remote.reserve(buffers.Length());
+  for (uint32_t i = 0; i < buffers.Length(); i++) {
+    auto bytes = buffers.Get(i).As<Napi::Uint8Array>();
+    if (bytes.ByteLength() == 0) continue;
+    local.push_back({bytes.Data(), bytes.ByteLength()});
+    remote.push_back({reinterpret_cast<void*>(addresses[i]), bytes.ByteLength()});
+  }
+  vmckpt::WriteProcessMemory(IntAt(info, 0), std::move(local), std::move(remote));
+  return info.Env().Undefined();
+}
+
+template <Napi::Value (*Method)(const Napi::CallbackInfo&)>
+void Export(Napi::Object exports, const char* name) {
+  exports.Set(name, Napi::Function::New<Guarded<Method>>(exports.Env(), name));
+}
+
+Napi::Object Initialize(Napi::Env, Napi::Object exports) {
+  Export<PeerCredentials>(exports, "peerCredentials");
+  Export<ConnectUnix>(exports, "connectUnix");
+  Export<SendFds>(exports, "sendFds");
+  Export<ReceiveFds>(exports, "receiveFds");
+  Export<ReceiveAvailable>(exports, "receiveAvailable");
+  Export<TryLockFile>(exports, "tryLockFile");
+  Export<IsFileLocked>(exports, "isFileLocked");
+  Export<SyncFileRange>(exports, "syncFileRange");
+  Export<PidfdOpen>(exports, "pidfdOpen");
+  Export<PidfdGetfd>(exports, "pidfdGetfd");
+  Export<PidfdSendSignal>(exports, "pidfdSendSignal");
+  Export<Xxh3>(exports, "xxh3");
+  Export<RescueUserfaultfd>(exports, "rescueUserfaultfd");
+  Export<WriteProcessMemory>(exports, "writeProcessMemory");
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(vmckpt_native, Initialize)
+
+}  // namespace vmckpt::binding

@@ -1,0 +1,17 @@
+#include "binding/errors.h"
+
+#include <string>
+
+namespace vmckpt::binding {
+
+Napi::Error ToJavaScript(Napi::Env env, const SystemError& error) {
+  const char* name = ::strerrorname_np(error.error());
+  const std::string code = name != nullptr ? name : "UNKNOWN";
+  Napi::Error result = Napi::Error::New(env, code + ": " + error.what() + ", " + error.syscall());
+  result.Set("code", Napi::String::New(env, code));
+  result.Set("errno", Napi::Number::New(env, -error.error()));
+  result.Set("syscall", Napi::String::New(env, error.syscall()));
+  return result;
+}
+
+}  // namespace vmckpt::binding

@@ -1,0 +1,38 @@
+#include "core/file_range.h"
+
+#include <fcntl.h>
+
+#include "core/system_error.h"
+
+namespace vmckpt {
+
+namespace {
+
+struct flock WholeFile() {
+  struct flock lock {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  return lock;
+}
+
+}  // namespace
+
+bool TryLockFile(int fd) {
+  struct flock lock = WholeFile();
+  if (::fcntl(fd, F_OFD_SETLK, &lock) == 0) return true;
+  if (errno == EAGAIN || errno == EACCES) return false;
+  throw SystemError(errno, "fcntl");
+}
+
+bool IsFileLocked(int fd) {
+  struct flock lock = WholeFile();
+  Check(::fcntl(fd, F_OFD_GETLK, &lock), "fcntl");
+  return lock.l_type != F_UNLCK;
+}
+
+void StartWriteOut(int fd, const FileRange& range) {
+  Check(::sync_file_range(fd, range.offset_bytes, range.length_bytes, SYNC_FILE_RANGE_WRITE),
+        "sync_file_range");
+}
+
+}  // namespace vmckpt

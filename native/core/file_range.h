@@ -1,0 +1,22 @@
+// Whole-file locks that belong to an open file description (fcntl(2), "Open file description locks"), and
+// write-out of a range that is started but not awaited (sync_file_range(2)).
+#pragma once
+
+#include <cstdint>
+
+namespace vmckpt {
+
+/** Takes the exclusive lock; false when another open file description holds one. `fd` must be writable. */
+bool TryLockFile(int fd);
+
+/** Whether an open file description other than `fd`'s holds a lock. */
+bool IsFileLocked(int fd);
+
+struct FileRange {
+  int64_t offset_bytes;
+  int64_t length_bytes;
+};
+
+void StartWriteOut(int fd, const FileRange& range);
+
+}  // namespace vmckpt

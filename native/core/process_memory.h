@@ -1,0 +1,18 @@
+// Writes into the memory of another process, which must be stoppable by ptrace(2) for us.
+#pragma once
+
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include <vector>
+
+namespace vmckpt {
+
+/**
+ * Copies local[i] to remote[i] (equal lengths) of process `pid`, in as few calls as possible;
+ * process_vm_writev(2). Throws SystemError: EPERM without the right to ptrace, EFAULT where the process has
+ * no writable memory, ESRCH.
+ */
+void WriteProcessMemory(pid_t pid, std::vector<iovec> local, std::vector<iovec> remote);
+
+}  // namespace vmckpt

@@ -1,0 +1,55 @@
+// Unix stream sockets with what Node lacks: peer credentials and descriptors that travel with the bytes
+// (SCM_RIGHTS). Every descriptor made here is close-on-exec. See unix(7).
+#pragma once
+
+#include <sys/socket.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/fd.h"
+
+namespace vmckpt {
+
+/** The kernel's limit on descriptors in one message (SCM_MAX_FD). */
+constexpr size_t kMaxFdsPerMessage = 253;
+
+struct Message {
+  std::vector<uint8_t> payload;
+  std::vector<Fd> fds;
+};
+
+/** Who was at the other end when the connection was made. */
+ucred PeerCredentials(int socket);
+
+/** Connects, blocking, to a listening socket. Throws ENAMETOOLONG when `path` exceeds 107 bytes. */
+Fd ConnectUnix(const std::string& path);
+
+/** Binds `path` and listens with room for one waiting connection. The caller's umask decides the mode. */
+Fd ListenUnix(const std::string& path);
+
+/** Sends `payload` (1 byte at least) with `fds` as one message; EMSGSIZE if it does not go out whole. */
+void SendFds(int socket, std::span<const uint8_t> payload, std::span<const int> fds);
+
+struct ReceiveLimits {
+  size_t max_bytes;
+  size_t max_fds;
+  int timeout_ms;
+  /** The wait ends with ECANCELED as soon as this descriptor can be read. */
+  int cancel_fd;
+};
+
+/**
+ * Waits for the next bytes and the descriptors that came with them; the kernel closes those beyond `max_fds`.
+ * At the end of the stream the payload is empty. Throws ETIMEDOUT and ECANCELED.
+ */
+Message ReceiveFds(int socket, const ReceiveLimits& limits);
+
+/** Takes what a stream socket holds right now: its length, 0 at the end of the stream, -1 when there is
+ * nothing yet. */
+ssize_t ReceiveAvailable(int socket, void* into, size_t size);
+
+}  // namespace vmckpt

@@ -1,0 +1,195 @@
+/**
+ * The story of a soak: one guest, saved and restored again and again, and each time something is killed with -9 at
+ * a random moment: the verb, the process that serves memory, the receiver of a save, or two of them. Each run
+ * ends with a guest that has checked all of its memory. The same seed kills at the same moments again, as far as
+ * the machine's own timing repeats.
+ */
+import { readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { QmpClient } from '../src/qemu/qmp.js';
+import { listVms } from '../src/restore/list-vms.js';
+import { VmFolder, type VmStatus } from '../src/restore/vm-record.js';
+import type { SaveReport } from '../src/save/save.js';
+import { startCli } from '../test/support/command.js';
+import { Console } from '../test/support/console.js';
+import { killTransfer, pidsOf, Random, storeProblems } from '../test/support/faults.js';
+import { startGuest, type Guest } from '../test/support/guest.js';
+import { killAndWait } from '../test/support/processes.js';
+import type { Workplace } from './workplace.js';
+
+const NAME = 'soak';
+/** Kills come until this much later than the undisturbed operation would have ended. */
+const LATER = 1.1;
+/** How often a restore that is being brought back may be killed once more. */
+const KILL_AGAIN = 0.3;
+const MAX_ATTEMPTS = 20;
+const SETTLE_TIMEOUT_MS = 60_000;
+
+export interface SoakOptions {
+  readonly runs: number;
+  readonly seed: number;
+  readonly qemu: string;
+  readonly workplace: Workplace;
+  readonly onRun: (run: SoakRun) => void;
+}
+
+export interface SoakRun {
+  readonly number: number;
+  /** What was killed, of what: `restore: verb and transfer`. */
+  readonly fault: string;
+  readonly afterMs: number;
+  /** How the VM came back: `by itself`, `resumed`, `restored again`, `saved again`. */
+  readonly ending: string;
+  readonly tookMs: number;
+}
+
+interface Soak {
+  readonly guest: Guest;
+  readonly random: Random;
+  readonly workplace: Workplace;
+  /** How long the operations take undisturbed. */
+  readonly restoreMs: number;
+  readonly saveMs: number;
+}
+
+type Outcome = Omit<SoakRun, 'number' | 'tookMs'>;
+
+/** @throws Error that names the run and the seed, when a guest does not come back whole */
+export async function soak({ runs, seed, qemu, workplace, onRun }: SoakOptions): Promise<void> {
+  const prepared = await prepare({ qemu, workplace, random: new Random(seed) });
+  for (let number = 1; number <= runs; number++) {
+    const startMs = performance.now();
+    try {
+      const outcome = await (prepared.random.next() < 0.25 ? killSave(prepared) : killRestore(prepared));
+      await requireWhole(prepared);
+      onRun({ number, ...outcome, tookMs: Math.round(performance.now() - startMs) });
+    } catch (cause) {
+      throw new Error(`run ${number} of seed ${seed} failed: ${(cause as Error).message}`, { cause });
+    }
+  }
+  await workplace.vmckpt(['stop', NAME]);
+}
+
+/** Boots the guest, saves and restores it once in peace; it runs restored then. */
+async function prepare({
+  qemu,
+  workplace,
+  random,
+}: Pick<Soak, 'workplace' | 'random'> & { readonly qemu: string }): Promise<Soak> {
+  const { dir, vmckpt } = workplace;
+  const guest = await startGuest({ dir, qemu });
+  await guest.waitReady();
+  const saveMs = await timed(() => vmckpt(['save', `qmp:${guest.qmpSocket}`, NAME]));
+  await guest.stop();
+  // The second one finds everything in the page cache, as all that follow do.
+  await vmckpt(restoreArgs(guest));
+  await vmckpt(['stop', NAME]);
+  const restoreMs = await timed(() => vmckpt(restoreArgs(guest)));
+  const soak = { guest, random, workplace, restoreMs, saveMs };
+  await requireWhole(soak);
+  return soak;
+}
+
+async function killRestore(soak: Soak): Promise<Outcome> {
+  const { guest, random, workplace, restoreMs } = soak;
+  await workplace.vmckpt(['stop', NAME]);
+  const victim = random.pick(['verb', 'transfer', 'verb and transfer', 'verb and transfer']);
+  const restore = startCli(['--json', ...restoreArgs(guest)]);
+  const afterMs = await random.pause(restoreMs * LATER);
+  if (victim !== 'transfer') restore.kill();
+  if (victim !== 'verb') killTransfer(NAME);
+  await restore.ended;
+  return { fault: `restore: ${victim}`, afterMs, ending: await bringBack(soak) };
+}
+
+/** What a user does until the VM is there with all of its memory; sometimes that is cut off, too. */
+async function bringBack({ guest, random, restoreMs }: Soak): Promise<string> {
+  let ending = 'by itself';
+  let status: VmStatus = 'ended';
+  const endMs = performance.now() + SETTLE_TIMEOUT_MS;
+  for (let attempt = 0; attempt < MAX_ATTEMPTS && performance.now() < endMs;) {
+    status = listVms().find(({ name }) => name === NAME)?.status ?? 'ended';
+    if (status === 'complete') return ending;
+    if (status === 'serving' || status === 'starting') {
+      await sleep(20);
+      continue;
+    }
+    if (status === 'damaged') throw new Error('the checkpoint is found damaged');
+    const lost = status === 'transfer-lost';
+    ending = lost ? 'resumed' : 'restored again';
+    const again = startCli(['--json', ...(lost ? ['restore', '--resume', NAME] : restoreArgs(guest))]);
+    if (random.next() < KILL_AGAIN) {
+      await random.pause(restoreMs);
+      again.kill();
+      if (random.next() < 0.5) killTransfer(NAME);
+    }
+    const { code, stderr } = await again.ended;
+    if (code !== 0 && code !== null) throw new Error(`${ending}, but: ${stderr.trim()}`);
+    attempt++;
+  }
+  const log = readFileSync(new VmFolder(NAME).file('transfer.log'), 'utf8');
+  throw new Error(
+    `the VM is ${status} after ${MAX_ATTEMPTS} attempts or ${SETTLE_TIMEOUT_MS} ms; its transfers say: ${log}`,
+  );
+}
+
+/** The VM runs on, and a save in peace puts everything right; its generation is the next to be restored. */
+async function killSave({ guest, random, workplace, saveMs }: Soak): Promise<Outcome> {
+  const { vmckpt, runtimeDir } = workplace;
+  // A background-snapshot that loses its receiver, too, freezes a QEMU before 10: tests of their own thaw it.
+  const survives = Number((await versionOf(guest)).major) >= 10;
+  const victim = random.pick(survives ? ['verb', 'receiver', 'verb and receiver'] : ['verb']);
+  const stop = random.next() < 0.3;
+  const args = ['save', `qmp:${guest.qmpSocket}`, NAME];
+  const save = startCli(['--json', ...args, ...(stop ? ['--stop'] : [])]);
+  const afterMs = await random.pause(saveMs * LATER);
+  if (victim !== 'verb') for (const pid of pidsOf(runtimeDir, 'receiver')) await killAndWait(pid);
+  if (victim !== 'receiver') save.kill();
+  const { code } = await save.ended;
+  if (code === 0 && stop) await letRun(guest);
+  const { generation } = await vmckpt<SaveReport>(args);
+  const problems = await storeProblems(workplace.storeDir);
+  if (problems.length > 0) throw new Error(`the store has problems: ${problems.join('; ')}`);
+  const { checkpoints } = await vmckpt<{ checkpoints: { generation: number }[] }>(['list']);
+  for (const old of checkpoints)
+    if (old.generation < generation) await vmckpt(['rm', `${NAME}@${old.generation}`]);
+  return { fault: `save${stop ? ' --stop' : ''}: ${victim}`, afterMs, ending: 'saved again' };
+}
+
+/** One QEMU, and a guest in it that counts on and finds all of its memory and its disk as they must be. */
+async function requireWhole({ guest, workplace }: Soak): Promise<void> {
+  const qemus = pidsOf(workplace.runtimeDir, 'qemu');
+  if (qemus.length !== 1) throw new Error(`${qemus.length} QEMUs are running, 1 expected`);
+  const console = await Console.connect(guest.consoleSocket);
+  try {
+    const first = await console.nextHeartbeat();
+    const { ok, bad, n } = await console.verify();
+    if (!ok || bad > 0) throw new Error(`the guest finds ${bad} of its pages wrong`);
+    if (n <= first.n) throw new Error(`the guest's counter stands at ${n}`);
+    if (!(await console.diskIntact())) throw new Error('the guest finds its disk wrong');
+  } finally {
+    console.close();
+  }
+}
+
+async function letRun({ qmpSocket }: Guest): Promise<void> {
+  const qmp = await QmpClient.connect({ path: qmpSocket });
+  await qmp.execute('cont');
+  await qmp.close();
+}
+
+async function versionOf({ qmpSocket }: Guest): Promise<QmpClient['version']> {
+  const qmp = await QmpClient.connect({ path: qmpSocket });
+  await qmp.close();
+  return qmp.version;
+}
+
+function restoreArgs(guest: Guest): string[] {
+  return ['restore', '--qemu', guest.argv[0]!, '--trust-command-line', NAME];
+}
+
+async function timed(work: () => Promise<unknown>): Promise<number> {
+  const startMs = performance.now();
+  await work();
+  return performance.now() - startMs;
+}

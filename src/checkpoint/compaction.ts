@@ -1,0 +1,85 @@
+/**
+ * Pages that were written again leave their older versions in `pages`. Where that is more than a committed
+ * generation may carry, its live pages are written anew, in page order, which costs the time of one more pass over
+ * them and, until it is done, their room on disk.
+ */
+import { mkdir, rename, rmdir } from 'node:fs/promises';
+import path from 'node:path';
+import { MAX_BURST_BYTES, PAGE_KINDS } from '../pages/contracts.js';
+import { PAGE_BYTES } from '../pages/layout.js';
+import { DIRECTORY_MODE } from './files.js';
+import { GENERATION_FILES, HEADER_BYTES } from './format.js';
+import { PagesReader } from './pages-reader.js';
+import { PagesWriter, type PagesWriterOptions, type WrittenPages } from './pages-writer.js';
+
+const MAX_SUPERSEDED_SHARE = 0.1;
+const BURST_PAGES = MAX_BURST_BYTES / PAGE_BYTES;
+/** Pages are wanted in page order but lie in the order of their arrival, which differs where they were rewritten. */
+const CACHED_EXTENTS = 64;
+
+const FILES = [GENERATION_FILES.pages, GENERATION_FILES.pageIndex, GENERATION_FILES.extentIndex];
+
+/** A superseded page is counted with all its bytes, although it was stored in fewer. */
+export function needsCompaction({ counts, fileBytes }: WrittenPages): boolean {
+  return counts.superseded * PAGE_BYTES > (fileBytes - HEADER_BYTES) * MAX_SUPERSEDED_SHARE;
+}
+
+/** Replaces the finished page files in `dir` by ones without superseded pages, fsynced. */
+export async function compactPages(
+  dir: string,
+  written: WrittenPages,
+  options: PagesWriterOptions,
+): Promise<WrittenPages> {
+  const compactDir = path.join(dir, 'compacted');
+  await mkdir(compactDir, { mode: DIRECTORY_MODE });
+  const reader = new PagesReader(dir, {
+    pageCount: options.pageCount,
+    extentPages: options.extentPages,
+    extentCount: written.extentIndex.entryCount,
+    fileBytes: written.fileBytes,
+    pageIndexRoot: written.pageIndex.root,
+    extentIndexRoot: written.extentIndex.root,
+  });
+  const writer = new PagesWriter(compactDir, options);
+  let compacted: WrittenPages;
+  try {
+    await copyPages(reader, writer);
+    compacted = await writer.finish();
+    await writer.sync();
+  } finally {
+    await writer.close();
+    reader.close();
+  }
+  for (const file of FILES) await rename(path.join(compactDir, file), path.join(dir, file));
+  await rmdir(compactDir);
+  return compacted;
+}
+
+async function copyPages(reader: PagesReader, writer: PagesWriter): Promise<void> {
+  const decoded = new Map<number, Uint8Array>();
+  for (let page = 0; page < reader.pageCount; page++) {
+    if (page % BURST_PAGES === 0) await writer.ready();
+    const kind = reader.kindOf(page);
+    if (kind === PAGE_KINDS.data) {
+      const bytes = decodedExtent(reader, decoded, reader.extentOf(page));
+      writer.data(page, bytes, reader.slotOf(page) * PAGE_BYTES);
+    } else if (kind !== PAGE_KINDS.absent) writer.fill(page, reader.fillByteOf(page));
+  }
+}
+
+function decodedExtent(reader: PagesReader, decoded: Map<number, Uint8Array>, extent: number): Uint8Array {
+  let bytes = decoded.get(extent);
+  if (bytes === undefined) {
+    bytes =
+      decoded.size < CACHED_EXTENTS ? new Uint8Array(reader.extentPages * PAGE_BYTES) : takeOldest(decoded);
+    reader.readExtent(extent, bytes);
+  } else decoded.delete(extent);
+  decoded.set(extent, bytes);
+  return bytes;
+}
+
+function takeOldest(decoded: Map<number, Uint8Array>): Uint8Array {
+  const [extent, bytes] = decoded.entries().next().value!;
+  decoded.delete(extent);
+  return bytes;
+}

@@ -1,0 +1,78 @@
+/** Decodes many extents beside the main thread, for everything that is not a demand fault. */
+import type { BulkDecoder, DecodedExtents } from '../pages/contracts.js';
+import { PAGE_BYTES } from '../pages/layout.js';
+import type { DecodeFault, DecodeRequest, DecodeWorkerData } from './decode-worker.js';
+import { extentDamaged, type PagesReader } from './pages-reader.js';
+import { WorkerTeam } from './worker-team.js';
+
+const THREADS = 2;
+/** Bounds the memory of one request: 64 MiB at 8 pages an extent. */
+const MAX_REQUEST_EXTENTS = 2048;
+/** Buffers come in sizes that are powers of two, so that they fit again. */
+const MIN_BUFFER_BYTES = 256 * 1024;
+const MAX_FREE_BUFFERS = 8;
+
+export class DecodePool implements BulkDecoder {
+  readonly #reader: PagesReader;
+  readonly #extentBytes: number;
+  /** Started with the first request: until then the processors have better things to do. */
+  #team: WorkerTeam<DecodeRequest, DecodeFault | undefined> | undefined;
+  readonly #free: Uint8Array[] = [];
+
+  /** The reader must stay open until the pool is closed. */
+  constructor(reader: PagesReader) {
+    this.#reader = reader;
+    this.#extentBytes = reader.extentPages * PAGE_BYTES;
+  }
+
+  /**
+   * Decodes up to MAX_REQUEST_EXTENTS extents; neighbours in the file are read together.
+   * @throws VmckptError EXTENT_DAMAGED for the first damaged one, INDEX_DAMAGED
+   */
+  async decode(numbers: readonly number[]): Promise<DecodedExtents> {
+    if (numbers.length > MAX_REQUEST_EXTENTS)
+      throw new RangeError(
+        `${numbers.length} extents in one request, at most ${MAX_REQUEST_EXTENTS} allowed`,
+      );
+    const extents = numbers.map((extent) => this.#reader.extentInfo(extent));
+    const into = this.#takeBuffer(extents.length * this.#extentBytes);
+    let released = false;
+    const release = (): void => {
+      if (!released && this.#free.length < MAX_FREE_BUFFERS) this.#free.push(into);
+      released = true;
+    };
+    const found = extents.length === 0 ? undefined : await this.#startedTeam().run({ extents, into });
+    if (found !== undefined) {
+      release();
+      const { position, fault } = found;
+      throw extentDamaged(this.#reader.label, {
+        extent: numbers[position]!,
+        info: extents[position]!,
+        fault,
+      });
+    }
+    const bytesAt = (position: number): Uint8Array => {
+      const start = position * this.#extentBytes;
+      return into.subarray(start, start + extents[position]!.pageCount * PAGE_BYTES);
+    };
+    return { bytesAt, release };
+  }
+
+  /** Ends the threads once they have decoded what they were asked for. */
+  async close(): Promise<void> {
+    await this.#team?.close();
+  }
+
+  #startedTeam(): WorkerTeam<DecodeRequest, DecodeFault | undefined> {
+    const workerData: DecodeWorkerData = { pagesFd: this.#reader.pagesFd, extentBytes: this.#extentBytes };
+    this.#team ??= new WorkerTeam('checkpoint/decode-worker.js', { threads: THREADS, workerData });
+    return this.#team;
+  }
+
+  #takeBuffer(bytes: number): Uint8Array {
+    let size = MIN_BUFFER_BYTES;
+    while (size < bytes) size *= 2;
+    const index = this.#free.findIndex((buffer) => buffer.length === size);
+    return this.#free.splice(index, index < 0 ? 0 : 1)[0] ?? new Uint8Array(new SharedArrayBuffer(size));
+  }
+}

@@ -1,0 +1,68 @@
+/**
+ * How an extent's pages become stored bytes and come back. The checksum covers the stored bytes and is verified
+ * before the decompressor sees them, so that damage never reaches it.
+ */
+import zstd from 'zstd-napi/binding.js';
+import { xxh3 } from '../native/index.js';
+import { PAGE_BYTES } from '../pages/layout.js';
+import { CODECS, checksumText, type ExtentInfo } from './format.js';
+
+/** Compression must save this share of an extent, or it costs more than it gives at the time of a fault. */
+const WORTHWHILE_SAVING = 0.03;
+
+export type Level = number | 'none';
+export type StoredExtent = Pick<ExtentInfo, 'storedBytes' | 'codec'>;
+
+/** The room that `ExtentEncoder.encode` needs for an extent of `bytes` bytes. */
+export function encodeBound(bytes: number): number {
+  return zstd.compressBound(bytes);
+}
+
+export class ExtentEncoder {
+  readonly #context: zstd.CCtx | undefined;
+
+  constructor(level: Level) {
+    if (level === 'none') return;
+    this.#context = new zstd.CCtx();
+    this.#context.setParameter(zstd.CParameter.compressionLevel, level);
+  }
+
+  /** Encodes `pages` to the start of `into`, which has room for `encodeBound(pages.length)` bytes. */
+  encode(pages: Uint8Array, into: Uint8Array): StoredExtent {
+    if (this.#context !== undefined) {
+      const storedBytes = this.#context.compress2(into, pages);
+      if (storedBytes <= pages.length * (1 - WORTHWHILE_SAVING)) return { storedBytes, codec: CODECS.zstd };
+    }
+    into.set(pages);
+    return { storedBytes: pages.length, codec: CODECS.raw };
+  }
+}
+
+export class ExtentDecoder {
+  readonly #context = new zstd.DCtx();
+
+  /**
+   * Verifies `stored` and decodes it to the start of `into`, which has room for the extent's pages. Returns what is
+   * wrong, or undefined when the pages are there.
+   */
+  decode(extent: ExtentInfo, stored: Uint8Array, into: Uint8Array): string | undefined {
+    if (stored.length !== extent.storedBytes)
+      return `${extent.storedBytes} bytes expected, the file ends after ${stored.length}`;
+    const found = xxh3(stored);
+    if (found !== extent.checksum)
+      return `the checksum is ${checksumText(found)}, ${checksumText(extent.checksum)} expected`;
+    const expectedBytes = extent.pageCount * PAGE_BYTES;
+    if (extent.codec === CODECS.raw) {
+      into.set(stored);
+      return undefined;
+    }
+    try {
+      const decodedBytes = this.#context.decompress(into.subarray(0, expectedBytes), stored);
+      return decodedBytes === expectedBytes
+        ? undefined
+        : `${decodedBytes} bytes after decompression, ${expectedBytes} expected`;
+    } catch (error) {
+      return `decompression failed: ${error instanceof Error ? error.message : String(error)}`;
+    }
+  }
+}

@@ -1,0 +1,214 @@
+/**
+ * The manifest of a generation: what was saved, from what, and the checksums that everything else hangs on. JSON,
+ * whose last line carries the checksum of all bytes before it (docs/format.md). Unknown fields are ignored,
+ * because fields are only ever added.
+ */
+import { readFileSync, statSync } from 'node:fs';
+import path from 'node:path';
+import { z } from 'zod';
+import { VmckptError } from '../errors.js';
+import { xxh3 } from '../native/index.js';
+import { MAX_EXTENT_PAGES } from '../pages/contracts.js';
+import { PAGE_BYTES } from '../pages/layout.js';
+import { errnoOf } from './files.js';
+import {
+  CHECKSUM_ALGORITHM,
+  FORMAT_VERSION,
+  GENERATION_FILES,
+  checksumText,
+  unsupportedVersion,
+} from './format.js';
+
+export const MAX_MANIFEST_BYTES = 16 << 20;
+export const MAX_DEVICE_STATE_BYTES = 256 << 20;
+const MAX_LIST = 65536;
+const MAX_TEXT = 128 * 1024;
+const MAX_DESCRIPTION = 8 << 20;
+
+const text = z.string().max(MAX_TEXT);
+const count = z.number().int().nonnegative().max(0xffff_ffff);
+const bytes = z.number().int().nonnegative();
+const checksum = z.string().regex(/^[0-9a-f]{16}$/);
+
+/** Level 0 would mean "the library's default", which may change. */
+const levelSchema = z.union([z.number().int().min(1).max(19), z.literal('none')]);
+
+const schema = z.object({
+  formatVersion: z.literal(FORMAT_VERSION),
+  name: text,
+  generation: z.number().int().positive(),
+  created: z.iso.datetime(),
+  vmckptVersion: text,
+  /** How it was saved. */
+  mode: z.enum(['background-snapshot', 'stopped', 'precopy', 'import']),
+  /** What the VM did when it was saved, and so what it does after a restore. */
+  runState: z.enum(['running', 'paused']),
+  qemu: z.object({
+    version: text,
+    /** Only a name: the binary to run is the host's choice. */
+    binaryName: text,
+    /** The process that was saved, to find out whether it still runs. */
+    process: z.object({ pid: count, startTicks: bytes }).optional(),
+  }),
+  /** As resolved by QEMU: `pc-q35-7.2`, never an alias. */
+  machine: z.object({
+    type: text,
+    cpuModel: text.optional(),
+    /** What the guest sees: CPUID leaf and register → its bits. */
+    cpuFeatures: z.record(z.string(), count).optional(),
+    accelerator: text.optional(),
+  }),
+  ram: z.object({
+    pageBytes: z.literal(PAGE_BYTES),
+    blocks: z.array(z.object({ name: text, usedBytes: bytes })).max(4096),
+  }),
+  migration: z.object({
+    /** The stream's configuration section, verbatim; base64. */
+    configuration: z.base64().max(MAX_TEXT),
+    ramSectionId: count,
+    /** QEMU's own JSON description of the device state, when the stream had one. */
+    description: z.string().max(MAX_DESCRIPTION).optional(),
+  }),
+  /** QEMU's arguments without the binary; empty when unknown. */
+  commandLine: z.array(text).max(MAX_LIST),
+  /** What relative paths of the command line start from. */
+  workingDirectory: text.optional(),
+  devices: z.array(z.object({ qomPath: text, type: text })).max(MAX_LIST),
+  blockDevices: z
+    .array(
+      z.object({
+        node: text,
+        file: text.optional(),
+        format: text,
+        readOnly: z.boolean(),
+        sizeBytes: bytes.optional(),
+      }),
+    )
+    .max(MAX_LIST),
+  memoryBackends: z.array(z.object({ id: text, sizeBytes: bytes, share: z.boolean() })).max(MAX_LIST),
+  sizes: z.object({
+    ramBytes: bytes,
+    /** RAM in pages that are not zero. */
+    nonZeroBytes: bytes,
+    /** All files of the generation but the manifest. */
+    storedBytes: bytes,
+    deviceStateBytes: bytes.max(MAX_DEVICE_STATE_BYTES),
+  }),
+  pages: z.object({
+    extentPages: z.number().int().min(1).max(MAX_EXTENT_PAGES),
+    level: levelSchema,
+    extentCount: count,
+    /** Length of the file `pages`. */
+    fileBytes: bytes,
+    dataPageCount: count,
+    fillPageCount: count,
+    zeroPageCount: count,
+    absentPageCount: count,
+    /** Pages in extents that no index entry points to any more. */
+    supersededPageCount: count,
+  }),
+  checksums: z.object({
+    algorithm: z.literal(CHECKSUM_ALGORITHM),
+    pageIndexRoot: checksum,
+    extentIndexRoot: checksum,
+    deviceState: checksum,
+  }),
+});
+
+export type Manifest = z.infer<typeof schema>;
+/** What the saver knows; the writer adds the rest. */
+export type ManifestParts = Omit<Manifest, 'formatVersion' | 'ram' | 'sizes' | 'pages' | 'checksums'>;
+
+const TRAILER = /^ {2}"manifestXxh3": "([0-9a-f]{16})"\n\}\n$/;
+const TRAILER_BYTES = '  "manifestXxh3": "0123456789abcdef"\n}\n'.length;
+
+/** @throws ZodError when a field is out of bounds: a bug of the caller's. */
+export function encodeManifest(manifest: Manifest): Buffer {
+  const json = JSON.stringify(schema.parse(manifest), undefined, 2);
+  // The object stays open for the checksum, its last field.
+  const covered = Buffer.from(`${json.slice(0, json.lastIndexOf('\n}'))},\n`);
+  const encoded = Buffer.concat([
+    covered,
+    Buffer.from(`  "manifestXxh3": "${checksumText(xxh3(covered))}"\n}\n`),
+  ]);
+  if (encoded.length > MAX_MANIFEST_BYTES)
+    throw new VmckptError(
+      'FAILED',
+      `the manifest would have ${encoded.length} bytes, at most ${MAX_MANIFEST_BYTES} allowed`,
+    );
+  return encoded;
+}
+
+/**
+ * @param label names the generation in messages
+ * @throws VmckptError MANIFEST_DAMAGED or FORMAT_UNSUPPORTED
+ */
+export function decodeManifest(encoded: Buffer, label: string): Manifest {
+  const coveredBytes = Math.max(0, encoded.length - TRAILER_BYTES);
+  const stored = TRAILER.exec(encoded.toString('latin1', coveredBytes))?.[1];
+  if (stored === undefined) throw damaged(label, 'its last line is not a checksum');
+  const found = checksumText(xxh3(encoded, 0, coveredBytes));
+  if (stored !== found) throw damaged(label, `its checksum is ${found}, ${stored} expected`);
+  let fields: unknown;
+  try {
+    fields = JSON.parse(encoded.toString('utf8'));
+  } catch (error) {
+    throw damaged(label, 'it is not JSON', error);
+  }
+  const version = z.object({ formatVersion: z.number().int().positive() }).safeParse(fields);
+  if (!version.success) throw damaged(label, 'it has no format version');
+  if (version.data.formatVersion !== FORMAT_VERSION)
+    throw unsupportedVersion(`${label}/${GENERATION_FILES.manifest}`, version.data.formatVersion);
+  const parsed = schema.safeParse(fields);
+  if (parsed.success) return parsed.data;
+  const [issue] = parsed.error.issues;
+  throw damaged(label, `${issue?.path.join('.')}: ${issue?.message}`, parsed.error);
+}
+
+/**
+ * Reads and verifies the manifest of the generation in `dir`.
+ * @throws VmckptError MANIFEST_DAMAGED, FORMAT_UNSUPPORTED, GENERATION_INCOMPLETE when there is none, NOT_PERMITTED
+ */
+export function readManifest(dir: string): Manifest {
+  const label = generationLabel(dir);
+  const file = path.join(dir, GENERATION_FILES.manifest);
+  let encoded: Buffer;
+  try {
+    const { size } = statSync(file);
+    if (size > MAX_MANIFEST_BYTES)
+      throw damaged(label, `it has ${size} bytes, at most ${MAX_MANIFEST_BYTES} expected`);
+    encoded = readFileSync(file);
+  } catch (error) {
+    throw openFailure(error, label, GENERATION_FILES.manifest);
+  }
+  return decodeManifest(encoded, label);
+}
+
+/** How messages name a generation: by its directory's last two names, `web/3`. */
+export function generationLabel(dir: string): string {
+  const absolute = path.resolve(dir);
+  return `${path.basename(path.dirname(absolute))}/${path.basename(absolute)}`;
+}
+
+/** What it means that a file of a generation cannot be opened. */
+export function openFailure(error: unknown, label: string, file: string): unknown {
+  const errno = errnoOf(error);
+  if (error instanceof VmckptError || errno === undefined) return error;
+  if (errno === 'ENOENT' || errno === 'ENOTDIR')
+    return new VmckptError('GENERATION_INCOMPLETE', `${label} has no file "${file}"`, {
+      hint: 'it was never finished or is not a checkpoint; restore another generation',
+      cause: error,
+    });
+  if (errno === 'EACCES' || errno === 'EPERM')
+    return new VmckptError('NOT_PERMITTED', `${label}/${file} may not be read by this user`, {
+      cause: error,
+    });
+  return damaged(label, `${file} cannot be read: ${errno}`, error);
+}
+
+function damaged(label: string, message: string, cause?: unknown): VmckptError {
+  return new VmckptError('MANIFEST_DAMAGED', `the manifest of ${label} is damaged: ${message}`, {
+    hint: 'restore another generation',
+    cause,
+  });
+}

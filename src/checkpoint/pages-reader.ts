@@ -1,0 +1,235 @@
+/**
+ * Reads the pages of a generation: what a page is, in which extent it lies, and the extent's bytes. Everything is
+ * synchronous, for the path of a demand fault, and verified when it is first used. What the accessors return makes
+ * sense: a data page's extent exists and holds its slot.
+ */
+import fs from 'node:fs';
+import path from 'node:path';
+import { VmckptError } from '../errors.js';
+import { PAGE_KINDS, type PageKind } from '../pages/contracts.js';
+import { PAGE_BYTES } from '../pages/layout.js';
+import { ExtentDecoder } from './extent-codec.js';
+import { readAt } from './files.js';
+import {
+  CODECS,
+  EXTENT_INDEX_SPEC,
+  GENERATION_FILES,
+  HEADER_BYTES,
+  PAGES_SPEC,
+  PAGE_INDEX_SPEC,
+  RECORD,
+  decodeExtent,
+  verifyHeader,
+  type ExtentInfo,
+} from './format.js';
+import { IndexReader, type IndexReaderOptions } from './index-reader.js';
+import { generationLabel, openFailure } from './manifest.js';
+
+/** 32 MiB: the index of 16 GiB of RAM. */
+const CACHED_PAGE_CHUNKS = 512;
+/** 16 MiB: the extents of 16 GiB of RAM, at 8 pages an extent. */
+const CACHED_EXTENT_CHUNKS = 256;
+
+const { entriesPerChunk: PAGES_PER_CHUNK, entryWords: PAGE_WORDS } = PAGE_INDEX_SPEC;
+const { entriesPerChunk: EXTENTS_PER_CHUNK, entryWords: EXTENT_WORDS } = EXTENT_INDEX_SPEC;
+
+export interface PagesDescription {
+  readonly pageCount: number;
+  readonly extentCount: number;
+  readonly extentPages: number;
+  /** Length of the file `pages`. */
+  readonly fileBytes: number;
+  readonly pageIndexRoot: bigint;
+  readonly extentIndexRoot: bigint;
+}
+
+export class PagesReader {
+  /** Names the generation in messages: `web/3`. */
+  readonly label: string;
+  readonly pageCount: number;
+  readonly extentCount: number;
+  /** The most pages that an extent holds. */
+  readonly extentPages: number;
+  /** The open file `pages`, for threads that read beside this reader while it is open. */
+  readonly pagesFd: number;
+  readonly #pageIndex: IndexReader;
+  readonly #extentIndex: IndexReader;
+  readonly #decoder = new ExtentDecoder();
+  readonly #stored: Uint8Array;
+
+  /** @throws VmckptError INDEX_DAMAGED, EXTENT_DAMAGED, FORMAT_UNSUPPORTED, GENERATION_INCOMPLETE, NOT_PERMITTED */
+  constructor(dir: string, description: PagesDescription) {
+    this.label = generationLabel(dir);
+    this.pageCount = description.pageCount;
+    this.extentCount = description.extentCount;
+    this.extentPages = description.extentPages;
+    this.#stored = new Uint8Array(description.extentPages * PAGE_BYTES);
+    this.#extentIndex = this.#openIndex(dir, {
+      file: GENERATION_FILES.extentIndex,
+      spec: EXTENT_INDEX_SPEC,
+      entryCount: description.extentCount,
+      root: description.extentIndexRoot,
+      maxCachedChunks: CACHED_EXTENT_CHUNKS,
+      faultOf: (words, at) => extentFault(words, at, description),
+    });
+    const opened: { close(): void }[] = [this.#extentIndex];
+    try {
+      this.#pageIndex = this.#openIndex(dir, {
+        file: GENERATION_FILES.pageIndex,
+        spec: PAGE_INDEX_SPEC,
+        entryCount: description.pageCount,
+        root: description.pageIndexRoot,
+        maxCachedChunks: CACHED_PAGE_CHUNKS,
+        faultOf: (words, at) => this.#pageFault(words[at]!, words[at + 1]!),
+      });
+      opened.push(this.#pageIndex);
+      this.pagesFd = openPages(dir, { label: this.label, fileBytes: description.fileBytes });
+    } catch (error) {
+      for (const index of opened) index.close();
+      throw error;
+    }
+  }
+
+  kindOf(page: number): PageKind {
+    return (this.#entryOf(page) & 0xff) as PageKind;
+  }
+
+  /** The byte that a page of kind `fill` repeats. */
+  fillByteOf(page: number): number {
+    return this.#entryOf(page) >>> 16;
+  }
+
+  /** The extent that holds a data page. */
+  extentOf(page: number): number {
+    return this.#pageIndex.chunkOf(page)[(page % PAGES_PER_CHUNK) * PAGE_WORDS + 1]!;
+  }
+
+  /** A data page's place in its extent, in pages. */
+  slotOf(page: number): number {
+    return (this.#entryOf(page) >>> 8) & 0xff;
+  }
+
+  extentInfo(extent: number): ExtentInfo {
+    return decodeExtent(this.#extentIndex.chunkOf(extent), (extent % EXTENTS_PER_CHUNK) * EXTENT_WORDS);
+  }
+
+  /**
+   * Reads, verifies and decodes an extent into `into`, which has room for `extentPages` pages; returns its page count.
+   * @throws VmckptError EXTENT_DAMAGED, and then `into` holds nothing of use
+   */
+  readExtent(extent: number, into: Uint8Array): number {
+    const info = this.extentInfo(extent);
+    const stored = this.#stored.subarray(0, info.storedBytes);
+    let readBytes: number;
+    try {
+      readBytes = readAt(this.pagesFd, stored, info.offset);
+    } catch (error) {
+      throw extentDamaged(this.label, { extent, info, fault: 'it cannot be read', cause: error });
+    }
+    const fault = this.#decoder.decode(info, stored.subarray(0, readBytes), into);
+    if (fault !== undefined) throw extentDamaged(this.label, { extent, info, fault });
+    return info.pageCount;
+  }
+
+  close(): void {
+    this.#pageIndex.close();
+    this.#extentIndex.close();
+    fs.closeSync(this.pagesFd);
+  }
+
+  #entryOf(page: number): number {
+    return this.#pageIndex.chunkOf(page)[(page % PAGES_PER_CHUNK) * PAGE_WORDS]!;
+  }
+
+  #openIndex(
+    dir: string,
+    { file, ...options }: Omit<IndexReaderOptions, 'path' | 'label'> & { file: string },
+  ): IndexReader {
+    try {
+      return new IndexReader({ ...options, path: path.join(dir, file), label: `${this.label}/${file}` });
+    } catch (error) {
+      throw openFailure(error, this.label, file);
+    }
+  }
+
+  #pageFault(entry: number, extent: number): string | undefined {
+    const kind = entry & 0xff;
+    if (kind !== PAGE_KINDS.data) {
+      const allowed = kind === PAGE_KINDS.fill ? 0xff00ff : 0xff;
+      if (kind > PAGE_KINDS.data) return `unknown kind ${kind}`;
+      return (entry & ~allowed) === 0 && extent === 0 ? undefined : 'bits are set that must be zero';
+    }
+    if (entry >>> 16 !== 0) return 'bits are set that must be zero';
+    if (extent >= this.extentCount) return `extent ${extent} named, there are ${this.extentCount}`;
+    const shape =
+      this.#extentIndex.chunkOf(extent)[(extent % EXTENTS_PER_CHUNK) * EXTENT_WORDS + RECORD.shape]!;
+    const slot = entry >>> 8;
+    return slot < (shape & 0xff)
+      ? undefined
+      : `slot ${slot} of extent ${extent}, which has ${shape & 0xff} pages`;
+  }
+}
+
+/** @throws VmckptError */
+function openPages(dir: string, { label, fileBytes }: { label: string; fileBytes: number }): number {
+  const file = GENERATION_FILES.pages;
+  let fd: number;
+  try {
+    fd = fs.openSync(path.join(dir, file), 'r');
+  } catch (error) {
+    throw openFailure(error, label, file);
+  }
+  try {
+    const { size } = fs.fstatSync(fd);
+    if (size !== fileBytes)
+      throw new VmckptError('EXTENT_DAMAGED', `${label}/${file} has ${size} bytes, ${fileBytes} expected`, {
+        hint: '`vmckpt check` lists all damage; restore another generation',
+      });
+    const header = Buffer.alloc(HEADER_BYTES);
+    readAt(fd, header, 0);
+    verifyHeader(header, PAGES_SPEC, { entryCount: 0, file: `${label}/${file}` });
+    return fd;
+  } catch (error) {
+    fs.closeSync(fd);
+    throw error;
+  }
+}
+
+function extentFault(
+  words: Uint32Array,
+  at: number,
+  { extentPages, fileBytes }: Pick<PagesDescription, 'extentPages' | 'fileBytes'>,
+): string | undefined {
+  const shape = words[at + RECORD.shape]!;
+  const pageCount = shape & 0xff;
+  const codec = shape >>> 8;
+  const offset = words[at + RECORD.offsetLow]! + words[at + RECORD.offsetHigh]! * 2 ** 32;
+  const storedBytes = words[at + RECORD.storedBytes]!;
+  if (pageCount < 1 || pageCount > extentPages) return `${pageCount} pages, 1 to ${extentPages} expected`;
+  if (codec !== CODECS.raw && codec !== CODECS.zstd) return `unknown codec ${codec}`;
+  const pageBytes = pageCount * PAGE_BYTES;
+  if (codec === CODECS.raw ? storedBytes !== pageBytes : storedBytes < 1 || storedBytes >= pageBytes)
+    return `${storedBytes} bytes stored for ${pageCount} pages`;
+  if (offset < HEADER_BYTES || offset + storedBytes > fileBytes)
+    return `bytes ${offset} to ${offset + storedBytes} of a file of ${fileBytes}`;
+  return words[at + RECORD.reserved] === 0 && words[at + RECORD.reserved + 1] === 0
+    ? undefined
+    : 'bits are set that must be zero';
+}
+
+export interface ExtentFault {
+  readonly extent: number;
+  readonly info: ExtentInfo;
+  readonly fault: string;
+  readonly cause?: unknown;
+}
+
+/** The error that names a damaged extent. */
+export function extentDamaged(label: string, { extent, info, fault, cause }: ExtentFault): VmckptError {
+  const { offset, storedBytes } = info;
+  return new VmckptError(
+    'EXTENT_DAMAGED',
+    `extent ${extent} of ${label} (${storedBytes} bytes at offset ${offset} of "${GENERATION_FILES.pages}") is damaged: ${fault}`,
+    { hint: '`vmckpt check` lists all damage; restore another generation', cause },
+  );
+}

@@ -1,0 +1,77 @@
+/** Opens a generation: manifest, layout, device state and pages, each verified when it is used. */
+import { readFile, stat } from 'node:fs/promises';
+import path from 'node:path';
+import { VmckptError } from '../errors.js';
+import { xxh3 } from '../native/index.js';
+import type { PageSource } from '../pages/contracts.js';
+import { RamLayout } from '../pages/layout.js';
+import { GENERATION_FILES, checksumText } from './format.js';
+import { generationLabel, openFailure, readManifest, type Manifest } from './manifest.js';
+import { PagesReader } from './pages-reader.js';
+
+export class CheckpointReader extends PagesReader implements PageSource {
+  readonly manifest: Manifest;
+  readonly layout: RamLayout;
+  readonly #dir: string;
+
+  private constructor(dir: string, manifest: Manifest) {
+    const layout = layoutOf(manifest, generationLabel(dir));
+    super(dir, {
+      pageCount: layout.pageCount,
+      extentCount: manifest.pages.extentCount,
+      extentPages: manifest.pages.extentPages,
+      fileBytes: manifest.pages.fileBytes,
+      pageIndexRoot: BigInt(`0x${manifest.checksums.pageIndexRoot}`),
+      extentIndexRoot: BigInt(`0x${manifest.checksums.extentIndexRoot}`),
+    });
+    this.manifest = manifest;
+    this.layout = layout;
+    this.#dir = dir;
+  }
+
+  /**
+   * Reads the manifest and the tables of the two indexes, nothing that grows with the size of RAM.
+   * @throws VmckptError MANIFEST_DAMAGED, INDEX_DAMAGED, EXTENT_DAMAGED (a cut file), FORMAT_UNSUPPORTED,
+   *   GENERATION_INCOMPLETE, NOT_PERMITTED
+   */
+  static async open(dir: string): Promise<CheckpointReader> {
+    return new CheckpointReader(dir, readManifest(dir));
+  }
+
+  /** @throws VmckptError DEVICE_STATE_DAMAGED, GENERATION_INCOMPLETE */
+  async deviceState(): Promise<Buffer> {
+    const file = path.join(this.#dir, GENERATION_FILES.deviceState);
+    const { deviceStateBytes } = this.manifest.sizes;
+    let bytes: Buffer;
+    try {
+      // The length first: no more is read than the manifest's bound allows.
+      const { size } = await stat(file);
+      if (size !== deviceStateBytes)
+        throw this.#deviceStateDamaged(`it has ${size} bytes, ${deviceStateBytes} expected`);
+      bytes = await readFile(file);
+    } catch (error) {
+      throw openFailure(error, this.label, GENERATION_FILES.deviceState);
+    }
+    const found = checksumText(xxh3(bytes));
+    const expected = this.manifest.checksums.deviceState;
+    if (found !== expected) throw this.#deviceStateDamaged(`its checksum is ${found}, ${expected} expected`);
+    return bytes;
+  }
+
+  #deviceStateDamaged(fault: string): VmckptError {
+    return new VmckptError('DEVICE_STATE_DAMAGED', `the device state of ${this.label} is damaged: ${fault}`, {
+      hint: 'restore another generation',
+    });
+  }
+}
+
+function layoutOf(manifest: Manifest, label: string): RamLayout {
+  try {
+    return new RamLayout(manifest.ram.blocks);
+  } catch (cause) {
+    throw new VmckptError('MANIFEST_DAMAGED', `the manifest of ${label} names RAM blocks that cannot be`, {
+      hint: 'restore another generation',
+      cause,
+    });
+  }
+}

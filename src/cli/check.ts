@@ -1,0 +1,82 @@
+/** `vmckpt check [NAME[@GEN]]` */
+import { Argument, type Command } from 'commander';
+import { checkCheckpoint, type CheckReport } from '../checkpoint/check.js';
+import { EXIT_CODES, VmckptError } from '../errors.js';
+import { holdGeneration } from '../store/generation-use.js';
+import { Store, type LocatedGeneration } from '../store/store.js';
+import { formatBytes } from '../util/units.js';
+import type { Output } from './output.js';
+import { printable } from './text.js';
+import { contextOf, interruptible, verb } from './verb.js';
+
+export function checkCommand(): Command {
+  return verb('check', 'Verify every checksum and the structure of a generation, or of all of them.', [
+    'failed',
+    'usage',
+    'notFound',
+    'locked',
+    'notPermitted',
+    'damaged',
+    'interrupted',
+  ])
+    .addArgument(
+      new Argument('[reference]', 'NAME (its newest generation) or NAME@GENERATION; everything without it'),
+    )
+    .action(async (reference: string | undefined, _flags: object, command: Command) => {
+      const { output, storeDir } = contextOf(command);
+      const store = await Store.open(storeDir, { trustForeign: true });
+      const signal = interruptible(output, 'Interrupted.');
+      const checks = [];
+      for (const wanted of reference === undefined ? await allOf(store) : [reference]) {
+        output.detail(`Checking ${wanted}.`);
+        checks.push(await checkOne(await store.locate(wanted), output, signal));
+      }
+      if (checks.length === 0) output.message(`No checkpoints in ${storeDir}.`);
+      output.result({ checks }, checks.map(describe).join('\n'));
+      if (checks.some(({ problemCount }) => problemCount > 0)) process.exitCode = EXIT_CODES.damaged;
+    });
+}
+
+type Check = CheckReport & { readonly name: string; readonly generation: number };
+
+async function allOf(store: Store): Promise<string[]> {
+  return (await store.list()).map(({ name, generation }) => `${name}@${generation}`);
+}
+
+async function checkOne(
+  { name, generation, dir }: LocatedGeneration,
+  output: Output,
+  signal: AbortSignal,
+): Promise<Check> {
+  const use = holdGeneration(dir);
+  try {
+    const onProgress = (done: number, total: number) => output.progress(done, total);
+    return { name, generation, ...(await checkCheckpoint(dir, { onProgress, signal })) };
+  } catch (error) {
+    // Of many, one that has no manifest is a finding like any other.
+    if (!(error instanceof VmckptError) || error.code !== 'GENERATION_INCOMPLETE') throw error;
+    const problems = [{ code: error.code, message: error.message }];
+    return { name, generation, pageCount: 0, extentCount: 0, storedBytes: 0, problems, problemCount: 1 };
+  } finally {
+    use.release();
+  }
+}
+
+function describe({
+  name,
+  generation,
+  pageCount,
+  extentCount,
+  storedBytes,
+  problems,
+  problemCount,
+}: Check): string {
+  if (problemCount === 0)
+    return `${name}@${generation}: sound (${pageCount} pages, ${extentCount} extents, ${formatBytes(storedBytes)})`;
+  const rest = problemCount - problems.length;
+  return [
+    `${name}@${generation}: ${problemCount} ${problemCount === 1 ? 'problem' : 'problems'}`,
+    ...problems.map(({ code, message }) => `  ${code}: ${printable(message)}`),
+    ...(rest > 0 ? [`  and ${rest} more`] : []),
+  ].join('\n');
+}

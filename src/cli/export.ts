@@ -1,0 +1,59 @@
+/** `vmckpt export NAME[@GEN] FILE` */
+import { isatty } from 'node:tty';
+import { Argument, type Command } from 'commander';
+import { VmckptError } from '../errors.js';
+import { exportMachine } from '../interchange/export.js';
+import { standardOutput } from '../interchange/files.js';
+import { formatBytes, formatMs } from '../util/units.js';
+import { contextOf, interruptible, option, verb } from './verb.js';
+
+interface ExportFlags {
+  readonly force?: true;
+}
+
+export function exportCommand(): Command {
+  return verb('export', 'Write a checkpoint as a plain QEMU stream, which -incoming "exec:cat FILE" loads.', [
+    'failed',
+    'usage',
+    'notFound',
+    'locked',
+    'notPermitted',
+    'damaged',
+    'incompatible',
+    'interrupted',
+  ])
+    .addArgument(new Argument('<reference>', 'NAME or NAME@GENERATION'))
+    .addArgument(new Argument('<file>', 'file to write, - for standard output'))
+    .addOption(option('--force', 'replace the file if it exists'))
+    .action(async (reference: string, file: string, flags: ExportFlags, command: Command) => {
+      const { output, storeDir } = contextOf(command);
+      if (file === '-') requireFreeOutput(output.json);
+      const report = await exportMachine({
+        storeDir,
+        reference,
+        target: file === '-' ? { stream: standardOutput() } : { file, force: flags.force === true },
+        onProgress: (done, total) => output.progress(done, total),
+        signal: interruptible(output, 'Interrupted: no file is kept. Once more to leave at once.'),
+      });
+      const { name, generation, fileBytes, totalMs } = report;
+      const text = `Exported ${name}@${generation}: ${formatBytes(fileBytes)} in ${formatMs(totalMs)}.`;
+      if (file === '-') output.message(text);
+      else output.result(report, text);
+    });
+}
+
+/** The stream and nothing else goes to standard output. @throws VmckptError USAGE */
+function requireFreeOutput(json: boolean): void {
+  if (json)
+    throw new VmckptError(
+      'USAGE',
+      'standard output expected to carry the stream, but --json is to go there',
+      {
+        hint: 'give the name of a file, or leave --json out',
+      },
+    );
+  if (isatty(1))
+    throw new VmckptError('USAGE', 'the stream is not text, but standard output is a terminal', {
+      hint: 'give the name of a file, or send it on with a pipe',
+    });
+}

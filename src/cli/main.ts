@@ -1,0 +1,72 @@
+#!/usr/bin/env node
+/** The command `vmckpt`: parses, runs one verb, and turns whatever goes wrong into one message and an exit code. */
+import { CommanderError } from 'commander';
+import { VmckptError } from '../errors.js';
+import { Output, type OutputOptions } from './output.js';
+import { buildProgram } from './program.js';
+
+const program = buildProgram();
+
+// A verb may wait for something that does not keep Node alive, such as the end of a detached QEMU.
+setInterval(() => undefined, 1 << 30);
+
+// A reader such as head(1) has had enough.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1));
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  process.exitCode = report(error);
+}
+// Sockets and workers of an interrupted verb must not keep the process.
+process.exit();
+
+function report(error: unknown): number {
+  // Help and version have been printed.
+  if (error instanceof CommanderError && error.exitCode === 0) return 0;
+  const known = error instanceof CommanderError ? fromCommander(error) : fromSystemError(error);
+  const output = new Output(outputOptions());
+  if (process.argv.length <= 2) output.message(program.helpInformation());
+  output.failure(known);
+  return known.exitCode;
+}
+
+/** Commander may have given up before it came to --json. */
+function outputOptions(): OutputOptions {
+  const before = process.argv.indexOf('--');
+  const given = before < 0 ? process.argv : process.argv.slice(0, before);
+  return { ...program.opts<OutputOptions>(), ...(given.includes('--json') && { json: true }) };
+}
+
+function fromCommander({ code, message }: CommanderError): VmckptError {
+  const text = code === 'commander.help' ? 'a verb is missing' : message.replace(/^error: /, '');
+  return new VmckptError('USAGE', text, {
+    hint: 'vmckpt --help lists the verbs, vmckpt VERB --help their options.',
+  });
+}
+
+/** System errors that a user can do something about; anything else is a bug of ours and shows its stack. */
+function fromSystemError(error: unknown): VmckptError {
+  if (error instanceof VmckptError) return error;
+  const { code, message, stack } = error as NodeJS.ErrnoException;
+  if (code === 'EACCES' || code === 'EPERM')
+    return new VmckptError('NOT_PERMITTED', message, {
+      hint: 'Run vmckpt as the user who owns these files, or as root.',
+      cause: error,
+    });
+  if (code === 'ENOSPC')
+    return new VmckptError('NO_SPACE', message, {
+      hint: 'Free some space, or choose another --store.',
+      cause: error,
+    });
+  if (code === 'EROFS')
+    return new VmckptError('STORE_NOT_WRITABLE', message, {
+      hint: 'Choose a --store on a file system that can be written to.',
+      cause: error,
+    });
+  if (code !== undefined) return new VmckptError('FAILED', message, { cause: error });
+  return new VmckptError('FAILED', stack ?? String(error), {
+    hint: 'This is a bug in vmckpt: please report it with these lines.',
+    cause: error,
+  });
+}

@@ -1,0 +1,158 @@
+/** `vmckpt man`: the manual page vmckpt(1), made from the tree of verbs. Source of the format: man(7). */
+import type { Argument, Command, Option } from 'commander';
+import { packageVersion } from '../util/package-paths.js';
+import { EXIT_MEANINGS, verb } from './verb.js';
+
+export function manCommand(): Command {
+  return verb('man', 'Print the manual page, for man -l -.', ['usage']).action(
+    (_flags: object, command: Command) => {
+      process.stdout.write(manualPage(command.parent!));
+    },
+  );
+}
+
+/** @returns roff */
+export function manualPage(program: Command): string {
+  const today = new Date().toISOString().slice(0, 10);
+  const { commands } = program;
+  return [
+    `.TH VMCKPT 1 ${today} "vmckpt ${packageVersion()}" "User Commands"`,
+    // Names of variables are not to be hyphenated.
+    '.nh',
+    '.ad l',
+    ...section('NAME', fill(`vmckpt - ${lowerFirst(program.description()).replace(/\.$/, '')}`)),
+    ...section('SYNOPSIS', ['.B vmckpt', '.RI [ options ]', '.I verb', '.RI [ arguments ]']),
+    ...section('DESCRIPTION', paragraphs(DESCRIPTION)),
+    ...section('OPTIONS', program.createHelp().visibleOptions(program).flatMap(describeOption)),
+    ...section('VERBS', commands.flatMap(describeVerb)),
+    ...section(
+      'EXIT STATUS',
+      EXIT_MEANINGS.flatMap(([code, meaning]) => entry(bold(String(code)), meaning)),
+    ),
+    ...section(
+      'ENVIRONMENT',
+      VARIABLES.flatMap(([name, meaning]) => entry(bold(name), meaning)),
+    ),
+    ...section(
+      'FILES',
+      FILES.flatMap(([name, meaning]) => entry(`\\fI${escape(name)}\\fR`, meaning)),
+    ),
+    ...section(
+      'EXAMPLES',
+      EXAMPLES.flatMap(([command, meaning]) => entry(bold(command), meaning)),
+    ),
+    ...section('SEE ALSO', ['.BR qemu-system-x86_64 (1),', '.BR userfaultfd (2)']),
+    '',
+  ].join('\n');
+}
+
+const MAX_LINE = 78;
+
+const DESCRIPTION = `vmckpt saves a running QEMU virtual machine into a store of checkpoints, and starts it again
+from there: it runs as soon as its CPU and device state are loaded, while its memory follows on demand.
+
+A checkpoint holds the memory of its guest, secrets included. Restore only checkpoints that you trust.
+
+Results go to standard output, messages and progress to standard error. Every option can also be given as a variable:
+the option counts before the variable, the variable before the default.`;
+
+const VARIABLES: readonly (readonly [string, string])[] = [
+  [
+    'VMCKPT_RUNTIME_DIR',
+    'Where the sockets, logs and state of restored VMs are. By default vmckpt in $XDG_RUNTIME_DIR, else /run/vmckpt for root.',
+  ],
+  ['XDG_DATA_HOME', 'The store is the folder vmckpt in it, by default. Without it: ~/.local/share.'],
+  ['NO_COLOR', 'When it is set, no colours are used.'],
+];
+
+const FILES: readonly (readonly [string, string])[] = [
+  ['STORE/NAME/GENERATION/', 'A checkpoint. Its files never change.'],
+  ['RUNTIME_DIR/vms/NAME/', 'A restored VM: its sockets, its state and the logs of its processes.'],
+  ['RUNTIME_DIR/saves/', 'Locks of the saves at work, and what they have to put back.'],
+];
+
+const EXAMPLES: readonly (readonly [string, string])[] = [
+  ['vmckpt save qmp:/run/web.sock web', 'Checkpoint a VM while it runs.'],
+  ['vmckpt restore web', 'Bring it back, its newest generation.'],
+  ['vmckpt list --json', 'What is stored, for a script.'],
+];
+
+function describeVerb(command: Command): string[] {
+  const usage = command.usage().replace('[options]', '').trim();
+  return [
+    `.SS ${bold(command.name())} ${escape(usage)}`.trimEnd(),
+    ...paragraphs(command.description()),
+    ...command.registeredArguments.flatMap(describeArgument),
+    ...command.options.flatMap(describeOption),
+  ];
+}
+
+function describeArgument(argument: Argument): string[] {
+  const choices = argument.argChoices === undefined ? '' : ` (${argument.argChoices.join(', ')})`;
+  return entry(`\\fI${escape(argument.name())}\\fR`, `${sentence(argument.description)}${choices}`);
+}
+
+function describeOption(option: Option): string[] {
+  const { flags, description, argChoices, defaultValueDescription, envVar } = option;
+  const preset: unknown = defaultValueDescription ?? option.defaultValue;
+  const notes = [
+    sentence(description),
+    ...(argChoices === undefined || argChoices.length < 2 ? [] : [`One of ${argChoices.join(', ')}.`]),
+    ...(typeof preset === 'string' || typeof preset === 'number' ? [`Default: ${preset}.`] : []),
+    ...(envVar === undefined ? [] : [`Variable: ${envVar}.`]),
+  ];
+  return entry(bold(flags), notes.join(' '));
+}
+
+function section(title: string, lines: readonly string[]): string[] {
+  return [`.SH ${title}`, ...lines];
+}
+
+function entry(term: string, text: string): string[] {
+  return ['.TP', term, ...fill(text)];
+}
+
+function paragraphs(text: string): string[] {
+  return text
+    .split('\n\n')
+    .flatMap((paragraph, index) => [...(index === 0 ? [] : ['.PP']), ...fill(paragraph)]);
+}
+
+/** Text as input lines of a width that the checkers of manual pages like. */
+function fill(text: string): string[] {
+  const lines: string[] = [];
+  let current = '';
+  for (const word of text.split(/\s+/).map(escape)) {
+    if (current !== '' && current.length + word.length >= MAX_LINE) {
+      lines.push(current);
+      current = '';
+    }
+    current += current === '' ? word : ` ${word}`;
+  }
+  // A line that begins with a dot or a quote would be a request.
+  return [...lines, current].map((line) => line.replace(/^(?=[.'])/, '\\&'));
+}
+
+function bold(text: string): string {
+  return `\\fB${escape(text)}\\fR`;
+}
+
+function escape(text: string): string {
+  return text
+    .replaceAll('\\', '\\e')
+    .replaceAll('-', '\\-')
+    .replaceAll('…', '...')
+    .replaceAll('’', '\\(cq')
+    .replaceAll('–', '\\(en')
+    .replaceAll('→', '\\(->');
+}
+
+function sentence(text: string): string {
+  // qmp:/path is not a word.
+  const begun = /^[a-z]+[ ,]/.test(text) ? `${text.charAt(0).toUpperCase()}${text.slice(1)}` : text;
+  return /[.?!]$/.test(begun) ? begun : `${begun}.`;
+}
+
+function lowerFirst(text: string): string {
+  return `${text.charAt(0).toLowerCase()}${text.slice(1)}`;
+}

@@ -1,0 +1,42 @@
+/** `vmckpt ps` */
+import type { Command } from 'commander';
+import { listVms, type VmSummary } from '../restore/list-vms.js';
+import { table } from './text.js';
+import { contextOf, verb } from './verb.js';
+
+export function psCommand(): Command {
+  return verb('ps', 'List the VMs that were restored on this machine, and how far their memory has come.', [
+    'failed',
+    'usage',
+    'notPermitted',
+  ]).action((_flags: object, command: Command) => {
+    const { output } = contextOf(command);
+    const vms = listVms();
+    if (vms.length === 0) output.message('No restored VMs.');
+    output.result({ vms }, describe(vms));
+    for (const { name, status, error } of vms) {
+      const advice = ADVICE[status]?.(name);
+      if (advice !== undefined && !output.json)
+        output.message(`${name}: ${error === null ? '' : `${error.message}. `}${advice}`);
+    }
+  });
+}
+
+const ADVICE: Partial<Record<VmSummary['status'], (name: string) => string>> = {
+  'transfer-lost': (name) => `Nothing serves its memory. Go on with: vmckpt restore --resume ${name}`,
+  damaged: (name) => `It was halted. End it (vmckpt stop ${name}) and restore another generation.`,
+  abandoned: (name) => `It was never loaded. End it with: vmckpt stop ${name}`,
+};
+
+function describe(vms: readonly VmSummary[]): string {
+  if (vms.length === 0) return '';
+  const rows = vms.map(({ name, generation, status, qemuPid, memoryShare, qmpSocket }) => [
+    name,
+    String(generation),
+    status,
+    qemuPid === null ? '-' : String(qemuPid),
+    memoryShare === null ? '-' : `${Math.floor(memoryShare * 100)}%`,
+    qmpSocket,
+  ]);
+  return table(['NAME', 'GEN', 'STATUS', 'PID', 'MEMORY', 'QMP SOCKET'], rows);
+}

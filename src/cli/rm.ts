@@ -1,0 +1,20 @@
+/** `vmckpt rm NAME@GEN` */
+import { Argument, type Command } from 'commander';
+import { removeGeneration } from '../restore/remove-generation.js';
+import { contextOf, verb } from './verb.js';
+
+export function rmCommand(): Command {
+  return verb('rm', 'Delete one generation of a checkpoint.', [
+    'failed',
+    'usage',
+    'notFound',
+    'locked',
+    'notPermitted',
+  ])
+    .addArgument(new Argument('<reference>', 'NAME@GENERATION'))
+    .action(async (reference: string, _flags: object, command: Command) => {
+      const { output, storeDir } = contextOf(command);
+      await removeGeneration(storeDir, reference);
+      output.result({ removed: reference }, `Removed ${reference}.`);
+    });
+}

@@ -1,0 +1,79 @@
+/** `vmckpt save VM NAME` */
+import { Argument, type Command } from 'commander';
+import { VmckptError } from '../errors.js';
+import { save } from '../save/save.js';
+import { formatBytes, formatMs } from '../util/units.js';
+import { contextOf, interruptible, option, verb } from './verb.js';
+
+interface SaveFlags {
+  readonly stop?: true;
+  readonly live?: 'background-snapshot' | 'precopy';
+  readonly quit?: true;
+  readonly level: number | 'none';
+  readonly disks?: 'external';
+}
+
+export function saveCommand(): Command {
+  return verb('save', 'Checkpoint a VM into the store as a new generation of NAME.', [
+    'failed',
+    'usage',
+    'locked',
+    'notPermitted',
+    'incompatible',
+    'interrupted',
+  ])
+    .addArgument(new Argument('<vm>', 'qmp:/path/to/qmp.sock'))
+    .addArgument(new Argument('<name>', 'name of the checkpoint'))
+    .addOption(
+      option('--live <method>', 'how a running VM is saved')
+        .choices(['background-snapshot', 'precopy'])
+        .conflicts('stop'),
+    )
+    .addOption(option('--stop', 'pause the VM, save it, and leave it paused'))
+    .addOption(option('--quit', 'end QEMU after the save').implies({ stop: true }).conflicts('live'))
+    .addOption(option('--level <n>', 'zstd level 1–19, or none').argParser(parseLevel).default(1))
+    .addOption(
+      option('--disks <who>', '"external": you keep the writable disks yourself').choices(['external']),
+    )
+    .action(async (vm: string, name: string, flags: SaveFlags, command: Command) => {
+      const { output, storeDir } = contextOf(command);
+      const report = await save({
+        qmpSocket: parseVm(vm),
+        storeDir,
+        name,
+        method: flags.stop === true ? 'stopped' : (flags.live ?? 'background-snapshot'),
+        quit: flags.quit === true,
+        level: flags.level,
+        disksExternal: flags.disks === 'external',
+        onProgress: (done, total) => output.progress(done, total),
+        onMessage: (text) => output.message(text),
+        signal: interruptible(
+          output,
+          'Interrupted: giving the VM back as it was. Once more to leave at once.',
+        ),
+      });
+      const { generation, pauseMs, totalMs, storedBytes, nonZeroBytes } = report;
+      output.result(
+        report,
+        `Saved ${name}@${generation}: ${formatBytes(nonZeroBytes)} of memory in ${formatBytes(storedBytes)}, ` +
+          `paused for ${formatMs(pauseMs)}, done in ${formatMs(totalMs)}.`,
+      );
+    });
+}
+
+/** @throws VmckptError USAGE */
+export function parseVm(vm: string): string {
+  const [, socket] = /^qmp:(.+)$/.exec(vm) ?? [];
+  if (socket !== undefined) return socket;
+  throw new VmckptError('USAGE', `"${vm}" does not name a VM, qmp:/path/to/qmp.sock expected`, {
+    hint: 'Start QEMU with -qmp unix:/path/to/qmp.sock,server=on,wait=off.',
+  });
+}
+
+/** @throws VmckptError USAGE */
+export function parseLevel(text: string): number | 'none' {
+  if (text === 'none') return 'none';
+  const level = Number(text);
+  if (Number.isInteger(level) && level >= 1 && level <= 19) return level;
+  throw new VmckptError('USAGE', `--level ${text} is not a zstd level, 1–19 or none expected`);
+}

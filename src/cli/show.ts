@@ -1,0 +1,102 @@
+/** `vmckpt show NAME[@GEN]` */
+import { Argument, type Command } from 'commander';
+import { readManifest, type Manifest } from '../checkpoint/manifest.js';
+import { Store } from '../store/store.js';
+import { shellQuote } from '../util/shell.js';
+import { formatBytes } from '../util/units.js';
+import { formatTime, printable, table } from './text.js';
+import { contextOf, verb } from './verb.js';
+
+export function showCommand(): Command {
+  return verb('show', 'Show what a checkpoint holds, the newest generation by default.', [
+    'failed',
+    'usage',
+    'notFound',
+    'locked',
+    'notPermitted',
+    'damaged',
+    'incompatible',
+  ])
+    .addArgument(new Argument('<reference>', 'NAME or NAME@GENERATION'))
+    .action(async (reference: string, _flags: object, command: Command) => {
+      const { output, storeDir } = contextOf(command);
+      const { dir } = await (await Store.open(storeDir, { trustForeign: true })).locate(reference);
+      // What is for QEMU only, and long, is left out.
+      const shown = { directory: dir, ...readManifest(dir), migration: undefined };
+      output.result(shown, describe(shown));
+    });
+}
+
+type Shown = Omit<Manifest, 'migration'> & { readonly directory: string };
+
+function describe(shown: Shown): string {
+  const { name, generation, machine, qemu, pages, sizes } = shown;
+  const cpu = machine.cpuModel === undefined ? '' : `, CPU ${machine.cpuModel}`;
+  const accelerator = machine.accelerator === undefined ? '' : `, ${machine.accelerator}`;
+  const ratio =
+    sizes.nonZeroBytes === 0 ? '' : `, ${share(sizes.storedBytes, sizes.nonZeroBytes)} of the data`;
+  const facts: [string, string][] = [
+    ['Checkpoint', `${name}@${generation}`],
+    ['Created', `${formatTime(shown.created)} by vmckpt ${shown.vmckptVersion}`],
+    ['Saved', `${shown.mode}, while ${shown.runState}`],
+    ['Machine', `${machine.type}${cpu}${accelerator}`],
+    ['QEMU', `${qemu.version}, ${qemu.binaryName}`],
+    ['RAM', `${formatBytes(sizes.ramBytes)}, ${formatBytes(sizes.nonZeroBytes)} of it data`],
+    ['Stored', `${formatBytes(sizes.storedBytes)}${ratio}`],
+    [
+      'Pages',
+      `${pages.dataPageCount} data, ${pages.fillPageCount} repeated byte, ${pages.zeroPageCount} zero, ${pages.absentPageCount} absent`,
+    ],
+    ['Extents', `${pages.extentCount} of up to ${pages.extentPages} pages, zstd level ${pages.level}`],
+    ['Device state', formatBytes(sizes.deviceStateBytes)],
+    ['Directory', shown.directory],
+    ...(shown.workingDirectory === undefined
+      ? []
+      : [['Ran in', shown.workingDirectory] satisfies [string, string]]),
+  ];
+  const width = Math.max(...facts.map(([label]) => label.length));
+  return [
+    ...facts.map(([label, value]) => `${label.padEnd(width)}  ${printable(value)}`),
+    ...section(
+      ['RAM BLOCK', 'SIZE'],
+      shown.ram.blocks.map((block) => [block.name, formatBytes(block.usedBytes)]),
+    ),
+    ...section(
+      ['DEVICE', 'TYPE'],
+      shown.devices.map(({ qomPath, type }) => [qomPath, type]),
+    ),
+    ...section(['DISK', 'FORMAT', 'SIZE', 'ACCESS', 'FILE'], shown.blockDevices.map(diskRow)),
+    ...section(
+      ['MEMORY BACKEND', 'SIZE', 'SHARED'],
+      shown.memoryBackends.map(({ id, sizeBytes, share: shared }) => [
+        id,
+        formatBytes(sizeBytes),
+        shared ? 'yes' : 'no',
+      ]),
+    ),
+    ...(shown.commandLine.length === 0
+      ? []
+      : ['', 'Command line:', printable(shown.commandLine.map(shellQuote).join(' '))]),
+  ].join('\n');
+}
+
+function diskRow({ node, file, format, readOnly, sizeBytes }: Manifest['blockDevices'][number]): string[] {
+  const size = sizeBytes === undefined ? '-' : formatBytes(sizeBytes);
+  return [node, format, size, readOnly ? 'read-only' : 'writable', file ?? '-'];
+}
+
+/** A table below a blank line; nothing when it would be empty. */
+function section(header: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  if (rows.length === 0) return [];
+  return [
+    '',
+    table(
+      header,
+      rows.map((row) => row.map(printable)),
+    ),
+  ];
+}
+
+function share(part: number, whole: number): string {
+  return `${Math.round((part / whole) * 100)} %`;
+}

@@ -1,0 +1,87 @@
+/** What every verb has in common: global options, exit codes in its help, and one way to end. */
+import os from 'node:os';
+import path from 'node:path';
+import { Command, Option } from 'commander';
+import { EXIT_CODES, VmckptError, type ErrorKind } from '../errors.js';
+import { Output } from './output.js';
+
+export interface GlobalOptions {
+  readonly store: string;
+  readonly json?: true;
+  readonly quiet?: true;
+  readonly verbose?: true;
+  /** `--no-color` sets it to false. */
+  readonly color: boolean;
+}
+
+const MEANINGS: Record<ErrorKind, string> = {
+  failed: 'failed',
+  usage: 'wrong usage',
+  partial: 'done in part',
+  notFound: 'no such store, checkpoint or VM',
+  locked: 'locked by another process',
+  notPermitted: 'not permitted',
+  damaged: 'damaged data',
+  incompatible: 'incompatible machine, QEMU, disk or format',
+  interrupted: 'interrupted',
+};
+
+/** Every exit code and what it means, in order. */
+export const EXIT_MEANINGS: readonly (readonly [code: number, meaning: string])[] = [
+  [0, 'done'],
+  ...Object.entries(MEANINGS).map(([kind, meaning]): [number, string] => [
+    EXIT_CODES[kind as ErrorKind],
+    meaning,
+  ]),
+];
+
+const OFF: ReadonlySet<string> = new Set(['', '0', 'false', 'no', 'off']);
+
+/** An option that can also be given as `VMCKPT_…`: option > variable > default. */
+export function option(flags: string, description: string): Option {
+  const made = new Option(flags, description);
+  const variable = `VMCKPT_${made.long!.slice(2).replaceAll('-', '_').toUpperCase()}`;
+  // commander takes any value of a switch's variable for "on".
+  if (made.isBoolean() && OFF.has(process.env[variable] ?? '')) delete process.env[variable];
+  return made.env(variable);
+}
+
+/** A verb whose help ends with the exit codes that it uses. */
+export function verb(usage: string, description: string, kinds: readonly ErrorKind[]): Command {
+  const codes: readonly number[] = [0, ...kinds.map((kind) => EXIT_CODES[kind])];
+  const rows = EXIT_MEANINGS.filter(([code]) => codes.includes(code)).map(
+    ([code, meaning]) => `  ${String(code).padEnd(4)}${meaning}`,
+  );
+  return new Command(usage)
+    .description(description)
+    .addHelpText('after', `\nExit codes:\n${rows.join('\n')}`);
+}
+
+/** The output and the global options as they hold for a running verb. */
+export function contextOf(command: Command): { readonly output: Output; readonly storeDir: string } {
+  const options = command.optsWithGlobals<GlobalOptions>();
+  return { output: new Output(options), storeDir: path.resolve(options.store) };
+}
+
+/** `$XDG_DATA_HOME/vmckpt`. */
+export function defaultStore(): string {
+  const { XDG_DATA_HOME: data } = process.env;
+  return path.join(
+    data !== undefined && data !== '' ? data : path.join(os.homedir(), '.local', 'share'),
+    'vmckpt',
+  );
+}
+
+/** Aborts on the first SIGINT or SIGTERM. A second one ends the process at once, as the user insists. */
+export function interruptible(output: Output, whatHappens: string): AbortSignal {
+  const controller = new AbortController();
+  let asked = false;
+  const onSignal = () => {
+    if (asked) process.exit(EXIT_CODES.interrupted);
+    asked = true;
+    output.message(whatHappens);
+    controller.abort(new VmckptError('INTERRUPTED', 'interrupted'));
+  };
+  process.on('SIGINT', onSignal).on('SIGTERM', onSignal);
+  return controller.signal;
+}

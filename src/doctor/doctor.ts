@@ -1,0 +1,28 @@
+/** Examines a host: everything that vmckpt needs, in the order in which it is needed. Changes nothing. */
+import { examineAddon, examineKernel, examineKvm, examineTracing } from './host.js';
+import { findLeftovers } from './leftovers.js';
+import { examineQemu } from './qemu.js';
+import { examineStore } from './store.js';
+import type { Finding } from './finding.js';
+
+export type { Finding } from './finding.js';
+
+export interface DoctorOptions {
+  readonly storeDir: string;
+  /** The one on PATH when undefined. */
+  readonly qemuBinary: string | undefined;
+  readonly signal: AbortSignal;
+}
+
+/** A host in order has `ok` everywhere. @throws the signal's reason */
+export async function doctor({ storeDir, qemuBinary, signal }: DoctorOptions): Promise<Finding[]> {
+  return [
+    examineAddon(),
+    examineKernel(),
+    ...(await examineQemu(qemuBinary, signal)),
+    examineKvm(),
+    examineTracing(),
+    examineStore(storeDir),
+    ...(await findLeftovers(storeDir)),
+  ];
+}

@@ -1,0 +1,107 @@
+/** The kernel and the addon. Files and system calls are tried where that is harmless, and not guessed from versions. */
+import { accessSync, closeSync, constants, existsSync, readFileSync } from 'node:fs';
+import os from 'node:os';
+import { pidfdGetfd, pidfdOpen, RECEIVER_PATH, xxh3 } from '../native/index.js';
+import type { Finding } from './finding.js';
+
+const CAP_SYS_PTRACE = 19n;
+
+export function examineAddon(): Finding {
+  const check = { check: 'addon', title: 'Native addon' };
+  try {
+    xxh3(new Uint8Array(1));
+    accessSync(RECEIVER_PATH, constants.X_OK);
+    return { ...check, status: 'ok', found: 'addon and stream receiver are there' };
+  } catch (error) {
+    return {
+      ...check,
+      status: 'fail',
+      found: (error as Error).message,
+      meaning: 'vmckpt can neither save nor restore.',
+      remedy: 'npm run build:native',
+    };
+  }
+}
+
+export function examineKernel(): Finding {
+  const check = { check: 'kernel', title: 'Kernel' };
+  const found = `Linux ${os.release()}`;
+  try {
+    const pidfd = pidfdOpen(process.pid);
+    try {
+      closeSync(pidfdGetfd(pidfd, pidfd));
+    } finally {
+      closeSync(pidfd);
+    }
+    return { ...check, status: 'ok', found: `${found}, with pidfd_getfd` };
+  } catch (error) {
+    return {
+      ...check,
+      status: 'warn',
+      found: `${found}, without pidfd_getfd (${(error as NodeJS.ErrnoException).code ?? String(error)})`,
+      meaning: 'vmckpt rescue and vmckpt stop do not work here.',
+      remedy:
+        'Use Linux 5.7 or later; in a container, a seccomp profile that allows pidfd_open and pidfd_getfd.',
+    };
+  }
+}
+
+/** Only asked for, not opened: a virtual machine is not started here. */
+export function examineKvm(): Finding {
+  const check = { check: 'kvm', title: 'Hardware virtualization' };
+  if (!existsSync('/dev/kvm'))
+    return {
+      ...check,
+      status: 'warn',
+      found: 'there is no /dev/kvm',
+      meaning: 'VMs run in software emulation, which is slow.',
+      remedy: 'modprobe kvm-intel || modprobe kvm-amd (and virtualization switched on in the firmware)',
+    };
+  try {
+    accessSync('/dev/kvm', constants.R_OK | constants.W_OK);
+  } catch {
+    return {
+      ...check,
+      status: 'warn',
+      found: 'this user may not open /dev/kvm',
+      meaning: 'VMs run in software emulation, which is slow.',
+      remedy: `usermod -aG kvm ${os.userInfo().username}   (then log in again)`,
+    };
+  }
+  return {
+    ...check,
+    status: 'ok',
+    found: '/dev/kvm may be opened (vmckpt was never tried with hardware KVM by its authors)',
+  };
+}
+
+/** The right to look into another process is what `rescue` needs, and nothing else. */
+export function examineTracing(): Finding {
+  const check = { check: 'ptrace', title: 'Tracing of other processes' };
+  const scope = Number(readOptional('/proc/sys/kernel/yama/ptrace_scope') ?? '0');
+  const found = `ptrace_scope ${scope}${hasTraceCapability() ? ', with CAP_SYS_PTRACE' : ''}`;
+  if (scope === 0 || (scope < 3 && hasTraceCapability())) return { ...check, status: 'ok', found };
+  return {
+    ...check,
+    status: 'warn',
+    found,
+    meaning: 'This user cannot free a VM that a broken live save has frozen.',
+    remedy:
+      scope < 3
+        ? 'sudo vmckpt rescue PID, should it come to that'
+        : 'set kernel.yama.ptrace_scope=1 and boot again',
+  };
+}
+
+function hasTraceCapability(): boolean {
+  const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(readOptional('/proc/self/status') ?? '')?.[1];
+  return effective !== undefined && ((BigInt(`0x${effective}`) >> CAP_SYS_PTRACE) & 1n) === 1n;
+}
+
+function readOptional(file: string): string | undefined {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,80 @@
+/** What crashed runs have left behind: saves whose vmckpt died, VMs that nobody serves, unfinished generations. */
+import { VmckptError } from '../errors.js';
+import { listVms, type VmSummary } from '../restore/list-vms.js';
+import { listAbandonedSaves, type AbandonedSave } from '../save/vm-journal.js';
+import { Store } from '../store/store.js';
+import { shellQuote } from '../util/shell.js';
+import type { Finding } from './finding.js';
+
+const CHECK = { check: 'leftovers', title: 'Leftovers of crashed runs' } as const;
+
+/** One finding for each thing, or one that there is nothing. */
+export async function findLeftovers(storeDir: string): Promise<Finding[]> {
+  const findings = [
+    ...listAbandonedSaves().map(findingOfSave),
+    ...listVms().flatMap(findingOfVm),
+    ...(await unfinishedGenerations(storeDir)).map(findingOfGeneration),
+  ];
+  return findings.length > 0 ? findings : [{ ...CHECK, status: 'ok', found: 'none' }];
+}
+
+function findingOfSave({ pid, vmAlive, unsettled, directory }: AbandonedSave): Finding {
+  if (vmAlive && unsettled)
+    return {
+      ...CHECK,
+      status: 'fail',
+      found: `a save of the VM with process ${pid} was cut off, and its migration settings are not as they were`,
+      meaning: 'A save by another program could spoil that VM. The next vmckpt save puts it right by itself.',
+      remedy: `vmckpt rescue ${pid} --qmp /path/to/its/qmp.sock`,
+    };
+  return {
+    ...CHECK,
+    status: 'warn',
+    found: `a save was cut off, and its folder is left (process ${pid}${vmAlive ? '' : ', which has ended'})`,
+    meaning: 'It does no harm.',
+    remedy: `rm -r ${shellQuote(directory)}`,
+  };
+}
+
+const TROUBLES: Partial<Record<VmSummary['status'], { meaning: string; remedy: (name: string) => string }>> =
+  {
+    'transfer-lost': {
+      meaning: 'The VM stands still as soon as it needs a page that has not arrived.',
+      remedy: (name) => `vmckpt restore --resume ${name}`,
+    },
+    abandoned: {
+      meaning: 'A QEMU waits for a machine that nobody will load.',
+      remedy: (name) => `vmckpt stop ${name}`,
+    },
+    damaged: {
+      meaning: 'The VM was halted at a damaged page of its checkpoint.',
+      remedy: (name) => `vmckpt stop ${name}   (then restore another generation)`,
+    },
+  };
+
+function findingOfVm({ name, generation, status }: VmSummary): Finding[] {
+  const trouble = TROUBLES[status];
+  if (trouble === undefined) return [];
+  const found = `the restored VM ${name}@${generation} has the status ${status}`;
+  return [{ ...CHECK, status: 'fail', found, meaning: trouble.meaning, remedy: trouble.remedy(name) }];
+}
+
+async function unfinishedGenerations(storeDir: string): Promise<string[]> {
+  try {
+    return await (await Store.open(storeDir)).leftovers();
+  } catch (error) {
+    // The examination of the store has said so.
+    if (error instanceof VmckptError) return [];
+    throw error;
+  }
+}
+
+function findingOfGeneration(directory: string): Finding {
+  return {
+    ...CHECK,
+    status: 'warn',
+    found: `${directory} was never finished`,
+    meaning: 'It takes space. The next save of that name removes it.',
+    remedy: `rm -r ${shellQuote(directory)}`,
+  };
+}

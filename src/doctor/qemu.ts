@@ -1,0 +1,134 @@
+/**
+ * QEMU, asked itself: one without a machine is started, and told to switch on what vmckpt needs. It refuses what the
+ * host does not permit, so that this is the truth also where permissions come from elsewhere.
+ */
+import { mkdtempSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { VmckptError } from '../errors.js';
+import { findQemuBinary, launchQemu, readLogTail } from '../qemu/launch.js';
+import { applyMigrationSettings, readMigrationSettings } from '../qemu/migration-control.js';
+import type { QmpClient } from '../qemu/qmp.js';
+import type { Finding } from './finding.js';
+
+const START_TIMEOUT_MS = 15_000;
+const QUIT_TIMEOUT_MS = 2_000;
+
+interface Need {
+  readonly check: string;
+  readonly title: string;
+  readonly capability: string;
+  /** What QEMU wants to be on before it. */
+  readonly needs?: string;
+  readonly meaning: string;
+  /** QEMU has it from this version on. */
+  readonly since: string;
+  /** Without it something does not work at all; otherwise it is only slower. */
+  readonly essential: boolean;
+}
+
+const NEEDS: readonly Need[] = [
+  {
+    check: 'live-save',
+    title: 'Saving a VM while it runs',
+    capability: 'background-snapshot',
+    meaning: 'A running VM can only be saved with --stop, or --live precopy where that is safe.',
+    since: '6.0',
+    essential: true,
+  },
+  {
+    check: 'lazy-restore',
+    title: 'Restoring with memory on demand',
+    capability: 'postcopy-ram',
+    meaning: 'VMs can only be restored with --mode eager.',
+    since: '2.6',
+    essential: true,
+  },
+  {
+    check: 'preempt',
+    title: 'A channel of its own for demanded pages',
+    capability: 'postcopy-preempt',
+    needs: 'postcopy-ram',
+    meaning: 'Pages on demand wait behind pages in the background.',
+    since: '7.1',
+    essential: false,
+  },
+];
+
+/** @param chosen the binary that the user named. @throws the signal's reason */
+export async function examineQemu(chosen: string | undefined, signal: AbortSignal): Promise<Finding[]> {
+  const check = { check: 'qemu', title: 'QEMU' };
+  const directory = mkdtempSync(path.join(os.tmpdir(), 'vmckpt-doctor-'));
+  try {
+    const binary = findQemuBinary({ chosen });
+    const { logPath, qmp } = await startWithoutMachine(binary, directory, signal);
+    try {
+      const version: Finding = { ...check, status: 'ok', found: `${qmp.version.text} at ${binary}` };
+      const findings = [version];
+      for (const need of NEEDS) findings.push(await examineNeed(need, qmp, logPath));
+      return findings;
+    } finally {
+      await qmp.execute('quit', {}, { timeoutMs: QUIT_TIMEOUT_MS }).catch(() => undefined);
+      await qmp.close();
+    }
+  } catch (error) {
+    signal.throwIfAborted();
+    if (!(error instanceof VmckptError)) throw error;
+    const meaning = 'vmckpt can save VMs whose QEMU runs, and restore none.';
+    return [{ ...check, status: 'fail', found: error.message, meaning, remedy: error.hint }];
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+async function startWithoutMachine(
+  binary: string,
+  directory: string,
+  signal: AbortSignal,
+): Promise<{ qmp: QmpClient; logPath: string }> {
+  const qmpSocket = path.join(directory, 'qmp.sock');
+  const logPath = path.join(directory, 'qemu.log');
+  const monitor = `unix:${qmpSocket.replaceAll(',', ',,')},server=on,wait=off`;
+  // Whether post-copy is permitted is looked at only by a QEMU that waits for a migration.
+  const args = [
+    '-machine',
+    'none',
+    '-nodefaults',
+    '-display',
+    'none',
+    '-S',
+    '-incoming',
+    'defer',
+    '-qmp',
+    monitor,
+  ];
+  const { qmp } = await launchQemu({ binary, args, qmpSocket, logPath, signal, timeoutMs: START_TIMEOUT_MS });
+  return { qmp, logPath };
+}
+
+async function examineNeed(need: Need, qmp: QmpClient, logPath: string): Promise<Finding> {
+  const { check, title, capability, meaning, since, essential } = need;
+  const status = essential ? 'fail' : 'warn';
+  const { capabilities } = await readMigrationSettings(qmp);
+  if (!(capability in capabilities)) {
+    const remedy = `Install QEMU ${since} or later.`;
+    return { check, title, status, found: `this QEMU knows no ${capability}`, meaning, remedy };
+  }
+  const wanted = need.needs === undefined ? [capability] : [need.needs, capability];
+  try {
+    await applyMigrationSettings(qmp, { capabilities: setAll(wanted, true) });
+    // Some exclude each other.
+    await applyMigrationSettings(qmp, { capabilities: setAll(wanted, false) });
+  } catch (error) {
+    if (!(error instanceof VmckptError) || error.code !== 'QMP_COMMAND_FAILED') throw error;
+    const words = readLogTail(logPath).split('\n').at(-1) ?? '';
+    const found = `${error.message}${words === '' ? '' : ` (${words})`}`;
+    const remedy = 'sysctl -w vm.unprivileged_userfaultfd=1   (or run QEMU and vmckpt as root)';
+    return { check, title, status, found, meaning, remedy };
+  }
+  return { check, title, status: 'ok', found: `QEMU grants ${capability}` };
+}
+
+function setAll(names: readonly string[], state: boolean): Record<string, boolean> {
+  return Object.fromEntries(names.map((name) => [name, state]));
+}

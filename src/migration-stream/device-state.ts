@@ -1,0 +1,90 @@
+/**
+ * The tail of a saved stream: the devices' FULL sections, 00, and usually 06 be32 length JSON. Device sections
+ * carry no length, so the tail is collected whole and taken apart from its end, where every section's footer
+ * (7e, be32 id) and the description's length leave no doubt.
+ */
+import { VmckptError } from '../errors.js';
+import { be32, malformed } from './bytes.js';
+import { SECTION } from './constants.js';
+
+/** A q35 machine has 0.1–0.7 MB of device state; emulated GPUs keep their video memory elsewhere. */
+export const MAX_DEVICE_STATE_BYTES = 256 * 2 ** 20;
+const FIRST_ALLOCATION_BYTES = 2 ** 20;
+const FOOTER_BYTES = 5;
+const OPENING_BRACE = 0x7b;
+const CLOSING_BRACE = 0x7d;
+
+export interface StreamTail {
+  /** FULL sections, without the 00 that closes them. */
+  readonly deviceState: Buffer;
+  /** JSON text; empty if the stream has none. */
+  readonly description: Buffer;
+}
+
+export class TailCollector {
+  readonly #maxBytes: number;
+  #buffer = Buffer.alloc(0);
+  #usedBytes = 0;
+
+  constructor(maxBytes: number) {
+    this.#maxBytes = maxBytes;
+  }
+
+  /** @throws VmckptError STREAM_MALFORMED when the tail outgrows its limit; `offset` is the stream's. */
+  add(bytes: Uint8Array, offset: number): void {
+    const neededBytes = this.#usedBytes + bytes.length;
+    if (neededBytes > this.#maxBytes)
+      throw malformed({
+        where: 'migration stream',
+        offset,
+        expected: `at most ${this.#maxBytes} bytes of device state`,
+        actual: `${neededBytes} and no end`,
+      });
+    if (neededBytes > this.#buffer.length) this.#grow(neededBytes);
+    this.#buffer.set(bytes, this.#usedBytes);
+    this.#usedBytes = neededBytes;
+  }
+
+  /** @throws VmckptError STREAM_TRUNCATED when the bytes do not end like a finished stream. */
+  split(): StreamTail {
+    const tail = this.#buffer.subarray(0, this.#usedBytes);
+    const described = descriptionStart(tail);
+    if (described !== undefined)
+      return { deviceState: tail.subarray(0, described - 6), description: tail.subarray(described) };
+    const end = tail.length - 1;
+    if (tail[end] === SECTION.endOfStream && closesSections(tail, end))
+      return { deviceState: tail.subarray(0, end), description: Buffer.alloc(0) };
+    throw new VmckptError(
+      'STREAM_TRUNCATED',
+      `a closed device state expected at the migration stream's end, but its ${tail.length} bytes break off`,
+    );
+  }
+
+  #grow(neededBytes: number): void {
+    const doubled = Math.max(FIRST_ALLOCATION_BYTES, 2 * this.#buffer.length, neededBytes);
+    const grown = Buffer.allocUnsafeSlow(Math.min(doubled, this.#maxBytes));
+    grown.set(this.#buffer.subarray(0, this.#usedBytes));
+    this.#buffer = grown;
+  }
+}
+
+/** Where the JSON begins that fills the rest of the tail, behind `00 06 be32 length`. */
+function descriptionStart(tail: Buffer): number | undefined {
+  if (tail[tail.length - 1] !== CLOSING_BRACE) return undefined;
+  for (let at = tail.length - 1; at >= 6; at--) {
+    if (
+      tail[at] === OPENING_BRACE &&
+      tail[at - 5] === SECTION.description &&
+      tail[at - 6] === SECTION.endOfStream &&
+      be32(tail, at - 4) === tail.length - at &&
+      closesSections(tail, at - 6)
+    )
+      return at;
+  }
+  return undefined;
+}
+
+/** Whether a 00 at `end` follows a section's footer, or no section at all. */
+function closesSections(tail: Buffer, end: number): boolean {
+  return end === 0 || (end > FOOTER_BYTES && tail[end - FOOTER_BYTES] === SECTION.footer);
+}

@@ -1,0 +1,223 @@
+/**
+ * The typed face of the addon (native/), and its only importer. Arguments are checked here, so that C++ may take
+ * them as they come. A failed system call throws an Error shaped like Node's own: `code` ('EAGAIN'), `errno`,
+ * `syscall`. The addon is loaded at first use, so that importing this file never fails. Everything works in
+ * worker threads, too. Descriptors returned are close-on-exec and belong to the caller.
+ */
+import { createRequire } from 'node:module';
+import path from 'node:path';
+import { VmckptError } from '../errors.js';
+import { PACKAGE_ROOT } from '../util/package-paths.js';
+
+export interface PeerCredentials {
+  readonly pid: number;
+  readonly uid: number;
+  readonly gid: number;
+}
+
+export interface ReceiveLimits {
+  /** At most MAX_RECEIVE_BYTES. */
+  readonly maxBytes: number;
+  /** At most MAX_FDS_PER_MESSAGE; the kernel closes what is beyond. */
+  readonly maxFds: number;
+  readonly timeoutMs: number;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface ReceivedMessage {
+  /** Empty at the end of the stream. */
+  readonly payload: Buffer;
+  readonly fds: number[];
+}
+
+export interface RescueResult {
+  /** userfaultfds found in the process. */
+  readonly descriptors: number;
+  /** Write-protected regions that were released. */
+  readonly regions: number;
+}
+
+interface Addon {
+  peerCredentials(fd: number): PeerCredentials;
+  connectUnix(socketPath: string): number;
+  sendFds(socketFd: number, payload: Uint8Array, fds: readonly number[]): void;
+  receiveFds(
+    socketFd: number,
+    maxBytes: number,
+    maxFds: number,
+    timeoutMs: number,
+  ): { message: Promise<ReceivedMessage>; cancel: () => void };
+  receiveAvailable(socketFd: number, into: Uint8Array): number;
+  tryLockFile(fd: number): boolean;
+  isFileLocked(fd: number): boolean;
+  syncFileRange(fd: number, offsetBytes: number, lengthBytes: number): void;
+  pidfdOpen(pid: number): number;
+  pidfdGetfd(pidfd: number, targetFd: number): number;
+  pidfdSendSignal(pidfd: number, signal: number): void;
+  xxh3(bytes: Uint8Array, start: number, end: number): bigint;
+  rescueUserfaultfd(pid: number): RescueResult;
+  writeProcessMemory(pid: number, buffers: readonly Uint8Array[], addresses: BigUint64Array): void;
+}
+
+/** The process that owns a save's migration stream: `vmckpt-receiver DATA_SOCKET HANDOFF_SOCKET`. */
+export const RECEIVER_PATH = path.join(PACKAGE_ROOT, 'build/Release/vmckpt-receiver');
+
+/** Small enough that the kernel always queues a message whole. */
+export const MAX_SEND_BYTES = 16 << 10;
+export const MAX_RECEIVE_BYTES = 1 << 20;
+/** The kernel's own limit (SCM_MAX_FD). */
+export const MAX_FDS_PER_MESSAGE = 253;
+
+const MAX_INT = 0x7fff_ffff;
+const ADDON_PATH = path.join(PACKAGE_ROOT, 'build/Release/vmckpt_native.node');
+
+let loaded: Addon | undefined;
+
+/** Who was at the other end of a unix socket when the connection was made. */
+export function peerCredentials(fd: number): PeerCredentials {
+  return addon().peerCredentials(integer('fd', fd));
+}
+
+/** Connects to a listening unix stream socket; ENAMETOOLONG when the path exceeds 107 bytes. */
+export function connectUnix(socketPath: string): number {
+  if (socketPath.includes('\0')) throw new TypeError('socketPath contains a NUL character');
+  return addon().connectUnix(socketPath);
+}
+
+/** Sends 1 to MAX_SEND_BYTES bytes, with duplicates of `fds`, as one message. */
+export function sendFds(socketFd: number, payload: Uint8Array, fds: readonly number[]): void {
+  integer('payload.byteLength', payload.byteLength, { min: 1, max: MAX_SEND_BYTES });
+  integer('fds.length', fds.length, { max: MAX_FDS_PER_MESSAGE });
+  for (const fd of fds) integer('fds', fd);
+  addon().sendFds(integer('socketFd', socketFd), payload, fds);
+}
+
+/**
+ * Waits for the next bytes on a unix socket and the descriptors that came with them. Rejects with ETIMEDOUT, or
+ * with the signal's reason. The caller may close `socketFd` meanwhile.
+ */
+export async function receiveFds(socketFd: number, limits: ReceiveLimits): Promise<ReceivedMessage> {
+  const { signal } = limits;
+  signal?.throwIfAborted();
+  const { message, cancel } = addon().receiveFds(
+    integer('socketFd', socketFd),
+    integer('maxBytes', limits.maxBytes, { min: 1, max: MAX_RECEIVE_BYTES }),
+    integer('maxFds', limits.maxFds, { max: MAX_FDS_PER_MESSAGE }),
+    integer('timeoutMs', limits.timeoutMs),
+  );
+  signal?.addEventListener('abort', cancel, { once: true });
+  // An exiting process waits for its worker threads.
+  process.once('exit', cancel);
+  try {
+    return await message;
+  } catch (error) {
+    signal?.throwIfAborted();
+    throw error;
+  } finally {
+    process.off('exit', cancel);
+    signal?.removeEventListener('abort', cancel);
+  }
+}
+
+/**
+ * Takes what a stream socket holds right now, without waiting. Returns the length, 0 at the end of the stream, and
+ * undefined when there is nothing yet.
+ */
+export function receiveAvailable(socketFd: number, into: Uint8Array): number | undefined {
+  const received = addon().receiveAvailable(integer('socketFd', socketFd), into);
+  return received < 0 ? undefined : received;
+}
+
+/**
+ * Takes an exclusive lock on the whole file, which ends with the last duplicate of this open file description;
+ * false when another one holds a lock. `fd` must be open for writing.
+ */
+export function tryLockFile(fd: number): boolean {
+  return addon().tryLockFile(integer('fd', fd));
+}
+
+/** Whether another open file description holds a lock on the file. */
+export function isFileLocked(fd: number): boolean {
+  return addon().isFileLocked(integer('fd', fd));
+}
+
+/** Starts writing a range of a file out to its disk, without waiting for it and without its metadata. */
+export function syncFileRange(fd: number, offsetBytes: number, lengthBytes: number): void {
+  const max = Number.MAX_SAFE_INTEGER;
+  addon().syncFileRange(
+    integer('fd', fd),
+    integer('offsetBytes', offsetBytes, { max }),
+    integer('lengthBytes', lengthBytes, { max }),
+  );
+}
+
+export function pidfdOpen(pid: number): number {
+  return addon().pidfdOpen(integer('pid', pid, { min: 1 }));
+}
+
+/** A duplicate of another process's descriptor; needs the right to ptrace it (EPERM). */
+export function pidfdGetfd(pidfd: number, targetFd: number): number {
+  return addon().pidfdGetfd(integer('pidfd', pidfd), integer('targetFd', targetFd));
+}
+
+/** ESRCH when the process has ended; signal 0 only asks. */
+export function pidfdSendSignal(pidfd: number, signal: number): void {
+  addon().pidfdSendSignal(integer('pidfd', pidfd), integer('signal', signal, { max: 64 }));
+}
+
+/** XXH3, 64 bits, seed 0, of `bytes[start … end)`. The bytes may be shared memory that nobody is writing to. */
+export function xxh3(bytes: Uint8Array, start = 0, end = bytes.length): bigint {
+  if (!(
+    Number.isInteger(start) &&
+    Number.isInteger(end) &&
+    0 <= start &&
+    start <= end &&
+    end <= bytes.length
+  ))
+    throw new RangeError(`bytes ${start} to ${end} asked for, 0 to ${bytes.length} there`);
+  return addon().xxh3(bytes, start, end);
+}
+
+/**
+ * Frees a VM that a broken background snapshot has frozen: lifts userfaultfd write protection from the memory of
+ * process `pid`, wakes its vCPUs, unregisters the regions. Memory under post-copy is left alone. Needs the
+ * right to ptrace the process (EACCES, EPERM); ESRCH when there is no such process.
+ */
+export function rescueUserfaultfd(pid: number): RescueResult {
+  return addon().rescueUserfaultfd(integer('pid', pid, { min: 1 }));
+}
+
+/**
+ * Copies `buffers[i]` to `addresses[i]` in the memory of process `pid`, which faults as if it wrote there itself.
+ * EPERM without the right to ptrace it, EFAULT where it has no writable memory, ESRCH when it has ended.
+ */
+export function writeProcessMemory(
+  pid: number,
+  buffers: readonly Uint8Array[],
+  addresses: BigUint64Array,
+): void {
+  if (buffers.length !== addresses.length)
+    throw new RangeError(`${buffers.length} buffers for ${addresses.length} addresses`);
+  addon().writeProcessMemory(integer('pid', pid, { min: 1 }), buffers, addresses);
+}
+
+function addon(): Addon {
+  loaded ??= load();
+  return loaded;
+}
+
+function load(): Addon {
+  try {
+    return createRequire(import.meta.url)(ADDON_PATH) as Addon;
+  } catch (cause) {
+    throw new VmckptError('NATIVE_MISSING', `the native addon cannot be loaded from ${ADDON_PATH}`, {
+      hint: 'npm run build:native',
+      cause,
+    });
+  }
+}
+
+function integer(name: string, value: number, { min = 0, max = MAX_INT } = {}): number {
+  if (Number.isInteger(value) && value >= min && value <= max) return value;
+  throw new RangeError(`${name} is ${value}, an integer from ${min} to ${max} expected`);
+}

@@ -1,0 +1,156 @@
+/**
+ * What speaks against saving a VM, found before anything is changed: parts that its command line does not show
+ * (a restore would drop them silently), and parts whose state QEMU cannot give away.
+ */
+import { type Option, parseCommandLine, propertiesOf, propertyOf } from './command-line.js';
+import type { VmDescription } from './inspect.js';
+import { isMigrating, queryMigrate, readMigrationSettings } from './migration-control.js';
+import type { QmpClient } from './qmp.js';
+import { type ErrorCode, VmckptError } from '../errors.js';
+
+export interface SaveBlocker {
+  readonly code: Extract<ErrorCode, 'MIGRATION_BLOCKED' | 'VM_BUSY'>;
+  /** The part by name, and what is the matter with it. */
+  readonly message: string;
+  readonly hint: string;
+}
+
+/** Capabilities that change what a migration stream holds. */
+const CONFLICTING_CAPABILITIES = [
+  'background-snapshot',
+  'postcopy-ram',
+  'postcopy-preempt',
+  'multifd',
+  'mapped-ram',
+  'compress',
+  'xbzrle',
+  'x-colo',
+  'x-ignore-shared',
+  'zero-copy-send',
+  'rdma-pin-all',
+  'release-ram',
+  'block',
+  'dirty-bitmaps',
+] as const;
+
+/** @returns everything that is in the way; empty for a VM that can be saved. */
+export async function blockersOfSave(qmp: QmpClient, vm: VmDescription): Promise<SaveBlocker[]> {
+  const migration = await queryMigrate(qmp);
+  const { capabilities } = await readMigrationSettings(qmp);
+  const leftOver = CONFLICTING_CAPABILITIES.filter((name) => capabilities[name] === true);
+  const blockers: SaveBlocker[] = [];
+  if (isMigrating(migration.status))
+    blockers.push({
+      code: 'VM_BUSY',
+      message: `a migration is under way (${migration.status})`,
+      hint: 'Wait until it has ended, or cancel it.',
+    });
+  if (leftOver.length > 0)
+    blockers.push({
+      code: 'MIGRATION_BLOCKED',
+      message: `the migration capabilities ${leftOver.join(', ')} are on`,
+      hint: 'Somebody else left them on or uses them: switch them off with migrate-set-capabilities.',
+    });
+  for (const reason of migration.blockedReasons)
+    blockers.push({
+      code: 'MIGRATION_BLOCKED',
+      message: `QEMU says: ${reason}`,
+      hint: 'Remove that device from the VM.',
+    });
+  return [...blockers, ...unsupportedParts(vm), ...unaccountedParts(vm)];
+}
+
+/** @throws VmckptError MIGRATION_BLOCKED or VM_BUSY that names all of them */
+export async function refuseBlockers(qmp: QmpClient, vm: VmDescription): Promise<void> {
+  const blockers = await blockersOfSave(qmp, vm);
+  const [first] = blockers;
+  if (first === undefined) return;
+  const message = `the VM cannot be saved: ${blockers.map((blocker) => blocker.message).join('; ')}`;
+  throw new VmckptError(first.code, message, { hint: first.hint });
+}
+
+function unsupportedParts(vm: VmDescription): SaveBlocker[] {
+  const found: string[] = [];
+  for (const { id, hugePages } of vm.memoryBackends)
+    if (hugePages) found.push(`memory "${id}" is made of huge pages`);
+  for (const { id, kind } of vm.memoryDevices) found.push(`memory was plugged in ("${id}", ${kind})`);
+  const types = [...vm.devices.named, ...vm.devices.anonymous.map((type) => ({ id: '', type }))];
+  for (const { id, type } of types) {
+    const name = id === '' ? type : `${type} "${id}"`;
+    if (/^vhost-user-/.test(type)) found.push(`${name} keeps its state in another process (vhost-user)`);
+    if (/^vfio-/.test(type)) found.push(`${name} is a device of the host (VFIO)`);
+  }
+  for (const option of parseCommandLine(vm.args))
+    if (option.name === 'netdev' && propertyOf(option, 'type') === 'vhost-user')
+      found.push(`-netdev ${option.value} keeps its state in another process (vhost-user)`);
+  const hint = 'vmckpt does not save such a VM yet: start it without that part.';
+  return found.map((message) => ({ code: 'MIGRATION_BLOCKED', message, hint }));
+}
+
+/** Devices, disks and network back-ends that came, went or changed after QEMU's start. */
+function unaccountedParts(vm: VmDescription): SaveBlocker[] {
+  const options = parseCommandLine(vm.args);
+  const changes = [
+    ...changedDevices(vm, options),
+    ...changedDisks(vm, options),
+    ...addedNetdevs(vm, options),
+  ];
+  const hint =
+    'The command line of QEMU does not show it, so a restore would lose it: put the VM back to how it was started, or restart it with a command line that shows it.';
+  return changes.map((message) => ({ code: 'MIGRATION_BLOCKED', message, hint }));
+}
+
+function changedDevices(vm: VmDescription, options: readonly Option[]): string[] {
+  const devices = options.filter(({ name }) => name === 'device');
+  const given = new Map(
+    devices.map((option) => [propertyOf(option, 'id'), propertyOf(option, 'driver') ?? '']),
+  );
+  const found: string[] = [];
+  for (const { id, type } of vm.devices.named)
+    if (!given.has(id)) found.push(`the device "${id}" (${type}) was plugged in after the start`);
+  for (const [id, driver] of given)
+    if (id !== undefined && !vm.devices.named.some((device) => device.id === id))
+      found.push(`the device "${id}" (${driver}) was removed after the start`);
+  const expected =
+    devices.filter((option) => propertyOf(option, 'id') === undefined).length + devicesOfShorthands(options);
+  const actual = vm.devices.anonymous.length;
+  if (actual !== expected)
+    found.push(
+      `${actual} devices without an id (${vm.devices.anonymous.join(', ')}), ${expected} expected by the command line`,
+    );
+  return found;
+}
+
+/** Options that QEMU turns into a -device without id. */
+function devicesOfShorthands(options: readonly Option[]): number {
+  return options.filter(
+    (option) =>
+      ['virtfs', 'watchdog', 'balloon'].includes(option.name) ||
+      (option.name === 'drive' && propertyOf(option, 'if') === 'virtio'),
+  ).length;
+}
+
+const DISK_OPTIONS = /^(drive|blockdev|hd[a-d]|fd[ab]|cdrom|sd|mtdblock|pflash)$/;
+
+/** A disk is accounted for when its node or its file stands in the command line. */
+function changedDisks(vm: VmDescription, options: readonly Option[]): string[] {
+  const words = new Set<string>();
+  for (const option of options.filter(({ name }) => DISK_OPTIONS.test(name))) {
+    words.add(option.value ?? '');
+    for (const { value } of propertiesOf(option)) words.add(value);
+  }
+  return vm.disks.flatMap(({ device, node, file, temporary, backingFile = '' }) => {
+    const shown = temporary ? backingFile : file;
+    // QEMU describes a stack of drivers as JSON, which no command line holds in that form.
+    if (words.has(node) || words.has(shown) || shown.startsWith('json:')) return [];
+    return [`the disk "${device || node}" has the image ${shown}, which is not the one it was started with`];
+  });
+}
+
+function addedNetdevs(vm: VmDescription, options: readonly Option[]): string[] {
+  const given = new Set(options.map((option) => propertyOf(option, 'id')));
+  // QEMU gives names with # to what -nic and -net create without an id, and "hub" to its own hubs.
+  return vm.netdevs
+    .filter((id) => !given.has(id) && !id.startsWith('#') && !/^hub ?\d/.test(id))
+    .map((id) => `the network back-end "${id}" was added after the start`);
+}

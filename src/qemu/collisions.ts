@@ -1,0 +1,188 @@
+/** Finds what stands in the way of a restore before QEMU is started: the original VM, addresses, files, memory. */
+import dgram from 'node:dgram';
+import { once } from 'node:events';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
+import net from 'node:net';
+import path from 'node:path';
+import { VmckptError } from '../errors.js';
+import { isAlive, identifyProcess, type ProcessIdentity } from '../util/process-identity.js';
+import { collisionCandidates, type HostResource } from './host-resources.js';
+
+/** What QEMU needs beside the guest's RAM. */
+const OVERHEAD_BYTES = 64 << 20;
+const PROBE_TIMEOUT_MS = 1000;
+
+export interface Collision {
+  readonly what: 'original' | 'memory' | HostResource['kind'];
+  readonly message: string;
+  readonly hint: string;
+}
+
+export interface CollisionOptions {
+  /** The QEMU that was saved. */
+  readonly original?: ProcessIdentity | undefined;
+  readonly ramBytes: number;
+  /** What relative paths in the arguments are meant from. */
+  readonly cwd?: string | undefined;
+}
+
+/** @param args as QEMU will get them, rewritten for the restore. @returns the original first, as it causes others. */
+export async function findCollisions(
+  args: readonly string[],
+  options: CollisionOptions,
+): Promise<Collision[]> {
+  const { original, ramBytes, cwd = process.cwd() } = options;
+  const found: (Collision | undefined)[] = [];
+  if (original !== undefined && isAlive(original))
+    found.push({
+      what: 'original',
+      message: `the VM that was saved still runs, as process ${original.pid}`,
+      hint: 'End it first (quit in its monitor): two copies of one machine would fight over disks and addresses.',
+    });
+  for (const { option, resource } of collisionCandidates(args, cwd)) {
+    const taken = await whyTaken(resource);
+    if (taken !== undefined)
+      found.push({ what: resource.kind, message: `${option}: ${taken}`, hint: HINTS[resource.kind] });
+  }
+  found.push(memoryShortage(ramBytes));
+  return found.filter((collision) => collision !== undefined);
+}
+
+/** @throws VmckptError COLLISION that names all of them */
+export async function refuseCollisions(args: readonly string[], options: CollisionOptions): Promise<void> {
+  const [first, ...others] = await findCollisions(args, options);
+  if (first === undefined) return;
+  const message = [first, ...others].map((collision) => collision.message).join('; ');
+  throw new VmckptError('COLLISION', `the VM cannot start here: ${message}`, { hint: first.hint });
+}
+
+const CHANGE = 'give a command line that uses another one: vmckpt restore NAME -- QEMU ARGS…';
+const HINTS: Readonly<Record<HostResource['kind'], string>> = {
+  port: `End what listens there (ss -lntup shows it), or ${CHANGE}`,
+  socket: `End what listens there (ss -lxp shows it) or move the file away, or ${CHANGE}`,
+  pidfile: `End that process, or ${CHANGE}`,
+  tap: `End the VM that has it, or ${CHANGE}`,
+  vsock: `End the VM that has it, or ${CHANGE}`,
+};
+
+async function whyTaken(resource: HostResource): Promise<string | undefined> {
+  switch (resource.kind) {
+    case 'port':
+      return (await canBind(resource)) ? undefined : `${resource.protocol} port ${resource.port} is in use`;
+    case 'socket':
+      return socketTaken(resource.path);
+    case 'pidfile':
+      return pidfileTaken(resource.path);
+    case 'tap':
+      // A tap has a carrier exactly while a process has it open.
+      return readText(`/sys/class/net/${path.basename(resource.interface)}/carrier`) === '1'
+        ? `the tap interface ${resource.interface} is in use`
+        : undefined;
+    case 'vsock':
+      return vsockTaken(resource.cid);
+  }
+}
+
+/** Only "in use" counts: other failures are for QEMU to report, which may have other rights. */
+async function canBind({ protocol, host, port }: Extract<HostResource, { kind: 'port' }>): Promise<boolean> {
+  const address = host === '' ? {} : protocol === 'tcp' ? { host } : { address: host };
+  const socket =
+    protocol === 'tcp' ? net.createServer() : dgram.createSocket(host.includes(':') ? 'udp6' : 'udp4');
+  try {
+    const listening = once(socket, 'listening');
+    if (socket instanceof net.Server) socket.listen({ port, ...address });
+    else socket.bind({ port, ...address, exclusive: true });
+    await listening;
+    await new Promise<void>((resolve) => socket.close(() => resolve()));
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code !== 'EADDRINUSE';
+  }
+}
+
+/** QEMU removes whatever lies at the path of a socket on which it listens. */
+async function socketTaken(file: string): Promise<string | undefined> {
+  const stat = statSync(file, { throwIfNoEntry: false });
+  if (stat === undefined) return undefined;
+  if (!stat.isSocket()) return `${file} is not a socket, and QEMU would delete it`;
+  const socket = net.connect({ path: file });
+  try {
+    await once(socket, 'connect', { signal: AbortSignal.timeout(PROBE_TIMEOUT_MS) });
+    return `somebody listens at ${file}`;
+  } catch (error) {
+    const free = ['ECONNREFUSED', 'ENOENT'].includes((error as NodeJS.ErrnoException).code ?? '');
+    return free ? undefined : `somebody listens at ${file}`;
+  } finally {
+    socket.destroy();
+  }
+}
+
+function pidfileTaken(file: string): string | undefined {
+  const pid = Number(readText(file) ?? Number.NaN);
+  if (!Number.isInteger(pid) || pid <= 0 || identifyProcess(pid) === undefined) return undefined;
+  return `the pid file ${file} names the running process ${pid}`;
+}
+
+/** The kernel tells nobody which ids are taken, but the other VMs' command lines do. */
+function vsockTaken(cid: number): string | undefined {
+  for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
+    const words = readText(`/proc/${pid}/cmdline`)?.split('\0') ?? [];
+    const has = words.some((word, index) => words[index - 1]?.endsWith('-device') && vsockCid(word) === cid);
+    if (has) return `process ${pid} has the vsock id ${cid}`;
+  }
+  return undefined;
+}
+
+function vsockCid(text: string): number | undefined {
+  const match = /guest-cid["=: ]+(\d+)/.exec(text);
+  return match === null ? undefined : Number(match[1]);
+}
+
+function memoryShortage(ramBytes: number): Collision | undefined {
+  const neededBytes = ramBytes + OVERHEAD_BYTES;
+  const availableKiB = /^MemAvailable:\s+(\d+) kB$/m.exec(readText('/proc/meminfo') ?? '')?.[1];
+  const limits = [
+    { where: 'this host', freeBytes: availableKiB === undefined ? Infinity : Number(availableKiB) * 1024 },
+    ...cgroupLimits(),
+  ];
+  const tightest = limits.reduce((least, limit) => (limit.freeBytes < least.freeBytes ? limit : least));
+  if (tightest.freeBytes >= neededBytes) return undefined;
+  return {
+    what: 'memory',
+    message: `the VM needs ${mebibytes(neededBytes)} of memory, ${tightest.where} has ${mebibytes(tightest.freeBytes)} free`,
+    hint: 'End other programs, or raise the limit of the control group.',
+  };
+}
+
+/** Control groups (version 2) from this process's own up to the root; page cache that can be dropped counts as free. */
+function cgroupLimits(): { where: string; freeBytes: number }[] {
+  const own = /^0::(\/.*)$/m.exec(readText('/proc/self/cgroup') ?? '')?.[1];
+  if (own === undefined) return [];
+  const limits = [];
+  for (let group = own; ; group = path.dirname(group)) {
+    const folder = path.join('/sys/fs/cgroup', group);
+    const max = Number(readText(path.join(folder, 'memory.max')) ?? Number.NaN);
+    const current = Number(readText(path.join(folder, 'memory.current')) ?? Number.NaN);
+    const cacheBytes = Number(
+      /^inactive_file (\d+)$/m.exec(readText(path.join(folder, 'memory.stat')) ?? '')?.[1] ?? 0,
+    );
+    if (Number.isFinite(max) && Number.isFinite(current))
+      limits.push({
+        where: `the control group ${group}`,
+        freeBytes: Math.max(0, max - current + cacheBytes),
+      });
+    if (group === '/') return limits;
+  }
+}
+
+function mebibytes(bytes: number): string {
+  return `${Math.floor(bytes / (1 << 20))} MiB`;
+}
+
+function readText(file: string): string | undefined {
+  try {
+    return readFileSync(file, 'utf8').trim();
+  } catch {
+    return undefined;
+  }
+}

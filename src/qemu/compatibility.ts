@@ -1,0 +1,96 @@
+/** Compares a freshly started QEMU with the machine that was saved, before the VM runs. */
+import { z } from 'zod';
+import { VmckptError } from '../errors.js';
+import type { RamBlock } from '../pages/layout.js';
+import type { QmpClient } from './qmp.js';
+import { inspectCpu } from './inspect.js';
+
+/** As the manifest has it. */
+export interface SavedMachine {
+  readonly machine: {
+    /** Resolved: `pc-q35-7.2`. */
+    readonly type: string;
+    readonly cpuModel?: string | undefined;
+    /** See `VmDescription.cpu.features`. */
+    readonly cpuFeatures?: Readonly<Record<string, number>> | undefined;
+  };
+  readonly qemu: { readonly version: string };
+  readonly ram: { readonly blocks: readonly RamBlock[] };
+}
+
+/** @throws VmckptError QEMU_INCOMPATIBLE that names every difference, expected against actual */
+export async function requireCompatible(qmp: QmpClient, saved: SavedMachine): Promise<void> {
+  // Asked all at once: the VM that is to be restored waits for the answers.
+  const [machine, cpu, blocks] = await Promise.all([
+    machineDifference(qmp, saved.machine.type),
+    cpuDifferences(qmp, saved.machine),
+    readRamBlocks(qmp),
+  ]);
+  const ram = ramDifferences(saved.ram.blocks, blocks);
+  const differences = [...olderVersion(qmp, saved.qemu.version), ...machine, ...cpu, ...ram];
+  if (differences.length === 0) return;
+  throw new VmckptError(
+    'QEMU_INCOMPATIBLE',
+    `this QEMU is not the machine that was saved: ${differences.join('; ')}`,
+    {
+      hint: 'Use the saved command line and a QEMU at least as new as the saver’s, on a host with the same CPU features.',
+    },
+  );
+}
+
+export interface RamBlockSize {
+  readonly name: string;
+  readonly usedBytes: number;
+  /** What a resizable block may grow to. */
+  readonly maxBytes: number;
+}
+
+/** The RAM blocks of a QEMU, from its monitor for people: QMP has no such command. */
+export async function readRamBlocks(qmp: QmpClient): Promise<RamBlockSize[]> {
+  const text = await qmp.query(z.string(), 'human-monitor-command', { 'command-line': 'info ramblock' });
+  // Name, page size and its unit, offset, used, total; newer versions add columns.
+  const rows = text.matchAll(/^\s*(\S.*?)\s+\d+ [KMG]iB\s+0x[0-9a-f]+\s+0x([0-9a-f]+)\s+0x([0-9a-f]+)/gm);
+  return Array.from(rows, ([, name, used, total]) => ({
+    name: name!,
+    usedBytes: Number.parseInt(used!, 16),
+    maxBytes: Number.parseInt(total!, 16),
+  }));
+}
+
+function olderVersion({ version }: QmpClient, savedText: string): string[] {
+  const match = /^(\d+)\.(\d+)/.exec(savedText);
+  if (match === null) return [];
+  const [major, minor] = [Number(match[1]), Number(match[2])];
+  const older = version.major < major || (version.major === major && version.minor < minor);
+  return older ? [`QEMU ${version.text} is older than the saver's ${savedText}`] : [];
+}
+
+async function machineDifference(qmp: QmpClient, savedType: string): Promise<string[]> {
+  const type = await qmp.query(z.string(), 'qom-get', { path: '/machine', property: 'type' });
+  const actual = type.replace(/-machine$/, '');
+  return actual === savedType ? [] : [`machine type ${savedType} expected, ${actual} found`];
+}
+
+async function cpuDifferences(qmp: QmpClient, saved: SavedMachine['machine']): Promise<string[]> {
+  if (saved.cpuModel === undefined) return [];
+  const cpu = await inspectCpu(qmp);
+  if (cpu.model !== saved.cpuModel) return [`CPU model ${saved.cpuModel} expected, ${cpu.model} found`];
+  const missing = Object.entries(saved.cpuFeatures ?? {}).flatMap(([word, bits]) => {
+    const lost = (bits & ~(cpu.features[word] ?? 0)) >>> 0;
+    return lost === 0 ? [] : [`${word}=0x${lost.toString(16)}`];
+  });
+  return missing.length === 0
+    ? []
+    : [`the CPU lacks features that the guest was given (CPUID ${missing.join(', ')})`];
+}
+
+function ramDifferences(saved: readonly RamBlock[], actual: readonly RamBlockSize[]): string[] {
+  if (actual.length === 0) return [];
+  return saved.flatMap(({ name, usedBytes }) => {
+    const block = actual.find((candidate) => candidate.name === name);
+    if (block === undefined) return [`it has no RAM block "${name}" (${usedBytes} bytes)`];
+    const resizable = block.maxBytes > block.usedBytes;
+    if (resizable ? usedBytes <= block.maxBytes : usedBytes === block.usedBytes) return [];
+    return [`RAM block "${name}" of ${usedBytes} bytes expected, ${block.usedBytes} bytes found`];
+  });
+}

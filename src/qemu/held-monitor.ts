@@ -1,0 +1,67 @@
+/**
+ * A monitor connection that outlives its client. While a vCPU, or QEMU's main loop, waits for a page, QEMU cannot
+ * negotiate with a new client, but it still answers out-of-band commands on a connection that was negotiated
+ * before. So QEMU itself is given a duplicate of the client's end (getfd): whoever comes after the client's death
+ * finds it in QEMU's own descriptor table (pidfd_getfd) and recovers the VM through it.
+ */
+import { closeSync, fstatSync, readdirSync, readlinkSync } from 'node:fs';
+import { pidfdGetfd, pidfdOpen } from '../native/index.js';
+import { QmpClient } from './qmp.js';
+
+const NAME = 'vmckpt-monitor';
+
+export interface HeldMonitor {
+  /** QEMU's. */
+  readonly pid: number;
+  /** The client's end of the connection, by the inode of its socket. */
+  readonly inode: number;
+}
+
+/** Lends a client's connection to QEMU. @returns undefined where this process might not take it back (ptrace rights) */
+export async function holdMonitor(client: QmpClient): Promise<HeldMonitor | undefined> {
+  const fd = client.descriptor();
+  const held = { pid: client.peerPid(), inode: fstatSync(fd).ino };
+  await client.execute('getfd', { fdname: NAME }, { fd });
+  const taken = takeDescriptor(held);
+  if (taken !== undefined) {
+    closeSync(taken);
+    return held;
+  }
+  await releaseMonitor(client);
+  return undefined;
+}
+
+/** Ends the loan: from here on the connection ends with its client. */
+export async function releaseMonitor(client: QmpClient): Promise<void> {
+  await client.execute('closefd', { fdname: NAME });
+}
+
+/** A client on a held connection; undefined when it is gone, or may not be taken. Only one process may use it at a time. */
+export function adoptMonitor(held: HeldMonitor): QmpClient | undefined {
+  const fd = takeDescriptor(held);
+  return fd === undefined ? undefined : QmpClient.adopt(fd, `held by QEMU ${held.pid}`);
+}
+
+function takeDescriptor({ pid, inode }: HeldMonitor): number | undefined {
+  const folder = `/proc/${pid}/fd`;
+  try {
+    const target = readdirSync(folder).find((fd) => linkOf(`${folder}/${fd}`) === `socket:[${inode}]`);
+    if (target === undefined) return undefined;
+    const pidfd = pidfdOpen(pid);
+    try {
+      return pidfdGetfd(pidfd, Number(target));
+    } finally {
+      closeSync(pidfd);
+    }
+  } catch {
+    return undefined;
+  }
+}
+
+function linkOf(file: string): string | undefined {
+  try {
+    return readlinkSync(file);
+  } catch {
+    return undefined; // closed in the meantime
+  }
+}

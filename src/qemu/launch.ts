@@ -1,0 +1,204 @@
+/**
+ * Starts QEMU in a session of its own, with its words going to a log file, and connects to its monitor as soon as
+ * it listens. What runs is always a QEMU of this host, found on PATH: never a path that a checkpoint names.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { accessSync, closeSync, constants, openSync, readSync, fstatSync, statSync } from 'node:fs';
+import path from 'node:path';
+import { VmckptError } from '../errors.js';
+import { poll } from '../util/deadline.js';
+import { explainQemuMessage } from './qemu-messages.js';
+import { QmpClient } from './qmp.js';
+
+const DEFAULT_BINARY = 'qemu-system-x86_64';
+const EMULATOR_NAME = /^(qemu-system-[\w.-]+|qemu-kvm|kvm)$/;
+const START_TIMEOUT_MS = 30_000;
+const LOG_TAIL_BYTES = 4096;
+
+export interface LaunchOptions {
+  /** As `findQemuBinary` returns it. */
+  readonly binary: string;
+  readonly args: readonly string[];
+  /** Relative paths in `args` are meant from here; this process's own folder by default. */
+  readonly cwd?: string | undefined;
+  readonly logPath: string;
+  /** The unix socket of the monitor that `args` contain. */
+  readonly qmpSocket: string;
+  readonly signal?: AbortSignal | undefined;
+  readonly timeoutMs?: number;
+}
+
+export interface ProcessEnd {
+  readonly exitCode: number | null;
+  readonly killedBy: NodeJS.Signals | null;
+}
+
+export interface LaunchedQemu {
+  readonly pid: number;
+  /** The wall clock right before the spawn, in milliseconds since 1970: comparable to event timestamps. */
+  readonly spawnedAtMs: number;
+  /** From the spawn until QMP had answered. */
+  readonly qemuReadyMs: number;
+  /** With out-of-band commands. */
+  readonly qmp: QmpClient;
+  /** How the process ended; never rejects. Does not keep Node alive. */
+  readonly exited: Promise<ProcessEnd>;
+}
+
+/**
+ * @throws VmckptError QEMU_FAILED_TO_START with QEMU's own last words, TIMEOUT, or the signal's reason; the process
+ * is gone then
+ */
+export async function launchQemu(options: LaunchOptions): Promise<LaunchedQemu> {
+  const { qmpSocket, signal, logPath, timeoutMs = START_TIMEOUT_MS } = options;
+  signal?.throwIfAborted();
+  const spawnedAtMs = wallClockMs();
+  const { child, exited } = spawnDetached(options);
+  let end: ProcessEnd | Error | undefined;
+  void exited.then(
+    (value) => (end = value),
+    (error: Error) => (end = error),
+  );
+  const connect = async (): Promise<QmpClient | undefined> => {
+    if (end !== undefined) throw failedToStart(options, end);
+    try {
+      const qmp = await QmpClient.connect({ path: qmpSocket, oob: true, signal, timeoutMs });
+      if (qmp.peerPid() === child.pid) return qmp;
+      // Somebody else still listens at that path; QEMU puts its own socket in its place.
+      await qmp.close();
+      return undefined;
+    } catch (error) {
+      // Not listening yet, or dying: the next round knows more.
+      if (isCode(error, 'QMP_UNREACHABLE') || isCode(error, 'QMP_CLOSED')) return undefined;
+      throw error;
+    }
+  };
+  try {
+    const qmp = await poll(connect, {
+      what: `QEMU to answer at ${qmpSocket} (log: ${logPath})`,
+      timeoutMs,
+      signal,
+      everyMs: 1,
+    });
+    return { pid: child.pid!, spawnedAtMs, qemuReadyMs: wallClockMs() - spawnedAtMs, qmp, exited };
+  } catch (error) {
+    child.kill('SIGKILL');
+    throw error;
+  }
+}
+
+/**
+ * The emulator to run: the user's own choice, or the one on PATH called like the saver's, else the default.
+ * @param chosen what the user of this host named: a name or a path
+ * @param recorded argv[0] of the saved QEMU: only its last component counts
+ * @throws VmckptError QEMU_NOT_FOUND
+ */
+export function findQemuBinary({
+  chosen,
+  recorded,
+}: { chosen?: string | undefined; recorded?: string | undefined } = {}): string {
+  if (chosen !== undefined) return findOnPath(chosen) ?? notFound(chosen);
+  const name = path.basename(recorded ?? DEFAULT_BINARY);
+  const candidates = isEmulatorName(name) ? [name, DEFAULT_BINARY] : [DEFAULT_BINARY];
+  for (const candidate of candidates) {
+    const found = findOnPath(candidate);
+    if (found !== undefined) return found;
+  }
+  return notFound(candidates.join(' or '));
+}
+
+/** Whether a program of that name is a QEMU system emulator. */
+export function isEmulatorName(name: string): boolean {
+  return EMULATOR_NAME.test(name);
+}
+
+/** The last words in a log, whole lines. @returns '' when there is no such file. */
+export function readLogTail(logPath: string): string {
+  let fd: number;
+  try {
+    fd = openSync(logPath, 'r');
+  } catch {
+    return '';
+  }
+  try {
+    const { size } = fstatSync(fd);
+    const start = Math.max(0, size - LOG_TAIL_BYTES);
+    const buffer = Buffer.alloc(size - start);
+    const text = buffer.toString('utf8', 0, readSync(fd, buffer, 0, buffer.length, start));
+    return (start === 0 ? text : text.slice(text.indexOf('\n') + 1)).trim();
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function spawnDetached({ binary, args, cwd = process.cwd(), logPath }: LaunchOptions): {
+  child: ChildProcess;
+  exited: Promise<ProcessEnd>;
+} {
+  if (!isDirectory(cwd)) {
+    const hint = 'Create it, or give a command line with absolute paths: vmckpt restore NAME -- QEMU ARGS…';
+    throw new VmckptError('QEMU_FAILED_TO_START', `the folder that QEMU ran in, ${cwd}, does not exist`, {
+      hint,
+    });
+  }
+  const log = openSync(logPath, 'a', 0o600);
+  try {
+    const child = spawn(binary, args, { cwd, detached: true, stdio: ['ignore', log, log] });
+    const exited = new Promise<ProcessEnd>((resolve, reject) => {
+      child.once('exit', (exitCode, killedBy) => resolve({ exitCode, killedBy }));
+      child.once('error', reject);
+    });
+    child.unref();
+    return { child, exited };
+  } finally {
+    closeSync(log);
+  }
+}
+
+function failedToStart({ binary, logPath }: LaunchOptions, end: ProcessEnd | Error): VmckptError {
+  if (end instanceof Error)
+    return new VmckptError('QEMU_FAILED_TO_START', `${binary} could not be run: ${end.message}`, {
+      cause: end,
+    });
+  const words = readLogTail(logPath);
+  const how =
+    end.killedBy === null ? `ended with exit code ${end.exitCode}` : `was killed by ${end.killedBy}`;
+  const hint = explainQemuMessage(words) ?? `Its log is ${logPath}.`;
+  const said = words === '' ? 'without a word' : `and said: ${words}`;
+  return new VmckptError('QEMU_FAILED_TO_START', `QEMU ${how} before it answered QMP, ${said}`, { hint });
+}
+
+function findOnPath(name: string): string | undefined {
+  if (name.includes('/')) return isExecutable(name) ? path.resolve(name) : undefined;
+  const directories = (process.env['PATH'] ?? '')
+    .split(':')
+    .filter((directory) => path.isAbsolute(directory));
+  return directories.map((directory) => path.join(directory, name)).find(isExecutable);
+}
+
+function notFound(name: string): never {
+  throw new VmckptError('QEMU_NOT_FOUND', `no ${name} on PATH`, {
+    hint: 'Install QEMU (Debian and Ubuntu: apt install qemu-system-x86), or name the emulator to use.',
+  });
+}
+
+function isExecutable(file: string): boolean {
+  try {
+    accessSync(file, constants.X_OK);
+    return statSync(file).isFile();
+  } catch {
+    return false;
+  }
+}
+
+function isDirectory(file: string): boolean {
+  return statSync(file, { throwIfNoEntry: false })?.isDirectory() ?? false;
+}
+
+function isCode(error: unknown, code: VmckptError['code']): boolean {
+  return error instanceof VmckptError && error.code === code;
+}
+
+function wallClockMs(): number {
+  return performance.timeOrigin + performance.now();
+}

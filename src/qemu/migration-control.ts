@@ -1,0 +1,121 @@
+/**
+ * QEMU's migration settings and progress. A capability left on corrupts later saves silently, so settings are
+ * changed through one door that returns what they were, ready to be written to a journal and applied back.
+ */
+import { z } from 'zod';
+import type { QmpClient } from './qmp.js';
+
+export interface MigrationSettings {
+  readonly capabilities: Readonly<Record<string, boolean>>;
+  readonly parameters: Readonly<Record<string, unknown>>;
+}
+
+const Capabilities = z.array(z.object({ capability: z.string(), state: z.boolean() }));
+const Parameters = z.record(z.string(), z.unknown());
+
+export async function readMigrationSettings(qmp: QmpClient): Promise<MigrationSettings> {
+  const capabilities = await qmp.query(Capabilities, 'query-migrate-capabilities');
+  const parameters = await qmp.query(Parameters, 'query-migrate-parameters');
+  return {
+    capabilities: Object.fromEntries(capabilities.map(({ capability, state }) => [capability, state])),
+    parameters,
+  };
+}
+
+/**
+ * Sets what differs. Applying the return value again puts everything back: it holds the former values of exactly
+ * the settings that were named. @throws VmckptError QMP_COMMAND_FAILED, among others for a capability unknown to this QEMU
+ */
+export async function applyMigrationSettings(
+  qmp: QmpClient,
+  wanted: Partial<MigrationSettings>,
+): Promise<MigrationSettings> {
+  const current = await readMigrationSettings(qmp);
+  const capabilities = differing(wanted.capabilities ?? {}, current.capabilities);
+  const parameters = differing(wanted.parameters ?? {}, current.parameters);
+  if (capabilities.length > 0) {
+    const list = capabilities.map(([capability, state]) => ({ capability, state }));
+    await qmp.execute('migrate-set-capabilities', { capabilities: list });
+  }
+  if (parameters.length > 0) await qmp.execute('migrate-set-parameters', Object.fromEntries(parameters));
+  return {
+    capabilities: pick(current.capabilities, Object.keys(wanted.capabilities ?? {})),
+    parameters: pick(current.parameters, Object.keys(wanted.parameters ?? {})),
+  };
+}
+
+const MigrationInfo = z.object({
+  status: z.string().default('none'),
+  'error-desc': z.string().optional(),
+  'blocked-reasons': z.array(z.string()).default([]),
+  'total-time': z.number().default(0),
+  downtime: z.number().optional(),
+  ram: z
+    .object({
+      transferred: z.number(),
+      remaining: z.number(),
+      total: z.number(),
+      duplicate: z.number(),
+      normal: z.number(),
+      'dirty-sync-count': z.number().default(0),
+    })
+    .optional(),
+});
+
+export interface MigrationStatus {
+  /** `none` when there never was one, else QEMU's MigrationStatus: `active`, `completed`, `postcopy-paused`, … */
+  readonly status: string;
+  readonly errorText: string | undefined;
+  readonly blockedReasons: readonly string[];
+  readonly totalMs: number;
+  readonly downtimeMs: number | undefined;
+  readonly ram:
+    | {
+        readonly transferredBytes: number;
+        readonly remainingBytes: number;
+        readonly totalBytes: number;
+        /** Pages sent as one repeated byte. */
+        readonly duplicatePages: number;
+        readonly normalPages: number;
+        /** How often QEMU has collected the dirty pages: the passes over memory. */
+        readonly dirtySyncCount: number;
+      }
+    | undefined;
+}
+
+export async function queryMigrate(qmp: QmpClient): Promise<MigrationStatus> {
+  const info = await qmp.query(MigrationInfo, 'query-migrate');
+  return {
+    status: info.status,
+    errorText: info['error-desc'],
+    blockedReasons: info['blocked-reasons'],
+    totalMs: info['total-time'],
+    downtimeMs: info.downtime,
+    ram: info.ram && {
+      transferredBytes: info.ram.transferred,
+      remainingBytes: info.ram.remaining,
+      totalBytes: info.ram.total,
+      duplicatePages: info.ram.duplicate,
+      normalPages: info.ram.normal,
+      dirtySyncCount: info.ram['dirty-sync-count'],
+    },
+  };
+}
+
+/** Whether a migration of that status holds the VM: it must end before another can begin. */
+export function isMigrating(status: string): boolean {
+  return !['none', 'completed', 'failed', 'cancelled'].includes(status);
+}
+
+function differing<T>(
+  wanted: Readonly<Record<string, T>>,
+  current: Readonly<Record<string, T>>,
+): [string, T][] {
+  return Object.entries(wanted).filter(
+    ([key, value]) => JSON.stringify(current[key]) !== JSON.stringify(value),
+  );
+}
+
+function pick<T>(from: Readonly<Record<string, T>>, keys: readonly string[]): Record<string, T> {
+  return Object.fromEntries(keys.flatMap((key) => (key in from ? [[key, from[key]!] as const] : [])));
+}

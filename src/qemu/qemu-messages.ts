@@ -1,0 +1,113 @@
+/** What QEMU says when it fails, and what that means: one table, matched against the end of its log. */
+
+interface KnownMessage {
+  readonly pattern: RegExp;
+  readonly meaning: string;
+}
+
+const KNOWN_MESSAGES: readonly KnownMessage[] = [
+  // starting
+  {
+    pattern: /Could not set up host forwarding rule/i,
+    meaning: 'A host port that the VM forwards (hostfwd) is in use: end its owner, or the original VM.',
+  },
+  {
+    pattern: /Failed to get (shared )?"\w+" lock|Is another process using the image/i,
+    meaning: 'Another process holds a disk image open: most likely the original VM still runs.',
+  },
+  {
+    pattern: /unsupported machine type/i,
+    meaning:
+      'This QEMU does not know the machine type of the saver: install a QEMU at least as new, or one that still has the type.',
+  },
+  {
+    pattern: /cannot set up guest memory|Cannot allocate memory/i,
+    meaning: 'The host has not enough free memory for the VM.',
+  },
+  {
+    pattern: /Could not access KVM kernel module|failed to initialize kvm/i,
+    meaning: 'KVM is not usable here: load its module, or give this user access to /dev/kvm (group kvm).',
+  },
+  {
+    pattern: /CPU model '[^']*' requires KVM|host CPU model requires/i,
+    meaning: 'The VM was saved with the CPU model of its host under KVM, and this host offers no KVM.',
+  },
+  {
+    pattern: /unable to find CPU model|Invalid CPU model/i,
+    meaning: 'This QEMU does not know the CPU model of the saver.',
+  },
+  {
+    pattern: /is not a valid device model name/i,
+    meaning:
+      'A device of the VM is missing in this QEMU: install the package that holds it (often a QEMU module package).',
+  },
+  {
+    pattern: /could not configure \/dev\/net\/tun|could not open \/dev\/net\/tun/i,
+    meaning: 'The tap interface is in use, or this user may not open it.',
+  },
+  {
+    pattern: /Failed to bind socket|Address already in use|Failed to find an available port/i,
+    meaning: 'An address where QEMU is to listen is in use: most likely the original VM still runs.',
+  },
+  {
+    pattern: /Could not open '[^']*'|could not load (kernel|PC BIOS|initrd)|No such file or directory/i,
+    meaning: 'A file of the VM is not where it was when the VM was saved.',
+  },
+  {
+    pattern: /cannot create PID file/i,
+    meaning: 'The pid file belongs to a running process.',
+  },
+  {
+    pattern: /(gtk|sdl) initialization failed|Could not initialize SDL/i,
+    meaning: 'The VM has a window, and there is no graphical session here.',
+  },
+  {
+    pattern: /option requires an argument|invalid option|Invalid parameter|Property '[^']*' not found/i,
+    meaning:
+      "This QEMU does not understand a part of the saver's command line: it is older, newer or built differently.",
+  },
+  // loading
+  {
+    pattern: /Machine type received is '[^']*' and local is/i,
+    meaning: 'The machine type differs from the one that was saved.',
+  },
+  {
+    pattern: /Missing section footer/i,
+    meaning:
+      "A device loaded less or more state than was saved: its configuration or QEMU's version differs.",
+  },
+  {
+    pattern: /Unknown savevm section or instance/i,
+    meaning:
+      'The checkpoint holds the state of a device that this VM does not have: the devices must be the same.',
+  },
+  {
+    pattern: /Unknown ramblock|Unknown ram ?block/i,
+    meaning:
+      'The checkpoint holds memory that this VM does not have: memory, firmware and devices must be the same.',
+  },
+  {
+    pattern: /Size mismatch|Length mismatch/i,
+    meaning:
+      'A RAM block has another size than in the checkpoint: memory (-m), firmware and option ROMs must be the same.',
+  },
+  {
+    pattern: /unsupported version|incompatible section version|savevm section version/i,
+    meaning: 'A device state is newer than this QEMU: use a QEMU at least as new as the saver.',
+  },
+  {
+    pattern:
+      /userfaultfd not available|Userfault(fd)?.*(not supported|not permitted)|Postcopy is not supported/i,
+    meaning:
+      'QEMU may not use userfaultfd: run as root, or set vm.unprivileged_userfaultfd=1, or restore with --mode eager.',
+  },
+  {
+    pattern: /error while loading state/i,
+    meaning: 'A device refused its state: its configuration differs from the saved one.',
+  },
+];
+
+/** @param logTail the end of QEMU's log. @returns what the first known message in it means. */
+export function explainQemuMessage(logTail: string): string | undefined {
+  return KNOWN_MESSAGES.find(({ pattern }) => pattern.test(logTail))?.meaning;
+}

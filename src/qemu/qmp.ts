@@ -1,0 +1,380 @@
+/**
+ * QMP client: QEMU's monitor protocol over a unix socket, one JSON document a line.
+ * A monitor serves one client at a time; further ones wait in the listen queue without a word. Every command
+ * has a deadline. When the connection ends, every pending command and wait is rejected with the reason.
+ * Source: QEMU's "QMP Machine Protocol Specification" (docs/interop/qmp-spec).
+ */
+import { EventEmitter, once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import net from 'node:net';
+import { z } from 'zod';
+import { VmckptError } from '../errors.js';
+import { peerCredentials, sendFds } from '../native/index.js';
+import { withDeadline } from '../util/deadline.js';
+import { LineSplitter } from './line-splitter.js';
+
+export const MAX_QMP_LINE_BYTES = 16 << 20;
+const DEFAULT_TIMEOUT_MS = 10_000;
+/** How many past events are remembered. */
+const EVENT_RING_LENGTH = 256;
+
+const Greeting = z.object({
+  QMP: z.object({
+    version: z.object({
+      qemu: z.object({ major: z.number(), minor: z.number(), micro: z.number() }),
+      package: z.string().optional(),
+    }),
+    capabilities: z.array(z.unknown()),
+  }),
+});
+const Reply = z.object({
+  id: z.number(),
+  return: z.unknown().optional(),
+  error: z.object({ class: z.string(), desc: z.string() }).optional(),
+});
+const Event = z.object({
+  event: z.string(),
+  data: z.record(z.string(), z.unknown()).default({}),
+  timestamp: z.object({ seconds: z.number(), microseconds: z.number() }),
+});
+const SocketHandle = z.object({ fd: z.number().int().nonnegative() });
+
+export interface QemuVersion {
+  readonly major: number;
+  readonly minor: number;
+  readonly micro: number;
+  /** For people: `7.2.22 (Debian …)`. */
+  readonly text: string;
+}
+
+export interface QmpEvent {
+  readonly name: string;
+  readonly data: Readonly<Record<string, unknown>>;
+  /** QEMU's own clock when the event happened: milliseconds since 1970, to the microsecond. */
+  readonly timestampMs: number;
+}
+
+export interface ConnectOptions {
+  readonly path: string;
+  readonly timeoutMs?: number;
+  readonly signal?: AbortSignal | undefined;
+  /** Ask for out-of-band commands; see `oob` on the client for what was granted. */
+  readonly oob?: boolean;
+}
+
+export interface ExecuteOptions {
+  readonly timeoutMs?: number;
+  /** Run ahead of the queue and without QEMU's main lock; the connection must have been granted `oob`. */
+  readonly oob?: boolean;
+  /** A descriptor that travels with the command, for `getfd`. Nothing else may be under way on the connection. */
+  readonly fd?: number;
+}
+
+export interface WaitForEventOptions {
+  readonly timeoutMs: number;
+  readonly signal?: AbortSignal | undefined;
+  readonly predicate?: (event: QmpEvent) => boolean;
+}
+
+interface Pending {
+  readonly command: string;
+  readonly resolve: (value: unknown) => void;
+  readonly reject: (reason: Error) => void;
+}
+
+export class QmpClient {
+  readonly path: string;
+  /** Resolves with the reason once the connection has ended; never rejects. */
+  readonly closed: Promise<VmckptError>;
+  readonly #socket: net.Socket;
+  readonly #lines = new LineSplitter(MAX_QMP_LINE_BYTES);
+  readonly #greeted: Promise<void>;
+  readonly #pending = new Map<number, Pending>();
+  readonly #emitter = new EventEmitter().setMaxListeners(0);
+  readonly #events: QmpEvent[] = [];
+  #version: QemuVersion | undefined;
+  #oobOffered = false;
+  #oob = false;
+  #adopted = false;
+  #nextId = 1;
+  #closeReason: VmckptError | undefined;
+  #reportGreeted!: () => void;
+  #reportClosed!: (reason: VmckptError) => void;
+
+  private constructor(socket: net.Socket, path: string) {
+    this.path = path;
+    this.#socket = socket;
+    this.closed = new Promise((resolve) => (this.#reportClosed = resolve));
+    this.#greeted = new Promise((resolve) => (this.#reportGreeted = resolve));
+    socket.on('data', (chunk) => this.#receive(chunk));
+    socket.on('error', (cause) => this.#end(closedBy('the connection to QEMU broke', path, cause)));
+    socket.on('close', () => this.#end(closedBy('QEMU closed its QMP connection', path)));
+  }
+
+  /**
+   * Connects, reads the greeting and leaves negotiation mode.
+   * @throws VmckptError QMP_UNREACHABLE (nobody listens) · QMP_NOT_QMP (something else answers) · QMP_BUSY
+   * (no greeting within `timeoutMs`: another client has the monitor) · QMP_CLOSED · NOT_PERMITTED
+   */
+  static async connect(options: ConnectOptions): Promise<QmpClient> {
+    const { path, timeoutMs = DEFAULT_TIMEOUT_MS, signal, oob = false } = options;
+    const client = new QmpClient(await openSocket(path, signal), path);
+    try {
+      await client.#handshake({ timeoutMs, signal, oob });
+      return client;
+    } catch (error) {
+      await client.close();
+      throw error;
+    }
+  }
+
+  /**
+   * Goes on with a connection that another process has negotiated, with out-of-band commands, and left behind
+   * (see held-monitor.ts). The version is not known to such a client.
+   */
+  static adopt(fd: number, path: string): QmpClient {
+    const client = new QmpClient(new net.Socket({ fd }), path);
+    client.#adopted = true;
+    client.#oob = true;
+    // Answers to what the other process has asked may still come.
+    client.#nextId = Math.floor(Math.random() * 2 ** 48);
+    return client;
+  }
+
+  /** The process that listens at `path`, even when it does not answer. @throws VmckptError QMP_UNREACHABLE · QMP_BUSY */
+  static async listenerAt(path: string): Promise<number> {
+    const client = new QmpClient(await openSocket(path, undefined), path);
+    try {
+      return client.peerPid();
+    } finally {
+      await client.close();
+    }
+  }
+
+  get version(): QemuVersion {
+    if (this.#version === undefined) throw new Error('the version is known only after the greeting');
+    return this.#version;
+  }
+
+  /** Whether out-of-band commands were granted. */
+  get oob(): boolean {
+    return this.#oob;
+  }
+
+  /**
+   * Runs one command. @returns what QEMU returned, not yet validated: see `query`.
+   * @throws VmckptError QMP_COMMAND_FAILED · QMP_CLOSED · TIMEOUT (a late answer is dropped)
+   */
+  async execute(command: string, args: object = {}, options: ExecuteOptions = {}): Promise<unknown> {
+    const { timeoutMs = DEFAULT_TIMEOUT_MS, oob = false, fd } = options;
+    if (this.#closeReason !== undefined) throw this.#closeReason;
+    if (oob && !this.#oob)
+      throw new VmckptError('FAILED', `${command} must run out of band, which ${this.path} did not grant`);
+    const id = this.#nextId++;
+    const reply = new Promise<unknown>((resolve, reject) =>
+      this.#pending.set(id, { command, resolve, reject }),
+    );
+    const line = `${JSON.stringify({ [oob ? 'exec-oob' : 'execute']: command, arguments: args, id })}\n`;
+    if (fd === undefined) this.#socket.write(line);
+    else sendFds(this.descriptor(), Buffer.from(line), [fd]);
+    try {
+      return await withDeadline(reply, { what: `QEMU to answer ${command}`, timeoutMs });
+    } finally {
+      this.#pending.delete(id);
+    }
+  }
+
+  /** `execute` whose answer must fit `schema`. @throws VmckptError as `execute`, and QMP_NOT_QMP when it does not fit */
+  async query<T>(schema: z.ZodType<T>, command: string, args?: object, options?: ExecuteOptions): Promise<T> {
+    const parsed = schema.safeParse(await this.execute(command, args, options));
+    if (parsed.success) return parsed.data;
+    const message = `${this.path} answered ${command} in an unexpected shape: ${z.prettifyError(parsed.error)}`;
+    throw new VmckptError('QMP_NOT_QMP', message, { cause: parsed.error });
+  }
+
+  /** Calls `listener` for each event of that name (`*`: of every name). @returns what removes it again. */
+  on(name: string, listener: (event: QmpEvent) => void): () => void {
+    this.#emitter.on(name, listener);
+    return () => void this.#emitter.off(name, listener);
+  }
+
+  /**
+   * The next event with one of `names`. Past events do not count: begin to wait before the command that causes it.
+   * @throws VmckptError TIMEOUT · QMP_CLOSED, or the signal's reason
+   */
+  async waitForEvent(names: readonly string[], options: WaitForEventOptions): Promise<QmpEvent> {
+    const { timeoutMs, signal, predicate = () => true } = options;
+    signal?.throwIfAborted();
+    let stop = (): void => undefined;
+    const arrival = new Promise<QmpEvent>((resolve, reject) => {
+      stop = this.on('*', (event) => {
+        if (names.includes(event.name) && predicate(event)) resolve(event);
+      });
+      void this.closed.then(reject);
+    });
+    try {
+      return await withDeadline(arrival, { what: `QEMU's event ${names.join(' or ')}`, timeoutMs, signal });
+    } finally {
+      stop();
+    }
+  }
+
+  /** The last events, oldest first. */
+  get pastEvents(): readonly QmpEvent[] {
+    return this.#events;
+  }
+
+  /** Calls `listener` once, when the connection has ended (at once when it already has). */
+  onClose(listener: (reason: VmckptError) => void): void {
+    void this.closed.then(listener);
+  }
+
+  /** The process that listens at the other end. @throws an Error of the operating system */
+  peerPid(): number {
+    return peerCredentials(this.descriptor()).pid;
+  }
+
+  /** The connection's own descriptor; it belongs to this client. */
+  descriptor(): number {
+    // Node shows the descriptor of a socket only on the handle below it.
+    return SocketHandle.parse(Reflect.get(this.#socket, '_handle')).fd;
+  }
+
+  async close(): Promise<void> {
+    if (this.#closeReason === undefined)
+      this.#end(closedBy('this side closed the QMP connection', this.path));
+    await this.closed;
+  }
+
+  async #handshake({
+    timeoutMs,
+    signal,
+    oob,
+  }: Required<Omit<ConnectOptions, 'path' | 'signal'>> & Cancel): Promise<void> {
+    // A server that waits for its client to speak first shows itself by its answer to this; QMP answers it with
+    // an error without id, which nobody reads.
+    const probe = setTimeout(() => this.#socket.write('{}\n'), timeoutMs / 2);
+    try {
+      const ended = this.closed.then((reason) => Promise.reject(reason));
+      await withDeadline(Promise.race([this.#greeted, ended]), {
+        what: 'the QMP greeting',
+        timeoutMs,
+        signal,
+      });
+      const grantOob = oob && this.#oobOffered;
+      await this.execute('qmp_capabilities', grantOob ? { enable: ['oob'] } : {}, { timeoutMs });
+      this.#oob = grantOob;
+    } catch (error) {
+      const silent = error instanceof VmckptError && error.code === 'TIMEOUT' && this.#version === undefined;
+      throw silent ? busy(this.path, this.peerPid(), error) : error;
+    } finally {
+      clearTimeout(probe);
+    }
+  }
+
+  #receive(chunk: Buffer): void {
+    try {
+      for (const line of this.#lines.push(chunk))
+        if (line !== '') this.#dispatch(JSON.parse(line) as unknown);
+    } catch (cause) {
+      // The process before us may have taken the first half of a line with it.
+      if (this.#adopted) return;
+      this.#end(notQmp(this.path, `sent what is not QMP: ${(cause as Error).message}`, cause));
+    }
+  }
+
+  #greet({ version, capabilities }: z.infer<typeof Greeting>['QMP']): void {
+    const { major, minor, micro } = version.qemu;
+    const suffix = version.package ? ` (${version.package})` : '';
+    this.#version = { major, minor, micro, text: `${major}.${minor}.${micro}${suffix}` };
+    this.#oobOffered = capabilities.includes('oob');
+    this.#reportGreeted();
+  }
+
+  #dispatch(message: unknown): void {
+    if (this.#version === undefined && !this.#adopted) return this.#greet(Greeting.parse(message).QMP);
+    const event = Event.safeParse(message);
+    if (event.success) {
+      const { event: name, data, timestamp } = event.data;
+      this.#publish({ name, data, timestampMs: timestamp.seconds * 1000 + timestamp.microseconds / 1000 });
+      return;
+    }
+    const reply = Reply.safeParse(message);
+    if (!reply.success) return;
+    const { id, error } = reply.data;
+    const pending = this.#pending.get(id);
+    if (error === undefined) pending?.resolve(reply.data.return);
+    else pending?.reject(refused(pending.command, error));
+  }
+
+  #publish(event: QmpEvent): void {
+    if (this.#events.push(event) > EVENT_RING_LENGTH) this.#events.shift();
+    this.#emitter.emit(event.name, event);
+    this.#emitter.emit('*', event);
+  }
+
+  #end(reason: VmckptError): void {
+    if (this.#closeReason !== undefined) return;
+    this.#closeReason = reason;
+    this.#socket.destroy();
+    for (const { reject } of this.#pending.values()) reject(reason);
+    this.#reportClosed(reason);
+  }
+}
+
+interface Cancel {
+  readonly signal: AbortSignal | undefined;
+}
+
+async function openSocket(path: string, signal: AbortSignal | undefined): Promise<net.Socket> {
+  const socket = net.connect({ path });
+  try {
+    await once(socket, 'connect', signal === undefined ? {} : { signal });
+    return socket;
+  } catch (cause) {
+    socket.destroy();
+    signal?.throwIfAborted();
+    const { code = 'connect failed' } = cause as NodeJS.ErrnoException;
+    // A full listen queue: the monitor has a client, and others wait for it already.
+    if (code === 'EAGAIN') throw busy(path, undefined, cause);
+    if (code === 'EACCES') {
+      const hint = 'Run vmckpt as the user who started QEMU, or as root.';
+      throw new VmckptError('NOT_PERMITTED', `no permission to connect to ${path}`, { hint, cause });
+    }
+    const hint = `Start QEMU with -qmp unix:${path},server=on,wait=off, or name the socket that it has.`;
+    throw new VmckptError('QMP_UNREACHABLE', `no QMP server at ${path} (${code})`, { hint, cause });
+  }
+}
+
+function closedBy(what: string, path: string, cause?: unknown): VmckptError {
+  const hint = 'Look into the log of QEMU: it ended, or it was told to drop its clients.';
+  return new VmckptError('QMP_CLOSED', `${what} (${path})`, { hint, cause });
+}
+
+function notQmp(path: string, what: string, cause?: unknown): VmckptError {
+  const hint =
+    'Name the socket of a QMP monitor: -qmp unix:PATH,server=on,wait=off (-monitor is for people).';
+  return new VmckptError('QMP_NOT_QMP', `${path} ${what}`, { hint, cause });
+}
+
+function busy(path: string, listener: number | undefined, cause: unknown): VmckptError {
+  const who = listener === undefined ? '' : ` of process ${listener}${commandName(listener)}`;
+  const hint =
+    'A QMP monitor serves one client at a time: end the other one (`ss -xp` shows it), or give QEMU a second -qmp socket.';
+  return new VmckptError('QMP_BUSY', `the socket ${path}${who} accepts but sends no QMP greeting`, {
+    hint,
+    cause,
+  });
+}
+
+function refused(command: string, { class: kind, desc }: { class: string; desc: string }): VmckptError {
+  return new VmckptError('QMP_COMMAND_FAILED', `QEMU refused ${command}: ${desc} (${kind})`);
+}
+
+function commandName(pid: number): string {
+  try {
+    return ` (${readFileSync(`/proc/${pid}/comm`, 'utf8').trim()})`;
+  } catch {
+    return '';
+  }
+}

@@ -1,0 +1,222 @@
+/**
+ * The command line of the saved VM, changed for its restore: what must change is rewritten, the rest is left
+ * alone and in its order, so that the guest sees the same devices in the same places.
+ */
+import path from 'node:path';
+import { VmckptError } from '../errors.js';
+import { runtimeDir } from '../util/runtime-dir.js';
+import { characterDeviceOf, type CharacterDevice } from './character-device.js';
+import {
+  type Option,
+  parseCommandLine,
+  propertiesOf,
+  propertyOf,
+  toArgv,
+  withProperties,
+} from './command-line.js';
+
+/** Character devices with such ids are vmckpt's own: the next restore of the VM leaves them out. */
+const OWN_ID_PREFIX = 'vmckpt-';
+
+/** What belongs to one run of QEMU and not to the machine. */
+export const RUN_ONLY_OPTIONS: ReadonlySet<string> = new Set([
+  'incoming',
+  'loadvm',
+  'daemonize',
+  'pidfile',
+  'preconfig',
+  'S',
+]);
+
+export interface RestoreCommandLineOptions {
+  /** vmckpt's own monitor, with out-of-band commands. */
+  readonly monitorSocket: string;
+  /** Where a console that was on QEMU's terminal goes. */
+  readonly consoleSocket: string;
+  /** Start with `-S`: the VM waits for `cont` once it is loaded. */
+  readonly paused: boolean;
+  /** The machine type as the saver resolved it (`pc-q35-7.2`), so that an alias does not move with QEMU's version. */
+  readonly machineType?: string | undefined;
+}
+
+export interface RestoreCommandLine {
+  /** Without the program's own name. */
+  readonly args: readonly string[];
+  /** Set when the console moved there. */
+  readonly consoleSocket?: string;
+  /** The user's own QMP socket, left as it was. */
+  readonly userQmpSocket?: string;
+  /** What was changed and the user should know, a sentence each. */
+  readonly notes: readonly string[];
+}
+
+/** @throws VmckptError COMMAND_LINE_UNSUPPORTED naming the argument that cannot be repeated in another process */
+export function rewriteForRestore(
+  argv: readonly string[],
+  options: RestoreCommandLineOptions,
+): RestoreCommandLine {
+  const notes: string[] = [];
+  const kept = parseCommandLine(argv).filter(
+    (option) => !RUN_ONLY_OPTIONS.has(option.name) && !isOwn(option),
+  );
+  kept.forEach(refuseInherited);
+  const console = new ConsoleMove(options.consoleSocket, notes);
+  const rewritten = kept.map((option) => listenWithoutWaiting(console.rewrite(option), notes));
+  rewritten.push(...console.replaceNographicDefaults(rewritten));
+  const pinned =
+    options.machineType === undefined ? rewritten : pinMachineType(rewritten, options.machineType);
+  const monitor = `socket,id=${OWN_ID_PREFIX}monitor,path=${escapeCommas(options.monitorSocket)},server=on,wait=off`;
+  const added: Option[] = [
+    { name: 'chardev', value: monitor },
+    { name: 'mon', value: `chardev=${OWN_ID_PREFIX}monitor,mode=control` },
+    { name: 'incoming', value: 'defer' },
+    ...(options.paused ? [{ name: 'S' }] : []),
+  ];
+  const userQmpSocket = findQmpSocket(kept);
+  return {
+    args: toArgv([...pinned, ...added]),
+    notes,
+    ...(console.moved && { consoleSocket: options.consoleSocket }),
+    ...(userQmpSocket !== undefined && { userQmpSocket }),
+  };
+}
+
+/** Added by an earlier restore, when the VM is itself a restored one. */
+function isOwn(option: Option): boolean {
+  const id =
+    option.name === 'chardev'
+      ? propertyOf(option, 'id')
+      : option.name === 'mon' && propertyOf(option, 'chardev');
+  return typeof id === 'string' && id.startsWith(OWN_ID_PREFIX);
+}
+
+const DESCRIPTOR_KEY = /(^|[._])fds?$|^vhostfds?$/;
+const DESCRIPTOR_PATH = /^(\/dev\/fdset\/|\/dev\/fd\/|\/proc\/self\/fd\/|fd:)/;
+/** Options whose value is the guest's own text. */
+const FREE_TEXT: ReadonlySet<string> = new Set(['append', 'uuid', 'prom-env', 'fw_cfg', 'smbios']);
+
+/** Open files of the old process and configuration beside the command line are not part of a checkpoint. */
+function refuseInherited(option: Option): void {
+  const { name, value = '' } = option;
+  if (name === 'add-fd' || name === 'readconfig') unsupported(option);
+  if (FREE_TEXT.has(name)) return;
+  if (DESCRIPTOR_PATH.test(value)) unsupported(option);
+  for (const property of propertiesOf(option)) {
+    if (DESCRIPTOR_KEY.test(property.key) || DESCRIPTOR_PATH.test(property.value)) unsupported(option);
+    if (property.key.endsWith('addr.type') && property.value === 'fd') unsupported(option);
+  }
+}
+
+function unsupported({ name, value = '' }: Option): never {
+  const what = `-${name} ${value}`.trim();
+  const why =
+    name === 'readconfig' ? 'reads devices from a file' : 'uses a file descriptor of the old process';
+  throw new VmckptError('COMMAND_LINE_UNSUPPORTED', `${what} ${why}: it cannot be repeated for a restore`, {
+    hint: 'Give a complete command line that does without it: vmckpt restore NAME -- QEMU ARGS…',
+  });
+}
+
+/** Moves whatever is on QEMU's terminal to a unix socket. QEMU allows one user of its terminal, so one socket does. */
+class ConsoleMove {
+  moved = false;
+  readonly #socket: string;
+  readonly #notes: string[];
+
+  constructor(socket: string, notes: string[]) {
+    this.#socket = socket;
+    this.#notes = notes;
+  }
+
+  rewrite(option: Option): Option {
+    if (isCurses(option)) {
+      this.#notes.push('The curses display needs a terminal: it was replaced by -display none.');
+      return { name: 'display', value: 'none' };
+    }
+    const device = characterDeviceOf(option);
+    if (device?.backend === 'pty')
+      this.#notes.push(`-${option.name} ${option.value} gets a new terminal; QEMU's log names it.`);
+    if (device === undefined || (device.backend !== 'stdio' && !this.#isEarlierConsole(device)))
+      return option;
+    if (option.name !== 'chardev')
+      return { name: option.name, value: this.#take(`-${option.name} ${option.value}`, device.withMonitor) };
+    this.#take(`-chardev ${option.value}`, false);
+    return withProperties(option, {
+      backend: 'socket',
+      signal: undefined,
+      path: this.#socket,
+      server: 'on',
+      wait: 'off',
+    });
+  }
+
+  /** -nographic puts the first serial port and the monitor on the terminal unless they are somewhere else. */
+  replaceNographicDefaults(options: readonly Option[]): Option[] {
+    const has = (...names: string[]): boolean => options.some(({ name }) => names.includes(name));
+    if (!has('nographic') || has('nodefaults')) return [];
+    const ownSerialDevice = options.some(
+      (option) => option.name === 'device' && propertyOf(option, 'driver') === 'isa-serial',
+    );
+    const defaultMonitor = !has('monitor', 'mon', 'qmp', 'qmp-pretty');
+    if (!has('serial') && !ownSerialDevice)
+      return [{ name: 'serial', value: this.#take('The console of -nographic', defaultMonitor) }];
+    return defaultMonitor ? [{ name: 'monitor', value: this.#take('The monitor of -nographic', false) }] : [];
+  }
+
+  /** Where an earlier restore put the console of this VM. */
+  #isEarlierConsole({ path: file, server }: CharacterDevice): boolean {
+    if (!server || file === undefined || path.basename(file) !== path.basename(this.#socket)) return false;
+    return file.startsWith(`${runtimeDir()}/`) || /\/vmckpt(-\d+)?\//.test(file);
+  }
+
+  #take(what: string, withMonitor: boolean): string {
+    this.moved = true;
+    this.#notes.push(`${what} is not on a terminal any more: it is the unix socket ${this.#socket}.`);
+    return `${withMonitor ? 'mon:' : ''}unix:${escapeCommas(this.#socket)},server=on,wait=off`;
+  }
+}
+
+function isCurses(option: Option): boolean {
+  return option.name === 'curses' || (option.name === 'display' && propertyOf(option, 'type') === 'curses');
+}
+
+/** QEMU would stand still until somebody connects, which is the default of a listening socket. */
+function listenWithoutWaiting(option: Option, notes: string[]): Option {
+  if (characterDeviceOf(option)?.waits !== true) return option;
+  notes.push(
+    `-${option.name} ${option.value} would wait for a client before the VM starts: it got wait=off.`,
+  );
+  if (option.name === 'chardev') return withProperties(option, { wait: 'off' });
+  const withoutWait = option.value!.replace(/,(wait|nowait)(=[a-z]+)?(?=,|$)/g, '');
+  return { name: option.name, value: `${withoutWait},wait=off` };
+}
+
+function pinMachineType(options: readonly Option[], type: string): Option[] {
+  const isMachine = ({ name }: Option): boolean => name === 'machine' || name === 'M';
+  const at = options.findLastIndex((option) => isMachine(option) && propertyOf(option, 'type') !== undefined);
+  if (at === -1) return [...options, { name: 'machine', value: `type=${type}` }];
+  if (!standsFor(propertyOf(options[at]!, 'type')!, type)) return [...options];
+  return options.with(at, withProperties(options[at]!, { type }));
+}
+
+/** Whether a written type is an alias (`q35`) of the resolved one (`pc-q35-7.2`). Another machine is left for QEMU to be compared with. */
+function standsFor(written: string, type: string): boolean {
+  const board = type.replace(/-[^-]+$/, '');
+  return written === board || `pc-${written}` === board || (written === 'pc' && board === 'pc-i440fx');
+}
+
+function findQmpSocket(options: readonly Option[]): string | undefined {
+  const control = options.filter(
+    (option) => option.name === 'mon' && propertyOf(option, 'mode') === 'control',
+  );
+  const ids = new Set(control.map((option) => propertyOf(option, 'chardev')));
+  for (const option of options) {
+    const device = characterDeviceOf(option);
+    const isQmp = option.name.startsWith('qmp') || (device?.id !== undefined && ids.has(device.id));
+    if (isQmp && device?.server === true && device.path !== undefined) return device.path;
+  }
+  return undefined;
+}
+
+function escapeCommas(file: string): string {
+  return file.replaceAll(',', ',,');
+}

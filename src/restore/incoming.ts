@@ -1,0 +1,120 @@
+/** Makes a freshly started QEMU ready to be loaded, and tells when it runs. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { z } from 'zod';
+import { VmckptError } from '../errors.js';
+import { explainQemuMessage } from '../qemu/qemu-messages.js';
+import { readLogTail, type LaunchedQemu, type ProcessEnd } from '../qemu/launch.js';
+import { queryMigrate } from '../qemu/migration-control.js';
+import { locateMainMemory } from '../qemu/guest-memory.js';
+import type { QmpClient } from '../qemu/qmp.js';
+import type { RamBlock } from '../pages/layout.js';
+import { poll } from '../util/deadline.js';
+import type { TransferClient } from './transfer-client.js';
+import type { TransferOrder } from './transfer-job.js';
+
+const Capabilities = z.array(z.object({ capability: z.string(), state: z.boolean() }));
+const LOAD_TIMEOUT_MS = 600_000;
+/** How long the other process of a failed loading gets to say why. */
+const LAST_WORDS_MS = 1_000;
+/** From this version on QEMU wants the second connection only after the first has answered. */
+const PREEMPT_AFTER_PONG_SINCE = 8;
+
+export type IncomingMode = Pick<TransferOrder, 'mode' | 'preempt' | 'capabilities' | 'memory'>;
+
+export interface ListenOptions {
+  readonly mode: 'lazy' | 'eager';
+  /** Where QEMU is to listen. */
+  readonly socket: string;
+  readonly blocks: readonly RamBlock[];
+}
+
+/** Switches on what the mode needs, and lets QEMU listen. @throws VmckptError NOT_PERMITTED without userfaultfd */
+export async function listenForMachine(
+  qmp: QmpClient,
+  { mode, socket, blocks }: ListenOptions,
+): Promise<IncomingMode> {
+  const known = (await qmp.query(Capabilities, 'query-migrate-capabilities')).map(
+    ({ capability }) => capability,
+  );
+  const canPreempt = mode === 'lazy' && known.includes('postcopy-preempt');
+  const postcopy = mode === 'lazy' ? ['postcopy-ram', ...(canPreempt ? ['postcopy-preempt'] : [])] : [];
+  await enable(qmp, ['events', ...postcopy]);
+  await qmp.execute('migrate-incoming', { uri: `unix:${socket}` });
+  const whenPreempt = qmp.version.major >= PREEMPT_AFTER_PONG_SINCE ? 'after-pong' : 'at-once';
+  const memory = mode === 'eager' ? await locateMainMemory(qmp, blocks) : undefined;
+  return {
+    mode,
+    preempt: canPreempt ? whenPreempt : 'off',
+    capabilities: ['events', ...postcopy],
+    ...(memory && { memory }),
+  };
+}
+
+async function enable(qmp: QmpClient, names: readonly string[]): Promise<void> {
+  try {
+    await qmp.execute('migrate-set-capabilities', {
+      capabilities: names.map((capability) => ({ capability, state: true })),
+    });
+  } catch (error) {
+    if (!(error instanceof VmckptError) || error.code !== 'QMP_COMMAND_FAILED') throw error;
+    throw new VmckptError('NOT_PERMITTED', `QEMU may not restore lazily: ${error.message}`, {
+      hint: 'Run as root, or: sysctl vm.unprivileged_userfaultfd=1. Without it: --mode eager.',
+      cause: error,
+    });
+  }
+}
+
+/**
+ * The wall clock (ms) when an eagerly loaded VM runs, by QEMU's RESUME event; undefined when it stays paused.
+ * Unlike after post-copy, QEMU may want to be told.
+ */
+export async function runWhenLoaded(
+  qmp: QmpClient,
+  runs: boolean,
+  signal: AbortSignal,
+): Promise<number | undefined> {
+  const resumed = runs ? qmp.waitForEvent(['RESUME'], { timeoutMs: LOAD_TIMEOUT_MS, signal }) : undefined;
+  resumed?.catch(() => undefined); // awaited below, unless loading fails first
+  await poll(async () => (await queryMigrate(qmp)).status === 'completed' || undefined, {
+    what: 'QEMU to load the machine',
+    timeoutMs: LOAD_TIMEOUT_MS,
+    everyMs: 2,
+    signal,
+  });
+  if (runs) await qmp.execute('cont');
+  return (await resumed)?.timestampMs;
+}
+
+interface Loading {
+  readonly qemu: LaunchedQemu;
+  readonly transfer: TransferClient;
+  readonly logPath: string;
+}
+
+/**
+ * Rejects when QEMU or the transfer process ends before the VM runs. Each takes the other along within a moment, so
+ * both are heard: a transfer that says more than "connection lost" is right, else QEMU's own words are the reason.
+ */
+export async function failedWhileLoading({ qemu, transfer, logPath }: Loading): Promise<never> {
+  const { exited } = qemu;
+  await Promise.race([exited, transfer.failure().catch(() => undefined)]);
+  const transferEnd = await Promise.race([transfer.ended, sleep(LAST_WORDS_MS)]);
+  if (transferEnd?.type === 'lost')
+    throw new VmckptError('TRANSFER_FAILED', 'the transfer process was killed before the VM ran');
+  if (transferEnd?.type === 'failed' && transferEnd.error.code !== 'TRANSFER_FAILED') throw transferEnd.error;
+  const end = await Promise.race([exited, sleep(LAST_WORDS_MS)]);
+  if (end !== undefined) throw endOfQemu(end, logPath);
+  if (transferEnd?.type === 'failed') throw transferEnd.error;
+  throw new VmckptError('TRANSFER_FAILED', 'the transfer process ended before the VM ran');
+}
+
+function endOfQemu({ exitCode, killedBy }: ProcessEnd, logPath: string): VmckptError {
+  const words = readLogTail(logPath);
+  const how = killedBy === null ? `exit code ${exitCode}` : killedBy;
+  const explained = explainQemuMessage(words);
+  return new VmckptError(
+    explained === undefined ? 'QEMU_DIED' : 'QEMU_INCOMPATIBLE',
+    `QEMU ended (${how}) while the machine was loaded${words === '' ? '' : `: ${words}`}`,
+    { hint: explained ?? 'The checkpoint is unharmed: restore it again.' },
+  );
+}

@@ -1,0 +1,76 @@
+/** From a manifest and the user's wishes to the command line of the new QEMU. */
+import type { Manifest } from '../checkpoint/manifest.js';
+import { VmckptError } from '../errors.js';
+import { rewriteForRestore } from '../qemu/restore-command-line.js';
+import { untrustedOptions } from '../qemu/trust.js';
+import { findQemuBinary } from '../qemu/launch.js';
+import type { VmFolder } from './vm-record.js';
+
+export interface LaunchWishes {
+  readonly run: boolean;
+  readonly qemuBinary: string | undefined;
+  readonly qemuArgs: readonly string[] | undefined;
+  readonly trustCommandLine: boolean;
+}
+
+export interface LaunchPlan {
+  readonly binary: string;
+  readonly args: readonly string[];
+  readonly cwd: string;
+  /** Whether the VM runs once it is restored. */
+  readonly runs: boolean;
+  /** The socket to tell the user. */
+  readonly qmpSocket: string;
+  readonly consoleSocket: string | undefined;
+  readonly notes: readonly string[];
+}
+
+/** @throws VmckptError COMMAND_LINE_UNTRUSTED, COMMAND_LINE_UNSUPPORTED, QEMU_NOT_FOUND */
+export function planLaunch(manifest: Manifest, folder: VmFolder, wishes: LaunchWishes): LaunchPlan {
+  const argv = wishes.qemuArgs ?? manifest.commandLine;
+  if (argv.length === 0)
+    throw new VmckptError(
+      'COMMAND_LINE_UNSUPPORTED',
+      `${manifest.name}@${manifest.generation} holds no command line`,
+      {
+        hint: 'It was imported. Say how to start its machine: vmckpt restore NAME -- QEMU ARGS…',
+      },
+    );
+  if (wishes.qemuArgs === undefined && !wishes.trustCommandLine) refuseUntrusted(argv);
+  const runs = manifest.runState === 'running' || wishes.run;
+  const rewritten = rewriteForRestore(argv, {
+    monitorSocket: folder.file('qmp.sock'),
+    consoleSocket: folder.file('console.sock'),
+    paused: !runs,
+    machineType: manifest.machine.type,
+  });
+  return {
+    binary: findQemuBinary({ chosen: wishes.qemuBinary, recorded: manifest.qemu.binaryName }),
+    args: [...rewritten.args, ...transferMonitor(folder)],
+    cwd: (wishes.qemuArgs === undefined ? manifest.workingDirectory : undefined) ?? process.cwd(),
+    runs,
+    qmpSocket: rewritten.userQmpSocket ?? folder.file('qmp.sock'),
+    consoleSocket: rewritten.consoleSocket,
+    notes: rewritten.notes,
+  };
+}
+
+/** A monitor serves one client at a time: the transfer process has its own. */
+function transferMonitor(folder: VmFolder): readonly string[] {
+  const path = folder.file('transfer.sock').replaceAll(',', ',,');
+  return [
+    '-chardev',
+    `socket,id=vmckpt-transfer,path=${path},server=on,wait=off`,
+    '-mon',
+    'chardev=vmckpt-transfer,mode=control',
+  ];
+}
+
+function refuseUntrusted(argv: readonly string[]): void {
+  const found = untrustedOptions(argv);
+  if (found.length === 0) return;
+  const list = found.map(({ option, reason }) => `${option} (${reason})`).join('; ');
+  throw new VmckptError('COMMAND_LINE_UNTRUSTED', `the saved command line is not harmless: ${list}`, {
+    hint: 'If the checkpoint comes from you: --trust-command-line. Or give a command line of your own: -- QEMU ARGS…',
+  });
+}

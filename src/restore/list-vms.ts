@@ -1,0 +1,55 @@
+/** What `vmckpt ps` shows: every restored VM that has not been forgotten, and how far its memory has come. */
+import { readManifest } from '../checkpoint/manifest.js';
+import { listVmFolders, statusOf, type VmFolder, type VmRecord, type VmStatus } from './vm-record.js';
+
+export interface VmSummary {
+  readonly name: string;
+  readonly generation: number;
+  readonly status: VmStatus;
+  readonly mode: 'lazy' | 'eager';
+  readonly qemuPid: number | null;
+  readonly ramBytes: number;
+  /** Of the data that the generation holds, from 0 to 1; null when its manifest cannot be read. */
+  readonly memoryShare: number | null;
+  readonly qmpSocket: string;
+  readonly consoleSocket: string | null;
+  /** ISO 8601. */
+  readonly restoredAt: string;
+  /** Why the transfer has ended, when it has failed. */
+  readonly error: { readonly code: string; readonly message: string } | null;
+}
+
+export function listVms(): VmSummary[] {
+  return listVmFolders().flatMap((folder) => {
+    const record = folder.read();
+    return record === undefined ? [] : [summarize(folder, record)];
+  });
+}
+
+function summarize(folder: VmFolder, record: VmRecord): VmSummary {
+  const transfer = folder.readTransfer();
+  const status = statusOf(record, transfer);
+  const transferredBytes = transfer?.counters?.['transferredBytes'] ?? 0;
+  return {
+    name: record.name,
+    generation: record.generation,
+    status,
+    mode: record.mode,
+    qemuPid: record.qemu?.pid ?? null,
+    ramBytes: record.ramBytes,
+    memoryShare: transfer?.status === 'complete' ? 1 : shareOf(transferredBytes, record.generationDir),
+    qmpSocket: record.qmpSocket,
+    consoleSocket: record.consoleSocket ?? null,
+    restoredAt: record.restoredAt,
+    error: transfer?.error ?? null,
+  };
+}
+
+function shareOf(transferredBytes: number, generationDir: string): number | null {
+  try {
+    const { nonZeroBytes } = readManifest(generationDir).sizes;
+    return nonZeroBytes === 0 ? 1 : Math.min(1, transferredBytes / nonZeroBytes);
+  } catch {
+    return null;
+  }
+}

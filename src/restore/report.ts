@@ -1,0 +1,106 @@
+/** What `restore --json` prints. Times in milliseconds (Us: microseconds), sizes in bytes; null: not (yet) known. */
+import type { Manifest } from '../checkpoint/manifest.js';
+import { roundMs } from '../timeline/clock.js';
+import type { FaultTimes } from '../transfer/fault-times.js';
+import type { TransferCounters } from './transfer-job.js';
+import type { VmRecord } from './vm-record.js';
+
+export interface RestoreTimes {
+  readonly verbStartMs: number;
+  readonly spawnedAtMs: number;
+  readonly qemuReadyMs: number;
+  /** QEMU's RESUME event; undefined when the VM stays paused. */
+  readonly resumedAtMs: number | undefined;
+}
+
+export interface TransferResult {
+  readonly counters: TransferCounters;
+  readonly completeAtMs: number;
+  /** How often a process that died had to be replaced. */
+  readonly recoveries: number;
+}
+
+export interface RestoreReport {
+  readonly name: string;
+  readonly generation: number;
+  readonly mode: 'lazy' | 'eager';
+  readonly path: 'stream';
+  readonly qemuPid: number | null;
+  readonly qmpSocket: string;
+  readonly consoleSocket: string | null;
+  readonly ramBytes: number;
+  readonly storedBytes: number;
+  readonly resumeMs: number | null;
+  readonly qemuReadyMs: number | null;
+  readonly verbMs: number | null;
+  readonly completeMs: number | null;
+  readonly demandFaults: number;
+  readonly prefetchedPages: number;
+  readonly prefetchUsedPages: number;
+  readonly backgroundPages: number;
+  readonly zeroPages: number;
+  readonly transferredBytes: number;
+  readonly faultUs: FaultTimes;
+  readonly vcpuBlockedMs: number;
+  readonly recoveries: number;
+}
+
+const NOTHING: TransferCounters = {
+  demandFaults: 0,
+  prefetchedPages: 0,
+  prefetchUsedPages: 0,
+  backgroundPages: 0,
+  zeroPages: 0,
+  transferredBytes: 0,
+  faultP50Us: 0,
+  faultP90Us: 0,
+  faultP99Us: 0,
+  faultMaxUs: 0,
+  vcpuBlockedMs: 0,
+};
+
+export interface ReportParts {
+  readonly record: VmRecord;
+  readonly manifest: Manifest;
+  /** Undefined when a VM was only taken over. */
+  readonly times: RestoreTimes | undefined;
+  /** Undefined while memory is still under way. */
+  readonly result: TransferResult | undefined;
+}
+
+export function buildReport({ record, manifest, times, result }: ReportParts): RestoreReport {
+  const counters = result?.counters ?? NOTHING;
+  const since = (fromMs: number | undefined, toMs: number | undefined) =>
+    fromMs === undefined || toMs === undefined ? null : roundMs(toMs - fromMs);
+  const { demandFaults, prefetchedPages, prefetchUsedPages, backgroundPages, zeroPages, transferredBytes } =
+    counters;
+  return {
+    name: record.name,
+    generation: record.generation,
+    mode: record.mode,
+    path: 'stream',
+    qemuPid: record.qemu?.pid ?? null,
+    qmpSocket: record.qmpSocket,
+    consoleSocket: record.consoleSocket ?? null,
+    ramBytes: manifest.sizes.ramBytes,
+    storedBytes: manifest.sizes.storedBytes,
+    resumeMs: since(times?.spawnedAtMs, times?.resumedAtMs),
+    qemuReadyMs: times?.qemuReadyMs ?? null,
+    verbMs: since(times?.verbStartMs, times?.resumedAtMs),
+    completeMs: since(times?.spawnedAtMs, result?.completeAtMs),
+    demandFaults,
+    prefetchedPages,
+    prefetchUsedPages,
+    backgroundPages,
+    zeroPages,
+    transferredBytes,
+    faultUs: {
+      p50: counters.faultP50Us,
+      p90: counters.faultP90Us,
+      p99: counters.faultP99Us,
+      max: counters.faultMaxUs,
+    },
+    vcpuBlockedMs: counters.vcpuBlockedMs,
+    recoveries: result?.recoveries ?? 0,
+  };
+}

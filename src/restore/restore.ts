@@ -1,0 +1,172 @@
+/**
+ * The story of a restore: find the checkpoint, start QEMU and the transfer process side by side, let the VM run,
+ * fill its memory. Until the VM runs a failure leaves nothing behind; from then on the VM is left alone.
+ */
+import { readManifest, type Manifest } from '../checkpoint/manifest.js';
+import { refuseCollisions } from '../qemu/collisions.js';
+import { requireCompatible } from '../qemu/compatibility.js';
+import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
+import { Store } from '../store/store.js';
+import { nowMs } from '../timeline/clock.js';
+import { withDeadline } from '../util/deadline.js';
+import { identifyProcess } from '../util/process-identity.js';
+import { failedWhileLoading, listenForMachine, runWhenLoaded } from './incoming.js';
+import { planLaunch, type LaunchPlan, type LaunchWishes } from './launch-plan.js';
+import { buildReport, type RestoreReport } from './report.js';
+import { superviseTransfer } from './supervise.js';
+import { TransferClient } from './transfer-client.js';
+import type { TransferOrder } from './transfer-job.js';
+import { endAbandoned } from './stop.js';
+import { claimFolder, type VmFolder, type VmRecord } from './vm-record.js';
+
+export type { RestoreReport } from './report.js';
+
+const RUN_TIMEOUT_MS = 120_000;
+
+export interface RestoreOptions extends LaunchWishes {
+  readonly storeDir: string;
+  /** NAME or NAME@GENERATION. */
+  readonly reference: string;
+  readonly mode: 'lazy' | 'eager';
+  /** Return when the VM runs, not when its memory is complete. */
+  readonly detach: boolean;
+  readonly onProgress: (doneBytes: number, totalBytes: number) => void;
+  readonly onMessage: (text: string) => void;
+  readonly signal: AbortSignal;
+}
+
+/** A restore under way, from the started processes on. */
+interface Attempt {
+  readonly options: RestoreOptions;
+  readonly manifest: Manifest;
+  readonly folder: VmFolder;
+  readonly plan: LaunchPlan;
+  readonly record: VmRecord;
+  readonly transfer: TransferClient;
+  readonly verbStartMs: number;
+}
+
+/**
+ * @throws VmckptError NO_CHECKPOINT, COMMAND_LINE_UNTRUSTED, COLLISION, QEMU_FAILED_TO_START, QEMU_INCOMPATIBLE,
+ * EXTENT_DAMAGED, INTERRUPTED and others
+ */
+export async function restore(options: RestoreOptions): Promise<RestoreReport> {
+  const verbStartMs = nowMs();
+  const store = await Store.open(options.storeDir, { trustForeign: options.trustCommandLine });
+  const { name, generation, dir } = await store.locate(options.reference);
+  const manifest = readManifest(dir);
+  if (await endAbandoned(name))
+    options.onMessage('An earlier restore died before its VM ran: what it had left is cleared away.');
+  const folder = claimFolder(name);
+  // First of all: it opens the checkpoint while everything else is prepared.
+  const transfer = TransferClient.start(folder, dir);
+  try {
+    const plan = planLaunch(manifest, folder, options);
+    for (const note of plan.notes) options.onMessage(note);
+    await refuseCollisions(plan.args, {
+      original: manifest.qemu.process,
+      ramBytes: manifest.sizes.ramBytes,
+      cwd: plan.cwd,
+    });
+    const record: VmRecord = {
+      name,
+      generation,
+      generationDir: dir,
+      mode: options.mode,
+      preempt: 'off',
+      capabilities: [],
+      ramBytes: manifest.sizes.ramBytes,
+      restoredAt: new Date(verbStartMs).toISOString(),
+      verb: identifyProcess(process.pid)!,
+      qmpSocket: plan.qmpSocket,
+      ...(plan.consoleSocket !== undefined && { consoleSocket: plan.consoleSocket }),
+    };
+    folder.write(record);
+    return await startAndFill({ options, manifest, folder, plan, record, transfer, verbStartMs });
+  } catch (error) {
+    if (folder.read()?.qemu === undefined) {
+      await transfer.kill();
+      folder.remove();
+    }
+    throw error;
+  }
+}
+
+async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
+  const { options, manifest, folder, transfer, verbStartMs } = attempt;
+  const { signal, detach } = options;
+  const qemu = await launchQemu({
+    ...attempt.plan,
+    logPath: folder.file('qemu.log'),
+    qmpSocket: folder.file('qmp.sock'),
+    signal,
+  });
+  let record = attempt.record;
+  try {
+    const [incoming] = await Promise.all([
+      listenForMachine(qemu.qmp, {
+        mode: options.mode,
+        socket: folder.file('migration.sock'),
+        blocks: manifest.ram.blocks,
+      }),
+      requireCompatible(qemu.qmp, manifest),
+    ]);
+    const order = { ...incoming, runs: attempt.plan.runs, recover: false };
+    const { preempt, capabilities } = incoming;
+    // Before the VM can run: whoever takes it over when we are killed has to know them.
+    folder.write({ ...record, preempt, capabilities });
+    const resumedAtMs = await letRun(attempt, qemu, order);
+    record = { ...record, preempt, capabilities, qemu: identifyProcess(qemu.pid)! };
+    folder.write(record);
+    const times = { verbStartMs, spawnedAtMs: qemu.spawnedAtMs, qemuReadyMs: qemu.qemuReadyMs, resumedAtMs };
+    if (detach) {
+      transfer.release();
+      return buildReport({ record, manifest, times, result: undefined });
+    }
+    const totalBytes = manifest.sizes.nonZeroBytes;
+    const result = await superviseTransfer({
+      folder,
+      order,
+      generationDir: record.generationDir,
+      transfer,
+      qemuEnded: qemu.exited,
+      totalBytes,
+      ...options,
+    });
+    return buildReport({ record, manifest, times, result });
+  } catch (error) {
+    if (record.qemu === undefined) await undo(qemu);
+    throw error;
+  } finally {
+    await qemu.qmp.close();
+  }
+}
+
+/** Lets the transfer process load the machine into QEMU; returns when it runs (ms of the wall clock), or is loaded and stays paused. */
+async function letRun(
+  { options, folder, plan, transfer }: Attempt,
+  qemu: LaunchedQemu,
+  order: TransferOrder,
+): Promise<number | undefined> {
+  const { signal, mode } = options;
+  const resumed = async (): Promise<number | undefined> => {
+    if (mode === 'eager') return runWhenLoaded(qemu.qmp, plan.runs, signal);
+    if (!plan.runs) return void (await transfer.machineLoaded);
+    return (await qemu.qmp.waitForEvent(['RESUME'], { timeoutMs: RUN_TIMEOUT_MS, signal })).timestampMs;
+  };
+  const running = resumed();
+  running.catch(() => undefined); // raced below, once the transfer is connected
+  await transfer.connect(order);
+  const failed = failedWhileLoading({ qemu, transfer, logPath: folder.file('qemu.log') });
+  return withDeadline(Promise.race([running, failed]), {
+    what: 'the VM to run',
+    timeoutMs: RUN_TIMEOUT_MS,
+    signal,
+  });
+}
+
+/** Ends what this restore has started; the checkpoint is as it was. */
+async function undo(qemu: LaunchedQemu): Promise<void> {
+  if (identifyProcess(qemu.pid) !== undefined) process.kill(qemu.pid, 'SIGKILL');
+  await qemu.exited;
+}

@@ -1,0 +1,103 @@
+/**
+ * Ends a VM that vmckpt has restored: QEMU, the process that serves its memory, and their folder. A QEMU that waits
+ * for a page does not answer, so what it is asked for politely has a short deadline and signals come behind it.
+ * Signals go through a pidfd, so that they reach this process and never a later one with its number.
+ */
+import { closeSync } from 'node:fs';
+import { VmckptError } from '../errors.js';
+import { pidfdOpen, pidfdSendSignal } from '../native/index.js';
+import { QmpClient } from '../qemu/qmp.js';
+import { poll } from '../util/deadline.js';
+import { isAlive, type ProcessIdentity } from '../util/process-identity.js';
+import { requireVm, statusOf, VmFolder } from './vm-record.js';
+
+const POLITE_TIMEOUT_MS = 2_000;
+const KILL_TIMEOUT_MS = 10_000;
+const SIGTERM = 15;
+const SIGKILL = 9;
+
+export interface StopReport {
+  readonly name: string;
+  /** Null when QEMU had ended before. */
+  readonly qemuPid: number | null;
+  readonly endedBy: 'quit' | 'SIGTERM' | 'SIGKILL' | null;
+}
+
+/** @throws VmckptError NO_SUCH_VM, VM_BUSY while it is being restored, TIMEOUT when a process cannot be killed */
+export async function stopVm(name: string): Promise<StopReport> {
+  const { folder, record } = requireVm(name);
+  if (statusOf(record, folder.readTransfer()) === 'starting')
+    throw new VmckptError('VM_BUSY', `process ${record.verb.pid} is restoring "${name}" right now`, {
+      hint: 'Interrupt that process, or wait until the VM runs.',
+    });
+  const { qemu } = record;
+  const endedBy = qemu === undefined || !isAlive(qemu) ? null : await endQemu(qemu, folder);
+  const transfer = folder.readTransfer()?.process;
+  if (transfer !== undefined) await kill(transfer, SIGKILL, KILL_TIMEOUT_MS);
+  folder.remove();
+  return { name, qemuPid: endedBy === null ? null : qemu!.pid, endedBy };
+}
+
+/** Ends what a restore under this name has left behind that died before its VM ran; says whether there was one. */
+export async function endAbandoned(name: string): Promise<boolean> {
+  const folder = new VmFolder(name);
+  const record = folder.read();
+  if (record === undefined || statusOf(record, folder.readTransfer()) !== 'abandoned') return false;
+  await stopVm(name);
+  return true;
+}
+
+async function endQemu(qemu: ProcessIdentity, folder: VmFolder): Promise<'quit' | 'SIGTERM' | 'SIGKILL'> {
+  try {
+    await quit(folder.file('qmp.sock'));
+    await gone(qemu, POLITE_TIMEOUT_MS);
+    return 'quit';
+  } catch (error) {
+    if (!(error instanceof VmckptError)) throw error;
+  }
+  try {
+    await kill(qemu, SIGTERM, POLITE_TIMEOUT_MS);
+    return 'SIGTERM';
+  } catch (error) {
+    if (!(error instanceof VmckptError) || error.code !== 'TIMEOUT') throw error;
+  }
+  await kill(qemu, SIGKILL, KILL_TIMEOUT_MS);
+  return 'SIGKILL';
+}
+
+async function quit(socket: string): Promise<void> {
+  const qmp = await QmpClient.connect({ path: socket, timeoutMs: POLITE_TIMEOUT_MS });
+  try {
+    await qmp.execute('quit', {}, { timeoutMs: POLITE_TIMEOUT_MS });
+  } finally {
+    await qmp.close();
+  }
+}
+
+/** Returns once the process is gone. @throws VmckptError TIMEOUT */
+async function kill(target: ProcessIdentity, signal: number, timeoutMs: number): Promise<void> {
+  send(target, signal);
+  await gone(target, timeoutMs);
+}
+
+function send(target: ProcessIdentity, signal: number): void {
+  try {
+    const pidfd = pidfdOpen(target.pid);
+    try {
+      // Only now, with the number held fast by the descriptor, is it sure whose it is.
+      if (isAlive(target)) pidfdSendSignal(pidfd, signal);
+    } finally {
+      closeSync(pidfd);
+    }
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
+}
+
+async function gone(target: ProcessIdentity, timeoutMs: number): Promise<void> {
+  await poll(() => (isAlive(target) ? undefined : true), {
+    what: `process ${target.pid} to end`,
+    timeoutMs,
+    everyMs: 5,
+  });
+}

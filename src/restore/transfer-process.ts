@@ -1,0 +1,358 @@
+/**
+ * The process that serves a restored VM's memory: one per VM, independent of the verb that started it, so that
+ * nothing else delays a fault and the verb may end. Its arguments are the VM's name and the generation's folder.
+ */
+import { once } from 'node:events';
+import { createConnection, type Socket } from 'node:net';
+import { VmckptError } from '../errors.js';
+import { DecodePool } from '../checkpoint/decode-pool.js';
+import { CheckpointReader } from '../checkpoint/reader.js';
+import type { BlockAddress } from '../qemu/guest-memory.js';
+import { adoptMonitor, holdMonitor, releaseMonitor, type HeldMonitor } from '../qemu/held-monitor.js';
+import { queryMigrate } from '../qemu/migration-control.js';
+import { QmpClient } from '../qemu/qmp.js';
+import { holdGeneration } from '../store/generation-use.js';
+import { nowMs, roundMs } from '../timeline/clock.js';
+import { PAGE_BYTES, type PlacedRamBlock } from '../pages/layout.js';
+import { fillMemory } from '../transfer/memory-fill.js';
+import type { PageFeeder } from '../transfer/page-feeder.js';
+import { readMachineState, sendWholeMachine, type MachineState } from '../transfer/whole-machine.js';
+import { poll } from '../util/deadline.js';
+import { identifyProcess } from '../util/process-identity.js';
+import { PostcopySession } from './postcopy-session.js';
+import {
+  orderSchema,
+  type TransferCounters,
+  type TransferMessage,
+  type TransferOrder,
+} from './transfer-job.js';
+import { VmFolder } from './vm-record.js';
+
+const STATUS_EVERY_MS = 250;
+const PAUSE_TIMEOUT_MS = 5_000;
+const MONITOR_TIMEOUT_MS = 10_000;
+const PAUSED_TIMEOUT_MS = 30_000;
+const RESUME_TIMEOUT_MS = 2_000;
+/** QEMU notices a closed connection at once. */
+const GIVING_UP_MS = 2_000;
+const COMPLETION_TIMEOUT_MS = 30_000;
+
+interface Sending {
+  readonly feeder: PageFeeder;
+  readonly sentBytes: number;
+}
+
+class Transfer {
+  readonly #folder: VmFolder;
+  readonly #reader: CheckpointReader;
+  readonly #pool: DecodePool;
+  #sending: Sending | undefined;
+  #monitor: QmpClient | undefined;
+  #held: HeldMonitor | undefined;
+  #loaded = false;
+  #completeAtMs = 0;
+  /** Written straight into QEMU's memory. */
+  #filledPages = 0;
+
+  private constructor(folder: VmFolder, reader: CheckpointReader) {
+    this.#folder = folder;
+    this.#reader = reader;
+    this.#pool = new DecodePool(reader);
+  }
+
+  static async open(name: string, generationDir: string): Promise<Transfer> {
+    holdGeneration(generationDir); // until this process ends
+    return new Transfer(new VmFolder(name), await CheckpointReader.open(generationDir));
+  }
+
+  /** From the loaded checkpoint to the last page in place. */
+  async run(): Promise<void> {
+    const state = await readMachineState(this.#reader);
+    const order = once(process, 'message');
+    const abandoned = once(process, 'disconnect').then(() => {
+      throw new VmckptError('TRANSFER_FAILED', 'the verb ended before it had said what to do');
+    });
+    await tell({ type: 'loaded' });
+    const [message] = (await Promise.race([order, abandoned])) as [unknown];
+    abandoned.catch(() => undefined); // from here on the verb may go
+    await this.#carryOut(orderSchema.parse(message), state);
+    this.#writeStatus('complete');
+    await log('info', { ...this.#counters() }, 'complete');
+    await tell({ type: 'complete', counters: this.#counters(), completeAtMs: this.#completeAtMs });
+  }
+
+  async #carryOut(order: TransferOrder, state: MachineState): Promise<void> {
+    this.#loaded = order.recover;
+    const status = setInterval(() => this.#writeStatus('serving'), STATUS_EVERY_MS);
+    this.#writeStatus('serving');
+    try {
+      await (order.mode === 'eager' ? this.#sendEagerly(order, state) : this.#serveOnDemand(order, state));
+      this.#completeAtMs = nowMs();
+    } finally {
+      clearInterval(status);
+    }
+  }
+
+  /** Leaves the reason where `ps` finds it. */
+  fail(error: unknown): VmckptError {
+    const known =
+      error instanceof VmckptError
+        ? error
+        : new VmckptError('TRANSFER_FAILED', String(error), { cause: error });
+    this.#writeStatus(known.kind === 'damaged' ? 'damaged' : 'failed', known);
+    return known;
+  }
+
+  async #serveOnDemand(order: TransferOrder, state: MachineState): Promise<void> {
+    this.#monitor = await this.#openMonitor(order);
+    this.#writeStatus('serving');
+    if (order.recover && !(await this.#prepareRecovery(this.#monitor)))
+      return this.#giveBack(this.#monitor, order.capabilities);
+    const session = new PostcopySession({
+      source: this.#reader,
+      decoder: this.#pool,
+      connect: () => this.#connect(),
+      preempt: order.preempt,
+    });
+    this.#sending = session;
+    // Placing pages competes with loading the devices: the background waits for the VM to run.
+    const running =
+      order.runs && !order.recover
+        ? this.#monitor.waitForEvent(['RESUME'], { timeoutMs: RESUME_TIMEOUT_MS }).catch(() => undefined)
+        : undefined;
+    const serve = async () => {
+      await (order.recover ? session.recover(state.ramSectionId) : session.start(state));
+      this.#loaded = true;
+      this.#writeStatus('serving');
+      await tell({ type: 'machine-loaded' });
+      await running;
+      await session.finish(state.ramSectionId);
+    };
+    try {
+      await Promise.race([serve(), session.failure()]);
+      await this.#giveBack(this.#monitor, order.capabilities);
+    } catch (error) {
+      if (error instanceof VmckptError && error.kind === 'damaged') await this.#haltVm();
+      throw error;
+    } finally {
+      session.close();
+    }
+  }
+
+  /** Negotiated while QEMU's main loop is free: later it may itself wait for a page. */
+  async #openMonitor({ held }: TransferOrder): Promise<QmpClient> {
+    const adopted = held && adoptMonitor(held);
+    if (adopted !== undefined) {
+      this.#held = held;
+      return adopted;
+    }
+    const path = this.#folder.file('transfer.sock');
+    const monitor = await QmpClient.connect({ path, timeoutMs: MONITOR_TIMEOUT_MS, oob: true });
+    this.#held = await holdMonitor(monitor);
+    return monitor;
+  }
+
+  /** Brings QEMU to where it takes another connection; false when it has all its memory already. */
+  async #prepareRecovery(monitor: QmpClient): Promise<boolean> {
+    const uri = `unix:${this.#folder.file('migration.sock')}`;
+    const watch = new StatusWatch(monitor);
+    let triggeredAtMs: number | undefined;
+    const attempt = async () => {
+      try {
+        await monitor.execute('migrate-recover', { uri }, { oob: true });
+        return true;
+      } catch (error) {
+        if (!(error instanceof VmckptError) || error.code !== 'QMP_COMMAND_FAILED') throw error;
+        // Our predecessor died between its migrate-recover and its connection: QEMU listens for us. Version 10 says
+        // so; 7.2 says the same for a moment when the connection was made and is being given up.
+        const status = watch.latest();
+        if (status === 'postcopy-recover-setup') return true;
+        if (!error.message.includes('triggered already')) triggeredAtMs = undefined;
+        else if (performance.now() - (triggeredAtMs ??= performance.now()) > GIVING_UP_MS) return true;
+        // Refused until QEMU has noticed that its connection is gone, and for ever when it needs none any more.
+        return status === 'completed' ? false : undefined;
+      }
+    };
+    return poll(attempt, {
+      what: 'QEMU to notice the lost transfer',
+      timeoutMs: PAUSED_TIMEOUT_MS,
+      everyMs: 5,
+    });
+  }
+
+  async #sendEagerly({ memory, runs }: TransferOrder, state: MachineState): Promise<void> {
+    const filled = memory && (await this.#fill(memory));
+    const socket = await this.#connect();
+    const broken = once(socket, 'error').then(([cause]) => {
+      throw new VmckptError(
+        'TRANSFER_FAILED',
+        'QEMU closed the migration connection while it was being loaded',
+        { cause },
+      );
+    });
+    const signal = new AbortController().signal;
+    const sent = sendWholeMachine({
+      source: this.#reader,
+      decoder: this.#pool,
+      out: socket,
+      state,
+      filled,
+      signal,
+    });
+    this.#sending = await Promise.race([sent, broken]);
+    if (runs) await this.#letRun();
+    this.#loaded = true;
+  }
+
+  /** The verb does the same, unless it has died in the meantime. */
+  async #letRun(): Promise<void> {
+    const path = this.#folder.file('transfer.sock');
+    const monitor = await QmpClient.connect({ path, timeoutMs: MONITOR_TIMEOUT_MS });
+    try {
+      await untilCompleted(monitor);
+      await monitor.execute('cont');
+    } finally {
+      await monitor.close();
+    }
+  }
+
+  /** The block whose memory it has put in place; undefined where this process may not write into QEMU. */
+  async #fill({ blockName, pid, hostAddress }: BlockAddress): Promise<PlacedRamBlock | undefined> {
+    const block = this.#reader.layout.byName(blockName);
+    if (block === undefined) return undefined;
+    const fill = { source: this.#reader, decoder: this.#pool, block, pid, hostAddress };
+    try {
+      await fillMemory({ ...fill, onFilled: (pageCount) => (this.#filledPages += pageCount) });
+      return block;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EPERM') throw error;
+      await log('info', { err: error }, 'no right to write into QEMU: its memory goes through the stream');
+      return undefined;
+    }
+  }
+
+  async #connect(): Promise<Socket> {
+    const socket = createConnection(this.#folder.file('migration.sock'));
+    await once(socket, 'connect');
+    return socket;
+  }
+
+  /** QEMU refuses the next migration out of the VM, a save, while the post-copy capabilities are on. */
+  async #giveBack(monitor: QmpClient, names: readonly string[]): Promise<void> {
+    await untilCompleted(monitor);
+    const capabilities = names.map((capability) => ({ capability, state: false }));
+    await monitor.execute('migrate-set-capabilities', { capabilities });
+    if (this.#held !== undefined) await releaseMonitor(monitor);
+  }
+
+  /** The guest must not run on a page that cannot be had. */
+  async #haltVm(): Promise<void> {
+    try {
+      await this.#monitor?.execute('migrate-pause', undefined, { oob: true, timeoutMs: PAUSE_TIMEOUT_MS });
+    } catch (error) {
+      await log('error', { err: error }, 'migrate-pause failed');
+    }
+  }
+
+  #writeStatus(status: 'serving' | 'complete' | 'failed' | 'damaged', error?: VmckptError): void {
+    const self = identifyProcess(process.pid);
+    if (self === undefined) return;
+    this.#folder.writeTransfer({
+      process: self,
+      status,
+      loaded: this.#loaded,
+      ...(this.#held && { held: this.#held }),
+      ...(error && { error: { code: error.code, message: error.message } }),
+      counters: { ...this.#counters() },
+    });
+  }
+
+  #counters(): TransferCounters {
+    const feeder = this.#sending?.feeder;
+    const times = feeder?.faults.summary();
+    return {
+      demandFaults: feeder?.faults.count ?? 0,
+      prefetchedPages: 0,
+      prefetchUsedPages: 0,
+      backgroundPages:
+        this.#filledPages + (feeder?.counters.backgroundPages ?? 0) + (feeder?.counters.neighbourPages ?? 0),
+      zeroPages: feeder?.counters.zeroPages ?? 0,
+      transferredBytes: this.#filledPages * PAGE_BYTES + (this.#sending?.sentBytes ?? 0),
+      faultP50Us: times?.p50 ?? 0,
+      faultP90Us: times?.p90 ?? 0,
+      faultP99Us: times?.p99 ?? 0,
+      faultMaxUs: times?.max ?? 0,
+      vcpuBlockedMs: roundMs(feeder?.faults.totalMs ?? 0),
+    };
+  }
+}
+
+/**
+ * The migration's status as QEMU told it last. One question at a time: while its main loop waits for a page it does
+ * not answer, and a few unanswered commands would stop it from reading out-of-band ones.
+ */
+class StatusWatch {
+  #asking = false;
+  #status: string | undefined;
+
+  constructor(private readonly monitor: QmpClient) {}
+
+  latest(): string | undefined {
+    if (!this.#asking) void this.#ask();
+    return this.#status;
+  }
+
+  async #ask(): Promise<void> {
+    this.#asking = true;
+    try {
+      this.#status = (await queryMigrate(this.monitor)).status;
+    } catch {
+      this.#status = undefined; // not answered in time
+    } finally {
+      this.#asking = false;
+    }
+  }
+}
+
+async function untilCompleted(monitor: QmpClient): Promise<void> {
+  await poll(async () => (await queryMigrate(monitor)).status === 'completed' || undefined, {
+    what: 'QEMU to complete the migration',
+    timeoutMs: COMPLETION_TIMEOUT_MS,
+    everyMs: 2,
+  });
+}
+
+/** The logger is loaded when there is something to say, not while QEMU waits for its memory. */
+async function log(level: 'info' | 'error', fields: object, text: string): Promise<void> {
+  const { pino } = await import('pino');
+  pino({ base: { pid: process.pid } })[level](fields, text);
+}
+
+/** Resolves when the message is on its way, or the verb is gone. */
+function tell(message: TransferMessage): Promise<void> {
+  return new Promise((resolve) => {
+    if (process.send === undefined || !process.connected) return resolve();
+    process.send(message, undefined, undefined, () => resolve());
+  });
+}
+
+async function main(name: string, generationDir: string): Promise<number> {
+  let transfer: Transfer | undefined;
+  try {
+    transfer = await Transfer.open(name, generationDir);
+    await transfer.run();
+    return 0;
+  } catch (error) {
+    const known = transfer === undefined ? error : transfer.fail(error);
+    await log('error', { err: known }, 'failed');
+    const { code, message, hint } =
+      known instanceof VmckptError ? known : new VmckptError('TRANSFER_FAILED', String(known));
+    await tell({ type: 'failed', code, message, hint });
+    return known instanceof VmckptError ? known.exitCode : 1;
+  }
+}
+
+// Whoever presses Ctrl-C means the verb: the VM needs its memory all the same.
+process.on('SIGINT', () => undefined);
+process.exitCode = await main(process.argv[2] ?? '', process.argv[3] ?? '');
+process.exit();

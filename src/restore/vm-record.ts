@@ -1,0 +1,172 @@
+/**
+ * What is known of a restored VM, in its folder below the runtime folder: `vm.json`, written by the restoring
+ * verb, and `transfer.json`, written by the transfer process while it serves memory.
+ */
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import path from 'node:path';
+import { z } from 'zod';
+import { VmckptError } from '../errors.js';
+import { requireName } from '../store/reference.js';
+import { readJsonFile, writeJsonFile } from '../util/json-file.js';
+import { identifyProcess, isAlive, type ProcessIdentity } from '../util/process-identity.js';
+import { ensureRuntimeDir, runtimeDir } from '../util/runtime-dir.js';
+
+const processSchema = z.object({ pid: z.number().int(), startTicks: z.number() });
+
+const vmSchema = z.object({
+  name: z.string(),
+  generation: z.number().int(),
+  generationDir: z.string(),
+  mode: z.enum(['lazy', 'eager']),
+  preempt: z.enum(['off', 'at-once', 'after-pong']),
+  capabilities: z.array(z.string()),
+  ramBytes: z.number(),
+  restoredAt: z.string(),
+  /** The verb that is restoring, or has restored it. */
+  verb: processSchema,
+  qemu: processSchema.optional(),
+  /** The user's own QMP socket if the command line has one, else vmckpt's. */
+  qmpSocket: z.string(),
+  consoleSocket: z.string().optional(),
+});
+export interface VmRecord extends z.infer<typeof vmSchema> {
+  /** The verb died before it could note that the VM runs; QEMU was found by its command line. */
+  readonly unattended?: true;
+}
+
+const transferSchema = z.object({
+  process: processSchema,
+  status: z.enum(['serving', 'complete', 'failed', 'damaged']),
+  /** The machine is in QEMU, whose memory is served on demand: the VM lives, whatever becomes of this process. */
+  loaded: z.boolean().optional(),
+  error: z.object({ code: z.string(), message: z.string() }).optional(),
+  /** The monitor connection that QEMU keeps for a successor. */
+  held: z.object({ pid: z.number(), inode: z.number() }).optional(),
+  counters: z.record(z.string(), z.number()).optional(),
+});
+export type TransferRecord = z.infer<typeof transferSchema>;
+
+/** `abandoned`: the restoring verb died before the VM ran, and now it never will. */
+export type VmStatus =
+  'starting' | 'serving' | 'complete' | 'transfer-lost' | 'damaged' | 'abandoned' | 'ended';
+
+/** The files of one restored VM. */
+export class VmFolder {
+  readonly name: string;
+  readonly directory: string;
+
+  constructor(name: string) {
+    this.name = name;
+    this.directory = path.join(runtimeDir(), 'vms', name);
+  }
+
+  create(): void {
+    ensureRuntimeDir('vms', this.name);
+  }
+
+  file(
+    name:
+      | 'vm.json'
+      | 'transfer.json'
+      | 'qmp.sock'
+      | 'transfer.sock'
+      | 'console.sock'
+      | 'migration.sock'
+      | 'qemu.log'
+      | 'transfer.log',
+  ): string {
+    return path.join(this.directory, name);
+  }
+
+  read(): VmRecord | undefined {
+    const record = vmSchema.safeParse(readJsonFile(this.file('vm.json'))).data;
+    if (record === undefined || record.qemu !== undefined || isAlive(record.verb)) return record;
+    return { ...record, qemu: findListener(this.file('qmp.sock')), unattended: true };
+  }
+
+  write(record: VmRecord): void {
+    writeJsonFile(this.file('vm.json'), vmSchema.parse(record));
+  }
+
+  readTransfer(): TransferRecord | undefined {
+    return transferSchema.safeParse(readJsonFile(this.file('transfer.json'))).data;
+  }
+
+  writeTransfer(record: TransferRecord): void {
+    writeJsonFile(this.file('transfer.json'), record);
+  }
+
+  remove(): void {
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+/**
+ * The folder for a VM that is to be restored under this name; what an ended VM has left there goes.
+ * @throws VmckptError VM_BUSY when such a VM lives
+ */
+export function claimFolder(name: string): VmFolder {
+  const folder = new VmFolder(name);
+  const record = folder.read();
+  if (record !== undefined) {
+    const status = statusOf(record, folder.readTransfer());
+    if (status !== 'ended') {
+      throw new VmckptError('VM_BUSY', `a VM restored from "${name}" is still there (${status})`, {
+        hint: `vmckpt ps shows it, vmckpt stop ${name} ends it.`,
+      });
+    }
+    folder.remove();
+  }
+  folder.create();
+  return folder;
+}
+
+/** Every VM that vmckpt has restored and not yet forgotten. */
+export function listVmFolders(): VmFolder[] {
+  const directory = path.join(runtimeDir(), 'vms');
+  if (!existsSync(directory)) return [];
+  return readdirSync(directory)
+    .sort()
+    .map((name) => new VmFolder(name));
+}
+
+/** @throws VmckptError BAD_NAME, NO_SUCH_VM */
+export function requireVm(name: string): { folder: VmFolder; record: VmRecord } {
+  requireName(name);
+  const folder = new VmFolder(name);
+  const record = folder.read();
+  if (record !== undefined) return { folder, record };
+  const known = listVmFolders()
+    .map((vm) => vm.name)
+    .join(', ');
+  throw new VmckptError('NO_SUCH_VM', `no restored VM is called "${name}"`, {
+    hint: known === '' ? 'No VM has been restored on this machine.' : `Restored VMs: ${known}`,
+  });
+}
+
+/** The QEMU that was told to listen there. Not asked through the socket: it may not be listening yet, or not answer. */
+function findListener(socket: string): ProcessIdentity | undefined {
+  const told = `${socket.replaceAll(',', ',,')},server=on`;
+  const pid = readdirSync('/proc').find(
+    (entry) => /^\d+$/.test(entry) && commandLineOf(entry).some((argument) => argument.includes(told)),
+  );
+  return pid === undefined ? undefined : identifyProcess(Number(pid));
+}
+
+/** Empty for a process that has just ended, or is not ours to see. */
+function commandLineOf(pid: string): string[] {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
+  } catch {
+    return [];
+  }
+}
+
+export function statusOf(record: VmRecord, transfer: TransferRecord | undefined): VmStatus {
+  if (record.qemu === undefined) return isAlive(record.verb) ? 'starting' : 'ended';
+  if (!isAlive(record.qemu)) return 'ended';
+  if (transfer === undefined) return isAlive(record.verb) ? 'starting' : 'abandoned';
+  if (transfer.status === 'serving' && isAlive(transfer.process)) return 'serving';
+  if (record.unattended && !transfer.loaded) return 'abandoned';
+  return transfer.status === 'complete' || transfer.status === 'damaged' ? transfer.status : 'transfer-lost';
+}

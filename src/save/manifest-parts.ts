@@ -1,0 +1,60 @@
+/** What a manifest says about the VM, from QEMU's own account of it. */
+import path from 'node:path';
+import type { ManifestParts } from '../checkpoint/manifest.js';
+import type { ParsedStream } from '../migration-stream/parser.js';
+import type { VmDescription } from '../qemu/inspect.js';
+import { packageVersion } from '../util/package-paths.js';
+import type { SaveMethod } from './methods.js';
+
+export interface ManifestSubject {
+  readonly name: string;
+  readonly generation: number;
+  readonly vm: VmDescription;
+  readonly method: SaveMethod;
+  readonly stream: ParsedStream;
+}
+
+export function manifestParts({ name, generation, vm, method, stream }: ManifestSubject): ManifestParts {
+  const description = stream.description.toString('utf8');
+  return {
+    name,
+    generation,
+    created: new Date().toISOString(),
+    vmckptVersion: packageVersion(),
+    mode: method,
+    runState: vm.running ? 'running' : 'paused',
+    qemu: {
+      version: vm.version.text,
+      binaryName: path.basename(vm.binary),
+      process: { pid: vm.pid, startTicks: vm.startTicks },
+    },
+    machine: {
+      type: vm.machineType,
+      cpuModel: vm.cpu.model,
+      cpuFeatures: vm.cpu.features,
+      accelerator: vm.accelerator,
+    },
+    migration: {
+      configuration: stream.configuration.toString('base64'),
+      ramSectionId: stream.ramSectionId,
+      ...(description !== '' && { description }),
+    },
+    commandLine: vm.args,
+    workingDirectory: vm.cwd,
+    devices: [
+      ...vm.devices.named.map(({ id, type }) => ({ qomPath: `/machine/peripheral/${id}`, type })),
+      ...vm.devices.anonymous.map((type, index) => ({
+        qomPath: `/machine/peripheral-anon/device[${index}]`,
+        type,
+      })),
+    ],
+    blockDevices: vm.disks.map(({ node, file, format, readOnly, sizeBytes }) => ({
+      node,
+      file,
+      format,
+      readOnly,
+      sizeBytes,
+    })),
+    memoryBackends: vm.memoryBackends.map(({ id, sizeBytes, share }) => ({ id, sizeBytes, share })),
+  };
+}

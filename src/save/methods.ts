@@ -1,0 +1,108 @@
+/**
+ * The ways in which QEMU gives a VM's state away, each as the same three steps: what is switched on, how the
+ * migration is started and watched, and what has to be done to the VM afterwards.
+ */
+import { VmckptError } from '../errors.js';
+import { queryMigrate } from '../qemu/migration-control.js';
+import type { QmpClient } from '../qemu/qmp.js';
+import { poll } from '../util/deadline.js';
+import { roundMs } from '../timeline/clock.js';
+
+export type SaveMethod = 'background-snapshot' | 'stopped' | 'precopy';
+
+export interface MethodContext {
+  readonly qmp: QmpClient;
+  /** Where the receiver listens. */
+  readonly uri: string;
+  readonly wasRunning: boolean;
+}
+
+export interface MethodResult {
+  /** How long the VM stood still for the save. */
+  readonly pauseMs: number;
+  /** Passes over memory; 1 unless pages were sent again. */
+  readonly iterations: number;
+}
+
+const POLL_MS = 20;
+/** A save ends when QEMU says so; this only bounds a QEMU that has stopped to make progress. */
+const STALL_TIMEOUT_MS = 120_000;
+
+export const CAPABILITIES_OF: Record<SaveMethod, readonly string[]> = {
+  'background-snapshot': ['background-snapshot'],
+  stopped: [],
+  precopy: [],
+};
+
+export async function runMethod(method: SaveMethod, context: MethodContext): Promise<MethodResult> {
+  if (method === 'background-snapshot') return backgroundSnapshot(context);
+  return method === 'precopy' ? precopy(context) : stopped(context);
+}
+
+/** QEMU pauses the VM, keeps its state, write-protects its memory and lets it run again by itself. */
+async function backgroundSnapshot({ qmp, uri }: MethodContext): Promise<MethodResult> {
+  const pause = new PauseClock(qmp);
+  await qmp.execute('migrate', { uri });
+  await untilCompleted(qmp);
+  return { pauseMs: pause.totalMs(), iterations: 1 };
+}
+
+async function stopped({ qmp, uri, wasRunning }: MethodContext): Promise<MethodResult> {
+  const startedMs = performance.now();
+  if (wasRunning) await qmp.execute('stop');
+  await qmp.execute('migrate', { uri });
+  const { iterations } = await untilCompleted(qmp);
+  return { pauseMs: wasRunning ? roundMs(performance.now() - startedMs) : 0, iterations };
+}
+
+/** Memory is sent while the VM runs and changes it, again and again; only the last pass pauses the VM. */
+async function precopy({ qmp, uri }: MethodContext): Promise<MethodResult> {
+  const pause = new PauseClock(qmp);
+  await qmp.execute('migrate', { uri });
+  const { iterations } = await untilCompleted(qmp);
+  await qmp.execute('cont');
+  return { pauseMs: pause.totalMs(), iterations };
+}
+
+async function untilCompleted(qmp: QmpClient): Promise<{ iterations: number }> {
+  let moved = { bytes: -1, atMs: performance.now() };
+  const migration = await poll(
+    async () => {
+      const now = await queryMigrate(qmp);
+      if (now.status === 'completed') return now;
+      if (now.status === 'failed' || now.status === 'cancelled')
+        throw new VmckptError(
+          'MIGRATION_FAILED',
+          `QEMU could not save the VM: ${now.errorText ?? now.status}`,
+        );
+      const bytes = now.ram?.transferredBytes ?? 0;
+      if (bytes !== moved.bytes) moved = { bytes, atMs: performance.now() };
+      if (performance.now() - moved.atMs > STALL_TIMEOUT_MS)
+        throw new VmckptError(
+          'TIMEOUT',
+          `QEMU has sent nothing for ${STALL_TIMEOUT_MS} ms; the save is given up`,
+        );
+      return undefined;
+    },
+    { what: 'the save to complete', timeoutMs: Infinity, everyMs: POLL_MS },
+  );
+  return { iterations: Math.max(1, migration.ram?.dirtySyncCount ?? 1) };
+}
+
+/** Adds up the time between QEMU's STOP and RESUME events, by QEMU's own clock. */
+class PauseClock {
+  #stoppedAtMs: number | undefined;
+  #totalMs = 0;
+
+  constructor(qmp: QmpClient) {
+    qmp.on('STOP', ({ timestampMs }) => (this.#stoppedAtMs = timestampMs));
+    qmp.on('RESUME', ({ timestampMs }) => {
+      if (this.#stoppedAtMs !== undefined) this.#totalMs += timestampMs - this.#stoppedAtMs;
+      this.#stoppedAtMs = undefined;
+    });
+  }
+
+  totalMs(): number {
+    return roundMs(this.#totalMs);
+  }
+}

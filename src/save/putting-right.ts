@@ -1,0 +1,115 @@
+/**
+ * A VM's migration settings are borrowed, never kept: background-snapshot left on makes the next save by anybody
+ * restart the guest in its middle. What a killed vmckpt has left behind is put right here, on every way in.
+ */
+import { z } from 'zod';
+import { VmckptError } from '../errors.js';
+import { rescueUserfaultfd } from '../native/index.js';
+import {
+  applyMigrationSettings,
+  isMigrating,
+  queryMigrate,
+  readMigrationSettings,
+} from '../qemu/migration-control.js';
+import { QmpClient } from '../qemu/qmp.js';
+import { poll } from '../util/deadline.js';
+import { identifyProcess } from '../util/process-identity.js';
+import { VmJournal, type JournalNote } from './vm-journal.js';
+
+const CONNECT_TIMEOUT_MS = 10_000;
+const DRAIN_TIMEOUT_MS = 600_000;
+const CANCEL_TIMEOUT_MS = 30_000;
+const UNANSWERED: readonly string[] = ['QMP_BUSY', 'TIMEOUT'];
+const THAWS_BY_ITSELF_SINCE = 10;
+
+export interface PuttingRight {
+  readonly qmp: QmpClient;
+  readonly journal: VmJournal;
+  readonly onMessage: (text: string) => void;
+}
+
+/**
+ * The VM's monitor. A QEMU that does not answer because a save was cut off, receiver and all, is thawed first: its
+ * main loop writes to the VM's memory, too.
+ * @throws VmckptError as QmpClient.connect(), and VM_BUSY when the client that has the monitor is another save
+ */
+export async function connectToVm(qmpSocket: string, signal: AbortSignal): Promise<QmpClient> {
+  const connect = () => QmpClient.connect({ path: qmpSocket, timeoutMs: CONNECT_TIMEOUT_MS, signal });
+  try {
+    return await connect();
+  } catch (error) {
+    if (!(error instanceof VmckptError) || !UNANSWERED.includes(error.code)) throw error;
+    if (!thawAbandoned(await QmpClient.listenerAt(qmpSocket))) throw error;
+    return connect();
+  }
+}
+
+/** Thaws a VM whose save was cut off; false when none was. */
+function thawAbandoned(pid: number): boolean {
+  const qemu = identifyProcess(pid);
+  if (qemu === undefined) return false;
+  const journal = VmJournal.open(qemu);
+  try {
+    if (journal.read()?.method !== 'background-snapshot') return false;
+    rescueUserfaultfd(pid);
+    return true;
+  } finally {
+    journal.close();
+  }
+}
+
+/** Undoes what a journal tells of, or what is visibly left over; a VM in order is left alone. */
+export async function putRight({ qmp, journal, onMessage }: PuttingRight): Promise<void> {
+  const note = journal.read();
+  if (note !== undefined) {
+    onMessage('An earlier save of this VM was cut off: putting its settings back.');
+    await giveBack(qmp, note);
+    journal.clear();
+    return;
+  }
+  const { capabilities } = await readMigrationSettings(qmp);
+  if (capabilities['background-snapshot'] !== true) return;
+  if (isMigrating((await queryMigrate(qmp)).status)) return;
+  onMessage(
+    'The capability background-snapshot was left on by somebody, which corrupts saves: switching it off.',
+  );
+  await applyMigrationSettings(qmp, { capabilities: { 'background-snapshot': false } });
+}
+
+/** Ends the migration in the way its method allows, restores the settings, and lets a VM run that ran before. */
+export async function giveBack(qmp: QmpClient, note: JournalNote): Promise<void> {
+  await endMigration(qmp, note.method);
+  if (note.method === 'background-snapshot') await thaw(qmp);
+  await applyMigrationSettings(qmp, note);
+  const { running } = await qmp.query(z.object({ running: z.boolean() }), 'query-status');
+  if (note.wasRunning && !running) await qmp.execute('cont');
+}
+
+/** A background-snapshot is never cancelled (QEMU 7.2 would freeze the VM): its receiver drains it to the end. */
+async function endMigration(qmp: QmpClient, method: JournalNote['method']): Promise<void> {
+  if (!isMigrating((await queryMigrate(qmp)).status)) return;
+  const draining = method === 'background-snapshot';
+  if (!draining) await qmp.execute('migrate_cancel');
+  await poll(async () => (isMigrating((await queryMigrate(qmp)).status) ? undefined : true), {
+    what: draining ? 'the background snapshot to end' : 'the migration to be cancelled',
+    timeoutMs: draining ? DRAIN_TIMEOUT_MS : CANCEL_TIMEOUT_MS,
+    everyMs: 10,
+  });
+}
+
+/** Before version 10 QEMU leaves the VM's memory write-protected when a background-snapshot fails: its next write hangs. */
+async function thaw(qmp: QmpClient): Promise<void> {
+  if (qmp.version.major >= THAWS_BY_ITSELF_SINCE || (await queryMigrate(qmp)).status !== 'failed') return;
+  try {
+    rescueUserfaultfd(qmp.peerPid());
+  } catch (cause) {
+    throw new VmckptError(
+      'NOT_PERMITTED',
+      'the failed save may have frozen the VM, and this user may not free it',
+      {
+        hint: `As root: vmckpt rescue ${qmp.peerPid()} --qmp ${qmp.path}`,
+        cause,
+      },
+    );
+  }
+}

@@ -1,0 +1,54 @@
+/** VMs that could be saved, but not brought back as they were. */
+import { VmckptError } from '../errors.js';
+import type { VmDescription } from '../qemu/inspect.js';
+import type { SaveMethod } from './methods.js';
+
+export interface RefusalOptions {
+  readonly method: SaveMethod;
+  readonly disksExternal: boolean;
+}
+
+/** @throws VmckptError DISKS_WRITABLE, QEMU_UNSUPPORTED, VM_STATE */
+export function refuseUnsafe(vm: VmDescription, { method, disksExternal }: RefusalOptions): void {
+  refusePostmigrate(vm);
+  if (!disksExternal) refuseWritableDisks(vm);
+  if (method === 'precopy') refuseLossyPrecopy(vm);
+}
+
+function refuseWritableDisks({ disks }: VmDescription): void {
+  const writable = disks.filter(({ readOnly, temporary }) => !readOnly || temporary);
+  if (writable.length === 0) return;
+  const names = writable.map(
+    ({ device, node, file, temporary }) => `${device || node} (${temporary ? 'snapshot=on: ' : ''}${file})`,
+  );
+  throw new VmckptError(
+    'DISKS_WRITABLE',
+    `the VM writes to ${names.join(', ')}, and a checkpoint holds memory only`,
+    {
+      hint: 'Memory and disk must be of one instant. If you freeze or copy the disks yourself: --disks external. Else attach them read-only.',
+    },
+  );
+}
+
+/** QEMU 7.2's software emulation misses writes in its dirty log: stock QEMU to stock QEMU loses memory there. */
+function refuseLossyPrecopy({ accelerator, version }: VmDescription): void {
+  if (accelerator !== 'tcg' || version.major >= 10) return;
+  throw new VmckptError(
+    'QEMU_UNSUPPORTED',
+    `pre-copy loses memory in QEMU ${version.text} with software emulation (tcg)`,
+    {
+      hint: 'Save with --live background-snapshot (the default) or --stop, or use QEMU 10.',
+    },
+  );
+}
+
+function refusePostmigrate({ status, version }: VmDescription): void {
+  if (status !== 'postmigrate') return;
+  throw new VmckptError(
+    'VM_STATE',
+    `the VM has been paused since its last save or migration, and QEMU ${version.text} saves it again only after it has run`,
+    {
+      hint: 'Its newest checkpoint is what it is now. To go on: cont in its monitor.',
+    },
+  );
+}

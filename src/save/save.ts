@@ -1,0 +1,263 @@
+/**
+ * The story of a save: look at the VM, refuse what cannot be brought back, let QEMU send its state to a receiver
+ * of ours, write every page as it passes, and give the VM back as it was: in every way out.
+ */
+import { closeSync } from 'node:fs';
+import { CheckpointWriter } from '../checkpoint/writer.js';
+import type { Manifest } from '../checkpoint/manifest.js';
+import type { ParsedStream } from '../migration-stream/parser.js';
+import { refuseBlockers } from '../qemu/blockers.js';
+import { inspectVm, type VmDescription } from '../qemu/inspect.js';
+import { applyMigrationSettings, readMigrationSettings } from '../qemu/migration-control.js';
+import type { QmpClient } from '../qemu/qmp.js';
+import { Store, type PendingGeneration } from '../store/store.js';
+import { VmckptError } from '../errors.js';
+import { poll } from '../util/deadline.js';
+import { identifyProcess, isAlive, type ProcessIdentity } from '../util/process-identity.js';
+import { nowMs, roundMs } from '../timeline/clock.js';
+import { manifestParts } from './manifest-parts.js';
+import { CAPABILITIES_OF, runMethod, type MethodResult, type SaveMethod } from './methods.js';
+import { connectToVm, giveBack, putRight } from './putting-right.js';
+import { readStream } from './read-stream.js';
+import { Receiver } from './receiver.js';
+import { refuseUnsafe } from './refusals.js';
+import { VmJournal, type JournalNote } from './vm-journal.js';
+
+const STREAM_TIMEOUT_MS = 60_000;
+const DEATH_TIMEOUT_MS = 2_000;
+/** QEMU's default is a low cap made for networks; this is no limit at all on any disk. */
+const UNLIMITED_BANDWIDTH = 2 ** 40;
+
+export interface SaveOptions {
+  readonly qmpSocket: string;
+  readonly storeDir: string;
+  readonly name: string;
+  /** For a running VM; a paused one is saved as it stands. */
+  readonly method: SaveMethod;
+  /** End QEMU after the save. */
+  readonly quit: boolean;
+  readonly level: number | 'none';
+  /** The user takes care of writable disks. */
+  readonly disksExternal: boolean;
+  readonly onProgress: (doneBytes: number, totalBytes: number) => void;
+  readonly onMessage: (text: string) => void;
+  readonly signal: AbortSignal;
+}
+
+export interface SaveReport {
+  readonly name: string;
+  readonly generation: number;
+  readonly ramBytes: number;
+  readonly nonZeroBytes: number;
+  readonly storedBytes: number;
+  /** How long the VM stood still for the save; 0 when it was paused already. */
+  readonly pauseMs: number;
+  readonly totalMs: number;
+  readonly iterations: number;
+  readonly deviceStateBytes: number;
+}
+
+/**
+ * @throws VmckptError QMP_UNREACHABLE and its like, VM_BUSY, STORE_LOCKED, DISKS_WRITABLE, MIGRATION_BLOCKED,
+ * QEMU_UNSUPPORTED, MIGRATION_FAILED, NO_SPACE, QEMU_DIED, INTERRUPTED: the VM is as before, the store too
+ */
+export async function save(options: SaveOptions): Promise<SaveReport> {
+  const startMs = nowMs();
+  const { signal, onMessage } = options;
+  const qmp = await connectToVm(options.qmpSocket, signal);
+  try {
+    const journal = VmJournal.open(identifyPeer(qmp));
+    try {
+      await putRight({ qmp, journal, onMessage });
+      const vm = await inspectVm(qmp);
+      const method = vm.running ? options.method : 'stopped';
+      refuseUnsafe(vm, { method, disksExternal: options.disksExternal });
+      await refuseBlockers(qmp, vm);
+      const store = await Store.openOrCreate(options.storeDir);
+      const pending = await store.begin(options.name);
+      try {
+        const { manifest, result } = await saveInto(pending, { options, qmp, journal, vm, method });
+        if (options.quit) await qmp.execute('quit');
+        return reportOf(manifest, result, roundMs(nowMs() - startMs));
+      } catch (error) {
+        await pending.abort();
+        throw error;
+      }
+    } finally {
+      journal.close();
+    }
+  } finally {
+    await qmp.close();
+  }
+}
+
+interface Work {
+  readonly options: SaveOptions;
+  readonly qmp: QmpClient;
+  readonly journal: VmJournal;
+  readonly vm: VmDescription;
+  readonly method: SaveMethod;
+}
+
+/** Borrows the VM's migration settings, saves, and gives them back; a save that failed also lets the VM run again. */
+async function saveInto(
+  pending: PendingGeneration,
+  work: Work,
+): Promise<{ manifest: Manifest; result: MethodResult }> {
+  const { journal, vm, method, options } = work;
+  const receiver = await Receiver.start(journal.directory);
+  const note = await borrow(work);
+  let saved = false;
+  try {
+    const { stream, writer, result } = await transfer(pending, receiver, work);
+    const parts = manifestParts({ vm, method, name: options.name, generation: pending.generation, stream });
+    const manifest = await writer.finish(parts, stream.deviceState);
+    await pending.commit();
+    saved = true;
+    return { manifest, result };
+  } finally {
+    receiver.discard();
+    await settle(work, { note, saved });
+  }
+}
+
+/** Gives the VM back, if it still lives. @throws VmckptError QEMU_DIED when its end has cost the checkpoint */
+async function settle(
+  { qmp, journal, vm, method }: Work,
+  { note, saved }: { readonly note: JournalNote; readonly saved: boolean },
+): Promise<void> {
+  const stayPaused = saved && method === 'stopped';
+  let death: unknown;
+  try {
+    await giveBack(qmp, { ...note, wasRunning: note.wasRunning && !stayPaused });
+  } catch (error) {
+    if (!(await hasDied(vm, error))) throw error;
+    death = error;
+  }
+  journal.clear();
+  if (death !== undefined && !saved)
+    throw new VmckptError('QEMU_DIED', `QEMU (process ${vm.pid}) ended while it was being saved`, {
+      hint: 'Nothing of this save is left; the generations before it are unharmed.',
+      cause: death,
+    });
+}
+
+/** A process that ends closes its monitor a little before it is gone. */
+async function hasDied(qemu: ProcessIdentity, error: unknown): Promise<boolean> {
+  if (!(error instanceof VmckptError) || error.code !== 'QMP_CLOSED') return false;
+  const gone = () => (isAlive(qemu) ? undefined : true);
+  return poll(gone, { what: 'QEMU to end', timeoutMs: DEATH_TIMEOUT_MS, everyMs: 5 }).catch(() => false);
+}
+
+/** The settings as they were, in the journal before the first of them is changed. */
+async function borrow({ qmp, journal, vm, method }: Work): Promise<JournalNote> {
+  const wanted = {
+    capabilities: Object.fromEntries(CAPABILITIES_OF[method].map((name) => [name, true])),
+    parameters: { 'max-bandwidth': UNLIMITED_BANDWIDTH },
+  };
+  const current = await readMigrationSettings(qmp);
+  const note: JournalNote = {
+    wasRunning: vm.running,
+    method,
+    capabilities: pick(current.capabilities, wanted.capabilities),
+    parameters: pick(current.parameters, wanted.parameters),
+  };
+  journal.write(note);
+  await applyMigrationSettings(qmp, wanted);
+  return note;
+}
+
+interface Transferred {
+  readonly stream: ParsedStream;
+  readonly writer: CheckpointWriter;
+  readonly result: MethodResult;
+}
+
+/** QEMU sends and we write, side by side. */
+async function transfer(pending: PendingGeneration, receiver: Receiver, work: Work): Promise<Transferred> {
+  const { options, qmp, vm, method } = work;
+  let writer: CheckpointWriter | undefined;
+  const giveUp = new AbortController();
+  const signal = AbortSignal.any([options.signal, giveUp.signal]);
+  const write = async (): Promise<ParsedStream> => {
+    const fd = await receiver.connection({ timeoutMs: STREAM_TIMEOUT_MS, signal });
+    try {
+      return await readStream({
+        fd,
+        handler: {
+          onLayout: (layout) =>
+            (writer = CheckpointWriter.create(pending.dir, { layout, level: options.level })),
+        },
+        ready: () => writer?.ready() ?? Promise.resolve(),
+        onProgress: (streamBytes) => options.onProgress(streamBytes, vm.ramBytes),
+        signal,
+      });
+    } finally {
+      closeSync(fd);
+    }
+  };
+  const writing = write();
+  // A writer that fails leaves the rest of the stream to the receiver, so that QEMU can end its migration.
+  writing.catch(() => receiver.discard());
+  try {
+    const result = await Promise.race([
+      runMethod(method, { qmp, uri: `unix:${receiver.dataSocket}`, wasRunning: vm.running }),
+      failureOf(writing),
+      rejectOnAbort(options.signal),
+    ]);
+    const stream = await writing;
+    receiver.done();
+    return { stream, writer: writer!, result };
+  } catch (error) {
+    // Not waited for: it may hang in a read until QEMU sends more, and takes nothing in from here on.
+    giveUp.abort(error);
+    await writer?.abort();
+    throw error;
+  }
+}
+
+/** Why the stream could not be stored. When it merely breaks off, QEMU knows better why. */
+async function failureOf(writing: Promise<unknown>): Promise<never> {
+  await writing.catch((error: unknown) => {
+    if (!(error instanceof VmckptError) || error.code !== 'STREAM_TRUNCATED') throw error;
+  });
+  return new Promise<never>(() => undefined);
+}
+
+function rejectOnAbort(signal: AbortSignal): Promise<never> {
+  return new Promise((_resolve, reject) => {
+    const abort = () => reject(signal.reason as Error);
+    if (signal.aborted) abort();
+    signal.addEventListener('abort', abort, { once: true });
+  });
+}
+
+function pick<T>(from: Readonly<Record<string, T>>, like: object): Record<string, T> {
+  return Object.fromEntries(Object.entries(from).filter(([key]) => key in like));
+}
+
+/** QEMU, as the other end of its monitor. @throws VmckptError QEMU_DIED */
+function identifyPeer(qmp: QmpClient): ProcessIdentity {
+  const identity = identifyProcess(qmp.peerPid());
+  if (identity !== undefined) return identity;
+  throw new VmckptError(
+    'QEMU_DIED',
+    `QEMU's process ${qmp.peerPid()} has ended, or is not visible from here`,
+  );
+}
+
+function reportOf(manifest: Manifest, { pauseMs, iterations }: MethodResult, totalMs: number): SaveReport {
+  const { name, generation, sizes } = manifest;
+  const { ramBytes, nonZeroBytes, storedBytes, deviceStateBytes } = sizes;
+  return {
+    name,
+    generation,
+    ramBytes,
+    nonZeroBytes,
+    storedBytes,
+    pauseMs,
+    totalMs,
+    iterations,
+    deviceStateBytes,
+  };
+}

@@ -1,0 +1,118 @@
+/**
+ * One save at a time per VM, and a note of what it has changed. The lock dies with its process; the note stays,
+ * and the next vmckpt that touches the VM puts everything back (see putting-right.ts).
+ */
+import {
+  closeSync,
+  existsSync,
+  ftruncateSync,
+  fsyncSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
+import path from 'node:path';
+import { z } from 'zod';
+import { VmckptError } from '../errors.js';
+import { isFileLocked, tryLockFile } from '../native/index.js';
+import { isAlive, type ProcessIdentity } from '../util/process-identity.js';
+import { readJsonFile, writeJsonFile } from '../util/json-file.js';
+import { ensureRuntimeDir, runtimeDir } from '../util/runtime-dir.js';
+
+const NOTE = 'journal.json';
+
+const noteSchema = z.object({
+  /** The VM was running when the save began. */
+  wasRunning: z.boolean(),
+  /** The save lets the VM run again by itself (`--live`), or has been asked to leave it paused (`--stop`). */
+  method: z.enum(['background-snapshot', 'stopped', 'precopy']),
+  capabilities: z.record(z.string(), z.boolean()),
+  parameters: z.record(z.string(), z.unknown()),
+});
+export type JournalNote = z.infer<typeof noteSchema>;
+
+export class VmJournal {
+  readonly #lockFd: number;
+  readonly #noteFile: string;
+  /** A private folder for the sockets of this save. */
+  readonly directory: string;
+
+  private constructor(directory: string, lockFd: number) {
+    this.directory = directory;
+    this.#lockFd = lockFd;
+    this.#noteFile = path.join(directory, NOTE);
+  }
+
+  /** @throws VmckptError VM_BUSY when another vmckpt works on this VM */
+  static open({ pid, startTicks }: ProcessIdentity): VmJournal {
+    const directory = ensureRuntimeDir('saves', `${pid}-${startTicks}`);
+    const lockFile = path.join(directory, 'lock');
+    const fd = openSync(lockFile, 'a+', 0o600);
+    if (!tryLockFile(fd)) {
+      const holder = readFileSync(lockFile, 'utf8').trim();
+      closeSync(fd);
+      throw new VmckptError('VM_BUSY', `another vmckpt (process ${holder}) is saving this VM`, {
+        hint: 'Wait until it has finished.',
+      });
+    }
+    ftruncateSync(fd);
+    writeSync(fd, `${process.pid}\n`);
+    return new VmJournal(directory, fd);
+  }
+
+  /** What a process that died has left to be put right. */
+  read(): JournalNote | undefined {
+    return noteSchema.safeParse(readJsonFile(this.#noteFile)).data;
+  }
+
+  write(note: JournalNote): void {
+    writeJsonFile(this.#noteFile, note);
+    const fd = openSync(this.directory, 'r');
+    fsyncSync(fd);
+    closeSync(fd);
+  }
+
+  clear(): void {
+    rmSync(this.#noteFile, { force: true });
+  }
+
+  /** Gives the lock back; the folder goes when nothing is left to be put right. */
+  close(): void {
+    if (this.read() === undefined) rmSync(this.directory, { recursive: true, force: true });
+    closeSync(this.#lockFd);
+  }
+}
+
+export interface AbandonedSave {
+  /** Of QEMU. */
+  readonly pid: number;
+  readonly vmAlive: boolean;
+  /** Whether settings of the VM are still to be put back. */
+  readonly unsettled: boolean;
+  readonly directory: string;
+}
+
+/** The saves whose vmckpt has died. */
+export function listAbandonedSaves(): AbandonedSave[] {
+  const saves = path.join(runtimeDir(), 'saves');
+  if (!existsSync(saves)) return [];
+  return readdirSync(saves).flatMap((entry) => {
+    const [pid = NaN, startTicks = NaN] = entry.split('-').map(Number);
+    const directory = path.join(saves, entry);
+    if (isHeld(path.join(directory, 'lock'))) return [];
+    const unsettled = existsSync(path.join(directory, NOTE));
+    return [{ pid, vmAlive: isAlive({ pid, startTicks }), unsettled, directory }];
+  });
+}
+
+function isHeld(lockFile: string): boolean {
+  if (!existsSync(lockFile)) return false;
+  const fd = openSync(lockFile, 'r');
+  try {
+    return isFileLocked(fd);
+  } finally {
+    closeSync(fd);
+  }
+}

@@ -1,0 +1,67 @@
+/**
+ * An exclusive lock that ends with its process, however that dies: an open-file-description lock. The file holds
+ * the holder's process id, for messages only.
+ */
+import fs from 'node:fs';
+import { FILE_MODE, errnoOf } from '../checkpoint/files.js';
+import { isFileLocked, tryLockFile } from '../native/index.js';
+
+const MAX_PID_BYTES = 16;
+
+export class LockFile {
+  readonly #fd: number;
+  readonly #path: string;
+
+  private constructor(fd: number, path: string) {
+    this.#fd = fd;
+    this.#path = path;
+  }
+
+  /**
+   * Creates and locks the file; undefined when another one holds it, or when it was deleted in between and one
+   * should try again. System errors are thrown as they are.
+   */
+  static tryTake(path: string): LockFile | undefined {
+    const fd = fs.openSync(path, fs.constants.O_RDWR | fs.constants.O_CREAT, FILE_MODE);
+    try {
+      if (tryLockFile(fd) && fs.fstatSync(fd).nlink > 0) {
+        fs.ftruncateSync(fd);
+        fs.writeSync(fd, `${process.pid}\n`, 0);
+        return new LockFile(fd, path);
+      }
+    } catch (error) {
+      fs.closeSync(fd);
+      throw error;
+    }
+    fs.closeSync(fd);
+    return undefined;
+  }
+
+  /** The process that holds the lock, 0 when it cannot be told; undefined when none does. Writes nothing. */
+  static holderOf(path: string): number | undefined {
+    let fd: number;
+    try {
+      fd = fs.openSync(path, 'r');
+    } catch (error) {
+      // Who may not read another user's lock cannot get in its way either.
+      if (['ENOENT', 'ENOTDIR', 'EACCES'].includes(errnoOf(error) ?? '')) return undefined;
+      throw error;
+    }
+    try {
+      if (!isFileLocked(fd)) return undefined;
+      const text = Buffer.alloc(MAX_PID_BYTES);
+      return Number.parseInt(text.toString('latin1', 0, fs.readSync(fd, text, 0, MAX_PID_BYTES, 0)), 10) || 0;
+    } finally {
+      fs.closeSync(fd);
+    }
+  }
+
+  /** Deletes the file while it is still locked, so that nobody can lock a file that is about to go. */
+  delete(): void {
+    fs.rmSync(this.#path, { force: true });
+  }
+
+  release(): void {
+    fs.closeSync(this.#fd);
+  }
+}

@@ -1,0 +1,59 @@
+/**
+ * A generation that is being written: a temporary directory that gets its number when it is whole. A crash leaves
+ * the temporary directory, which the next writer of the name removes.
+ */
+import { rename, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { fsyncPath, writeFailure } from '../checkpoint/files.js';
+
+export interface PendingOptions {
+  readonly storeDir: string;
+  readonly name: string;
+  readonly generation: number;
+  /** The temporary directory. */
+  readonly dir: string;
+  /** Gives up the lock on the name. */
+  readonly unlock: () => Promise<void>;
+}
+
+export class PendingGeneration {
+  readonly name: string;
+  readonly generation: number;
+  /** Where to write; empty at first, and gone after commit() or abort(). */
+  readonly dir: string;
+  readonly #options: PendingOptions;
+  #settled = false;
+
+  constructor(options: PendingOptions) {
+    this.name = options.name;
+    this.generation = options.generation;
+    this.dir = options.dir;
+    this.#options = options;
+  }
+
+  /**
+   * Gives the directory its number and makes that durable. Its contents are expected to be fsynced.
+   * @throws VmckptError NO_SPACE, STORE_NOT_WRITABLE, FAILED; call abort() then
+   */
+  async commit(): Promise<void> {
+    const { generation, storeDir, unlock } = this.#options;
+    const nameDir = path.dirname(this.dir);
+    try {
+      await rename(this.dir, path.join(nameDir, String(generation)));
+      await fsyncPath(nameDir);
+      await fsyncPath(storeDir);
+    } catch (error) {
+      throw writeFailure(error, nameDir);
+    }
+    this.#settled = true;
+    await unlock();
+  }
+
+  /** Removes what was written. Does nothing after commit(). */
+  async abort(): Promise<void> {
+    if (this.#settled) return;
+    this.#settled = true;
+    await rm(this.dir, { recursive: true, force: true });
+    await this.#options.unlock();
+  }
+}

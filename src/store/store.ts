@@ -1,0 +1,325 @@
+/**
+ * A directory of named checkpoints with numbered generations: DIR/NAME/GENERATION. A generation is immutable and
+ * appears whole or not at all. Writers of one name exclude each other through DIR/NAME/lock; readers take no lock
+ * and write nothing. Names beginning with "." inside DIR/NAME are work in progress. See docs/format.md.
+ */
+import type fs from 'node:fs';
+import { mkdir, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
+import path from 'node:path';
+import { DIRECTORY_MODE, errnoOf, fsyncPath, writeFailure } from '../checkpoint/files.js';
+import { readManifest, type Manifest } from '../checkpoint/manifest.js';
+import { VmckptError, type ErrorCode } from '../errors.js';
+import { isStaleUse, usersOf } from './generation-use.js';
+import { LockFile } from './lock-file.js';
+import { PendingGeneration } from './pending-generation.js';
+import { isName, nearNames, parseGeneration, parseReference, requireName } from './reference.js';
+
+export { PendingGeneration } from './pending-generation.js';
+
+const LOCK = 'lock';
+const PENDING = '.tmp-';
+const TRASH = '.trash-';
+/** How often a lock may vanish under us, because the last generation of its name was removed, before we give up. */
+const LOCK_ATTEMPTS = 10;
+
+export interface StoreOptions {
+  /** Accept a store, or parts of one, that another user owns. */
+  readonly trustForeign?: boolean;
+}
+
+export interface LocatedGeneration {
+  readonly name: string;
+  readonly generation: number;
+  readonly dir: string;
+}
+
+export interface GenerationSummary {
+  readonly name: string;
+  readonly generation: number;
+  /** What of the manifest a list shows; undefined when it cannot be read, and then `problem` says why. */
+  readonly facts: Pick<Manifest, 'created' | 'mode' | 'runState' | 'sizes'> | undefined;
+  readonly problem: { readonly code: ErrorCode; readonly message: string } | undefined;
+}
+
+export class Store {
+  readonly dir: string;
+  readonly #trustForeign: boolean;
+
+  private constructor(dir: string, { trustForeign = false }: StoreOptions) {
+    this.dir = dir;
+    this.#trustForeign = trustForeign;
+  }
+
+  /** @throws VmckptError NO_STORE, STORE_FOREIGN_OWNER, NOT_PERMITTED */
+  static async open(dir: string, options: StoreOptions = {}): Promise<Store> {
+    const store = new Store(path.resolve(dir), options);
+    await store.#requireOwn(store.dir, () => {
+      throw new VmckptError('NO_STORE', `there is no store at ${store.dir}`, {
+        hint: 'the first vmckpt save makes one; --store DIR names another place',
+      });
+    });
+    return store;
+  }
+
+  /** @throws VmckptError STORE_NOT_WRITABLE and as open() */
+  static async openOrCreate(dir: string, options: StoreOptions = {}): Promise<Store> {
+    try {
+      await mkdir(path.dirname(path.resolve(dir)), { recursive: true, mode: DIRECTORY_MODE });
+      await ensureDirectory(dir);
+    } catch (error) {
+      throw writeFailure(error, `the store ${dir}`);
+    }
+    return Store.open(dir, options);
+  }
+
+  /** Every generation of every name, in order. Reads manifests only. */
+  async list(): Promise<GenerationSummary[]> {
+    const summaries: GenerationSummary[] = [];
+    for (const name of await this.names())
+      for (const generation of await this.generations(name))
+        summaries.push(this.#summaryOf(name, generation));
+    return summaries;
+  }
+
+  /** Directories that dead writers have left; the next writer of their name removes them. */
+  async leftovers(): Promise<string[]> {
+    const found: string[] = [];
+    for (const name of (await entriesOf(this.dir)).filter(isName).sort()) {
+      const nameDir = path.join(this.dir, name);
+      if (LockFile.holderOf(path.join(nameDir, LOCK)) !== undefined) continue;
+      const unfinished = (entry: string) => entry.startsWith(PENDING) || entry.startsWith(TRASH);
+      found.push(...(await entriesOf(nameDir)).filter(unfinished).map((entry) => path.join(nameDir, entry)));
+    }
+    return found;
+  }
+
+  /** The names that have a generation, in order. */
+  async names(): Promise<string[]> {
+    const names: string[] = [];
+    for (const name of (await entriesOf(this.dir)).filter(isName).sort())
+      if ((await this.generations(name)).length > 0) names.push(name);
+    return names;
+  }
+
+  /** The numbers of a name's generations, oldest first; none when there is no such name. */
+  async generations(name: string): Promise<number[]> {
+    requireName(name);
+    const entries = await entriesOf(path.join(this.dir, name));
+    return entries
+      .map(parseGeneration)
+      .filter((generation) => generation !== undefined)
+      .sort((a, b) => a - b);
+  }
+
+  /**
+   * Finds `NAME@GENERATION`, or the newest generation of `NAME`.
+   * @throws VmckptError BAD_NAME, NO_CHECKPOINT, STORE_LOCKED while it is being written, GENERATION_INCOMPLETE when
+   *   its writer died, STORE_FOREIGN_OWNER, NOT_PERMITTED
+   */
+  async locate(reference: string): Promise<LocatedGeneration> {
+    const wanted = parseReference(reference);
+    const { name } = wanted;
+    const generations = await this.generations(name);
+    const generation = wanted.generation ?? generations.at(-1);
+    if (generation === undefined || !generations.includes(generation))
+      throw (await this.#unfinished(name, generation)) ?? (await this.#missing(name, generation));
+    const dir = path.join(this.dir, name, String(generation));
+    const gone = async (): Promise<never> => {
+      throw await this.#missing(name, generation);
+    };
+    await this.#requireOwn(path.dirname(dir), gone);
+    await this.#requireOwn(dir, gone);
+    return { name, generation, dir };
+  }
+
+  /**
+   * Begins the next generation of a name.
+   * @throws VmckptError BAD_NAME, STORE_LOCKED, STORE_NOT_WRITABLE, NO_SPACE
+   */
+  async begin(name: string): Promise<PendingGeneration> {
+    requireName(name);
+    const nameDir = path.join(this.dir, name);
+    try {
+      const unlock = await this.#lock(name);
+      try {
+        const generation = ((await this.generations(name)).at(-1) ?? 0) + 1;
+        const dir = path.join(nameDir, `${PENDING}${generation}-${process.pid}`);
+        await mkdir(dir, { mode: DIRECTORY_MODE });
+        return new PendingGeneration({ storeDir: this.dir, name, generation, dir, unlock });
+      } catch (error) {
+        await unlock();
+        throw error;
+      }
+    } catch (error) {
+      throw writeFailure(error, nameDir);
+    }
+  }
+
+  /**
+   * Removes the generation that `NAME@GENERATION` names.
+   * @throws VmckptError USAGE when it names no generation, STORE_LOCKED while it is in use or its name is being
+   *   written, and as locate()
+   */
+  async remove(reference: string): Promise<void> {
+    if (parseReference(reference).generation === undefined)
+      throw new VmckptError('USAGE', `"${reference}" names no generation`, {
+        hint: `say which one goes: ${reference}@GENERATION`,
+      });
+    const { name, generation, dir } = await this.locate(reference);
+    const nameDir = path.dirname(dir);
+    const trash = path.join(nameDir, `${TRASH}${generation}-${process.pid}`);
+    try {
+      const unlock = await this.#lock(name);
+      try {
+        refuseUsed(nameDir, { name, generation });
+        await rename(dir, trash);
+        try {
+          // Once more: somebody may have begun to use it in between (see holdGeneration).
+          refuseUsed(nameDir, { name, generation });
+        } catch (error) {
+          await rename(trash, dir);
+          throw error;
+        }
+        await fsyncPath(nameDir);
+        await rm(trash, { recursive: true });
+      } finally {
+        await unlock();
+      }
+    } catch (error) {
+      throw writeFailure(error, nameDir);
+    }
+  }
+
+  #summaryOf(name: string, generation: number): GenerationSummary {
+    try {
+      const { created, mode, runState, sizes } = readManifest(path.join(this.dir, name, String(generation)));
+      return { name, generation, facts: { created, mode, runState, sizes }, problem: undefined };
+    } catch (error) {
+      if (!(error instanceof VmckptError)) throw error;
+      return { name, generation, facts: undefined, problem: { code: error.code, message: error.message } };
+    }
+  }
+
+  /** Takes the name's lock, clears what dead writers left, and returns how to give it up. */
+  async #lock(name: string): Promise<() => Promise<void>> {
+    const nameDir = path.join(this.dir, name);
+    const lock = await this.#takeLock(name, path.join(nameDir, LOCK));
+    const unlock = async (): Promise<void> => {
+      const empty = (await readdir(nameDir)).every((entry) => entry === LOCK);
+      if (empty) lock.delete();
+      lock.release();
+      // Fails when somebody has come in the meantime, and rightly so.
+      if (empty) await rmdir(nameDir).catch(() => undefined);
+    };
+    try {
+      for (const entry of await readdir(nameDir))
+        if (entry.startsWith(PENDING) || entry.startsWith(TRASH) || isStaleUse(nameDir, entry))
+          await rm(path.join(nameDir, entry), { recursive: true, force: true });
+    } catch (error) {
+      await unlock();
+      throw error;
+    }
+    return unlock;
+  }
+
+  async #takeLock(name: string, file: string): Promise<LockFile> {
+    for (let attempt = 0; attempt < LOCK_ATTEMPTS; attempt++) {
+      await ensureDirectory(path.dirname(file));
+      try {
+        const lock = LockFile.tryTake(file);
+        if (lock !== undefined) return lock;
+      } catch (error) {
+        if (errnoOf(error) !== 'ENOENT') throw error;
+      }
+      const holder = LockFile.holderOf(file);
+      if (holder !== undefined) throw locked(`"${name}" is being written`, holder);
+    }
+    throw locked(`"${name}" is being changed`, 0);
+  }
+
+  /** What became of a generation that is not there, when somebody began it. */
+  async #unfinished(name: string, generation: number | undefined): Promise<VmckptError | undefined> {
+    const nameDir = path.join(this.dir, name);
+    const prefix = generation === undefined ? PENDING : `${PENDING}${generation}-`;
+    const pending = (await entriesOf(nameDir)).find((entry) => entry.startsWith(prefix));
+    if (pending === undefined) return undefined;
+    const label = `${name}@${pending.slice(PENDING.length).split('-')[0]}`;
+    const holder = LockFile.holderOf(path.join(nameDir, LOCK));
+    if (holder !== undefined) return locked(`${label} is being written`, holder);
+    return new VmckptError('GENERATION_INCOMPLETE', `${label} was never finished: its writer died`, {
+      hint: `save again; the next save of "${name}" clears it away`,
+    });
+  }
+
+  async #missing(name: string, generation: number | undefined): Promise<VmckptError> {
+    const generations = await this.generations(name);
+    if (generations.length > 0)
+      return new VmckptError('NO_CHECKPOINT', `"${name}" has no generation ${generation}`, {
+        hint: `it has ${generations.join(', ')}`,
+      });
+    const near = nearNames(name, await this.names());
+    return new VmckptError('NO_CHECKPOINT', `there is no checkpoint "${name}" in ${this.dir}`, {
+      hint: near.length > 0 ? `did you mean ${near.join(', ')}?` : 'vmckpt list shows what there is',
+    });
+  }
+
+  /** A directory that belongs to this user, unless others are trusted. `onMissing` throws when it is not there. */
+  async #requireOwn(dir: string, onMissing: () => never | Promise<never>): Promise<void> {
+    let found: fs.Stats;
+    try {
+      found = await stat(dir);
+    } catch (error) {
+      const errno = errnoOf(error);
+      if (errno === 'ENOENT' || errno === 'ENOTDIR') return onMissing();
+      throw notPermitted(error, dir);
+    }
+    if (!found.isDirectory()) return onMissing();
+    const user = process.getuid?.();
+    if (this.#trustForeign || found.uid === user) return;
+    throw new VmckptError(
+      'STORE_FOREIGN_OWNER',
+      `${dir} belongs to user ${found.uid}, this is user ${user}`,
+      {
+        hint: 'a checkpoint can be made to attack who restores it: --trust-command-line says that you trust its owner',
+      },
+    );
+  }
+}
+
+function refuseUsed(nameDir: string, { name, generation }: { name: string; generation: number }): void {
+  const [pid] = usersOf(nameDir, generation);
+  if (pid !== undefined) throw locked(`${name}@${generation} is in use`, pid);
+}
+
+function locked(what: string, pid: number): VmckptError {
+  const holder = pid === 0 ? 'another process' : `process ${pid}`;
+  return new VmckptError('STORE_LOCKED', `${what} by ${holder}`, {
+    hint: 'wait until it is done; the lock goes when that process ends',
+  });
+}
+
+/** Not recursive, because that reports a read-only file system as a missing parent. */
+async function ensureDirectory(dir: string): Promise<void> {
+  try {
+    await mkdir(dir, { mode: DIRECTORY_MODE });
+  } catch (error) {
+    if (errnoOf(error) !== 'EEXIST') throw error;
+  }
+}
+
+/** A directory's entries; none when it does not exist. */
+async function entriesOf(dir: string): Promise<string[]> {
+  try {
+    return await readdir(dir);
+  } catch (error) {
+    const errno = errnoOf(error);
+    if (errno === 'ENOENT' || errno === 'ENOTDIR') return [];
+    throw notPermitted(error, dir);
+  }
+}
+
+function notPermitted(error: unknown, dir: string): unknown {
+  const errno = errnoOf(error);
+  if (errno !== 'EACCES' && errno !== 'EPERM') return error;
+  return new VmckptError('NOT_PERMITTED', `${dir} may not be read by this user`, { cause: error });
+}

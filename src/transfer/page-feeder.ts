@@ -1,0 +1,121 @@
+/**
+ * Which page goes next: demand faults first, then the rest of their extents, and behind them everything else in
+ * address order. A claim bitmap over all of it makes sure that no page is sent twice: QEMU ends a post-copy
+ * stream that does (its UFFDIO_COPY answers EEXIST).
+ */
+import { performance } from 'node:perf_hooks';
+import { PageBitmap } from '../pages/bitmap.js';
+import { MAX_EXTENT_PAGES, PAGE_KINDS, type BulkDecoder, type PageSource } from '../pages/contracts.js';
+import { PAGE_BYTES } from '../pages/layout.js';
+import type { Channel } from './channel.js';
+import { decodedSteps, type DecodedStep } from './decoded-steps.js';
+import { FaultRecorder } from './fault-times.js';
+
+export interface FeederOptions {
+  readonly source: PageSource;
+  readonly decoder: BulkDecoder;
+  /** Where requested pages go: the preempt channel, or the main channel where there is none. */
+  readonly demand: Channel;
+  readonly background: Channel;
+  /** Background bytes that may wait in front of the socket. */
+  readonly backgroundAheadBytes: number;
+}
+
+export class PageFeeder {
+  readonly faults = new FaultRecorder();
+  readonly counters = { demandPages: 0, neighbourPages: 0, backgroundPages: 0, zeroPages: 0 };
+  readonly #options: FeederOptions;
+  readonly #claims: PageBitmap;
+  readonly #scratch = Buffer.alloc(MAX_EXTENT_PAGES * PAGE_BYTES);
+
+  constructor(options: FeederOptions) {
+    this.#options = options;
+    this.#claims = new PageBitmap(options.source.layout.pageCount);
+  }
+
+  /** Tells that QEMU has this page already (after a recovery). */
+  markReceived(page: number): void {
+    this.#claims.claim(page);
+  }
+
+  /** Answers a demand fault. @throws VmckptError EXTENT_DAMAGED, and then the page stays unanswered. */
+  answer(firstPage: number, pageCount: number): void {
+    const startedMs = performance.now();
+    let answered = false;
+    for (let page = firstPage; page < firstPage + pageCount; page++)
+      answered = this.#answerPage(page) || answered;
+    if (answered) this.faults.record((performance.now() - startedMs) * 1000);
+  }
+
+  /** Sends every data page that nobody has asked for, in address order. @throws VmckptError EXTENT_DAMAGED */
+  async sendRest(signal: AbortSignal): Promise<void> {
+    const { source, decoder, background, backgroundAheadBytes } = this.#options;
+    const range = { firstPage: 0, endPage: source.layout.pageCount };
+    const isWanted = (page: number): boolean => !this.#claims.has(page);
+    for await (const step of decodedSteps({ source, decoder, range, isWanted })) {
+      this.#sendStep(step);
+      await background.room(backgroundAheadBytes);
+      signal.throwIfAborted();
+    }
+  }
+
+  #answerPage(page: number): boolean {
+    const { source, demand } = this.#options;
+    const kind = source.kindOf(page);
+    if (kind === PAGE_KINDS.data) {
+      if (this.#claims.has(page)) return false;
+      const extent = source.extentOf(page);
+      source.readExtent(extent, this.#scratch);
+      this.#claims.claim(page);
+      demand.records.page(page, this.#scratch, source.slotOf(page) * PAGE_BYTES);
+      demand.flush();
+      this.counters.demandPages++;
+      this.#sendNeighbours(page, extent);
+      return true;
+    }
+    if (!this.#claims.claim(page)) return false;
+    demand.records.fill(page, kind === PAGE_KINDS.fill ? source.fillByteOf(page) : 0);
+    demand.flush();
+    this.counters.demandPages++;
+    this.counters.zeroPages++;
+    return true;
+  }
+
+  /** The extent is decoded: its other pages are nearly free, and likely next. */
+  #sendNeighbours(page: number, extent: number): void {
+    const { source, demand } = this.#options;
+    const block = source.layout.blockOf(page);
+    const first = Math.max(block.firstPage, page - MAX_EXTENT_PAGES);
+    const end = Math.min(block.firstPage + block.pageCount, page + MAX_EXTENT_PAGES);
+    const sendWhile = (neighbour: number): boolean => {
+      if (source.kindOf(neighbour) !== PAGE_KINDS.data) return true;
+      if (source.extentOf(neighbour) !== extent) return false;
+      if (this.#claims.claim(neighbour)) {
+        demand.records.page(neighbour, this.#scratch, source.slotOf(neighbour) * PAGE_BYTES);
+        this.counters.neighbourPages++;
+      }
+      return true;
+    };
+    for (let next = page + 1; next < end && sendWhile(next); next++);
+    for (let previous = page - 1; previous >= first && sendWhile(previous); previous--);
+    demand.flush();
+  }
+
+  #sendStep({ firstPage, endPage, bytesOf }: DecodedStep): void {
+    const { source, background } = this.#options;
+    for (let page = firstPage; page < endPage; page++) {
+      const kind = source.kindOf(page);
+      if (kind === PAGE_KINDS.fill) {
+        if (!this.#claims.claim(page)) continue;
+        background.records.fill(page, source.fillByteOf(page));
+      } else if (kind === PAGE_KINDS.data) {
+        const bytes = bytesOf.get(source.extentOf(page));
+        // Not among them: it was claimed when the step was cut.
+        if (bytes === undefined || !this.#claims.claim(page)) continue;
+        background.records.page(page, bytes, source.slotOf(page) * PAGE_BYTES);
+      } else continue;
+      this.counters.backgroundPages++;
+    }
+    background.flush();
+  }
+}

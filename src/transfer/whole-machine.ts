@@ -1,0 +1,128 @@
+/**
+ * A whole machine as one ordinary migration stream: all memory, then the devices. It is what stock QEMU loads with
+ * `-incoming`, be it from a socket or from a file.
+ */
+import type { Writable } from 'node:stream';
+import { VmckptError } from '../errors.js';
+import type { CheckpointReader } from '../checkpoint/reader.js';
+import * as wire from '../migration-stream/serializer.js';
+import { PAGE_KINDS, type BulkDecoder, type PageSource } from '../pages/contracts.js';
+import type { PlacedRamBlock } from '../pages/layout.js';
+import { Channel } from './channel.js';
+import { PageFeeder } from './page-feeder.js';
+
+const AHEAD_BYTES = 2 << 20;
+const ZERO_PAGES_PER_FLUSH = 8192;
+
+/** Everything of a machine but its memory. */
+export interface MachineState {
+  /** The configuration section of the saved stream, verbatim. */
+  readonly configuration: Uint8Array;
+  readonly ramSectionId: number;
+  readonly deviceState: Uint8Array;
+  /** QEMU's description of the device state; empty if there is none. */
+  readonly description: Uint8Array;
+}
+
+/** @throws VmckptError DEVICE_STATE_DAMAGED, GENERATION_INCOMPLETE */
+export async function readMachineState(reader: CheckpointReader): Promise<MachineState> {
+  const { configuration, ramSectionId, description = '' } = reader.manifest.migration;
+  return {
+    configuration: Buffer.from(configuration, 'base64'),
+    ramSectionId,
+    deviceState: await reader.deviceState(),
+    description: Buffer.from(description),
+  };
+}
+
+export interface WholeMachineOptions {
+  readonly source: PageSource;
+  readonly decoder: BulkDecoder;
+  readonly out: Writable;
+  readonly state: MachineState;
+  /** A block whose memory is in place already (see memory-fill.ts); none of its pages is sent. */
+  readonly filled?: PlacedRamBlock | undefined;
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Writes everything and ends `out`; returns when it has closed, with the feeder's counters and the bytes sent.
+ * @throws VmckptError EXTENT_DAMAGED, INDEX_DAMAGED; the signal's reason; what `out` fails with. `out` is then
+ *   destroyed, and what went into it is of no use.
+ */
+export async function sendWholeMachine({ source, decoder, out, state, filled, signal }: WholeMachineOptions) {
+  const broken = new AbortController();
+  out.once('error', (error) => broken.abort(error));
+  const either = AbortSignal.any([signal, broken.signal]);
+  const channel = new Channel(out, source.layout);
+  const feeder = new PageFeeder({
+    source,
+    decoder,
+    demand: channel,
+    background: channel,
+    backgroundAheadBytes: AHEAD_BYTES,
+  });
+  const { ramSectionId } = state;
+  const isFilled = (page: number): boolean =>
+    filled !== undefined && page >= filled.firstPage && page < filled.firstPage + filled.pageCount;
+  try {
+    channel.send(wire.streamHeader(state.configuration));
+    channel.send(wire.ramStart(ramSectionId, source.layout));
+    channel.send(wire.ramPartOpen(ramSectionId));
+    if (filled !== undefined)
+      for (let page = filled.firstPage; isFilled(page); page++) feeder.markReceived(page);
+    await sendZeroPages({ channel, source, isFilled, signal: either });
+    await feeder.sendRest(either);
+    channel.send(endOfRam(ramSectionId));
+    channel.send(state.deviceState);
+    channel.send(wire.END_OF_STREAM);
+    if (state.description.byteLength > 0) channel.send(wire.vmDescription(state.description));
+    await endAndClose(out, either);
+  } catch (error) {
+    out.destroy();
+    throw error;
+  }
+  return { feeder, sentBytes: channel.sentBytes };
+}
+
+function endOfRam(ramSectionId: number): Buffer {
+  const close = wire.ramClose(ramSectionId);
+  return Buffer.concat([close, wire.ramEndOpen(ramSectionId), close]);
+}
+
+interface ZeroPages {
+  readonly channel: Channel;
+  readonly source: PageSource;
+  readonly isFilled: (page: number) => boolean;
+  readonly signal: AbortSignal;
+}
+
+/** Memory that QEMU has filled by itself, firmware for example, must become zero again where it was zero. */
+async function sendZeroPages({ channel, source, isFilled, signal }: ZeroPages): Promise<void> {
+  let unflushed = 0;
+  for (let page = 0; page < source.layout.pageCount; page++) {
+    const kind = source.kindOf(page);
+    if ((kind !== PAGE_KINDS.zero && kind !== PAGE_KINDS.absent) || isFilled(page)) continue;
+    channel.records.zero(page);
+    if (++unflushed < ZERO_PAGES_PER_FLUSH) continue;
+    channel.flush();
+    unflushed = 0;
+    await channel.room(AHEAD_BYTES);
+    signal.throwIfAborted();
+  }
+  channel.flush();
+}
+
+/** Whoever reads at the other end may take any time: only the signal bounds this wait. */
+async function endAndClose(out: Writable, signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted();
+  await new Promise<void>((resolve, reject) => {
+    signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
+    out.once('close', resolve);
+    out.end((cause?: Error | null) => {
+      // What is closed from the other side has no error of its own.
+      const early = () => new VmckptError('TRANSFER_FAILED', 'the other end closed too early', { cause });
+      if (cause) reject(out.errored ?? early());
+    });
+  });
+}

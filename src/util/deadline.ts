@@ -1,0 +1,49 @@
+/** Waiting with an end: every wait of vmckpt has a deadline. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { VmckptError } from '../errors.js';
+
+export interface WaitOptions {
+  /** What is waited for, as it stands in the message: "QEMU to resume". */
+  readonly what: string;
+  readonly timeoutMs: number;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** The promise's value, or TIMEOUT when it does not settle in time, or the signal's reason when that comes first. */
+export async function withDeadline<T>(
+  promise: Promise<T>,
+  { what, timeoutMs, signal }: WaitOptions,
+): Promise<T> {
+  signal?.throwIfAborted();
+  const timer = new AbortController();
+  const late = sleep(timeoutMs, undefined, { signal: timer.signal }).then(() => {
+    throw new VmckptError('TIMEOUT', `waited ${timeoutMs} ms for ${what}`);
+  });
+  late.catch(() => undefined);
+  let onAbort: (() => void) | undefined;
+  const aborted = new Promise<never>((_resolve, reject) => {
+    onAbort = () => reject(signal?.reason as Error);
+    signal?.addEventListener('abort', onAbort, { once: true });
+  });
+  try {
+    return await Promise.race([promise, late, aborted]);
+  } finally {
+    timer.abort();
+    if (onAbort !== undefined) signal?.removeEventListener('abort', onAbort);
+  }
+}
+
+/** Asks again and again until there is an answer. @throws VmckptError TIMEOUT */
+export async function poll<T>(
+  ask: () => T | undefined | Promise<T | undefined>,
+  { what, timeoutMs, signal, everyMs }: WaitOptions & { readonly everyMs: number },
+): Promise<T> {
+  const endMs = performance.now() + timeoutMs;
+  for (;;) {
+    signal?.throwIfAborted();
+    const answer = await ask();
+    if (answer !== undefined) return answer;
+    if (performance.now() > endMs) throw new VmckptError('TIMEOUT', `waited ${timeoutMs} ms for ${what}`);
+    await sleep(everyMs);
+  }
+}

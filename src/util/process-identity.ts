@@ -1,0 +1,27 @@
+/** A process id is reused; together with the process's start time it names one process for ever. */
+import { readFileSync } from 'node:fs';
+
+export interface ProcessIdentity {
+  readonly pid: number;
+  /** Field 22 of /proc/PID/stat, in clock ticks since boot (proc(5)). */
+  readonly startTicks: number;
+}
+
+/** @returns undefined when there is no such process, or it is a zombie; one with living threads still holds its sockets. */
+export function identifyProcess(pid: number): ProcessIdentity | undefined {
+  let stat: string;
+  try {
+    stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+  } catch {
+    return undefined;
+  }
+  // The command name, field 2, may hold spaces and parentheses: count from its last one.
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  const [state, threadCount] = [fields[0], Number(fields[17])];
+  if (state === 'X' || (state === 'Z' && threadCount <= 1)) return undefined;
+  return { pid, startTicks: Number(fields[19]) };
+}
+
+export function isAlive({ pid, startTicks }: ProcessIdentity): boolean {
+  return identifyProcess(pid)?.startTicks === startTicks;
+}

@@ -1,0 +1,103 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { describe, expect, it } from 'vitest';
+import { buildProgram } from '../../src/cli/program.js';
+import { distFile } from '../../src/util/package-paths.js';
+import { cliSuite } from '../support/cli.js';
+
+const VERBS = buildProgram().commands.map((command) => command.name());
+
+describe('vmckpt', () => {
+  const { run } = cliSuite();
+
+  it.each([
+    ['no verb', []],
+    ['an unknown verb', ['frobnicate']],
+    ['an unknown option', ['list', '--frobnicate']],
+    ['a missing argument', ['show']],
+    ['an argument too many', ['list', 'web']],
+    ['options that exclude each other', ['list', '-q', '-v']],
+    ['a choice that there is not', ['restore', 'web', '--mode', 'sometimes']],
+    ['something that is no VM', ['save', 'web', 'web']],
+    ['a level that there is not', ['save', 'qmp:/nowhere', 'web', '--level', '99']],
+    ['something that is no process id', ['rescue', 'web']],
+    ['a shell that there is not', ['completion', 'tcsh']],
+  ])('refuses %s as wrong usage', async (_title, args) => {
+    const text = await run(args);
+    expect(text.code).toBe(2);
+    expect(text.stdout).toBe('');
+    expect(text.stderr).toMatch(/^vmckpt: /m);
+    const { code, stdout, json } = await run(['--json', ...args]);
+    expect(code).toBe(2);
+    expect(stdout).toBe('');
+    expect(json).toMatchObject({ error: { code: 'USAGE', message: expect.any(String) as string } });
+  });
+
+  it.each([
+    ['a/b'],
+    ['..'],
+    ['../etc'],
+    ['a b'],
+    ['💾'],
+    ['-'],
+    ['.hidden'],
+    ['web@'],
+    ['web@0'],
+    ['web@x'],
+    [''],
+  ])('refuses the name %j and leaves nothing behind', async (name) => {
+    for (const verb of ['show', 'check', 'rm']) {
+      const { code, json } = await run(['--json', '--store', '/tmp', verb, '--', name]);
+      expect(json).toMatchObject({ error: { code: 'BAD_NAME' } });
+      expect(code).toBe(2);
+    }
+    const vm = await run(['--json', 'stop', '--', name]);
+    expect(vm.json).toMatchObject({ error: { code: 'BAD_NAME' } });
+  });
+
+  it.each([['list'], ['check'], ['show', 'web'], ['check', 'web'], ['rm', 'web@1'], ['restore', 'web']])(
+    'says that there is no store to %s %s',
+    async (...args) => {
+      const { code, json } = await run(['--json', ...args]);
+      expect(json).toMatchObject({ error: { code: 'NO_STORE', hint: expect.any(String) as string } });
+      expect(code).toBe(10);
+    },
+  );
+
+  it.each(VERBS)('explains %s, its variables and its exit codes', async (verb) => {
+    const { code, stdout } = await run([verb, '--help']);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^Usage: vmckpt /);
+    expect(stdout).toMatch(/^Exit codes:\n {2}0 +done$/m);
+    const options = buildProgram().commands.find((command) => command.name() === verb)!.options;
+    for (const { long } of options)
+      expect(stdout.replace(/\s+/g, ' ')).toContain(
+        `VMCKPT_${long!.slice(2).toUpperCase().replaceAll('-', '_')}`,
+      );
+  });
+
+  it('prefers an option to its variable, and the variable to the default', async () => {
+    const variable = await run(['--json', 'list'], { env: { VMCKPT_STORE: '/by-variable' } });
+    expect(variable.json).toMatchObject({ error: { message: 'there is no store at /by-variable' } });
+    const both = await run(['--json', 'list', '--store', '/by-option'], {
+      env: { VMCKPT_STORE: '/by-variable' },
+    });
+    expect(both.json).toMatchObject({ error: { message: 'there is no store at /by-option' } });
+    const json = await run(['list'], { env: { VMCKPT_JSON: '1' } });
+    expect(json.json).toMatchObject({ error: { code: 'NO_STORE' } });
+    const text = await run(['list'], { env: { VMCKPT_JSON: '0' } });
+    expect(text.stderr).toMatch(/^vmckpt: /);
+  });
+
+  it('prints its version', async () => {
+    expect((await run(['--version'])).stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
+  });
+
+  it('ends quietly when nobody reads on', async () => {
+    const child = spawn('sh', ['-c', `"${process.execPath}" "${distFile('cli/main.js')}" man | head -1`]);
+    let stderr = '';
+    child.stderr.on('data', (chunk: Buffer) => (stderr += chunk.toString()));
+    await once(child, 'close');
+    expect(stderr).toBe('');
+  });
+});

@@ -1,0 +1,231 @@
+/**
+ * Damage anywhere in a generation gives an error of ours or changes nothing; a page is never wrong. With valid
+ * checksums (a hostile writer has them) it may be anything but a crash.
+ */
+import fc from 'fast-check';
+import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { checkCheckpoint } from '../../src/checkpoint/check.js';
+import { CHUNK_BYTES, GENERATION_FILES, HEADER_BYTES } from '../../src/checkpoint/format.js';
+import { encodeManifest, readManifest } from '../../src/checkpoint/manifest.js';
+import { CheckpointReader } from '../../src/checkpoint/reader.js';
+import { CheckpointWriter } from '../../src/checkpoint/writer.js';
+import { VmckptError } from '../../src/errors.js';
+import { xxh3 } from '../../src/native/index.js';
+import { PAGE_KINDS } from '../../src/pages/contracts.js';
+import { PAGE_BYTES, RamLayout } from '../../src/pages/layout.js';
+import { manifestParts, syntheticPage, temporaryDir } from '../unit/checkpoint/synthetic.js';
+
+/** More than one index chunk. */
+const layout = new RamLayout([
+  { name: 'pc.ram', usedBytes: 8100 * PAGE_BYTES },
+  { name: 'vga.vram', usedBytes: 200 * PAGE_BYTES },
+]);
+const dataPages = [
+  ...Array.from({ length: 70 }, (_, index) => index * 3),
+  ...Array.from({ length: 9 }, (_, i) => 8190 + i),
+];
+const deviceState = Buffer.from('device state '.repeat(20));
+const files = Object.values(GENERATION_FILES);
+const expectedCodes = [
+  'MANIFEST_DAMAGED',
+  'INDEX_DAMAGED',
+  'EXTENT_DAMAGED',
+  'DEVICE_STATE_DAMAGED',
+  'GENERATION_INCOMPLETE',
+];
+
+async function writeGeneration(dir: string): Promise<void> {
+  const writer = CheckpointWriter.create(dir, { layout, level: 1 });
+  for (const page of dataPages) writer.data(page, syntheticPage(page), 0);
+  for (let page = 300; page < 400; page++) writer.fill(page, page % 3);
+  await writer.finish(manifestParts(), deviceState);
+}
+
+/** Reads everything there is; every page that can be read is compared. Returns the errors. */
+async function readAll(dir: string): Promise<VmckptError[]> {
+  const errors: VmckptError[] = [];
+  const attempt = async <T>(step: () => T | Promise<T>): Promise<T | undefined> => {
+    try {
+      return await step();
+    } catch (error) {
+      if (!(error instanceof VmckptError)) throw error;
+      errors.push(error);
+      return undefined;
+    }
+  };
+  const reader = await attempt(() => CheckpointReader.open(dir));
+  if (reader === undefined) return errors;
+  const state = await attempt(() => reader.deviceState());
+  if (state !== undefined) expect(state.equals(deviceState)).toBe(true);
+  const into = new Uint8Array(reader.extentPages * PAGE_BYTES);
+  for (const page of dataPages)
+    await attempt(() => {
+      expect(reader.kindOf(page)).toBe(PAGE_KINDS.data);
+      reader.readExtent(reader.extentOf(page), into);
+      const start = reader.slotOf(page) * PAGE_BYTES;
+      expect(Buffer.compare(into.subarray(start, start + PAGE_BYTES), syntheticPage(page))).toBe(0);
+    });
+  for (let page = 300; page < 400; page++)
+    await attempt(() => {
+      expect(reader.kindOf(page)).toBe(page % 3 === 0 ? PAGE_KINDS.zero : PAGE_KINDS.fill);
+      expect(reader.fillByteOf(page)).toBe(page % 3);
+    });
+  reader.close();
+  return errors;
+}
+
+type Damage =
+  | { readonly type: 'flip'; readonly bit: number }
+  | { readonly type: 'cut' }
+  | { readonly type: 'zero'; readonly length: number }
+  | { readonly type: 'insert'; readonly length: number }
+  | { readonly type: 'remove'; readonly length: number };
+
+const damage: fc.Arbitrary<Damage> = fc.oneof(
+  { arbitrary: fc.record({ type: fc.constant('flip' as const), bit: fc.nat(7) }), weight: 5 },
+  { arbitrary: fc.record({ type: fc.constant('cut' as const) }), weight: 1 },
+  {
+    arbitrary: fc.record({
+      type: fc.constantFrom('zero' as const, 'insert' as const, 'remove' as const),
+      length: fc.integer({ min: 1, max: 5000 }),
+    }),
+    weight: 2,
+  },
+);
+
+/** `place` is a share of the file, in 2^30ths. */
+function damaged(bytes: Buffer, kind: Damage, place: number): Buffer {
+  const at = Math.floor((place / 2 ** 30) * bytes.length);
+  const copy = Buffer.from(bytes);
+  if (kind.type === 'cut') return copy.subarray(0, at);
+  if (kind.type === 'insert')
+    return Buffer.concat([copy.subarray(0, at), Buffer.alloc(kind.length, 7), copy.subarray(at)]);
+  if (kind.type === 'remove') return Buffer.concat([copy.subarray(0, at), copy.subarray(at + kind.length)]);
+  if (kind.type === 'zero') return copy.fill(0, at, Math.min(at + kind.length, copy.length));
+  copy[at]! ^= 1 << kind.bit;
+  return copy;
+}
+
+describe('a damaged generation', () => {
+  it('gives an error or the very same pages, 1000 times', { timeout: 300_000 }, async () => {
+    const dir = temporaryDir();
+    await writeGeneration(dir);
+    const originals = new Map(files.map((file) => [file, readFileSync(path.join(dir, file))]));
+    await fc.assert(
+      fc.asyncProperty(fc.constantFrom(...files), damage, fc.nat(2 ** 30 - 1), async (file, kind, place) => {
+        const original = originals.get(file)!;
+        const bytes = damaged(original, kind, place);
+        writeFileSync(path.join(dir, file), bytes);
+        const errors = await readAll(dir);
+        for (const { code } of errors) expect(expectedCodes).toContain(code);
+        writeFileSync(path.join(dir, file), original);
+      }),
+      { numRuns: 1000 },
+    );
+    expect(await readAll(dir)).toEqual([]);
+  });
+
+  it('never passes a check, wherever the damage is', { timeout: 300_000 }, async () => {
+    const dir = temporaryDir();
+    await writeGeneration(dir);
+    expect((await checkCheckpoint(dir)).problems).toEqual([]);
+    const originals = new Map(files.map((file) => [file, readFileSync(path.join(dir, file))]));
+    await fc.assert(
+      fc.asyncProperty(fc.constantFrom(...files), damage, fc.nat(2 ** 30 - 1), async (file, kind, place) => {
+        const original = originals.get(file)!;
+        const bytes = damaged(original, kind, place);
+        fc.pre(!bytes.equals(original));
+        writeFileSync(path.join(dir, file), bytes);
+        const { problemCount, problems } = await checkCheckpoint(dir);
+        expect(problemCount).toBeGreaterThan(0);
+        for (const { code } of problems) expect(expectedCodes).toContain(code);
+        writeFileSync(path.join(dir, file), original);
+      }),
+      { numRuns: 150 },
+    );
+  });
+});
+
+/** Gives a tampered index checksums that fit, up to the manifest's. */
+function reseal(dir: string): void {
+  const manifest = readManifest(dir);
+  for (const [file, root] of [
+    [GENERATION_FILES.pageIndex, 'pageIndexRoot'],
+    [GENERATION_FILES.extentIndex, 'extentIndexRoot'],
+  ] as const) {
+    const bytes = readFileSync(path.join(dir, file));
+    const chunkCount = Math.floor((bytes.length - HEADER_BYTES) / CHUNK_BYTES);
+    const table = bytes.subarray(HEADER_BYTES + chunkCount * CHUNK_BYTES);
+    for (let chunk = 0; chunk < chunkCount; chunk++) {
+      const start = HEADER_BYTES + chunk * CHUNK_BYTES;
+      table.writeBigUInt64LE(xxh3(bytes, start, start + CHUNK_BYTES), chunk * 8);
+    }
+    manifest.checksums[root] = xxh3(table).toString(16).padStart(16, '0');
+    writeFileSync(path.join(dir, file), bytes);
+  }
+  writeFileSync(path.join(dir, GENERATION_FILES.manifest), encodeManifest(manifest));
+}
+
+describe('a hostile generation with checksums that fit', () => {
+  it('gives errors or pages of its own, and nothing else, 1000 times', { timeout: 300_000 }, async () => {
+    const dir = temporaryDir();
+    await writeGeneration(dir);
+    const originals = new Map(files.map((file) => [file, readFileSync(path.join(dir, file))]));
+    const hostile = fc.record({
+      file: fc.constantFrom(GENERATION_FILES.pageIndex, GENERATION_FILES.extentIndex),
+      word: fc.nat(400),
+      value: fc.oneof(
+        fc.nat(0xffff_ffff),
+        fc.nat(300),
+        fc.constantFrom(0, 0xffff_ffff, 0x8000_0000, 4096, 32768, 0x108, 8, 0x203),
+      ),
+    });
+    await fc.assert(
+      fc.asyncProperty(hostile, async ({ file, word, value }) => {
+        const bytes = Buffer.from(originals.get(file)!);
+        bytes.writeUInt32LE(value, HEADER_BYTES + word * 4);
+        writeFileSync(path.join(dir, file), bytes);
+        reseal(dir);
+        try {
+          const reader = await CheckpointReader.open(dir);
+          const into = new Uint8Array(reader.extentPages * PAGE_BYTES);
+          for (let page = 0; page < 250; page++) {
+            if (reader.kindOf(page) !== PAGE_KINDS.data) continue;
+            const pageCount = reader.readExtent(reader.extentOf(page), into);
+            expect(reader.slotOf(page)).toBeLessThan(pageCount);
+          }
+          reader.close();
+        } catch (error) {
+          expect(error).toBeInstanceOf(VmckptError);
+          expect(expectedCodes).toContain((error as VmckptError).code);
+        }
+        for (const [name, content] of originals) writeFileSync(path.join(dir, name), content);
+      }),
+      { numRuns: 1000 },
+    );
+  });
+
+  it('cannot make a manifest name more than there is', async () => {
+    const dir = temporaryDir();
+    await writeGeneration(dir);
+    const manifest = readManifest(dir);
+    const file = path.join(dir, GENERATION_FILES.manifest);
+    const tamperedManifests = [
+      { ...manifest, ram: { ...manifest.ram, blocks: [{ name: 'pc.ram', usedBytes: 2 ** 43 }] } },
+      { ...manifest, ram: { ...manifest.ram, blocks: [{ name: 'pc.ram', usedBytes: 2 ** 52 }] } },
+      { ...manifest, pages: { ...manifest.pages, extentCount: 0xffff_ffff } },
+      { ...manifest, pages: { ...manifest.pages, fileBytes: 2 ** 50 } },
+      { ...manifest, sizes: { ...manifest.sizes, deviceStateBytes: 1 << 28 } },
+    ];
+    for (const tampered of tamperedManifests) {
+      writeFileSync(file, encodeManifest(tampered));
+      const codes = (await readAll(dir)).map(({ code }) => code);
+      expect(codes.length).toBeGreaterThan(0);
+      for (const code of codes) expect(expectedCodes).toContain(code);
+    }
+    truncateSync(file, 0);
+    expect((await readAll(dir)).map(({ code }) => code)).toEqual(['MANIFEST_DAMAGED']);
+  });
+});

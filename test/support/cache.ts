@@ -1,0 +1,29 @@
+/** Where fixtures/*.sh leave what they build, and which QEMUs there are to test with. */
+import { existsSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import { PACKAGE_ROOT } from '../../src/util/package-paths.js';
+
+const CACHE = process.env['VMCKPT_CACHE'] ?? path.join(PACKAGE_ROOT, '.cache');
+
+/** 'system' is the distribution's QEMU, '10' the one that fixtures/qemu10.sh unpacks beside it. */
+export type QemuChoice = 'system' | '10';
+
+/** Path of a file that fixtures/guest/build.sh makes. */
+export function guestFile(name: 'vmlinuz' | 'initramfs.cpio' | 'disk.img' | 'blob.bin'): string {
+  const file = path.join(CACHE, 'guest', name);
+  if (!existsSync(file)) throw new Error(`${file} does not exist; run fixtures/guest/build.sh`);
+  return file;
+}
+
+/** Absolute path of the binary; any other string than a QemuChoice is taken as one. */
+export function qemuBinary(qemu: string): string {
+  if (qemu === 'system') return '/usr/bin/qemu-system-x86_64';
+  return qemu === '10' ? path.join(CACHE, 'qemu10', 'qemu-system-x86_64') : qemu;
+}
+
+/** Why QEMU 10 cannot be tested here, or undefined when it can. */
+export function qemu10Problem(): string | undefined {
+  if (existsSync(qemuBinary('10'))) return undefined;
+  const reason = path.join(CACHE, 'qemu10.unavailable');
+  return existsSync(reason) ? readFileSync(reason, 'utf8').trim() : 'fixtures/qemu10.sh was not run';
+}

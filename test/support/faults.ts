@@ -1,0 +1,99 @@
+/** What fault tests and soak runs need: moments that can be repeated, and what must hold after every fault. */
+import { existsSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { checkCheckpoint } from '../../src/checkpoint/check.js';
+import { readMigrationSettings, type MigrationSettings } from '../../src/qemu/migration-control.js';
+import { QmpClient } from '../../src/qemu/qmp.js';
+import { VmFolder, type VmRecord } from '../../src/restore/vm-record.js';
+import { Store } from '../../src/store/store.js';
+import { poll } from '../../src/util/deadline.js';
+import { processesOf } from './processes.js';
+
+/** The seed of this run: `VMCKPT_SEED` repeats one. */
+export function chooseSeed(): number {
+  return Number(process.env['VMCKPT_SEED'] ?? Date.now() % 1_000_000);
+}
+
+/** Mulberry32: small, and the same everywhere. */
+export class Random {
+  #state: number;
+
+  constructor(readonly seed: number) {
+    this.#state = seed >>> 0;
+  }
+
+  /** From 0 up to, but not including, 1. */
+  next(): number {
+    this.#state = (this.#state + 0x6d2b79f5) >>> 0;
+    let mixed = Math.imul(this.#state ^ (this.#state >>> 15), 1 | this.#state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  }
+
+  pick<T>(choices: readonly T[]): T {
+    return choices[Math.floor(this.next() * choices.length)]!;
+  }
+
+  /** Waits for some time below `limitMs`, and returns it. */
+  async pause(limitMs: number): Promise<number> {
+    const pauseMs = Math.round(this.next() * limitMs);
+    await sleep(pauseMs);
+    return pauseMs;
+  }
+}
+
+export async function settingsOf(qmpSocket: string): Promise<MigrationSettings> {
+  const qmp = await QmpClient.connect({ path: qmpSocket });
+  try {
+    return await readMigrationSettings(qmp);
+  } finally {
+    await qmp.close();
+  }
+}
+
+/** What is wrong with the generations that the store offers: nothing, whatever was killed. */
+export async function storeProblems(storeDir: string): Promise<string[]> {
+  if (!existsSync(storeDir)) return [];
+  const store = await Store.open(storeDir);
+  const problems: string[] = [];
+  for (const { name, generation, problem } of await store.list()) {
+    const reference = `${name}@${generation}`;
+    if (problem !== undefined) problems.push(`${reference}: ${problem.message}`);
+    else
+      for (const { message } of (await checkCheckpoint((await store.locate(reference)).dir)).problems)
+        problems.push(`${reference}: ${message}`);
+  }
+  return problems;
+}
+
+/** The QEMUs, transfer processes or receivers that belong to a runtime folder. */
+export function pidsOf(runtimeDir: string, program: 'qemu' | 'receiver' | 'node'): number[] {
+  const names = { qemu: /^qemu/, receiver: /^vmckpt-receiver$/, node: /^node$/ };
+  return processesOf(runtimeDir)
+    .filter((found) => names[program].test(found.program))
+    .map(({ pid }) => pid);
+}
+
+/** The record of a VM that is being restored, as soon as it is noted that the VM runs; undefined when `ended` comes first. */
+export async function untilRunning(name: string, ended: Promise<unknown>): Promise<VmRecord | undefined> {
+  let over = false;
+  void ended.then(() => (over = true));
+  const folder = new VmFolder(name);
+  const running = () => {
+    const record = folder.read();
+    return record?.qemu === undefined ? (over ? null : undefined) : record;
+  };
+  return (await poll(running, { what: `"${name}" to run`, timeoutMs: 60_000, everyMs: 1 })) ?? undefined;
+}
+
+/** Kills the process that serves the VM's memory at this moment; false when it has none, or is done. */
+export function killTransfer(name: string): boolean {
+  const transfer = new VmFolder(name).readTransfer();
+  if (transfer?.status !== 'serving') return false;
+  try {
+    process.kill(transfer.process.pid, 'SIGKILL');
+    return true;
+  } catch {
+    return false;
+  }
+}

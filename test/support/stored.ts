@@ -1,0 +1,26 @@
+/** Small whole generations of synthetic memory in a store, for tests that need no QEMU. */
+import { CheckpointWriter } from '../../src/checkpoint/writer.js';
+import type { ManifestParts } from '../../src/checkpoint/manifest.js';
+import { PAGE_BYTES, RamLayout } from '../../src/pages/layout.js';
+import { Store } from '../../src/store/store.js';
+import { manifestParts, syntheticPage } from '../unit/checkpoint/synthetic.js';
+
+const PAGES = 64;
+
+/** Adds the next generation of `name`; returns its folder. */
+export async function storeGeneration(
+  storeDir: string,
+  name: string,
+  parts: Partial<ManifestParts> = {},
+): Promise<string> {
+  const store = await Store.openOrCreate(storeDir);
+  const pending = await store.begin(name);
+  const layout = new RamLayout([{ name: 'pc.ram', usedBytes: PAGES * PAGE_BYTES }]);
+  const writer = CheckpointWriter.create(pending.dir, { layout, level: 1 });
+  await writer.ready();
+  for (let page = 0; page < PAGES / 2; page++) writer.data(page, syntheticPage(page), 0);
+  const { generation } = pending;
+  await writer.finish(manifestParts({ ...parts, name, generation }), Buffer.from('device state'));
+  await pending.commit();
+  return (await store.locate(`${name}@${generation}`)).dir;
+}

@@ -1,0 +1,17 @@
+import { expect, test } from 'vitest';
+import * as library from '../../src/index.js';
+
+test('the library shows exactly what it promises', () => {
+  expect(Object.keys(library).sort()).toEqual([
+    'CheckpointReader',
+    'EXIT_CODES',
+    'Store',
+    'VmckptError',
+    'checkCheckpoint',
+    'exportMachine',
+    'importMachine',
+    'recover',
+    'restore',
+    'save',
+  ]);
+});

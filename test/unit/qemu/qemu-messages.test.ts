@@ -1,0 +1,26 @@
+import { describe, expect, it } from 'vitest';
+import { explainQemuMessage } from '../../../src/qemu/qemu-messages.js';
+
+describe('explainQemuMessage', () => {
+  it.each([
+    ["qemu: -netdev user,id=n,hostfwd=…: Could not set up host forwarding rule 'tcp::1-:1'", /host port/],
+    ['qemu: -drive …: Failed to get "write" lock\nIs another process using the image [x]?', /disk image/],
+    ['qemu: unsupported machine type "pc-q35-99"', /machine type/],
+    ["qemu: cannot set up guest memory 'pc.ram': Cannot allocate memory", /free memory/],
+    ['Could not access KVM kernel module: No such file or directory', /KVM/],
+    ['qemu: Missing section footer for cpu', /less or more state/],
+    [
+      "qemu: Unknown savevm section or instance '0000:00:03.0/virtio-rng' 0",
+      /device that this VM does not have/,
+    ],
+    ['qemu: Unknown ramblock "x", cannot accept migration', /memory that this VM does not have/],
+    ['qemu: Size mismatch: 0000:00:02.0/virtio-net-pci.rom: 0x40000 != 0x20000', /another size/],
+    ['qemu: Length mismatch: pc.ram: 0x4000000 in != 0x8000000', /another size/],
+  ])('knows what %j means', (said, meaning) => {
+    expect(explainQemuMessage(`some warning\n${said}\n`)).toMatch(meaning);
+  });
+
+  it('does not guess', () => {
+    expect(explainQemuMessage('all is well')).toBeUndefined();
+  });
+});

@@ -1,0 +1,141 @@
+import { describe, expect, it } from 'vitest';
+import { rewriteForRestore } from '../../../src/qemu/restore-command-line.js';
+
+const SOCKETS = {
+  monitorSocket: '/run/vmckpt/a/qmp.sock',
+  consoleSocket: '/run/vmckpt/a/console.sock',
+  paused: false,
+};
+const ADDED = [
+  '-chardev',
+  'socket,id=vmckpt-monitor,path=/run/vmckpt/a/qmp.sock,server=on,wait=off',
+  '-mon',
+  'chardev=vmckpt-monitor,mode=control',
+  '-incoming',
+  'defer',
+];
+const CONSOLE = 'unix:/run/vmckpt/a/console.sock,server=on,wait=off';
+
+function rewrite(...argv: string[]): string[] {
+  const { args } = rewriteForRestore(argv, SOCKETS);
+  expect(args.slice(-ADDED.length)).toEqual(ADDED);
+  return args.slice(0, -ADDED.length);
+}
+
+describe('rewriteForRestore', () => {
+  it('drops what belongs to one run and keeps the rest in its order', () => {
+    const kept = ['-machine', 'q35', '-m', '64', '-device', 'virtio-rng-pci', '-append', 'a fd=3'];
+    const dropped = ['-incoming', 'tcp:0:1', '-daemonize', '-pidfile', 'p', '-loadvm', 's', '-S'];
+    expect(rewrite(...kept, ...dropped)).toEqual(kept);
+  });
+
+  it('adds a monitor of its own, deferred incoming, and -S when the VM is to stay paused', () => {
+    expect(rewriteForRestore([], { ...SOCKETS, paused: true }).args).toEqual([...ADDED, '-S']);
+  });
+
+  it('pins the machine type that an alias or a default stood for', () => {
+    const pin = (...argv: string[]): readonly string[] =>
+      rewriteForRestore(argv, { ...SOCKETS, machineType: 'pc-q35-7.2' }).args;
+    expect(pin('-M', 'q35,usb=off').slice(0, 2)).toEqual(['-M', 'pc-q35-7.2,usb=off']);
+    expect(pin('-machine', 'accel=tcg').slice(0, 4)).toEqual([
+      '-machine',
+      'accel=tcg',
+      '-machine',
+      'type=pc-q35-7.2',
+    ]);
+    for (const other of ['pc', 'pc-q35-8.0', 'virt']) expect(pin('-M', other)[1]).toBe(other);
+  });
+
+  it("leaves the user's own QMP socket alone and names it", () => {
+    const short = ['-qmp', 'unix:/tmp/q.sock,server=on,wait=off'];
+    expect(rewriteForRestore(short, SOCKETS)).toMatchObject({ userQmpSocket: '/tmp/q.sock', notes: [] });
+    expect(rewrite(...short)).toEqual(short);
+    const long = ['-chardev', 'socket,id=c,path=/tmp/r,server=on,wait=off', '-mon', 'c,mode=control'];
+    expect(rewriteForRestore(long, SOCKETS).userQmpSocket).toBe('/tmp/r');
+  });
+
+  it('keeps listening sockets from waiting for a client, which is their default', () => {
+    expect(rewrite('-qmp', 'unix:/tmp/q,server')).toEqual(['-qmp', 'unix:/tmp/q,server,wait=off']);
+    expect(rewrite('-serial', 'tcp::5555,server,wait,nodelay')).toEqual([
+      '-serial',
+      'tcp::5555,server,nodelay,wait=off',
+    ]);
+    expect(rewrite('-chardev', 'socket,id=c,path=/p,server=on')).toEqual([
+      '-chardev',
+      'socket,id=c,path=/p,server=on,wait=off',
+    ]);
+    expect(rewrite('-qmp', 'unix:/tmp/q,server,nowait')).toEqual(['-qmp', 'unix:/tmp/q,server,nowait']);
+  });
+
+  it.each([
+    [
+      ['-serial', 'stdio'],
+      ['-serial', CONSOLE],
+    ],
+    [
+      ['-serial', 'mon:stdio'],
+      ['-serial', `mon:${CONSOLE}`],
+    ],
+    [
+      ['-monitor', 'stdio'],
+      ['-monitor', CONSOLE],
+    ],
+    [
+      ['-qmp', 'stdio'],
+      ['-qmp', CONSOLE],
+    ],
+    [
+      ['-chardev', 'stdio,id=c,mux=on,signal=off'],
+      ['-chardev', 'socket,id=c,mux=on,path=/run/vmckpt/a/console.sock,server=on,wait=off'],
+    ],
+    [['-nographic'], ['-nographic', '-serial', `mon:${CONSOLE}`]],
+    [
+      ['-nographic', '-serial', 'null'],
+      ['-nographic', '-serial', 'null', '-monitor', CONSOLE],
+    ],
+    [
+      ['-nographic', '-monitor', 'none'],
+      ['-nographic', '-monitor', 'none', '-serial', CONSOLE],
+    ],
+    [
+      ['-nographic', '-device', 'isa-serial,chardev=x', '-qmp', 'none'],
+      ['-nographic', '-device', 'isa-serial,chardev=x', '-qmp', 'none'],
+    ],
+    [
+      ['-nographic', '-nodefaults'],
+      ['-nographic', '-nodefaults'],
+    ],
+    [
+      ['-display', 'curses'],
+      ['-display', 'none'],
+    ],
+  ])('moves what was on the terminal to a socket: %j', (argv, expected) => {
+    expect(rewrite(...argv)).toEqual(expected);
+  });
+
+  it('says where the console is now, and only then', () => {
+    const moved = rewriteForRestore(['-nographic'], SOCKETS);
+    expect(moved.consoleSocket).toBe(SOCKETS.consoleSocket);
+    expect(moved.notes.join()).toContain(SOCKETS.consoleSocket);
+    expect(rewriteForRestore(['-serial', 'null'], SOCKETS).consoleSocket).toBeUndefined();
+  });
+
+  it.each([
+    ['-add-fd', 'fd=3,set=1'],
+    ['-readconfig', 'vm.cfg'],
+    ['-netdev', 'tap,id=n,fd=33'],
+    ['-netdev', '{"type":"tap","fds":"3:4","id":"n"}'],
+    ['-netdev', 'tap,id=n,ifname=t,vhostfd=3'],
+    ['-chardev', 'socket,id=c,fd=4,server=on'],
+    ['-drive', 'file=/dev/fdset/1'],
+    ['-fsdev', 'proxy,id=f,sock_fd=3'],
+    ['-netdev', 'stream,id=n,addr.type=fd,addr.str=3'],
+  ])('refuses what another process cannot repeat: %s %s', (name, value) => {
+    expect(() => rewriteForRestore([name, value], SOCKETS)).toThrow(
+      expect.objectContaining({
+        code: 'COMMAND_LINE_UNSUPPORTED',
+        message: expect.stringContaining(value) as string,
+      }),
+    );
+  });
+});
