@@ -14,6 +14,7 @@
       'sources': [
         '<(core)/file_range.cc',
         '<(core)/pidfd.cc',
+        '<(core)/pipe.cc',
         '<(core)/process_memory.cc',
         '<(core)/unix_socket.cc',
         '<(core)/userfaultfd_rescue.cc',
@@ -28,9 +29,9 @@
       'target_name': 'vmckpt-receiver',
       'type': 'executable',
       'sources': [
+        '<(core)/pipe.cc',
         '<(core)/receiver.cc',
         '<(core)/receiver_main.cc',
-        '<(core)/unix_socket.cc',
       ],
       'ldflags': ['-static'],
     },

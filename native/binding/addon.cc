@@ -8,6 +8,7 @@
 #include "binding/receive_fds.h"
 #include "core/file_range.h"
 #include "core/pidfd.h"
+#include "core/pipe.h"
 #include "core/process_memory.h"
 #include "core/unix_socket.h"
 #include "core/userfaultfd_rescue.h"
@@ -55,10 +56,19 @@ Napi::Value IsFileLocked(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), vmckpt::IsFileLocked(IntAt(info, 0)));
 }
 
-Napi::Value ReceiveAvailable(const Napi::CallbackInfo& info) {
+// → [read end, write end]
+Napi::Value MakePipe(const Napi::CallbackInfo& info) {
+  Pipe pipe = vmckpt::MakePipe(IntAt(info, 0));
+  Napi::Array ends = Napi::Array::New(info.Env(), 2);
+  ends.Set(0u, pipe.read_end.Release());
+  ends.Set(1u, pipe.write_end.Release());
+  return ends;
+}
+
+Napi::Value ReadAvailable(const Napi::CallbackInfo& info) {
   auto into = info[1].As<Napi::Uint8Array>();
-  ssize_t received = vmckpt::ReceiveAvailable(IntAt(info, 0), into.Data(), into.ByteLength());
-  return Napi::Number::New(info.Env(), static_cast<double>(received));
+  ssize_t length = vmckpt::ReadAvailable(IntAt(info, 0), into.Data(), into.ByteLength());
+  return Napi::Number::New(info.Env(), static_cast<double>(length));
 }
 
 Napi::Value SyncFileRange(const Napi::CallbackInfo& info) {
@@ -121,7 +131,8 @@ Napi::Object Initialize(Napi::Env, Napi::Object exports) {
   Export<ConnectUnix>(exports, "connectUnix");
   Export<SendFds>(exports, "sendFds");
   Export<ReceiveFds>(exports, "receiveFds");
-  Export<ReceiveAvailable>(exports, "receiveAvailable");
+  Export<MakePipe>(exports, "makePipe");
+  Export<ReadAvailable>(exports, "readAvailable");
   Export<TryLockFile>(exports, "tryLockFile");
   Export<IsFileLocked>(exports, "isFileLocked");
   Export<SyncFileRange>(exports, "syncFileRange");

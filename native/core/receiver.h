@@ -1,31 +1,21 @@
-// The receiver of a save's migration stream: it owns QEMU's connection for as long as QEMU writes to it.
+// The receiver of a save's migration stream: it keeps the pipe open that QEMU writes to, and reads it to its end
+// when nobody else does.
 //
-// Why it exists: on QEMU 7.2 a receiver that dies during a background snapshot hangs the VM for ever. So the
-// connection belongs to this process, which does next to nothing and outlives the vmckpt that saves (the
-// *consumer*). The consumer gets a duplicate of the connection and reads the stream itself; no byte passes
-// through here unless the consumer fails. Then the receiver reads the stream to its end and discards it.
-//
-// Handoff protocol (one connection): receiver → consumer 'S' with the descriptor of QEMU's connection, once
-// both are there; consumer → receiver 'D' = "I have read the stream to its end". A handoff connection that
-// ends without 'D' means that the consumer failed.
+// Why it exists: on QEMU 7.2 a receiver that dies during a background snapshot hangs the VM for ever. So this
+// process, which does next to nothing, outlives the vmckpt that saves (the *consumer*). Both have the pipe's read
+// end, and as long as the consumer lives only the consumer reads.
 #pragma once
-
-#include <string>
 
 namespace vmckpt {
 
-struct ReceiverPaths {
-  /** Where QEMU connects (`migrate unix:…`). */
-  std::string data;
-  /** Where the consumer connects. */
-  std::string handoff;
+struct ReceiverFds {
+  /** Readable, at its end, when the consumer is done or dead. */
+  int consumer;
+  /** Read end of the pipe that QEMU writes to; non-blocking. */
+  int stream;
 };
 
-/**
- * Listens on both paths (mode 0600), reports "ready\n" on standard output, lets go of the standard streams
- * and serves one save. Returns when the stream is over or nobody needs it; throws SystemError when it cannot
- * begin.
- */
-void RunReceiver(const ReceiverPaths& paths);
+/** Serves one save. Returns when the consumer is gone and the stream is over; throws SystemError. */
+void RunReceiver(const ReceiverFds& fds);
 
 }  // namespace vmckpt

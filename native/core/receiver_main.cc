@@ -1,16 +1,25 @@
-// vmckpt-receiver DATA_SOCKET HANDOFF_SOCKET: see receiver.h. Exit codes: 0 done, 1 failed, 2 wrong usage.
+// vmckpt-receiver: see receiver.h. Standard input is the consumer, descriptor 3 the read end of the
+// stream's pipe. Exit codes: 0 done, 1 failed, 2 wrong usage.
+#include <unistd.h>
+
 #include <cstdio>
 
 #include "core/receiver.h"
 #include "core/system_error.h"
 
-int main(int argc, char** argv) {
-  if (argc != 3) {
-    std::fprintf(stderr, "usage: vmckpt-receiver DATA_SOCKET HANDOFF_SOCKET\n");
+namespace {
+
+constexpr int kStreamFd = 3;
+
+}  // namespace
+
+int main(int argc, char**) {
+  if (argc != 1) {
+    std::fprintf(stderr, "vmckpt-receiver is started by vmckpt save, and by nobody else\n");
     return 2;
   }
   try {
-    vmckpt::RunReceiver({.data = argv[1], .handoff = argv[2]});
+    vmckpt::RunReceiver({.consumer = STDIN_FILENO, .stream = kStreamFd});
     return 0;
   } catch (const vmckpt::SystemError& error) {
     std::fprintf(stderr, "vmckpt-receiver: %s: %s\n", error.syscall(), error.what());

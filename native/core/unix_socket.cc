@@ -72,14 +72,6 @@ Fd ConnectUnix(const std::string& path) {
   return socket;
 }
 
-Fd ListenUnix(const std::string& path) {
-  sockaddr_un address = AddressOf(path);
-  Fd socket = NewSocket();
-  Check(::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), "bind");
-  Check(::listen(socket.get(), 1), "listen");
-  return socket;
-}
-
 void SendFds(int socket, std::span<const uint8_t> payload, std::span<const int> fds) {
   alignas(cmsghdr) char control[kMaxControlBytes] = {};
   iovec vector{.iov_base = const_cast<uint8_t*>(payload.data()), .iov_len = payload.size()};
@@ -122,12 +114,6 @@ Message ReceiveFds(int socket, const ReceiveLimits& limits) {
     message.payload.resize(received);
     return message;
   }
-}
-
-ssize_t ReceiveAvailable(int socket, void* into, size_t size) {
-  ssize_t received = RetryOnSignal([&] { return ::recv(socket, into, size, MSG_DONTWAIT); });
-  if (received == -1 && (errno == EAGAIN || errno == EWOULDBLOCK)) return -1;
-  return Check(received, "recv");
 }
 
 }  // namespace vmckpt

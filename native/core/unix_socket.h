@@ -28,9 +28,6 @@ ucred PeerCredentials(int socket);
 /** Connects, blocking, to a listening socket. Throws ENAMETOOLONG when `path` exceeds 107 bytes. */
 Fd ConnectUnix(const std::string& path);
 
-/** Binds `path` and listens with room for one waiting connection. The caller's umask decides the mode. */
-Fd ListenUnix(const std::string& path);
-
 /** Sends `payload` (1 byte at least) with `fds` as one message; EMSGSIZE if it does not go out whole. */
 void SendFds(int socket, std::span<const uint8_t> payload, std::span<const int> fds);
 
@@ -47,9 +44,5 @@ struct ReceiveLimits {
  * At the end of the stream the payload is empty. Throws ETIMEDOUT and ECANCELED.
  */
 Message ReceiveFds(int socket, const ReceiveLimits& limits);
-
-/** Takes what a stream socket holds right now: its length, 0 at the end of the stream, -1 when there is
- * nothing yet. */
-ssize_t ReceiveAvailable(int socket, void* into, size_t size);
 
 }  // namespace vmckpt

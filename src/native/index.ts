@@ -47,7 +47,8 @@ interface Addon {
     maxFds: number,
     timeoutMs: number,
   ): { message: Promise<ReceivedMessage>; cancel: () => void };
-  receiveAvailable(socketFd: number, into: Uint8Array): number;
+  makePipe(capacityBytes: number): [readEnd: number, writeEnd: number];
+  readAvailable(fd: number, into: Uint8Array): number;
   tryLockFile(fd: number): boolean;
   isFileLocked(fd: number): boolean;
   syncFileRange(fd: number, offsetBytes: number, lengthBytes: number): void;
@@ -59,7 +60,7 @@ interface Addon {
   writeProcessMemory(pid: number, buffers: readonly Uint8Array[], addresses: BigUint64Array): void;
 }
 
-/** The process that owns a save's migration stream: `vmckpt-receiver DATA_SOCKET HANDOFF_SOCKET`. */
+/** The process that keeps a save's migration stream open: see native/core/receiver.h. */
 export const RECEIVER_PATH = path.join(PACKAGE_ROOT, 'build/Release/vmckpt-receiver');
 
 /** Small enough that the kernel always queues a message whole. */
@@ -119,13 +120,26 @@ export async function receiveFds(socketFd: number, limits: ReceiveLimits): Promi
   }
 }
 
+export interface Pipe {
+  /** Non-blocking. */
+  readonly readEnd: number;
+  /** Blocking. */
+  readonly writeEnd: number;
+}
+
+/** A pipe of that capacity, or of the system's default where its limits do not allow it. */
+export function makePipe(capacityBytes: number): Pipe {
+  const [readEnd, writeEnd] = addon().makePipe(integer('capacityBytes', capacityBytes, { min: 1 }));
+  return { readEnd, writeEnd };
+}
+
 /**
- * Takes what a stream socket holds right now, without waiting. Returns the length, 0 at the end of the stream, and
- * undefined when there is nothing yet.
+ * Takes what a non-blocking descriptor holds right now. Returns the length, 0 at the end, and undefined when there
+ * is nothing yet.
  */
-export function receiveAvailable(socketFd: number, into: Uint8Array): number | undefined {
-  const received = addon().receiveAvailable(integer('socketFd', socketFd), into);
-  return received < 0 ? undefined : received;
+export function readAvailable(fd: number, into: Uint8Array): number | undefined {
+  const length = addon().readAvailable(integer('fd', fd), into);
+  return length < 0 ? undefined : length;
 }
 
 /**

@@ -14,6 +14,7 @@ import {
 import { QmpClient } from '../qemu/qmp.js';
 import { poll } from '../util/deadline.js';
 import { identifyProcess } from '../util/process-identity.js';
+import { takeBack } from './receiver.js';
 import { VmJournal, type JournalNote } from './vm-journal.js';
 
 const CONNECT_TIMEOUT_MS = 10_000;
@@ -78,6 +79,7 @@ export async function putRight({ qmp, journal, onMessage }: PuttingRight): Promi
 
 /** Ends the migration in the way its method allows, restores the settings, and lets a VM run that ran before. */
 export async function giveBack(qmp: QmpClient, note: JournalNote): Promise<void> {
+  await takeBack(qmp);
   await endMigration(qmp, note.method);
   if (note.method === 'background-snapshot') await thaw(qmp);
   await applyMigrationSettings(qmp, note);

@@ -1,77 +1,93 @@
 /**
- * The owner of the socket that QEMU's migration stream arrives on: the native `vmckpt-receiver`, a process that
- * outlives this one. It hands us a duplicate of the connection, so that no byte passes through it, and when we
- * die or give up it reads the stream to its end: QEMU 7.2 freezes a VM for ever whose background-snapshot is cut off.
+ * The pipe that QEMU's migration stream comes through, and the native `vmckpt-receiver` that keeps it open: a
+ * process that outlives this one. We read the pipe ourselves, so that no byte passes through it, and when we die or
+ * give up it reads the stream to its end: QEMU 7.2 freezes a VM for ever whose background-snapshot is cut off.
+ *
+ * A pipe, because a background-snapshot writes every page by itself: 250 of them fit before QEMU has to wait,
+ * against 25 on a socket with the system's default buffer, and nobody is woken for one page.
  */
 import { spawn } from 'node:child_process';
-import { closeSync, mkdtempSync, writeSync } from 'node:fs';
+import { closeSync } from 'node:fs';
 import { once } from 'node:events';
-import path from 'node:path';
+import type { Socket } from 'node:net';
 import { VmckptError } from '../errors.js';
-import { connectUnix, receiveFds, RECEIVER_PATH } from '../native/index.js';
-import { withDeadline } from '../util/deadline.js';
+import { makePipe, RECEIVER_PATH } from '../native/index.js';
+import type { QmpClient } from '../qemu/qmp.js';
 
-const START_TIMEOUT_MS = 10_000;
-const DONE = Buffer.from('D');
+/** What the system lets everybody have. */
+const PIPE_BYTES = 1 << 20;
+/** QEMU's name for the write end. */
+const FD_NAME = 'vmckpt-stream';
 
 export class Receiver {
-  /** Where QEMU is told to migrate to. */
-  readonly dataSocket: string;
-  readonly #handoff: number;
-  #closed = false;
+  readonly #consumer: Socket;
+  readonly #readEnd: number;
+  #writeEnd: number | undefined;
+  #discarded = false;
 
-  private constructor(dataSocket: string, handoff: number) {
-    this.dataSocket = dataSocket;
-    this.#handoff = handoff;
+  private constructor(consumer: Socket, { readEnd, writeEnd }: ReturnType<typeof makePipe>) {
+    this.#consumer = consumer;
+    this.#readEnd = readEnd;
+    this.#writeEnd = writeEnd;
   }
 
-  /** Starts a receiver that listens in a folder of its own below `directory`: one of an earlier save may still be there. */
-  static async start(directory: string): Promise<Receiver> {
-    const own = mkdtempSync(path.join(directory, 'receiver-'));
-    const dataSocket = path.join(own, 'stream.sock');
-    const handoffSocket = path.join(own, 'handoff.sock');
-    const child = spawn(RECEIVER_PATH, [dataSocket, handoffSocket], {
+  /** @throws VmckptError NATIVE_MISSING */
+  static async start(): Promise<Receiver> {
+    const pipe = makePipe(PIPE_BYTES);
+    const child = spawn(RECEIVER_PATH, [], {
       detached: true,
-      stdio: ['ignore', 'pipe', 'ignore'],
+      stdio: ['pipe', 'ignore', 'ignore', pipe.readEnd],
     });
-    const failed = (cause?: unknown): never => {
+    // It ends by itself, and may well be killed: neither is news to us.
+    child.stdin!.on('error', () => undefined);
+    try {
+      await once(child, 'spawn');
+    } catch (cause) {
+      closeSync(pipe.readEnd);
+      closeSync(pipe.writeEnd);
       throw new VmckptError('NATIVE_MISSING', 'the stream receiver could not be started', {
         hint: 'npm run build:native',
         cause,
       });
-    };
-    const ended = once(child, 'exit').then(() => failed(), failed);
-    const ready = Promise.race([once(child.stdout, 'data'), ended]);
-    ended.catch(() => undefined); // once it is ready its end is no failure
-    await withDeadline(ready, { what: 'the stream receiver', timeoutMs: START_TIMEOUT_MS });
-    child.stdout.destroy();
-    child.unref();
-    return new Receiver(dataSocket, connectUnix(handoffSocket));
-  }
-
-  /** QEMU's connection, once it is there. The descriptor is ours to read from and to close. */
-  async connection(wait: { readonly timeoutMs: number; readonly signal: AbortSignal }): Promise<number> {
-    const { fds } = await receiveFds(this.#handoff, { maxBytes: 1, maxFds: 1, ...wait });
-    const [fd] = fds;
-    if (fd === undefined)
-      throw new VmckptError('MIGRATION_FAILED', 'the stream receiver ended before QEMU connected to it');
-    return fd;
-  }
-
-  /** The stream has been read to its end: the receiver may go. */
-  done(): void {
-    try {
-      if (!this.#closed) writeSync(this.#handoff, DONE);
-    } catch {
-      // Somebody has killed it; our end of the connection has brought us everything all the same.
     }
-    this.discard();
+    child.unref();
+    const consumer = child.stdin as Socket;
+    consumer.unref();
+    return new Receiver(consumer, pipe);
   }
 
-  /** Leaves what is still to come of the stream to the receiver, which reads and drops it. */
+  /** Gives the write end to QEMU. @returns where it is told to migrate to */
+  async lendTo(qmp: QmpClient): Promise<string> {
+    await qmp.execute('getfd', { fdname: FD_NAME }, { fd: this.#writeEnd! });
+    this.#closeWriteEnd();
+    return `fd:${FD_NAME}`;
+  }
+
+  /** What QEMU sends; non-blocking. */
+  get stream(): number {
+    return this.#readEnd;
+  }
+
+  /** Leaves what is still to come of the stream to the receiver, which reads and drops it; nobody may read from here on. */
   discard(): void {
-    if (this.#closed) return;
-    this.#closed = true;
-    closeSync(this.#handoff);
+    if (this.#discarded) return;
+    this.#discarded = true;
+    this.#closeWriteEnd();
+    closeSync(this.#readEnd);
+    this.#consumer.destroy();
+  }
+
+  #closeWriteEnd(): void {
+    if (this.#writeEnd !== undefined) closeSync(this.#writeEnd);
+    this.#writeEnd = undefined;
+  }
+}
+
+/** Takes a write end back that QEMU was lent and has not migrated to: its receiver would wait for ever. */
+export async function takeBack(qmp: QmpClient): Promise<void> {
+  try {
+    await qmp.execute('closefd', { fdname: FD_NAME });
+  } catch (error) {
+    if (!(error instanceof VmckptError) || error.code !== 'QMP_COMMAND_FAILED') throw error;
   }
 }

@@ -2,7 +2,6 @@
  * The story of a save: look at the VM, refuse what cannot be brought back, let QEMU send its state to a receiver
  * of ours, write every page as it passes, and give the VM back as it was: in every way out.
  */
-import { closeSync } from 'node:fs';
 import { CheckpointWriter } from '../checkpoint/writer.js';
 import type { Manifest } from '../checkpoint/manifest.js';
 import type { ParsedStream } from '../migration-stream/parser.js';
@@ -23,7 +22,6 @@ import { Receiver } from './receiver.js';
 import { refuseUnsafe } from './refusals.js';
 import { VmJournal, type JournalNote } from './vm-journal.js';
 
-const STREAM_TIMEOUT_MS = 60_000;
 const DEATH_TIMEOUT_MS = 2_000;
 /** QEMU's default is a low cap made for networks; this is no limit at all on any disk. */
 const UNLIMITED_BANDWIDTH = 2 ** 40;
@@ -104,9 +102,12 @@ async function saveInto(
   pending: PendingGeneration,
   work: Work,
 ): Promise<{ manifest: Manifest; result: MethodResult }> {
-  const { journal, vm, method, options } = work;
-  const receiver = await Receiver.start(journal.directory);
-  const note = await borrow(work);
+  const { vm, method, options } = work;
+  const receiver = await Receiver.start();
+  const note = await borrow(work).catch((error: unknown) => {
+    receiver.discard();
+    throw error;
+  });
   let saved = false;
   try {
     const { stream, writer, result } = await transfer(pending, receiver, work);
@@ -179,37 +180,27 @@ async function transfer(pending: PendingGeneration, receiver: Receiver, work: Wo
   let writer: CheckpointWriter | undefined;
   const giveUp = new AbortController();
   const signal = AbortSignal.any([options.signal, giveUp.signal]);
-  const write = async (): Promise<ParsedStream> => {
-    const fd = await receiver.connection({ timeoutMs: STREAM_TIMEOUT_MS, signal });
-    try {
-      return await readStream({
-        fd,
-        handler: {
-          onLayout: (layout) =>
-            (writer = CheckpointWriter.create(pending.dir, { layout, level: options.level })),
-        },
-        ready: () => writer?.ready() ?? Promise.resolve(),
-        onProgress: (streamBytes) => options.onProgress(streamBytes, vm.ramBytes),
-        signal,
-      });
-    } finally {
-      closeSync(fd);
-    }
-  };
-  const writing = write();
+  const writing = readStream({
+    fd: receiver.stream,
+    handler: {
+      onLayout: (layout) => (writer = CheckpointWriter.create(pending.dir, { layout, level: options.level })),
+    },
+    ready: () => writer?.ready() ?? Promise.resolve(),
+    onProgress: (streamBytes) => options.onProgress(streamBytes, vm.ramBytes),
+    signal,
+  });
   // A writer that fails leaves the rest of the stream to the receiver, so that QEMU can end its migration.
   writing.catch(() => receiver.discard());
   try {
     const result = await Promise.race([
-      runMethod(method, { qmp, uri: `unix:${receiver.dataSocket}`, wasRunning: vm.running }),
+      receiver.lendTo(qmp).then((uri) => runMethod(method, { qmp, uri, wasRunning: vm.running })),
       failureOf(writing),
       rejectOnAbort(options.signal),
     ]);
     const stream = await writing;
-    receiver.done();
     return { stream, writer: writer!, result };
   } catch (error) {
-    // Not waited for: it may hang in a read until QEMU sends more, and takes nothing in from here on.
+    // The reader is not waited for: it touches neither the pipe nor the writer from here on.
     giveUp.abort(error);
     await writer?.abort();
     throw error;

@@ -36,11 +36,10 @@ export type JournalNote = z.infer<typeof noteSchema>;
 export class VmJournal {
   readonly #lockFd: number;
   readonly #noteFile: string;
-  /** A private folder for the sockets of this save. */
-  readonly directory: string;
+  readonly #directory: string;
 
   private constructor(directory: string, lockFd: number) {
-    this.directory = directory;
+    this.#directory = directory;
     this.#lockFd = lockFd;
     this.#noteFile = path.join(directory, NOTE);
   }
@@ -69,7 +68,7 @@ export class VmJournal {
 
   write(note: JournalNote): void {
     writeJsonFile(this.#noteFile, note);
-    const fd = openSync(this.directory, 'r');
+    const fd = openSync(this.#directory, 'r');
     fsyncSync(fd);
     closeSync(fd);
   }
@@ -80,7 +79,7 @@ export class VmJournal {
 
   /** Gives the lock back; the folder goes when nothing is left to be put right. */
   close(): void {
-    if (this.read() === undefined) rmSync(this.directory, { recursive: true, force: true });
+    if (this.read() === undefined) rmSync(this.#directory, { recursive: true, force: true });
     closeSync(this.#lockFd);
   }
 }
