@@ -151,7 +151,9 @@ export class PostcopySession {
 
   /** To what QEMU says on the main connection; nothing is read before. */
   #listen(): void {
-    const returnPath = new ReturnPathParser(this.#options.source.layout, (message) => this.#onMessage(message));
+    const returnPath = new ReturnPathParser(this.#options.source.layout, (message) =>
+      this.#onMessage(message),
+    );
     this.#sockets[0]!.on('data', (chunk: Buffer) => this.#guarded(() => returnPath.push(chunk)));
   }
 

@@ -27,7 +27,7 @@ export interface StepOptions {
 
 /** @throws VmckptError EXTENT_DAMAGED, INDEX_DAMAGED */
 export async function* decodedSteps(options: StepOptions): AsyncGenerator<DecodedStep, undefined> {
-  const steps = cut(options);
+  const steps = stepsOf(options);
   const ahead: { step: Step; decoded: Promise<DecodedExtents> }[] = [];
   try {
     for (;;) {
@@ -53,12 +53,16 @@ export async function* decodedSteps(options: StepOptions): AsyncGenerator<Decode
   }
 }
 
-interface Step extends PageRange {
+export interface Step extends PageRange {
   readonly extents: readonly number[];
 }
 
 /** A step ends only where a new extent would begin, so that few extents are read twice. */
-function* cut({ source, range, isWanted }: StepOptions): Generator<Step, undefined> {
+export function* stepsOf({
+  source,
+  range,
+  isWanted,
+}: Omit<StepOptions, 'decoder'>): Generator<Step, undefined> {
   let { firstPage } = range;
   let stepPages = 0;
   let extents = new Set<number>();

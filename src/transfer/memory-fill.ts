@@ -3,9 +3,12 @@
  * handled one by one on the other side, and huge pages are kept. Zero pages are left out: fresh memory is zero.
  */
 import { writeProcessMemory } from '../native/index.js';
-import { PAGE_KINDS, type BulkDecoder, type PageSource } from '../pages/contracts.js';
+import { PAGE_KINDS, type BulkDecoder, type MemoryRun, type PageSource } from '../pages/contracts.js';
 import { PAGE_BYTES, type PlacedRamBlock } from '../pages/layout.js';
-import { decodedSteps, type DecodedStep } from './decoded-steps.js';
+import { stepsOf, type Step } from './decoded-steps.js';
+
+/** Enough that no thread waits for its next one. */
+const STEPS_UNDER_WAY = 6;
 
 export interface MemoryFill {
   readonly source: PageSource;
@@ -20,47 +23,62 @@ export interface MemoryFill {
 }
 
 /** @throws VmckptError EXTENT_DAMAGED, INDEX_DAMAGED; a system error EPERM without the right to ptrace QEMU */
-export async function fillMemory({
-  source,
-  decoder,
-  block,
-  pid,
-  hostAddress,
-  onFilled,
-}: MemoryFill): Promise<void> {
+export async function fillMemory(fill: MemoryFill): Promise<void> {
+  const { source, block } = fill;
   const range = { firstPage: block.firstPage, endPage: block.firstPage + block.pageCount };
-  const addressOf = (page: number): bigint => BigInt(hostAddress + (page - block.firstPage) * PAGE_BYTES);
-  for await (const step of decodedSteps({ source, decoder, range, isWanted: () => true })) {
-    const runs = runsOf(source, step);
-    writeProcessMemory(
-      pid,
-      runs.map(({ bytes }) => bytes),
-      BigUint64Array.from(runs, ({ page }) => addressOf(page)),
-    );
-    onFilled(runs.reduce((sum, { bytes }) => sum + bytes.length / PAGE_BYTES, 0));
+  const underWay: Promise<void>[] = [];
+  try {
+    for (const step of stepsOf({ source, range, isWanted: () => true })) {
+      if (underWay.length === STEPS_UNDER_WAY) await underWay.shift();
+      const placed = placeStep(step, fill);
+      placed.catch(() => undefined); // awaited in its turn
+      underWay.push(placed);
+    }
+    await Promise.all(underWay);
+  } finally {
+    await Promise.allSettled(underWay);
   }
 }
 
-interface Run {
-  readonly page: number;
-  readonly bytes: Uint8Array;
+async function placeStep(step: Step, { source, decoder, block, pid, hostAddress, onFilled }: MemoryFill) {
+  const addressOf = (page: number): number => hostAddress + (page - block.firstPage) * PAGE_BYTES;
+  const runs = runsOf(source, step, addressOf);
+  const repeated = pagesOfOneByte(source, step);
+  writeProcessMemory(
+    pid,
+    repeated.map((page) => new Uint8Array(PAGE_BYTES).fill(source.fillByteOf(page))),
+    BigUint64Array.from(repeated, (page) => BigInt(addressOf(page))),
+  );
+  await decoder.decodeInto(pid, step.extents, runs);
+  onFilled(runs.reduce((sum, { pageCount }) => sum + pageCount, repeated.length));
 }
 
-/** Pages that lie side by side both in an extent and in memory are written as one. */
-function runsOf(source: PageSource, { firstPage, endPage, bytesOf }: DecodedStep): Run[] {
-  const runs: Run[] = [];
+function pagesOfOneByte(source: PageSource, { firstPage, endPage }: Step): number[] {
+  const pages: number[] = [];
+  for (let page = firstPage; page < endPage; page++)
+    if (source.kindOf(page) === PAGE_KINDS.fill) pages.push(page);
+  return pages;
+}
+
+function runsOf(
+  source: PageSource,
+  { firstPage, endPage, extents }: Step,
+  addressOf: (page: number) => number,
+): MemoryRun[] {
+  const positions = new Map(extents.map((extent, position) => [extent, position]));
+  const runs: MemoryRun[] = [];
   for (let page = firstPage; page < endPage; page++) {
-    const kind = source.kindOf(page);
-    if (kind === PAGE_KINDS.fill)
-      runs.push({ page, bytes: new Uint8Array(PAGE_BYTES).fill(source.fillByteOf(page)) });
-    if (kind !== PAGE_KINDS.data) continue;
+    if (source.kindOf(page) !== PAGE_KINDS.data) continue;
     const extent = source.extentOf(page);
     const slot = source.slotOf(page);
-    let count = 1;
-    while (page + count < endPage && follows(source, page + count, { extent, slot: slot + count })) count++;
-    const bytes = bytesOf.get(extent)!.subarray(slot * PAGE_BYTES, (slot + count) * PAGE_BYTES);
-    runs.push({ page, bytes });
-    page += count - 1;
+    let pageCount = 1;
+    while (
+      page + pageCount < endPage &&
+      follows(source, page + pageCount, { extent, slot: slot + pageCount })
+    )
+      pageCount++;
+    runs.push({ position: positions.get(extent)!, slot, pageCount, address: addressOf(page) });
+    page += pageCount - 1;
   }
   return runs;
 }

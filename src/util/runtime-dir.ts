@@ -2,9 +2,12 @@
  * Where vmckpt keeps what lives no longer than the machine is up: the sockets, logs and state of restored VMs,
  * and the locks and journals of VMs that are being saved. Private to the user.
  */
-import { mkdirSync } from 'node:fs';
+import { lstatSync, mkdirSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { VmckptError } from '../errors.js';
+
+const WRITABLE_BY_OTHERS = 0o022;
 
 /** `$VMCKPT_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/vmckpt`, else `/run/vmckpt` for root and a private folder in /tmp. */
 export function runtimeDir(): string {
@@ -15,9 +18,25 @@ export function runtimeDir(): string {
   return uid === 0 ? '/run/vmckpt' : path.join(os.tmpdir(), `vmckpt-${uid}`);
 }
 
-/** A folder below the runtime folder, made when it is missing, readable by its owner only. */
+/**
+ * A folder below the runtime folder, made when it is missing, readable by its owner only.
+ * @throws VmckptError NOT_PERMITTED when others may write to the runtime folder: they could put a VM's sockets there
+ */
 export function ensureRuntimeDir(...below: string[]): string {
-  const directory = path.join(runtimeDir(), ...below);
+  const root = runtimeDir();
+  const directory = path.join(root, ...below);
   mkdirSync(directory, { recursive: true, mode: 0o700 });
+  requirePrivate(root);
   return directory;
+}
+
+function requirePrivate(root: string): void {
+  const found = lstatSync(root);
+  const own = found.uid === process.getuid?.();
+  if (found.isDirectory() && own && (found.mode & WRITABLE_BY_OTHERS) === 0) return;
+  throw new VmckptError('NOT_PERMITTED', `the runtime folder ${root} is not this user's alone`, {
+    hint: own
+      ? `chmod 700 ${root}, or set VMCKPT_RUNTIME_DIR to a folder of your own.`
+      : 'Set VMCKPT_RUNTIME_DIR to a folder of your own.',
+  });
 }
