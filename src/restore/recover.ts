@@ -1,9 +1,10 @@
-/** `restore --resume NAME`: takes over the memory transfer of a VM whose serving process, and verb, have died. */
+/** `restore --resume NAME`: takes over the memory transfer of a VM whose serving process, and verb, have died or hang. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { readManifest } from '../checkpoint/manifest.js';
 import { VmckptError } from '../errors.js';
 import { isAlive, type ProcessIdentity } from '../util/process-identity.js';
 import { buildReport, type RestoreReport } from './report.js';
+import { endSilentTransfer } from './silence.js';
 import { superviseTransfer, takeOver } from './supervise.js';
 import { requireVm, statusOf } from './vm-record.js';
 
@@ -25,6 +26,7 @@ export async function recover({
   signal,
 }: RecoverOptions): Promise<RestoreReport> {
   const { folder, record } = requireVm(name);
+  await endSilentTransfer(folder);
   const status = statusOf(record, folder.readTransfer());
   if (status !== 'transfer-lost' || record.qemu === undefined)
     throw new VmckptError(

@@ -1,20 +1,15 @@
 /**
  * Ends a VM that vmckpt has restored: QEMU, the process that serves its memory, and their folder. A QEMU that waits
  * for a page does not answer, so what it is asked for politely has a short deadline and signals come behind it.
- * Signals go through a pidfd, so that they reach this process and never a later one with its number.
  */
-import { closeSync } from 'node:fs';
 import { VmckptError } from '../errors.js';
-import { pidfdOpen, pidfdSendSignal } from '../native/index.js';
 import { QmpClient } from '../qemu/qmp.js';
-import { poll } from '../util/deadline.js';
 import { isAlive, type ProcessIdentity } from '../util/process-identity.js';
+import { endProcess, gone, SIGKILL, SIGTERM } from './end-process.js';
 import { requireVm, statusOf, VmFolder } from './vm-record.js';
 
 const POLITE_TIMEOUT_MS = 2_000;
 const KILL_TIMEOUT_MS = 10_000;
-const SIGTERM = 15;
-const SIGKILL = 9;
 
 export interface StopReport {
   readonly name: string;
@@ -33,7 +28,7 @@ export async function stopVm(name: string): Promise<StopReport> {
   const { qemu } = record;
   const endedBy = qemu === undefined || !isAlive(qemu) ? null : await endQemu(qemu, folder);
   const transfer = folder.readTransfer()?.process;
-  if (transfer !== undefined) await kill(transfer, SIGKILL, KILL_TIMEOUT_MS);
+  if (transfer !== undefined) await endProcess(transfer, SIGKILL, KILL_TIMEOUT_MS);
   folder.remove();
   return { name, qemuPid: endedBy === null ? null : qemu!.pid, endedBy };
 }
@@ -56,12 +51,12 @@ async function endQemu(qemu: ProcessIdentity, folder: VmFolder): Promise<'quit' 
     if (!(error instanceof VmckptError)) throw error;
   }
   try {
-    await kill(qemu, SIGTERM, POLITE_TIMEOUT_MS);
+    await endProcess(qemu, SIGTERM, POLITE_TIMEOUT_MS);
     return 'SIGTERM';
   } catch (error) {
     if (!(error instanceof VmckptError) || error.code !== 'TIMEOUT') throw error;
   }
-  await kill(qemu, SIGKILL, KILL_TIMEOUT_MS);
+  await endProcess(qemu, SIGKILL, KILL_TIMEOUT_MS);
   return 'SIGKILL';
 }
 
@@ -72,32 +67,4 @@ async function quit(socket: string): Promise<void> {
   } finally {
     await qmp.close();
   }
-}
-
-/** Returns once the process is gone. @throws VmckptError TIMEOUT */
-async function kill(target: ProcessIdentity, signal: number, timeoutMs: number): Promise<void> {
-  send(target, signal);
-  await gone(target, timeoutMs);
-}
-
-function send(target: ProcessIdentity, signal: number): void {
-  try {
-    const pidfd = pidfdOpen(target.pid);
-    try {
-      // Only now, with the number held fast by the descriptor, is it sure whose it is.
-      if (isAlive(target)) pidfdSendSignal(pidfd, signal);
-    } finally {
-      closeSync(pidfd);
-    }
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
-  }
-}
-
-async function gone(target: ProcessIdentity, timeoutMs: number): Promise<void> {
-  await poll(() => (isAlive(target) ? undefined : true), {
-    what: `process ${target.pid} to end`,
-    timeoutMs,
-    everyMs: 5,
-  });
 }

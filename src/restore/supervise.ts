@@ -1,10 +1,11 @@
 /**
- * From the running VM to the last page in place. When the serving process dies, QEMU goes to postcopy-paused (the
+ * From the running VM to the last page in place. When the serving process dies or hangs, QEMU goes to postcopy-paused (the
  * guest runs on until it touches a missing page) and another process takes over: QEMU itself knows what it has.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError } from '../errors.js';
 import type { TransferResult } from './report.js';
+import { SilenceWatch } from './silence.js';
 import { TransferClient } from './transfer-client.js';
 import type { TransferOrder } from './transfer-job.js';
 import type { VmFolder } from './vm-record.js';
@@ -26,13 +27,17 @@ export interface Supervision {
   readonly signal: AbortSignal;
 }
 
-const PROGRESS_EVERY_MS = 200;
+const WATCH_EVERY_MS = 200;
 
 /** @throws VmckptError EXTENT_DAMAGED and its like, QEMU_DIED, TRANSFER_FAILED; INTERRUPTED leaves the transfer at work */
 export async function superviseTransfer(supervision: Supervision): Promise<TransferResult> {
   const { order, qemuEnded, onMessage, signal } = supervision;
-  const progress = setInterval(() => reportProgress(supervision), PROGRESS_EVERY_MS);
   let { transfer } = supervision;
+  const silence = new SilenceWatch(supervision.folder);
+  const watch = setInterval(() => {
+    reportProgress(supervision);
+    if (silence.isSilent()) void transfer.kill();
+  }, WATCH_EVERY_MS);
   try {
     for (let recoveries = 0; ; recoveries++) {
       const end = await Promise.race([transfer.ended, qemuGone(qemuEnded), interrupted(signal)]);
@@ -43,11 +48,11 @@ export async function superviseTransfer(supervision: Supervision): Promise<Trans
       if (end.type === 'failed') await Promise.race([qemuGone(qemuEnded), sleep(QEMU_END_MS)]);
       if (order.mode === 'eager' || recoveries >= MAX_RECOVERIES)
         throw lost(end.type === 'failed' ? end.error : undefined);
-      onMessage('The process that serves the memory has died; another one takes over.');
+      onMessage('The process that serves the memory has died, or hung; another one takes over.');
       transfer = await takeOver(supervision);
     }
   } finally {
-    clearInterval(progress);
+    clearInterval(watch);
     transfer.release();
   }
 }

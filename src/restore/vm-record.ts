@@ -2,7 +2,7 @@
  * What is known of a restored VM, in its folder below the runtime folder: `vm.json`, written by the restoring
  * verb, and `transfer.json`, written by the transfer process while it serves memory.
  */
-import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { VmckptError } from '../errors.js';
@@ -90,6 +90,11 @@ export class VmFolder {
 
   readTransfer(): TransferRecord | undefined {
     return transferSchema.safeParse(readJsonFile(this.file('transfer.json'))).data;
+  }
+
+  /** When the transfer process last noted how it goes: wall clock, ms. */
+  transferNotedAtMs(): number | undefined {
+    return statSync(this.file('transfer.json'), { throwIfNoEntry: false })?.mtimeMs;
   }
 
   writeTransfer(record: TransferRecord): void {

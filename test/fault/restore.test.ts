@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { existsSync, utimesSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, it, vi } from 'vitest';
 import type { VmSummary } from '../../src/restore/list-vms.js';
@@ -116,6 +116,21 @@ describeOnEachQemu('a restore', (qemu) => {
       await expectWhole();
       await startCli(['stop', 'web']).ended;
     }
+  });
+
+  it('whose transfer hangs is resumed, once it has been silent for long', async () => {
+    const restore = startRestore('web');
+    await untilRunning('web', restore.ended);
+    const folder = new VmFolder('web');
+    process.kill(folder.readTransfer()!.process.pid, 'SIGSTOP');
+    restore.kill();
+    await restore.ended;
+    const refused = await startRestore('--resume', 'web').ended;
+    expect(refused).toMatchObject({ code: 1, json: { error: { code: 'VM_STATE' } } });
+    const longAgo = Date.now() / 1000 - 60;
+    utimesSync(folder.file('transfer.json'), longAgo, longAgo);
+    expect(await startRestore('--resume', 'web').ended).toMatchObject({ code: 0, json: { recoveries: 1 } });
+    await expectWhole();
   });
 
   it.each(['lazy', 'eager'])('whose verb is killed early is made good by the next (%s)', async (mode) => {
