@@ -25,7 +25,7 @@ describeOnEachQemu('a VM that was started by hand with -nographic', (qemu) => {
       ...['-kernel', guestFile('vmlinuz'), '-initrd', guestFile('initramfs.cpio')],
       ...['-append', 'console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off vmckpt.fill_mb=96'],
       ...['-drive', `file=${guestFile('disk.img')},format=raw,if=virtio,readonly=on`],
-      ...['-device', 'virtio-rng-pci', '-qmp', `unix:${qmp},server=on,wait=off`],
+      ...['-qmp', `unix:${qmp},server=on,wait=off`],
     ];
     const original = spawnTracked(argv, terminal);
     const said = (pattern: RegExp) => pattern.exec(readFileSync(terminal, 'latin1')) ?? undefined;
