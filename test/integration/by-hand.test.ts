@@ -1,16 +1,16 @@
 /** A VM as somebody starts it by hand, with the console on the terminal, and not for vmckpt. */
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
-import { afterAll, expect, it } from 'vitest';
+import { afterAll, describe, expect, it } from 'vitest';
 import { examineGuest } from '../support/checkpointing.js';
 import { guestFile, qemuBinary } from '../support/cache.js';
 import { startCli } from '../support/command.js';
 import { Console } from '../support/console.js';
 import { killAndWait, killProcessesOf, spawnTracked } from '../support/processes.js';
-import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
+import { suiteDirectory } from '../support/vitest.js';
 import { poll } from '../../src/util/deadline.js';
 
-describeOnEachQemu('a VM that was started by hand with -nographic', (qemu) => {
+describe('a VM that was started by hand with -nographic', () => {
   const dir = suiteDirectory();
   const runtimeDir = path.join(dir, 'run');
   afterAll(() => killProcessesOf(runtimeDir));
@@ -21,7 +21,7 @@ describeOnEachQemu('a VM that was started by hand with -nographic', (qemu) => {
     const qmp = path.join(dir, 'qmp.sock');
     const terminal = path.join(dir, 'terminal');
     const argv = [
-      ...[qemuBinary(qemu), '-M', 'q35', '-accel', 'tcg', '-m', '256', '-nographic'],
+      ...[qemuBinary('system'), '-M', 'q35', '-accel', 'tcg', '-m', '256', '-nographic'],
       ...['-kernel', guestFile('vmlinuz'), '-initrd', guestFile('initramfs.cpio')],
       ...['-append', 'console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off vmckpt.fill_mb=96'],
       ...['-drive', `file=${guestFile('disk.img')},format=raw,if=virtio,readonly=on`],
