@@ -46,6 +46,10 @@ const KNOWN_MESSAGES: readonly KnownMessage[] = [
     meaning: 'The tap interface is in use, or this user may not open it.',
   },
   {
+    pattern: /Failed to bind socket[^\n]*No such file or directory/i,
+    meaning: 'The folder in which QEMU is to make a socket does not exist: make it, and try again.',
+  },
+  {
     pattern: /Failed to bind socket|Address already in use|Failed to find an available port/i,
     meaning: 'An address where QEMU is to listen is in use: most likely the original VM still runs.',
   },

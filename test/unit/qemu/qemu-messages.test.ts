@@ -8,6 +8,7 @@ describe('explainQemuMessage', () => {
     ['qemu: unsupported machine type "pc-q35-99"', /machine type/],
     ["qemu: cannot set up guest memory 'pc.ram': Cannot allocate memory", /free memory/],
     ['Could not access KVM kernel module: No such file or directory', /KVM/],
+    ['qemu: -chardev socket,…: Failed to bind socket to /gone/x: No such file or directory', /folder/],
     ['qemu: Missing section footer for cpu', /less or more state/],
     [
       "qemu: Unknown savevm section or instance '0000:00:03.0/virtio-rng' 0",
