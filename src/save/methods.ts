@@ -2,10 +2,10 @@
  * The ways in which QEMU gives a VM's state away, each as the same three steps: what is switched on, how the
  * migration is started and watched, and what has to be done to the VM afterwards.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError } from '../errors.js';
-import { queryMigrate } from '../qemu/migration-control.js';
+import { isMigrating, queryMigrate } from '../qemu/migration-control.js';
 import type { QmpClient } from '../qemu/qmp.js';
-import { poll } from '../util/deadline.js';
 import { roundMs } from '../timeline/clock.js';
 
 export type SaveMethod = 'background-snapshot' | 'stopped' | 'precopy';
@@ -24,14 +24,15 @@ export interface MethodResult {
   readonly iterations: number;
 }
 
-const POLL_MS = 20;
+/** QEMU tells the end by an event; it is asked only for whether it makes progress. */
+const ASK_EVERY_MS = 500;
 /** A save ends when QEMU says so; this only bounds a QEMU that has stopped to make progress. */
 const STALL_TIMEOUT_MS = 120_000;
 
 export const CAPABILITIES_OF: Record<SaveMethod, readonly string[]> = {
-  'background-snapshot': ['background-snapshot'],
-  stopped: [],
-  precopy: [],
+  'background-snapshot': ['background-snapshot', 'events'],
+  stopped: ['events'],
+  precopy: ['events'],
 };
 
 export async function runMethod(method: SaveMethod, context: MethodContext): Promise<MethodResult> {
@@ -65,28 +66,24 @@ async function precopy({ qmp, uri }: MethodContext): Promise<MethodResult> {
 }
 
 async function untilCompleted(qmp: QmpClient): Promise<{ iterations: number }> {
+  const ended = new Promise<void>((resolve) => {
+    qmp.on('MIGRATION', ({ data }) => isMigrating(String(data['status'])) || resolve());
+  });
   let moved = { bytes: -1, atMs: performance.now() };
-  const migration = await poll(
-    async () => {
-      const now = await queryMigrate(qmp);
-      if (now.status === 'completed') return now;
-      if (now.status === 'failed' || now.status === 'cancelled')
-        throw new VmckptError(
-          'MIGRATION_FAILED',
-          `QEMU could not save the VM: ${now.errorText ?? now.status}`,
-        );
-      const bytes = now.ram?.transferredBytes ?? 0;
-      if (bytes !== moved.bytes) moved = { bytes, atMs: performance.now() };
-      if (performance.now() - moved.atMs > STALL_TIMEOUT_MS)
-        throw new VmckptError(
-          'TIMEOUT',
-          `QEMU has sent nothing for ${STALL_TIMEOUT_MS} ms; the save is given up`,
-        );
-      return undefined;
-    },
-    { what: 'the save to complete', timeoutMs: Infinity, everyMs: POLL_MS },
-  );
-  return { iterations: Math.max(1, migration.ram?.dirtySyncCount ?? 1) };
+  for (;;) {
+    const { status, errorText, ram } = await queryMigrate(qmp);
+    if (status === 'completed') return { iterations: Math.max(1, ram?.dirtySyncCount ?? 1) };
+    if (status === 'failed' || status === 'cancelled')
+      throw new VmckptError('MIGRATION_FAILED', `QEMU could not save the VM: ${errorText ?? status}`);
+    const bytes = ram?.transferredBytes ?? 0;
+    if (bytes !== moved.bytes) moved = { bytes, atMs: performance.now() };
+    if (performance.now() - moved.atMs > STALL_TIMEOUT_MS)
+      throw new VmckptError(
+        'TIMEOUT',
+        `QEMU has sent nothing for ${STALL_TIMEOUT_MS} ms; the save is given up`,
+      );
+    await Promise.race([ended, sleep(ASK_EVERY_MS, undefined, { ref: false })]);
+  }
 }
 
 /** Adds up the time between QEMU's STOP and RESUME events, by QEMU's own clock. */
