@@ -134,26 +134,34 @@ async function bringBack({ guest, random, restoreMs }: Soak): Promise<string> {
 }
 
 /** The VM runs on, and a save in peace puts everything right; its generation is the next to be restored. */
-async function killSave({ guest, random, workplace, saveMs }: Soak): Promise<Outcome> {
+async function killSave(soak: Soak): Promise<Outcome> {
+  const { guest, random, workplace, saveMs } = soak;
   const { vmckpt, runtimeDir } = workplace;
   // A background-snapshot that loses its receiver, too, freezes a QEMU before 10: tests of their own thaw it.
   const survives = Number((await versionOf(guest)).major) >= 10;
   const victim = random.pick(survives ? ['verb', 'receiver', 'verb and receiver'] : ['verb']);
   const stop = random.next() < 0.3;
   const args = ['save', `qmp:${guest.qmpSocket}`, NAME];
+  const [before] = await generations(soak);
   const save = startCli(['--json', ...args, ...(stop ? ['--stop'] : [])]);
   const afterMs = await random.pause(saveMs * LATER);
   if (victim !== 'verb') for (const pid of pidsOf(runtimeDir, 'receiver')) await killAndWait(pid);
   if (victim !== 'receiver') save.kill();
-  const { code } = await save.ended;
-  if (code === 0 && stop) await letRun(guest);
+  await save.ended;
+  // A generation may be complete although its process did not live to say so; then the VM is paused, as asked.
+  const [after] = await generations(soak);
+  if (stop && after !== before) await letRun(guest);
   const { generation } = await vmckpt<SaveReport>(args);
   const problems = await storeProblems(workplace.storeDir);
   if (problems.length > 0) throw new Error(`the store has problems: ${problems.join('; ')}`);
-  const { checkpoints } = await vmckpt<{ checkpoints: { generation: number }[] }>(['list']);
-  for (const old of checkpoints)
-    if (old.generation < generation) await vmckpt(['rm', `${NAME}@${old.generation}`]);
+  for (const old of await generations(soak)) if (old < generation) await vmckpt(['rm', `${NAME}@${old}`]);
   return { fault: `save${stop ? ' --stop' : ''}: ${victim}`, afterMs, ending: 'saved again' };
+}
+
+/** Newest first. */
+async function generations({ workplace }: Soak): Promise<number[]> {
+  const { checkpoints } = await workplace.vmckpt<{ checkpoints: { generation: number }[] }>(['list']);
+  return checkpoints.map(({ generation }) => generation).sort((a, b) => b - a);
 }
 
 /** One QEMU, and a guest in it that counts on and finds all of its memory and its disk as they must be. */

@@ -157,6 +157,7 @@ class Transfer {
     const uri = `unix:${this.#folder.file('migration.sock')}`;
     const watch = new StatusWatch(monitor);
     let triggeredAtMs: number | undefined;
+    let refusal: string | undefined;
     const attempt = async () => {
       try {
         await monitor.execute('migrate-recover', { uri }, { oob: true });
@@ -166,6 +167,7 @@ class Transfer {
         // Our predecessor died between its migrate-recover and its connection: QEMU listens for us. Version 10 says
         // so; 7.2 says the same for a moment when the connection was made and is being given up.
         const status = watch.latest();
+        refusal = `${error.message}, and that its migration is ${status ?? 'in a state that it does not tell'}`;
         if (status === 'postcopy-recover-setup') return true;
         if (!error.message.includes('triggered already')) triggeredAtMs = undefined;
         else if (performance.now() - (triggeredAtMs ??= performance.now()) > GIVING_UP_MS) return true;
@@ -173,11 +175,16 @@ class Transfer {
         return status === 'completed' ? false : undefined;
       }
     };
-    return poll(attempt, {
-      what: 'QEMU to notice the lost transfer',
-      timeoutMs: PAUSED_TIMEOUT_MS,
-      everyMs: 5,
-    });
+    try {
+      return await poll(attempt, {
+        what: 'QEMU to notice the lost transfer',
+        timeoutMs: PAUSED_TIMEOUT_MS,
+        everyMs: 5,
+      });
+    } catch (cause) {
+      if (refusal === undefined) throw cause;
+      throw new VmckptError('TRANSFER_FAILED', `QEMU takes no other transfer: it says ${refusal}`, { cause });
+    }
   }
 
   async #sendEagerly({ memory, runs }: TransferOrder, state: MachineState): Promise<void> {
