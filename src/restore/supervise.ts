@@ -33,6 +33,8 @@ const WATCH_EVERY_MS = 200;
 export async function superviseTransfer(supervision: Supervision): Promise<TransferResult> {
   const { order, qemuEnded, onMessage, signal } = supervision;
   let { transfer } = supervision;
+  const interruption = interrupted(signal);
+  interruption.catch(() => undefined); // awaited below, unless the transfer ends first
   const silence = new SilenceWatch(supervision.folder);
   const watch = setInterval(() => {
     reportProgress(supervision);
@@ -40,7 +42,7 @@ export async function superviseTransfer(supervision: Supervision): Promise<Trans
   }, WATCH_EVERY_MS);
   try {
     for (let recoveries = 0; ; recoveries++) {
-      const end = await Promise.race([transfer.ended, qemuGone(qemuEnded), interrupted(signal)]);
+      const end = await Promise.race([transfer.ended, qemuGone(qemuEnded), interruption]);
       if (end.type === 'complete')
         return { counters: end.counters, completeAtMs: end.completeAtMs, recoveries };
       if (end.type === 'failed' && end.error.kind === 'damaged') throw end.error;
@@ -63,9 +65,8 @@ export async function takeOver({
   order,
   generationDir,
 }: Pick<Supervision, 'folder' | 'order' | 'generationDir'>): Promise<TransferClient> {
-  const held = folder.readTransfer()?.held;
   const transfer = TransferClient.start(folder, generationDir);
-  await transfer.connect({ ...order, recover: true, ...(held && { held }) });
+  await transfer.connect({ ...order, recover: true });
   return transfer;
 }
 

@@ -13,8 +13,6 @@ export const orderSchema = z.object({
   runs: z.boolean(),
   /** A VM that waits in postcopy-recover is taken over, instead of a new one started. */
   recover: z.boolean(),
-  /** The monitor connection that the dead process had, kept by QEMU. */
-  held: z.object({ pid: z.number(), inode: z.number() }).optional(),
 });
 export type TransferOrder = z.infer<typeof orderSchema>;
 

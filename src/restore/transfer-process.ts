@@ -49,13 +49,17 @@ class Transfer {
   #sending: Sending | undefined;
   #monitor: QmpClient | undefined;
   #held: HeldMonitor | undefined;
-  #loaded = false;
+  #loaded: boolean;
   #completeAtMs = 0;
   /** Written straight into QEMU's memory. */
   #filledPages = 0;
 
   private constructor(folder: VmFolder, reader: CheckpointReader) {
     this.#folder = folder;
+    // What a process before this one has noted, whoever comes after this one may need as well.
+    const former = folder.readTransfer();
+    this.#held = former?.held;
+    this.#loaded = former?.loaded ?? false;
     this.#reader = reader;
     this.#pool = new DecodePool(reader);
   }
@@ -104,7 +108,7 @@ class Transfer {
   }
 
   async #serveOnDemand(order: TransferOrder, state: MachineState): Promise<void> {
-    this.#monitor = await this.#openMonitor(order);
+    this.#monitor = await this.#openMonitor();
     this.#writeStatus('serving');
     if (order.recover && !(await this.#prepareRecovery(this.#monitor)))
       return this.#giveBack(this.#monitor, order.capabilities);
@@ -140,12 +144,9 @@ class Transfer {
   }
 
   /** Negotiated while QEMU's main loop is free: later it may itself wait for a page. */
-  async #openMonitor({ held }: TransferOrder): Promise<QmpClient> {
-    const adopted = held && adoptMonitor(held);
-    if (adopted !== undefined) {
-      this.#held = held;
-      return adopted;
-    }
+  async #openMonitor(): Promise<QmpClient> {
+    const adopted = this.#held && adoptMonitor(this.#held);
+    if (adopted !== undefined) return adopted;
     const path = this.#folder.file('transfer.sock');
     const monitor = await QmpClient.connect({ path, timeoutMs: MONITOR_TIMEOUT_MS, oob: true });
     this.#held = await holdMonitor(monitor);
