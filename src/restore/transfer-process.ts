@@ -4,6 +4,8 @@
  */
 import { once } from 'node:events';
 import { createConnection, type Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { z } from 'zod';
 import { VmckptError } from '../errors.js';
 import { DecodePool } from '../checkpoint/decode-pool.js';
 import { CheckpointReader } from '../checkpoint/reader.js';
@@ -32,7 +34,9 @@ const STATUS_EVERY_MS = 250;
 const PAUSE_TIMEOUT_MS = 5_000;
 const MONITOR_TIMEOUT_MS = 10_000;
 const PAUSED_TIMEOUT_MS = 30_000;
-const RESUME_TIMEOUT_MS = 2_000;
+const BACKGROUND_WAITS_MS = 2_000;
+/** As long as QEMU may take for its devices on the slowest host. */
+const LOAD_TIMEOUT_MS = 600_000;
 /** QEMU notices a closed connection at once. */
 const GIVING_UP_MS = 2_000;
 const COMPLETION_TIMEOUT_MS = 30_000;
@@ -119,18 +123,13 @@ class Transfer {
       preempt: order.preempt,
     });
     this.#sending = session;
-    // Placing pages competes with loading the devices: the background waits for the VM to run.
-    const running =
-      order.runs && !order.recover
-        ? this.#monitor.waitForEvent(['RESUME'], { timeoutMs: RESUME_TIMEOUT_MS }).catch(() => undefined)
-        : undefined;
+    const loaded = order.recover ? undefined : untilLoaded(this.#monitor, order.runs);
+    loaded?.catch(() => undefined); // awaited below, unless the session fails first
     const serve = async () => {
       await (order.recover ? session.recover(state.ramSectionId) : session.start(state));
-      this.#loaded = true;
-      this.#writeStatus('serving');
-      await tell({ type: 'machine-loaded' });
-      await running;
-      await session.finish(state.ramSectionId);
+      // Placing pages competes with loading the devices: the background waits for the machine.
+      await Promise.race([loaded, sleep(BACKGROUND_WAITS_MS)]);
+      await Promise.all([session.finish(state.ramSectionId), loaded?.then(() => this.#noteLoaded())]);
     };
     try {
       await Promise.race([serve(), session.failure()]);
@@ -141,6 +140,13 @@ class Transfer {
     } finally {
       session.close();
     }
+  }
+
+  /** From here on QEMU outlives the loss of its transfer; before, it gives up. */
+  async #noteLoaded(): Promise<void> {
+    this.#loaded = true;
+    this.#writeStatus('serving');
+    await tell({ type: 'machine-loaded' });
   }
 
   /** Negotiated while QEMU's main loop is free: later it may itself wait for a page. */
@@ -320,6 +326,16 @@ class StatusWatch {
       this.#asking = false;
     }
   }
+}
+
+/** Until QEMU has the whole machine: it then runs, or stays paused as it was told. */
+async function untilLoaded(monitor: QmpClient, runs: boolean): Promise<void> {
+  const options = { timeoutMs: LOAD_TIMEOUT_MS };
+  if (runs) return void (await monitor.waitForEvent(['RESUME'], options));
+  const status = z.object({ status: z.string() });
+  const loaded = async () =>
+    (await monitor.query(status, 'query-status', {}, options)).status !== 'inmigrate' || undefined;
+  await poll(loaded, { what: 'QEMU to load the machine', everyMs: 5, ...options });
 }
 
 async function untilCompleted(monitor: QmpClient): Promise<void> {

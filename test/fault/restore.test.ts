@@ -150,6 +150,22 @@ describeOnEachQemu('a restore', (qemu) => {
     }
   });
 
+  it('whose verb and transfer are killed early is made good by what ps suggests', async () => {
+    for (let round = 0; round < 2 * ROUNDS; round++) {
+      const first = startRestore('web');
+      await random.pause(RUN_MS);
+      first.kill();
+      killTransfer('web');
+      await first.ended;
+      const status = await statusOf('web');
+      const next = startRestore(...(status === 'transfer-lost' ? ['--resume'] : []), 'web');
+      if (status !== 'complete') expect(await next.ended).toMatchObject({ code: 0, json: { name: 'web' } });
+      await next.ended;
+      await expectWhole();
+      await startCli(['stop', 'web']).ended;
+    }
+  });
+
   it('whose QEMU is killed before the VM runs says so and leaves nothing', async () => {
     const restore = startRestore('web');
     await poll(() => pidsOf(runtimeDir, 'qemu')[0], { what: 'QEMU', timeoutMs: 10_000, everyMs: 1 });

@@ -1,0 +1,36 @@
+import { fork } from 'node:child_process';
+import { once } from 'node:events';
+import path from 'node:path';
+import { afterAll, expect, it } from 'vitest';
+import { VmFolder } from '../../../src/restore/vm-record.js';
+import { distFile } from '../../../src/util/package-paths.js';
+import { deadProcess } from '../../support/cli.js';
+import { storeGeneration } from '../../support/stored.js';
+import { suiteDirectory } from '../../support/vitest.js';
+
+const directory = suiteDirectory();
+const before = process.env['VMCKPT_RUNTIME_DIR'];
+process.env['VMCKPT_RUNTIME_DIR'] = path.join(directory, 'run');
+afterAll(() => {
+  if (before === undefined) delete process.env['VMCKPT_RUNTIME_DIR'];
+  else process.env['VMCKPT_RUNTIME_DIR'] = before;
+});
+
+it('a transfer process that is never told what to do keeps what the one before it has noted', async () => {
+  const generationDir = await storeGeneration(path.join(directory, 'store'), 'web');
+  const folder = new VmFolder('web');
+  folder.create();
+  const held = { pid: process.pid, inode: 4711 };
+  folder.writeTransfer({ process: deadProcess(), status: 'serving', loaded: true, held });
+  const transfer = fork(distFile('restore/transfer-process.js'), ['web', generationDir], { silent: true });
+  const exited = once(transfer, 'exit');
+  await once(transfer, 'message'); // it has opened the checkpoint
+  transfer.disconnect();
+  await exited;
+  expect(folder.readTransfer()).toMatchObject({
+    status: 'failed',
+    error: { code: 'TRANSFER_FAILED' },
+    loaded: true,
+    held,
+  });
+});
