@@ -108,6 +108,17 @@ export async function failedWhileLoading({ qemu, transfer, logPath }: Loading): 
   throw new VmckptError('TRANSFER_FAILED', 'the transfer process ended before the VM ran');
 }
 
+/** What a failure means: a QEMU that ends closes its monitor, and has more to say about it than that. */
+export async function explainFailure(
+  error: unknown,
+  { exited }: LaunchedQemu,
+  logPath: string,
+): Promise<unknown> {
+  if (!(error instanceof VmckptError) || error.code !== 'QMP_CLOSED') return error;
+  const end = await Promise.race([exited, sleep(LAST_WORDS_MS)]);
+  return end === undefined ? error : endOfQemu(end, logPath);
+}
+
 function endOfQemu({ exitCode, killedBy }: ProcessEnd, logPath: string): VmckptError {
   const words = readLogTail(logPath);
   const how = killedBy === null ? `exit code ${exitCode}` : killedBy;

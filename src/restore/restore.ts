@@ -10,7 +10,7 @@ import { Store } from '../store/store.js';
 import { nowMs } from '../timeline/clock.js';
 import { withDeadline } from '../util/deadline.js';
 import { identifyProcess } from '../util/process-identity.js';
-import { failedWhileLoading, listenForMachine, runWhenLoaded } from './incoming.js';
+import { explainFailure, failedWhileLoading, listenForMachine, runWhenLoaded } from './incoming.js';
 import { planLaunch, type LaunchPlan, type LaunchWishes } from './launch-plan.js';
 import { buildReport, type RestoreReport } from './report.js';
 import { superviseTransfer } from './supervise.js';
@@ -135,8 +135,9 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
     });
     return buildReport({ record, manifest, times, result });
   } catch (error) {
+    const reason = await explainFailure(error, qemu, folder.file('qemu.log'));
     if (record.qemu === undefined) await undo(qemu);
-    throw error;
+    throw reason;
   } finally {
     await qemu.qmp.close();
   }
