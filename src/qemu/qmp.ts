@@ -175,9 +175,10 @@ export class QmpClient {
       this.#pending.set(id, { command, resolve, reject }),
     );
     const line = `${JSON.stringify({ [oob ? 'exec-oob' : 'execute']: command, arguments: args, id })}\n`;
-    if (fd === undefined) this.#socket.write(line);
-    else sendFds(this.descriptor(), Buffer.from(line), [fd]);
+    reply.catch(() => undefined); // awaited below, unless the command cannot even be sent
     try {
+      if (fd === undefined) this.#socket.write(line);
+      else sendFds(this.descriptor(), Buffer.from(line), [fd]);
       return await withDeadline(reply, { what: `QEMU to answer ${command}`, timeoutMs });
     } finally {
       this.#pending.delete(id);

@@ -13,7 +13,8 @@ import type { TransferClient } from './transfer-client.js';
 import type { TransferOrder } from './transfer-job.js';
 
 const Capabilities = z.array(z.object({ capability: z.string(), state: z.boolean() }));
-const LOAD_TIMEOUT_MS = 600_000;
+/** All memory of a large VM from a slow disk. A load that is stuck is noticed by its transfer process. */
+export const EAGER_TIMEOUT_MS = 3_600_000;
 /** How long the other process of a failed loading gets to say why. */
 const LAST_WORDS_MS = 1_000;
 /** From this version on QEMU wants the second connection only after the first has answered. */
@@ -73,11 +74,11 @@ export async function runWhenLoaded(
   runs: boolean,
   signal: AbortSignal,
 ): Promise<number | undefined> {
-  const resumed = runs ? qmp.waitForEvent(['RESUME'], { timeoutMs: LOAD_TIMEOUT_MS, signal }) : undefined;
+  const resumed = runs ? qmp.waitForEvent(['RESUME'], { timeoutMs: EAGER_TIMEOUT_MS, signal }) : undefined;
   resumed?.catch(() => undefined); // awaited below, unless loading fails first
   await poll(async () => (await queryMigrate(qmp)).status === 'completed' || undefined, {
     what: 'QEMU to load the machine',
-    timeoutMs: LOAD_TIMEOUT_MS,
+    timeoutMs: EAGER_TIMEOUT_MS,
     everyMs: 2,
     signal,
   });

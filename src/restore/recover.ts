@@ -9,6 +9,7 @@ import { superviseTransfer, takeOver } from './supervise.js';
 import { requireVm, statusOf } from './vm-record.js';
 
 const WATCH_EVERY_MS = 100;
+const VERB_REACTS_MS = 2_000;
 
 export interface RecoverOptions {
   /** The name that the VM was restored from. */
@@ -27,6 +28,8 @@ export async function recover({
 }: RecoverOptions): Promise<RestoreReport> {
   const { folder, record } = requireVm(name);
   await endSilentTransfer(folder);
+  // A verb that still waits for the VM takes over by itself.
+  if (isAlive(record.verb)) await sleep(VERB_REACTS_MS);
   const status = statusOf(record, folder.readTransfer());
   if (status !== 'transfer-lost' || record.qemu === undefined)
     throw new VmckptError(

@@ -10,7 +10,13 @@ import { Store } from '../store/store.js';
 import { nowMs } from '../timeline/clock.js';
 import { withDeadline } from '../util/deadline.js';
 import { identifyProcess } from '../util/process-identity.js';
-import { explainFailure, failedWhileLoading, listenForMachine, runWhenLoaded } from './incoming.js';
+import {
+  EAGER_TIMEOUT_MS,
+  explainFailure,
+  failedWhileLoading,
+  listenForMachine,
+  runWhenLoaded,
+} from './incoming.js';
 import { planLaunch, type LaunchPlan, type LaunchWishes } from './launch-plan.js';
 import { buildReport, type RestoreReport } from './report.js';
 import { superviseTransfer } from './supervise.js';
@@ -161,7 +167,7 @@ async function letRun(
   const failed = failedWhileLoading({ qemu, transfer, logPath: folder.file('qemu.log') });
   return withDeadline(Promise.race([running, failed]), {
     what: 'the VM to run',
-    timeoutMs: RUN_TIMEOUT_MS,
+    timeoutMs: mode === 'eager' ? EAGER_TIMEOUT_MS : RUN_TIMEOUT_MS,
     signal,
   });
 }

@@ -8,26 +8,34 @@ import { endProcess, SIGKILL } from './end-process.js';
 import type { VmFolder } from './vm-record.js';
 
 /** A disk that stalls may hold a demand fault, and the process with it, for many seconds. */
-export const SILENT_AFTER_MS = 30_000;
+const SILENT_AFTER_MS = 30_000;
 /** A machine that was suspended wakes up with old notes: so long it gets to make a new one. */
 const SECOND_CHANCE_MS = 2_000;
+const MAX_STEP_MS = 1_000;
 const KILL_TIMEOUT_MS = 10_000;
 
-/** To be asked often; by the monotonic clock, which stands still while the machine is suspended. */
+/**
+ * Of one transfer process, to be asked several times a second. Time in which nobody could ask, because the machine
+ * was suspended or its processes frozen, does not count.
+ */
 export class SilenceWatch {
   readonly #folder: VmFolder;
   #notedAtMs: number | undefined;
-  #seenAtMs = performance.now();
+  #askedAtMs = performance.now();
+  #silentMs = 0;
 
   constructor(folder: VmFolder) {
     this.#folder = folder;
   }
 
   isSilent(): boolean {
+    const nowMs = performance.now();
     const notedAtMs = this.#folder.transferNotedAtMs();
-    if (notedAtMs !== this.#notedAtMs) this.#seenAtMs = performance.now();
+    const sign = notedAtMs === undefined || notedAtMs !== this.#notedAtMs;
+    this.#silentMs = sign ? 0 : this.#silentMs + Math.min(nowMs - this.#askedAtMs, MAX_STEP_MS);
+    this.#askedAtMs = nowMs;
     this.#notedAtMs = notedAtMs;
-    return performance.now() - this.#seenAtMs > SILENT_AFTER_MS;
+    return this.#silentMs > SILENT_AFTER_MS;
   }
 }
 

@@ -35,7 +35,7 @@ export async function superviseTransfer(supervision: Supervision): Promise<Trans
   let { transfer } = supervision;
   const interruption = interrupted(signal);
   interruption.catch(() => undefined); // awaited below, unless the transfer ends first
-  const silence = new SilenceWatch(supervision.folder);
+  let silence = new SilenceWatch(supervision.folder);
   const watch = setInterval(() => {
     reportProgress(supervision);
     if (silence.isSilent()) void transfer.kill();
@@ -52,6 +52,7 @@ export async function superviseTransfer(supervision: Supervision): Promise<Trans
         throw lost(end.type === 'failed' ? end.error : undefined);
       onMessage('The process that serves the memory has died, or hung; another one takes over.');
       transfer = await takeOver(supervision);
+      silence = new SilenceWatch(supervision.folder);
     }
   } finally {
     clearInterval(watch);
@@ -66,7 +67,8 @@ export async function takeOver({
   generationDir,
 }: Pick<Supervision, 'folder' | 'order' | 'generationDir'>): Promise<TransferClient> {
   const transfer = TransferClient.start(folder, generationDir);
-  await transfer.connect({ ...order, recover: true });
+  // One that cannot begin has ended, and says why: see `ended`.
+  await transfer.connect({ ...order, recover: true }).catch(() => transfer.kill());
   return transfer;
 }
 

@@ -54,6 +54,7 @@ class Transfer {
   #monitor: QmpClient | undefined;
   #held: HeldMonitor | undefined;
   #loaded: boolean;
+  #noteFailed = false;
   #completeAtMs = 0;
   /** Written straight into QEMU's memory. */
   #filledPages = 0;
@@ -240,6 +241,7 @@ class Transfer {
       return block;
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EPERM') throw error;
+      this.#filledPages = 0;
       await log('info', { err: error }, 'no right to write into QEMU: its memory goes through the stream');
       return undefined;
     }
@@ -268,17 +270,24 @@ class Transfer {
     }
   }
 
+  /** What cannot be noted costs `ps` its view, never the VM its memory. */
   #writeStatus(status: 'serving' | 'complete' | 'failed' | 'damaged', error?: VmckptError): void {
     const self = identifyProcess(process.pid);
     if (self === undefined) return;
-    this.#folder.writeTransfer({
-      process: self,
-      status,
-      loaded: this.#loaded,
-      ...(this.#held && { held: this.#held }),
-      ...(error && { error: { code: error.code, message: error.message } }),
-      counters: { ...this.#counters() },
-    });
+    try {
+      this.#folder.writeTransfer({
+        process: self,
+        status,
+        loaded: this.#loaded,
+        ...(this.#held && { held: this.#held }),
+        ...(error && { error: { code: error.code, message: error.message } }),
+        counters: { ...this.#counters() },
+      });
+    } catch (cause) {
+      if (!this.#noteFailed) void log('error', { err: cause }, 'the state of this transfer cannot be noted');
+      this.#noteFailed = true;
+      this.#folder.touchTransfer();
+    }
   }
 
   #counters(): TransferCounters {

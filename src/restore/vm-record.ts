@@ -2,7 +2,7 @@
  * What is known of a restored VM, in its folder below the runtime folder: `vm.json`, written by the restoring
  * verb, and `transfer.json`, written by the transfer process while it serves memory.
  */
-import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, utimesSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { VmckptError } from '../errors.js';
@@ -95,6 +95,15 @@ export class VmFolder {
   /** When the transfer process last noted how it goes: wall clock, ms. */
   transferNotedAtMs(): number | undefined {
     return statSync(this.file('transfer.json'), { throwIfNoEntry: false })?.mtimeMs;
+  }
+
+  /** A sign of life where nothing can be written; the file may be gone with its folder. */
+  touchTransfer(): void {
+    try {
+      utimesSync(this.file('transfer.json'), new Date(), new Date());
+    } catch {
+      // Then nobody looks at it either.
+    }
   }
 
   writeTransfer(record: TransferRecord): void {

@@ -9,6 +9,8 @@ import { MAX_BURST_BYTES } from '../pages/contracts.js';
  * and Node's timers, of a millisecond or two, let a pipe of 1 MiB run full.
  */
 const NAP_MS = 0.3;
+/** A pipe that never runs empty must not keep signals and QEMU's answers waiting. */
+const MAX_BUSY_MS = 20;
 const BED = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
 
 export interface ReadStreamOptions {
@@ -31,7 +33,12 @@ export async function readStream({
 }: ReadStreamOptions): Promise<ParsedStream> {
   const parser = new StreamParser(handler);
   const buffer = Buffer.allocUnsafe(MAX_BURST_BYTES);
+  let turnedAtMs = performance.now();
   for (;;) {
+    if (performance.now() - turnedAtMs > MAX_BUSY_MS) {
+      await turn();
+      turnedAtMs = performance.now();
+    }
     signal.throwIfAborted();
     const bytesRead = readAvailable(fd, buffer);
     if (bytesRead === 0) return parser.end();

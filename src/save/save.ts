@@ -7,7 +7,11 @@ import type { Manifest } from '../checkpoint/manifest.js';
 import type { ParsedStream } from '../migration-stream/parser.js';
 import { refuseBlockers } from '../qemu/blockers.js';
 import { inspectVm, type VmDescription } from '../qemu/inspect.js';
-import { applyMigrationSettings, readMigrationSettings } from '../qemu/migration-control.js';
+import {
+  applyMigrationSettings,
+  readMigrationSettings,
+  type MigrationSettings,
+} from '../qemu/migration-control.js';
 import type { QmpClient } from '../qemu/qmp.js';
 import { Store, type PendingGeneration } from '../store/store.js';
 import { VmckptError } from '../errors.js';
@@ -104,12 +108,13 @@ async function saveInto(
 ): Promise<{ manifest: Manifest; result: MethodResult }> {
   const { vm, method, options } = work;
   const receiver = await Receiver.start();
-  const note = await borrow(work).catch((error: unknown) => {
+  const note = await noteSettings(work).catch((error: unknown) => {
     receiver.discard();
     throw error;
   });
   let saved = false;
   try {
+    await applyMigrationSettings(work.qmp, settingsOf(method));
     const { stream, writer, result } = await transfer(pending, receiver, work);
     const parts = manifestParts({ vm, method, name: options.name, generation: pending.generation, stream });
     const manifest = await writer.finish(parts, stream.deviceState);
@@ -150,12 +155,16 @@ async function hasDied(qemu: ProcessIdentity, error: unknown): Promise<boolean> 
   return poll(gone, { what: 'QEMU to end', timeoutMs: DEATH_TIMEOUT_MS, everyMs: 5 }).catch(() => false);
 }
 
-/** The settings as they were, in the journal before the first of them is changed. */
-async function borrow({ qmp, journal, vm, method }: Work): Promise<JournalNote> {
-  const wanted = {
+function settingsOf(method: SaveMethod): MigrationSettings {
+  return {
     capabilities: Object.fromEntries(CAPABILITIES_OF[method].map((name) => [name, true])),
     parameters: { 'max-bandwidth': UNLIMITED_BANDWIDTH },
   };
+}
+
+/** What the save will change, as it was: in the journal before the first of it is changed. */
+async function noteSettings({ qmp, journal, vm, method }: Work): Promise<JournalNote> {
+  const wanted = settingsOf(method);
   const current = await readMigrationSettings(qmp);
   const note: JournalNote = {
     wasRunning: vm.running,
@@ -164,7 +173,6 @@ async function borrow({ qmp, journal, vm, method }: Work): Promise<JournalNote> 
     parameters: pick(current.parameters, wanted.parameters),
   };
   journal.write(note);
-  await applyMigrationSettings(qmp, wanted);
   return note;
 }
 

@@ -9,8 +9,17 @@ import { VmckptError } from '../errors.js';
 
 const WRITABLE_BY_OTHERS = 0o022;
 
-/** `$VMCKPT_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/vmckpt`, else `/run/vmckpt` for root and a private folder in /tmp. */
+/**
+ * `$VMCKPT_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/vmckpt`, else `/run/vmckpt` for root and a private folder in /tmp.
+ * @throws VmckptError NOT_PERMITTED when others may write to it: what is found there would be theirs
+ */
 export function runtimeDir(): string {
+  const root = chosenDir();
+  requirePrivate(root);
+  return root;
+}
+
+function chosenDir(): string {
   const { VMCKPT_RUNTIME_DIR: own, XDG_RUNTIME_DIR: session } = process.env;
   if (own !== undefined && own !== '') return path.resolve(own);
   if (session !== undefined && session !== '') return path.join(session, 'vmckpt');
@@ -18,20 +27,17 @@ export function runtimeDir(): string {
   return uid === 0 ? '/run/vmckpt' : path.join(os.tmpdir(), `vmckpt-${uid}`);
 }
 
-/**
- * A folder below the runtime folder, made when it is missing, readable by its owner only.
- * @throws VmckptError NOT_PERMITTED when others may write to the runtime folder: they could put a VM's sockets there
- */
+/** A folder below the runtime folder, made when it is missing, readable by its owner only. @throws as runtimeDir() */
 export function ensureRuntimeDir(...below: string[]): string {
-  const root = runtimeDir();
-  const directory = path.join(root, ...below);
+  const directory = path.join(runtimeDir(), ...below);
   mkdirSync(directory, { recursive: true, mode: 0o700 });
-  requirePrivate(root);
+  runtimeDir(); // somebody may have been quicker
   return directory;
 }
 
 function requirePrivate(root: string): void {
-  const found = lstatSync(root);
+  const found = lstatSync(root, { throwIfNoEntry: false });
+  if (found === undefined) return;
   const own = found.uid === process.getuid?.();
   if (found.isDirectory() && own && (found.mode & WRITABLE_BY_OTHERS) === 0) return;
   throw new VmckptError('NOT_PERMITTED', `the runtime folder ${root} is not this user's alone`, {

@@ -1,0 +1,51 @@
+/** A QEMU without capabilities, which may not use userfaultfd: it refuses the default way of saving. */
+import { spawn } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
+import { readMigrationSettings } from '../../src/qemu/migration-control.js';
+import { isRoot, WITHOUT_CAPABILITIES } from '../support/cli.js';
+import { startCli } from '../support/command.js';
+import { suiteDirectory } from '../support/vitest.js';
+import { connectWhenReady, endProcess, QEMU, TINY } from './qemu-helper.js';
+
+/** Where nobody needs a right for it, nothing is refused. */
+const free = readFileSync('/proc/sys/vm/unprivileged_userfaultfd', 'latin1').trim() === '1';
+
+describe.runIf(isRoot && !free)('a save that QEMU refuses (needs root to give up its rights)', () => {
+  const dir = suiteDirectory();
+  const runtimeDir = path.join(dir, 'run');
+  const socket = path.join(dir, 'qmp.sock');
+  const [program, ...rights] = WITHOUT_CAPABILITIES;
+  const qemu = spawn(program, [...rights, QEMU, ...TINY, '-qmp', `unix:${socket},server=on,wait=off`], {
+    stdio: 'ignore',
+  });
+  afterAll(() => endProcess(qemu));
+
+  const save = (...flags: string[]) =>
+    startCli(['--json', '--store', path.join(dir, 'store'), 'save', ...flags, `qmp:${socket}`, 'tiny'], {
+      env: { VMCKPT_RUNTIME_DIR: runtimeDir },
+    }).ended;
+
+  async function observe() {
+    const qmp = await connectWhenReady(socket);
+    const settings = await readMigrationSettings(qmp);
+    const { status } = (await qmp.execute('query-status')) as { status: string };
+    await qmp.close();
+    return { settings, status };
+  }
+
+  it('leaves nothing to be put right, so that a VM that is paused then stays paused', async () => {
+    const before = await observe();
+    expect((await save()).code).not.toBe(0);
+    expect(await observe()).toEqual(before);
+    const saves = path.join(runtimeDir, 'saves');
+    expect(existsSync(saves) ? readdirSync(saves) : []).toEqual([]);
+
+    const qmp = await connectWhenReady(socket);
+    await qmp.execute('stop');
+    await qmp.close();
+    expect(await save()).toMatchObject({ code: 0, json: { pauseMs: 0 } });
+    expect((await observe()).status).not.toBe('running');
+  });
+});
