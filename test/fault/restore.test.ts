@@ -1,5 +1,6 @@
-import { existsSync, utimesSync } from 'node:fs';
+import { existsSync, renameSync, utimesSync } from 'node:fs';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, expect, it, vi } from 'vitest';
 import type { VmSummary } from '../../src/restore/list-vms.js';
 import { VmFolder } from '../../src/restore/vm-record.js';
@@ -130,6 +131,17 @@ describeOnEachQemu('a restore', (qemu) => {
     const longAgo = Date.now() / 1000 - 60;
     utimesSync(folder.file('transfer.json'), longAgo, longAgo);
     expect(await startRestore('--resume', 'web').ended).toMatchObject({ code: 0, json: { recoveries: 1 } });
+    await expectWhole();
+  });
+
+  it('whose state cannot be noted goes on all the same', async () => {
+    expect((await startRestore('--detach', 'web').ended).code).toBe(0);
+    const { directory } = new VmFolder('web');
+    renameSync(directory, `${directory}-away`);
+    await sleep(700);
+    renameSync(`${directory}-away`, directory);
+    const settled = async () => ((await statusOf('web')) === 'serving' ? undefined : true);
+    await poll(settled, { what: 'the memory to be complete', timeoutMs: 20_000, everyMs: 50 });
     await expectWhole();
   });
 
