@@ -31,7 +31,7 @@ beforeAll(async () => {
 });
 
 /** Runs writing-process.ts; it dies with the test. */
-function startWriting(task: 'generations' | 'wide', dir: string): ChildProcess {
+function startWriting(task: 'generations' | 'wide' | 'rewritten', dir: string): ChildProcess {
   const child = spawn(process.execPath, [script, task, dir], { stdio: ['ignore', 'pipe', 'inherit'] });
   onTestFinished(() => void child.kill('SIGKILL'));
   return child;
@@ -128,4 +128,19 @@ describe('memory', () => {
       reader.close();
     },
   );
+
+  it('stays below 200 MB while pages are rewritten, and keeps little of what is superseded', async () => {
+    const dir = path.join(temporaryDir(), 'generation');
+    mkdirSync(dir);
+    const child = startWriting('rewritten', dir);
+    const exited = once(child, 'exit');
+    const text = await firstOutput(child, exited);
+    await exited;
+    expect(Number(text)).toBeLessThan(200e6);
+    const reader = await CheckpointReader.open(dir);
+    const { dataPageCount, supersededPageCount } = reader.manifest.pages;
+    expect(dataPageCount).toBe(2 ** 17);
+    expect(supersededPageCount).toBeLessThanOrEqual(dataPageCount / 10);
+    reader.close();
+  });
 });
