@@ -206,4 +206,10 @@ function parseOptions(): Options | undefined {
   return { json: values.json, sizesMb, qemu: values.qemu, rounds: Number(values.rounds), only: values.only };
 }
 
-await main();
+try {
+  await main();
+} catch (error) {
+  say(`failed: ${(error as Error).message}`);
+  say('vmckpt doctor (node dist/cli/main.js doctor) tells what this host and this user lack.');
+  process.exit(1);
+}

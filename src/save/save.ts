@@ -114,7 +114,7 @@ async function saveInto(
   });
   let saved = false;
   try {
-    await applyMigrationSettings(work.qmp, settingsOf(method));
+    await changeSettings(work);
     const { stream, writer, result } = await transfer(pending, receiver, work);
     const parts = manifestParts({ vm, method, name: options.name, generation: pending.generation, stream });
     const manifest = await writer.finish(parts, stream.deviceState);
@@ -174,6 +174,19 @@ async function noteSettings({ qmp, journal, vm, method }: Work): Promise<Journal
   };
   journal.write(note);
   return note;
+}
+
+async function changeSettings({ qmp, method }: Work): Promise<void> {
+  try {
+    await applyMigrationSettings(qmp, settingsOf(method));
+  } catch (error) {
+    if (!(error instanceof VmckptError) || error.code !== 'QMP_COMMAND_FAILED') throw error;
+    if (method !== 'background-snapshot') throw error;
+    throw new VmckptError('NOT_PERMITTED', `QEMU may not be saved while it runs: ${error.message}`, {
+      hint: 'Run QEMU as root, or: sysctl vm.unprivileged_userfaultfd=1. Without it: --stop.',
+      cause: error,
+    });
+  }
 }
 
 interface Transferred {
