@@ -10,7 +10,7 @@ import type { SaveReport } from '../src/save/save.js';
 import { QmpClient } from '../src/qemu/qmp.js';
 import { formatBytes, formatMs } from '../src/util/units.js';
 import { startGuest, type Guest } from '../test/support/guest.js';
-import { defaultFillMb, demonstrate, say, type DemoReport } from './demonstration.js';
+import { defaultFillMb, demonstrate, runScript, say, type DemoReport } from './demonstration.js';
 import { stockSave } from './stock.js';
 import { openWorkplace, settleHost, type Workplace } from './workplace.js';
 
@@ -206,10 +206,4 @@ function parseOptions(): Options | undefined {
   return { json: values.json, sizesMb, qemu: values.qemu, rounds: Number(values.rounds), only: values.only };
 }
 
-try {
-  await main();
-} catch (error) {
-  say(`failed: ${(error as Error).message}`);
-  say('vmckpt doctor (node dist/cli/main.js doctor) tells what this host and this user lack.');
-  process.exit(1);
-}
+await runScript(main);

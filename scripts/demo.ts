@@ -1,7 +1,7 @@
 /** The demonstration of demonstration.ts, as a table for people or as one JSON document. */
 import { parseArgs } from 'node:util';
 import { formatBytes, formatMs } from '../src/util/units.js';
-import { defaultFillMb, demonstrate, type DemoOptions, type DemoReport, say } from './demonstration.js';
+import { defaultFillMb, demonstrate, type DemoOptions, type DemoReport, runScript } from './demonstration.js';
 import { openWorkplace } from './workplace.js';
 
 const USAGE = `usage: scripts/demo.sh [--json] [--ram-mb N] [--fill-mb N] [--qemu system|10|PATH] [--rounds N]
@@ -80,10 +80,4 @@ function positive(name: string, text: string): number {
   throw new Error(`${name} ${text}: a whole number above 0 expected`);
 }
 
-try {
-  await main();
-} catch (error) {
-  say(`failed: ${(error as Error).message}`);
-  say('vmckpt doctor (node dist/cli/main.js doctor) tells what this host and this user lack.');
-  process.exit(1);
-}
+await runScript(main);

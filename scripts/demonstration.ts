@@ -173,3 +173,14 @@ function median<T extends { readonly resumeMs: number | null }>(runs: readonly T
 export function say(text: string): void {
   console.error(`• ${text}`);
 }
+
+/** What went wrong, and where to look, instead of a stack trace. */
+export async function runScript(main: () => Promise<void>): Promise<void> {
+  try {
+    await main();
+  } catch (error) {
+    say(`failed: ${(error as Error).message}`);
+    say('vmckpt doctor (node dist/cli/main.js doctor) tells what this host and this user lack.');
+    process.exit(1);
+  }
+}

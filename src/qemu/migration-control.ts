@@ -3,6 +3,7 @@
  * changed through one door that returns what they were, ready to be written to a journal and applied back.
  */
 import { z } from 'zod';
+import { VmckptError } from '../errors.js';
 import type { QmpClient } from './qmp.js';
 
 export interface MigrationSettings {
@@ -42,6 +43,18 @@ export async function applyMigrationSettings(
     capabilities: pick(current.capabilities, Object.keys(wanted.capabilities ?? {})),
     parameters: pick(current.parameters, Object.keys(wanted.parameters ?? {})),
   };
+}
+
+/** What QEMU's refusal of a capability that needs userfaultfd means; any other error stays what it is. */
+export function withoutUserfaultfd(
+  error: unknown,
+  { what, instead }: { readonly what: string; readonly instead: string },
+): unknown {
+  if (!(error instanceof VmckptError) || error.code !== 'QMP_COMMAND_FAILED') return error;
+  return new VmckptError('NOT_PERMITTED', `${what}: ${error.message}`, {
+    hint: `Run QEMU as root, or: sysctl vm.unprivileged_userfaultfd=1. Without it: ${instead}.`,
+    cause: error,
+  });
 }
 
 const MigrationInfo = z.object({

@@ -1,8 +1,7 @@
 /** Signals go through a pidfd, so that they reach this process and never a later one with its number. */
 import { closeSync } from 'node:fs';
 import { pidfdOpen, pidfdSendSignal } from '../native/index.js';
-import { poll } from '../util/deadline.js';
-import { isAlive, type ProcessIdentity } from '../util/process-identity.js';
+import { isAlive, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
 
 export const SIGTERM = 15;
 export const SIGKILL = 9;
@@ -10,16 +9,7 @@ export const SIGKILL = 9;
 /** Returns once the process is gone. @throws VmckptError TIMEOUT */
 export async function endProcess(target: ProcessIdentity, signal: number, timeoutMs: number): Promise<void> {
   send(target, signal);
-  await gone(target, timeoutMs);
-}
-
-/** @throws VmckptError TIMEOUT */
-export async function gone(target: ProcessIdentity, timeoutMs: number): Promise<void> {
-  await poll(() => (isAlive(target) ? undefined : true), {
-    what: `process ${target.pid} to end`,
-    timeoutMs,
-    everyMs: 5,
-  });
+  await untilEnded(target, timeoutMs);
 }
 
 function send(target: ProcessIdentity, signal: number): void {

@@ -4,7 +4,7 @@ import { z } from 'zod';
 import { VmckptError } from '../errors.js';
 import { explainQemuMessage } from '../qemu/qemu-messages.js';
 import { readLogTail, type LaunchedQemu, type ProcessEnd } from '../qemu/launch.js';
-import { queryMigrate } from '../qemu/migration-control.js';
+import { queryMigrate, withoutUserfaultfd } from '../qemu/migration-control.js';
 import { locateMainMemory } from '../qemu/guest-memory.js';
 import type { QmpClient } from '../qemu/qmp.js';
 import type { RamBlock } from '../pages/layout.js';
@@ -13,7 +13,7 @@ import type { TransferClient } from './transfer-client.js';
 import type { TransferOrder } from './transfer-job.js';
 
 const Capabilities = z.array(z.object({ capability: z.string(), state: z.boolean() }));
-/** All memory of a large VM from a slow disk. A load that is stuck is noticed by its transfer process. */
+/** All memory of a large VM from a slow disk. */
 export const EAGER_TIMEOUT_MS = 3_600_000;
 /** How long the other process of a failed loading gets to say why. */
 const LAST_WORDS_MS = 1_000;
@@ -57,11 +57,7 @@ async function enable(qmp: QmpClient, names: readonly string[]): Promise<void> {
       capabilities: names.map((capability) => ({ capability, state: true })),
     });
   } catch (error) {
-    if (!(error instanceof VmckptError) || error.code !== 'QMP_COMMAND_FAILED') throw error;
-    throw new VmckptError('NOT_PERMITTED', `QEMU may not restore lazily: ${error.message}`, {
-      hint: 'Run as root, or: sysctl vm.unprivileged_userfaultfd=1. Without it: --mode eager.',
-      cause: error,
-    });
+    throw withoutUserfaultfd(error, { what: 'QEMU may not restore lazily', instead: '--mode eager' });
   }
 }
 

@@ -4,8 +4,8 @@
  */
 import { VmckptError } from '../errors.js';
 import { QmpClient } from '../qemu/qmp.js';
-import { isAlive, type ProcessIdentity } from '../util/process-identity.js';
-import { endProcess, gone, SIGKILL, SIGTERM } from './end-process.js';
+import { isAlive, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
+import { endProcess, SIGKILL, SIGTERM } from './end-process.js';
 import { requireVm, statusOf, VmFolder } from './vm-record.js';
 
 const POLITE_TIMEOUT_MS = 2_000;
@@ -45,7 +45,7 @@ export async function endAbandoned(name: string): Promise<boolean> {
 async function endQemu(qemu: ProcessIdentity, folder: VmFolder): Promise<'quit' | 'SIGTERM' | 'SIGKILL'> {
   try {
     await quit(folder.file('qmp.sock'));
-    await gone(qemu, POLITE_TIMEOUT_MS);
+    await untilEnded(qemu, POLITE_TIMEOUT_MS);
     return 'quit';
   } catch (error) {
     if (!(error instanceof VmckptError)) throw error;

@@ -11,7 +11,7 @@ import { closeSync } from 'node:fs';
 import { once } from 'node:events';
 import type { Socket } from 'node:net';
 import { VmckptError } from '../errors.js';
-import { makePipe, RECEIVER_PATH } from '../native/index.js';
+import { makePipe, RECEIVER_PATH, type Pipe } from '../native/index.js';
 import type { QmpClient } from '../qemu/qmp.js';
 
 /** What the system lets everybody have. */
@@ -23,9 +23,8 @@ export class Receiver {
   readonly #consumer: Socket;
   readonly #readEnd: number;
   #writeEnd: number | undefined;
-  #discarded = false;
 
-  private constructor(consumer: Socket, { readEnd, writeEnd }: ReturnType<typeof makePipe>) {
+  private constructor(consumer: Socket, { readEnd, writeEnd }: Pipe) {
     this.#consumer = consumer;
     this.#readEnd = readEnd;
     this.#writeEnd = writeEnd;
@@ -68,10 +67,8 @@ export class Receiver {
     return this.#readEnd;
   }
 
-  /** Leaves what is still to come of the stream to the receiver, which reads and drops it; nobody may read from here on. */
+  /** Leaves what is still to come of the stream to the receiver, which reads and drops it; nobody may read from here on. To be called once. */
   discard(): void {
-    if (this.#discarded) return;
-    this.#discarded = true;
     this.#closeWriteEnd();
     closeSync(this.#readEnd);
     this.#consumer.destroy();

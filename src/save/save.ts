@@ -10,13 +10,13 @@ import { inspectVm, type VmDescription } from '../qemu/inspect.js';
 import {
   applyMigrationSettings,
   readMigrationSettings,
+  withoutUserfaultfd,
   type MigrationSettings,
 } from '../qemu/migration-control.js';
 import type { QmpClient } from '../qemu/qmp.js';
 import { Store, type PendingGeneration } from '../store/store.js';
 import { VmckptError } from '../errors.js';
-import { poll } from '../util/deadline.js';
-import { identifyProcess, isAlive, type ProcessIdentity } from '../util/process-identity.js';
+import { identifyProcess, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
 import { manifestParts } from './manifest-parts.js';
 import { CAPABILITIES_OF, runMethod, type MethodResult, type SaveMethod } from './methods.js';
@@ -107,22 +107,17 @@ async function saveInto(
   work: Work,
 ): Promise<{ manifest: Manifest; result: MethodResult }> {
   const { vm, method, options } = work;
-  const receiver = await Receiver.start();
-  const note = await noteSettings(work).catch((error: unknown) => {
-    receiver.discard();
-    throw error;
-  });
+  const note = await noteSettings(work);
   let saved = false;
   try {
     await changeSettings(work);
-    const { stream, writer, result } = await transfer(pending, receiver, work);
+    const { stream, writer, result } = await transfer(pending, work);
     const parts = manifestParts({ vm, method, name: options.name, generation: pending.generation, stream });
     const manifest = await writer.finish(parts, stream.deviceState);
     await pending.commit();
     saved = true;
     return { manifest, result };
   } finally {
-    receiver.discard();
     await settle(work, { note, saved });
   }
 }
@@ -151,8 +146,10 @@ async function settle(
 /** A process that ends closes its monitor a little before it is gone. */
 async function hasDied(qemu: ProcessIdentity, error: unknown): Promise<boolean> {
   if (!(error instanceof VmckptError) || error.code !== 'QMP_CLOSED') return false;
-  const gone = () => (isAlive(qemu) ? undefined : true);
-  return poll(gone, { what: 'QEMU to end', timeoutMs: DEATH_TIMEOUT_MS, everyMs: 5 }).catch(() => false);
+  return untilEnded(qemu, DEATH_TIMEOUT_MS).then(
+    () => true,
+    () => false,
+  );
 }
 
 function settingsOf(method: SaveMethod): MigrationSettings {
@@ -180,12 +177,9 @@ async function changeSettings({ qmp, method }: Work): Promise<void> {
   try {
     await applyMigrationSettings(qmp, settingsOf(method));
   } catch (error) {
-    if (!(error instanceof VmckptError) || error.code !== 'QMP_COMMAND_FAILED') throw error;
-    if (method !== 'background-snapshot') throw error;
-    throw new VmckptError('NOT_PERMITTED', `QEMU may not be saved while it runs: ${error.message}`, {
-      hint: 'Run QEMU as root, or: sysctl vm.unprivileged_userfaultfd=1. Without it: --stop.',
-      cause: error,
-    });
+    throw method === 'background-snapshot'
+      ? withoutUserfaultfd(error, { what: 'QEMU may not be saved while it runs', instead: '--stop' })
+      : error;
   }
 }
 
@@ -196,8 +190,9 @@ interface Transferred {
 }
 
 /** QEMU sends and we write, side by side. */
-async function transfer(pending: PendingGeneration, receiver: Receiver, work: Work): Promise<Transferred> {
+async function transfer(pending: PendingGeneration, work: Work): Promise<Transferred> {
   const { options, qmp, vm, method } = work;
+  const receiver = await Receiver.start();
   let writer: CheckpointWriter | undefined;
   const giveUp = new AbortController();
   const signal = AbortSignal.any([options.signal, giveUp.signal]);
@@ -210,8 +205,6 @@ async function transfer(pending: PendingGeneration, receiver: Receiver, work: Wo
     onProgress: (streamBytes) => options.onProgress(streamBytes, vm.ramBytes),
     signal,
   });
-  // A writer that fails leaves the rest of the stream to the receiver, so that QEMU can end its migration.
-  writing.catch(() => receiver.discard());
   try {
     const result = await Promise.race([
       receiver.lendTo(qmp).then((uri) => runMethod(method, { qmp, uri, wasRunning: vm.running })),
@@ -219,10 +212,13 @@ async function transfer(pending: PendingGeneration, receiver: Receiver, work: Wo
       rejectOnAbort(options.signal),
     ]);
     const stream = await writing;
+    receiver.discard();
     return { stream, writer: writer!, result };
   } catch (error) {
     // The reader is not waited for: it touches neither the pipe nor the writer from here on.
     giveUp.abort(error);
+    // At once: while nobody reads, QEMU waits, and a VM that writes with it.
+    receiver.discard();
     await writer?.abort();
     throw error;
   }

@@ -1,5 +1,6 @@
 /** A process id is reused; together with the process's start time it names one process for ever. */
 import { readFileSync } from 'node:fs';
+import { poll } from './deadline.js';
 
 export interface ProcessIdentity {
   readonly pid: number;
@@ -24,4 +25,13 @@ export function identifyProcess(pid: number): ProcessIdentity | undefined {
 
 export function isAlive({ pid, startTicks }: ProcessIdentity): boolean {
   return identifyProcess(pid)?.startTicks === startTicks;
+}
+
+/** @throws VmckptError TIMEOUT */
+export async function untilEnded(target: ProcessIdentity, timeoutMs: number): Promise<void> {
+  await poll(() => (isAlive(target) ? undefined : true), {
+    what: `process ${target.pid} to end`,
+    timeoutMs,
+    everyMs: 5,
+  });
 }

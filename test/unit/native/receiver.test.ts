@@ -21,9 +21,10 @@ interface Receiver {
   readonly exited: Promise<unknown[]>;
 }
 
-/** What its standard input is connected to is the consumer. */
-function startReceiver(consumer: 'pipe' | Readable, { readEnd, writeEnd } = makePipe(1 << 20)): Receiver {
-  const process = spawn(RECEIVER_PATH, [], { stdio: [consumer, 'ignore', 'inherit', readEnd] });
+/** Its standard input is the consumer. */
+function startReceiver(): Receiver {
+  const { readEnd, writeEnd } = makePipe(1 << 20);
+  const process = spawn(RECEIVER_PATH, [], { stdio: ['pipe', 'ignore', 'inherit', readEnd] });
   closeSync(readEnd);
   const exited = once(process, 'exit');
   const qemu = new net.Socket({ fd: writeEnd, readable: false });
@@ -66,8 +67,7 @@ async function startStallingConsumer(): Promise<ChildProcessByStdio<null, Readab
 
 describe('vmckpt-receiver', () => {
   test('leaves the stream to a consumer that lives, and ends with both of them', async () => {
-    const pipe = makePipe(1 << 20);
-    const receiver = startReceiver('pipe', { ...pipe });
+    const receiver = startReceiver();
     receiver.qemu.write('untouched');
     await new Promise((resolve) => setTimeout(resolve, 100));
     expect(receiver.process.exitCode).toBe(null);
@@ -77,7 +77,7 @@ describe('vmckpt-receiver', () => {
   });
 
   test('reads the stream to its end once the consumer is gone', async () => {
-    const receiver = startReceiver('pipe');
+    const receiver = startReceiver();
     const written = writeStream(receiver);
     receiver.process.stdin!.destroy();
     await written;
@@ -93,7 +93,7 @@ describe('vmckpt-receiver', () => {
   });
 
   test('survives the signals that end its parents, leads a session of its own, and stays small', async () => {
-    const receiver = startReceiver('pipe');
+    const receiver = startReceiver();
     const stat = () => readFileSync(`/proc/${receiver.process.pid}/stat`, 'utf8').split(') ')[1]!.split(' ');
     await expect.poll(() => Number(stat()[3])).toBe(receiver.process.pid);
     await expect.poll(() => stat()[0]).toBe('S');

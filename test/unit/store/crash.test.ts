@@ -108,39 +108,37 @@ describe('a full disk', () => {
   );
 });
 
+/** What a script that writes one generation leaves, having had less than 200 MB of memory at any time. */
+async function writtenWithin200Mb(task: 'wide' | 'rewritten'): Promise<CheckpointReader> {
+  const dir = path.join(temporaryDir(), 'generation');
+  mkdirSync(dir);
+  const child = startWriting(task, dir);
+  const exited = once(child, 'exit');
+  const text = await firstOutput(child, exited);
+  await exited;
+  expect(Number(text)).toBeLessThan(200e6);
+  const reader = await CheckpointReader.open(dir);
+  onTestFinished(() => reader.close());
+  return reader;
+}
+
 describe('memory', () => {
   it(
     'stays below 200 MB while 1 GiB of data is written all over 64 GiB of RAM',
     { timeout: 300_000 },
     async () => {
-      const dir = path.join(temporaryDir(), 'generation');
-      mkdirSync(dir);
-      const child = startWriting('wide', dir);
-      const exited = once(child, 'exit');
-      const text = await firstOutput(child, exited);
-      await exited;
-      expect(Number(text)).toBeLessThan(200e6);
-      const reader = await CheckpointReader.open(dir);
+      const reader = await writtenWithin200Mb('wide');
       expect(reader.manifest.pages).toMatchObject({
         dataPageCount: 2 ** 18,
         zeroPageCount: 2 ** 24 - 2 ** 18,
       });
-      reader.close();
     },
   );
 
   it('stays below 200 MB while pages are rewritten, and keeps little of what is superseded', async () => {
-    const dir = path.join(temporaryDir(), 'generation');
-    mkdirSync(dir);
-    const child = startWriting('rewritten', dir);
-    const exited = once(child, 'exit');
-    const text = await firstOutput(child, exited);
-    await exited;
-    expect(Number(text)).toBeLessThan(200e6);
-    const reader = await CheckpointReader.open(dir);
+    const reader = await writtenWithin200Mb('rewritten');
     const { dataPageCount, supersededPageCount } = reader.manifest.pages;
     expect(dataPageCount).toBe(2 ** 17);
     expect(supersededPageCount).toBeLessThanOrEqual(dataPageCount / 10);
-    reader.close();
   });
 });
