@@ -5,12 +5,14 @@
 #include <xxhash.h>
 
 #include "binding/errors.h"
+#include "binding/fault_path.h"
 #include "binding/receive_fds.h"
 #include "core/file_range.h"
 #include "core/pidfd.h"
 #include "core/pipe.h"
 #include "core/process_memory.h"
 #include "core/unix_socket.h"
+#include "core/userfaultfd.h"
 #include "core/userfaultfd_rescue.h"
 
 namespace vmckpt::binding {
@@ -104,6 +106,24 @@ Napi::Value RescueUserfaultfd(const Napi::CallbackInfo& info) {
   return result;
 }
 
+Napi::Value TakeUserfaultfds(const Napi::CallbackInfo& info) {
+  std::vector<Fd> taken = vmckpt::TakeUserfaultfds(IntAt(info, 0));
+  Napi::Array fds = Napi::Array::New(info.Env(), taken.size());
+  for (uint32_t i = 0; i < taken.size(); i++) fds.Set(i, taken[i].Release());
+  return fds;
+}
+
+// → BigUint64Array of (start, end)…
+Napi::Value MissingPageRegions(const Napi::CallbackInfo& info) {
+  std::vector<AddressRange> regions = RegisteredRegions(IntAt(info, 0), kWaitsForMissing, "");
+  Napi::BigUint64Array numbers = Napi::BigUint64Array::New(info.Env(), 2 * regions.size());
+  for (size_t i = 0; i < regions.size(); i++) {
+    numbers[2 * i] = regions[i].start;
+    numbers[2 * i + 1] = regions[i].end;
+  }
+  return numbers;
+}
+
 // pid, array of Uint8Array, BigUint64Array with the address of each.
 Napi::Value WriteProcessMemory(const Napi::CallbackInfo& info) {
   auto buffers = info[1].As<Napi::Array>();
@@ -141,7 +161,10 @@ Napi::Object Initialize(Napi::Env, Napi::Object exports) {
   Export<PidfdSendSignal>(exports, "pidfdSendSignal");
   Export<Xxh3>(exports, "xxh3");
   Export<RescueUserfaultfd>(exports, "rescueUserfaultfd");
+  Export<TakeUserfaultfds>(exports, "takeUserfaultfds");
+  Export<MissingPageRegions>(exports, "missingPageRegions");
   Export<WriteProcessMemory>(exports, "writeProcessMemory");
+  ExportFaultPath(exports);
   return exports;
 }
 

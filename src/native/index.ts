@@ -4,10 +4,11 @@
  * `syscall`. The addon is loaded at first use, so that importing this file never fails. Everything works in
  * worker threads, too. Descriptors returned are close-on-exec and belong to the caller.
  */
-import { createRequire } from 'node:module';
 import path from 'node:path';
-import { VmckptError } from '../errors.js';
 import { PACKAGE_ROOT } from '../util/package-paths.js';
+import { integer, loadAddon } from './addon.js';
+
+export * from './fault-path.js';
 
 export interface PeerCredentials {
   readonly pid: number;
@@ -57,6 +58,8 @@ interface Addon {
   pidfdSendSignal(pidfd: number, signal: number): void;
   xxh3(bytes: Uint8Array, start: number, end: number): bigint;
   rescueUserfaultfd(pid: number): RescueResult;
+  takeUserfaultfds(pid: number): number[];
+  missingPageRegions(pid: number): BigUint64Array;
   writeProcessMemory(pid: number, buffers: readonly Uint8Array[], addresses: BigUint64Array): void;
 }
 
@@ -69,10 +72,7 @@ export const MAX_RECEIVE_BYTES = 1 << 20;
 /** The kernel's own limit (SCM_MAX_FD). */
 export const MAX_FDS_PER_MESSAGE = 253;
 
-const MAX_INT = 0x7fff_ffff;
-const ADDON_PATH = path.join(PACKAGE_ROOT, 'build/Release/vmckpt_native.node');
-
-let loaded: Addon | undefined;
+const addon = loadAddon<Addon>;
 
 /** Who was at the other end of a unix socket when the connection was made. */
 export function peerCredentials(fd: number): PeerCredentials {
@@ -215,23 +215,16 @@ export function writeProcessMemory(
   addon().writeProcessMemory(integer('pid', pid, { min: 1 }), buffers, addresses);
 }
 
-function addon(): Addon {
-  loaded ??= load();
-  return loaded;
+/** Duplicates of all userfaultfds of process `pid`. Needs the right to ptrace it (EACCES, EPERM). */
+export function takeUserfaultfds(pid: number): number[] {
+  return addon().takeUserfaultfds(integer('pid', pid, { min: 1 }));
 }
 
-function load(): Addon {
-  try {
-    return createRequire(import.meta.url)(ADDON_PATH) as Addon;
-  } catch (cause) {
-    throw new VmckptError('NATIVE_MISSING', `the native addon cannot be loaded from ${ADDON_PATH}`, {
-      hint: 'npm run build:native',
-      cause,
-    });
-  }
-}
-
-function integer(name: string, value: number, { min = 0, max = MAX_INT } = {}): number {
-  if (Number.isInteger(value) && value >= min && value <= max) return value;
-  throw new RangeError(`${name} is ${value}, an integer from ${min} to ${max} expected`);
+/** Memory of process `pid` that is registered for missing pages: addresses below 2^47, [start, end). */
+export function missingPageRegions(pid: number): { start: number; end: number }[] {
+  const numbers = addon().missingPageRegions(integer('pid', pid, { min: 1 }));
+  return Array.from({ length: numbers.length / 2 }, (_, at) => ({
+    start: Number(numbers[2 * at]),
+    end: Number(numbers[2 * at + 1]),
+  }));
 }

@@ -1,0 +1,288 @@
+#include "binding/fault_path.h"
+
+#include <fcntl.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "binding/errors.h"
+#include "core/fault_server.h"
+#include "core/return_path.h"
+
+namespace vmckpt::binding {
+
+namespace {
+
+uint64_t Uint64Of(Napi::Value value) { return static_cast<uint64_t>(value.As<Napi::Number>().Int64Value()); }
+
+Fd Duplicate(Napi::Value fd) {
+  return Fd(Check(::fcntl(fd.As<Napi::Number>().Int32Value(), F_DUPFD_CLOEXEC, 0), "fcntl"));
+}
+
+/** Calls `body`; a failure of native/core becomes a JavaScript error. For constructors, which Guarded cannot
+ * wrap. */
+template <typename Body>
+auto Translated(Napi::Env env, Body body) {
+  try {
+    return body();
+  } catch (const SystemError& error) {
+    throw ToJavaScript(env, error);
+  } catch (const DamagedImage& damage) {
+    Napi::Error error = Napi::Error::New(env, damage.what());
+    error.Set("code", Napi::String::New(env, "DAMAGED"));
+    throw error;
+  }
+}
+
+/** A JavaScript function that threads may call. It does not keep the process alive. */
+class Callback {
+ public:
+  Callback(Napi::Env env, Napi::Value function)
+      : function_(Napi::ThreadSafeFunction::New(env, function.As<Napi::Function>(), "vmckpt", 0, 1)) {
+    function_.Unref(env);
+  }
+  ~Callback() { function_.Release(); }
+  Callback(const Callback&) = delete;
+
+  /** `arguments` makes the call's arguments on the JavaScript thread. */
+  template <typename Arguments>
+  void Call(Arguments arguments) {
+    auto call = [arguments = std::move(arguments)](Napi::Env env, Napi::Function function) {
+      if (env != nullptr) function.Call(arguments(env));
+    };
+    function_.NonBlockingCall(std::move(call));
+  }
+
+ private:
+  Napi::ThreadSafeFunction function_;
+};
+
+class Image : public Napi::ObjectWrap<Image> {
+ public:
+  // pageIndexFd, extentIndexFd, pagesFd, [pageCount, extentCount, extentPages, pageIndexRoot,
+  // extentIndexRoot]
+  explicit Image(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Image>(info) {
+    auto facts = info[3].As<Napi::BigUint64Array>();
+    image_ = Translated(info.Env(), [&] {
+      return std::make_shared<CheckpointImage>(ImageFiles{.page_index = Duplicate(info[0]),
+                                                          .extent_index = Duplicate(info[1]),
+                                                          .pages = Duplicate(info[2])},
+                                               ImageFacts{.page_count = facts[0],
+                                                          .extent_count = facts[1],
+                                                          .extent_pages = facts[2],
+                                                          .page_index_root = facts[3],
+                                                          .extent_index_root = facts[4]});
+    });
+  }
+
+  static Napi::Function Define(Napi::Env env) { return DefineClass(env, "CheckpointImage", {}); }
+  const std::shared_ptr<CheckpointImage>& get() const { return image_; }
+
+ private:
+  std::shared_ptr<CheckpointImage> image_;
+};
+
+class Table : public Napi::ObjectWrap<Table> {
+ public:
+  // pageCount, fd of the table to adopt or undefined
+  explicit Table(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Table>(info) {
+    uint64_t page_count = Uint64Of(info[0]);
+    Translated(info.Env(), [&] {
+      table_.emplace(info[1].IsUndefined() ? PageTable::Create(page_count)
+                                           : PageTable::Adopt(Duplicate(info[1]), page_count));
+    });
+  }
+
+  static Napi::Function Define(Napi::Env env) {
+    return DefineClass(
+        env, "PageTable",
+        {InstanceAccessor<&Table::Descriptor>("fd"),
+         InstanceAccessor<&Table::StreamPhase, &Table::SetStreamPhase>("streamPhase"),
+         InstanceMethod<&Table::Counters>("counters"), InstanceMethod<&Table::ForgetClaims>("forgetClaims")});
+  }
+  PageTable& get() { return *table_; }
+
+ private:
+  Napi::Value Descriptor(const Napi::CallbackInfo& info) {
+    return Napi::Number::New(info.Env(), table_->fd());
+  }
+  Napi::Value StreamPhase(const Napi::CallbackInfo& info) {
+    return Napi::Number::New(info.Env(), table_->stream_phase());
+  }
+  void SetStreamPhase(const Napi::CallbackInfo&, const Napi::Value& value) {
+    table_->stream_phase() = value.As<Napi::Number>().Uint32Value();
+  }
+  Napi::Value Counters(const Napi::CallbackInfo& info) {
+    const TransferCounters& counters = table_->counters();
+    const LatencyHistogram& times = table_->fault_times();
+    Napi::Object result = Napi::Object::New(info.Env());
+    auto set = [&](const char* name, double value) {
+      result.Set(name, Napi::Number::New(info.Env(), value));
+    };
+    set("demandFaults", counters.demand_faults);
+    set("demandPages", counters.demand_pages);
+    set("neighbourPages", counters.neighbour_pages);
+    set("prefetchedPages", counters.prefetched_pages);
+    set("backgroundPages", counters.background_pages);
+    set("zeroPages", counters.zero_pages);
+    set("faultP50Us", times.Quantile(0.5) / 1e3);
+    set("faultP90Us", times.Quantile(0.9) / 1e3);
+    set("faultP99Us", times.Quantile(0.99) / 1e3);
+    set("faultMaxUs", times.max() / 1e3);
+    set("faultTotalMs", times.total() / 1e6);
+    return result;
+  }
+  Napi::Value ForgetClaims(const Napi::CallbackInfo& info) {
+    table_->ForgetClaims();
+    return info.Env().Undefined();
+  }
+
+  std::optional<PageTable> table_;
+};
+
+/** Keeps a wrapped object alive for as long as another one uses it. */
+template <typename Wrapped>
+class Kept {
+ public:
+  explicit Kept(Napi::Value value)
+      : reference_(Napi::Persistent(value.As<Napi::Object>())),
+        wrapped_(Wrapped::Unwrap(value.As<Napi::Object>())) {}
+  Wrapped* operator->() const { return wrapped_; }
+
+ private:
+  Napi::ObjectReference reference_;
+  Wrapped* wrapped_;
+};
+
+class Server : public Napi::ObjectWrap<Server> {
+ public:
+  // image, table, userfaultfd, BigUint64Array of (address, firstPage, pageCount)…, demandThreads,
+  // backgroundThreads, onEvent(kind, text)
+  explicit Server(const Napi::CallbackInfo& info)
+      : Napi::ObjectWrap<Server>(info),
+        table_(info[1]),
+        on_event_(std::make_unique<Callback>(info.Env(), info[6])) {
+    auto numbers = info[3].As<Napi::BigUint64Array>();
+    std::vector<MemoryRegion> regions;
+    for (size_t i = 0; i + 2 < numbers.ElementLength(); i += 3)
+      regions.push_back({.address = numbers[i], .first_page = numbers[i + 1], .page_count = numbers[i + 2]});
+    server_ = Translated(info.Env(), [&] {
+      return std::make_unique<FaultServer>(
+          Image::Unwrap(info[0].As<Napi::Object>())->get(), table_->get(), Userfaultfd(Duplicate(info[2])),
+          FaultServer::Options{.regions = std::move(regions),
+                               .demand_threads = info[4].As<Napi::Number>().Uint32Value(),
+                               .background_threads = info[5].As<Napi::Number>().Uint32Value(),
+                               .on_event = [this](const ServerEvent& event) { Emit(event); }});
+    });
+  }
+
+  static Napi::Function Define(Napi::Env env) {
+    return DefineClass(
+        env, "FaultServer",
+        {InstanceMethod<&Server::WakeAll>("wakeAll"),
+         InstanceMethod<&Server::StartBackground>("startBackground"), InstanceMethod<&Server::Stop>("stop")});
+  }
+  FaultServer* get() const { return server_.get(); }
+
+ private:
+  void Emit(const ServerEvent& event) {
+    static constexpr const char* kNames[] = {"complete", "damaged", "gone", "failed"};
+    const char* kind = kNames[static_cast<size_t>(event.kind)];
+    on_event_->Call([kind, text = event.text](Napi::Env env) {
+      return std::vector<napi_value>{Napi::String::New(env, kind), Napi::String::New(env, text)};
+    });
+  }
+  Napi::Value WakeAll(const Napi::CallbackInfo& info) {
+    Translated(info.Env(), [&] { server_->WakeAll(); });
+    return info.Env().Undefined();
+  }
+  Napi::Value StartBackground(const Napi::CallbackInfo& info) {
+    auto first = info[0].As<Napi::Uint32Array>();
+    server_->StartBackground({first.Data(), first.Data() + first.ElementLength()});
+    return info.Env().Undefined();
+  }
+  Napi::Value Stop(const Napi::CallbackInfo& info) {
+    server_.reset();
+    return info.Env().Undefined();
+  }
+
+  Kept<Table> table_;
+  // Before the server: its threads call it to the last.
+  std::unique_ptr<Callback> on_event_;
+  std::unique_ptr<FaultServer> server_;
+};
+
+class Reader : public Napi::ObjectWrap<Reader> {
+ public:
+  // socketFd, table, array of {name, firstPage, pageCount, isDirect}, onMessages(Buffer), onClosed(errno)
+  explicit Reader(const Napi::CallbackInfo& info)
+      : Napi::ObjectWrap<Reader>(info),
+        table_(info[1]),
+        on_messages_(std::make_unique<Callback>(info.Env(), info[3])),
+        on_closed_(std::make_unique<Callback>(info.Env(), info[4])) {
+    std::vector<ReturnPath::Block> blocks;
+    auto array = info[2].As<Napi::Array>();
+    for (uint32_t i = 0; i < array.Length(); i++) {
+      auto block = array.Get(i).As<Napi::Object>();
+      blocks.push_back({.name = block.Get("name").As<Napi::String>().Utf8Value(),
+                        .first_page = Uint64Of(block.Get("firstPage")),
+                        .page_count = Uint64Of(block.Get("pageCount")),
+                        .is_direct = block.Get("isDirect").As<Napi::Boolean>().Value()});
+    }
+    path_ = Translated(info.Env(), [&] {
+      return std::make_unique<ReturnPath>(
+          Duplicate(info[0]), table_->get(),
+          ReturnPath::Options{.blocks = std::move(blocks),
+                              .on_messages = [this](std::span<const uint8_t> bytes) { EmitMessages(bytes); },
+                              .on_closed = [this](int error) { EmitClosed(error); }});
+    });
+  }
+
+  static Napi::Function Define(Napi::Env env) {
+    return DefineClass(env, "ReturnPath",
+                       {InstanceMethod<&Reader::Attach>("attach"), InstanceMethod<&Reader::Stop>("stop")});
+  }
+
+ private:
+  void EmitMessages(std::span<const uint8_t> bytes) {
+    on_messages_->Call([copy = std::vector<uint8_t>(bytes.begin(), bytes.end())](Napi::Env env) {
+      return std::vector<napi_value>{Napi::Buffer<uint8_t>::Copy(env, copy.data(), copy.size())};
+    });
+  }
+  void EmitClosed(int error) {
+    on_closed_->Call(
+        [error](Napi::Env env) { return std::vector<napi_value>{Napi::Number::New(env, error)}; });
+  }
+  // server, or undefined where there is none
+  Napi::Value Attach(const Napi::CallbackInfo& info) {
+    if (!info[0].IsUndefined()) server_.emplace(info[0]);
+    path_->Attach(server_ ? (*server_)->get() : nullptr);
+    return info.Env().Undefined();
+  }
+  Napi::Value Stop(const Napi::CallbackInfo& info) {
+    path_.reset();
+    return info.Env().Undefined();
+  }
+
+  Kept<Table> table_;
+  std::optional<Kept<Server>> server_;
+  // Before the reader: its thread calls them to the last.
+  std::unique_ptr<Callback> on_messages_;
+  std::unique_ptr<Callback> on_closed_;
+  std::unique_ptr<ReturnPath> path_;
+};
+
+}  // namespace
+
+void ExportFaultPath(Napi::Object exports) {
+  Napi::Env env = exports.Env();
+  exports.Set("CheckpointImage", Image::Define(env));
+  exports.Set("PageTable", Table::Define(env));
+  exports.Set("FaultServer", Server::Define(env));
+  exports.Set("ReturnPath", Reader::Define(env));
+}
+
+}  // namespace vmckpt::binding

@@ -1,0 +1,177 @@
+#include "core/checkpoint_image.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cinttypes>
+#include <cstdio>
+#include <cstring>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "core/system_error.h"
+
+namespace vmckpt {
+
+namespace {
+
+constexpr size_t kHeaderBytes = 4096;
+constexpr size_t kChunkBytes = 64 * 1024;
+constexpr size_t kPageEntryBytes = 8;
+constexpr size_t kExtentRecordBytes = 32;
+constexpr uint8_t kCodecRaw = 0;
+constexpr uint8_t kCodecZstd = 1;
+
+std::string Number(uint64_t value) { return std::to_string(value); }
+
+std::string Hex(uint64_t checksum) {
+  char text[17];
+  std::snprintf(text, sizeof(text), "%016" PRIx64, checksum);
+  return text;
+}
+
+template <typename Value>
+Value Load(const uint8_t* from) {
+  Value value;
+  std::memcpy(&value, from, sizeof(value));
+  return value;
+}
+
+uint64_t ChunkCount(const IndexFile::Shape& shape) {
+  uint64_t per_chunk = kChunkBytes / shape.entry_bytes;
+  return (shape.entry_count + per_chunk - 1) / per_chunk;
+}
+
+[[noreturn]] void DamagedExtent(uint64_t extent, uint64_t offset, const std::string& fault) {
+  throw DamagedImage("extent " + Number(extent) + " at offset " + Number(offset) + " of the pages: " + fault);
+}
+
+}  // namespace
+
+IndexFile::IndexFile(Fd file, const Shape& shape)
+    : shape_(shape),
+      file_(std::move(file)),
+      checksums_(ChunkCount(shape)),
+      chunks_(ChunkCount(shape) * kChunkBytes),
+      loaded_(std::make_unique<std::atomic<bool>[]>(ChunkCount(shape))) {
+  size_t table_bytes = checksums_.size() * sizeof(uint64_t);
+  ReadExactly(checksums_.data(), table_bytes, kHeaderBytes + chunks_.size());
+  uint64_t found = XXH3_64bits(checksums_.data(), table_bytes);
+  if (found != shape.root) Damaged("the root is " + Hex(found) + ", " + Hex(shape.root) + " expected");
+}
+
+const uint8_t* IndexFile::At(uint64_t entry) {
+  if (entry >= shape_.entry_count)
+    Damaged("entry " + Number(entry) + " asked for, " + Number(shape_.entry_count) + " there");
+  uint64_t offset = entry * shape_.entry_bytes;
+  uint64_t chunk = offset / kChunkBytes;
+  if (!loaded_[chunk].load(std::memory_order_acquire)) Load(chunk);
+  return chunks_.data() + offset;
+}
+
+void IndexFile::Load(uint64_t chunk) {
+  std::lock_guard lock(loading_);
+  if (loaded_[chunk].load(std::memory_order_relaxed)) return;
+  uint8_t* into = chunks_.data() + chunk * kChunkBytes;
+  ReadExactly(into, kChunkBytes, kHeaderBytes + chunk * kChunkBytes);
+  uint64_t found = XXH3_64bits(into, kChunkBytes);
+  if (found != checksums_[chunk])
+    Damaged("chunk " + Number(chunk) + " has the checksum " + Hex(found) + ", " + Hex(checksums_[chunk]) +
+            " expected");
+  loaded_[chunk].store(true, std::memory_order_release);
+}
+
+void IndexFile::ReadExactly(void* into, size_t bytes, uint64_t offset) {
+  for (size_t done = 0; done < bytes;) {
+    ssize_t length = RetryOnSignal(
+        [&] { return ::pread(file_.get(), static_cast<char*>(into) + done, bytes - done, offset + done); });
+    if (length == -1) Damaged(std::string("it cannot be read: ") + std::strerror(errno));
+    if (length == 0) Damaged("it ends at " + Number(offset + done) + ", before " + Number(offset + bytes));
+    done += length;
+  }
+}
+
+void IndexFile::Damaged(const std::string& fault) const {
+  throw DamagedImage(std::string(shape_.label) + ": " + fault);
+}
+
+CheckpointImage::CheckpointImage(ImageFiles files, const ImageFacts& facts)
+    : facts_(facts),
+      page_index_(std::move(files.page_index), {.label = "page-index",
+                                                .entry_count = facts.page_count,
+                                                .entry_bytes = kPageEntryBytes,
+                                                .root = facts.page_index_root}),
+      extent_index_(std::move(files.extent_index), {.label = "extent-index",
+                                                    .entry_count = facts.extent_count,
+                                                    .entry_bytes = kExtentRecordBytes,
+                                                    .root = facts.extent_index_root}),
+      pages_(files.pages) {}
+
+PageEntry CheckpointImage::EntryOf(uint64_t page) {
+  auto entry = Load<uint64_t>(page_index_.At(page));
+  uint8_t kind = entry & 0xff;
+  PageEntry result{.kind = static_cast<PageKind>(kind),
+                   .slot = static_cast<uint8_t>(entry >> 8),
+                   .fill = static_cast<uint8_t>(entry >> 16),
+                   .extent = static_cast<uint32_t>(entry >> 32)};
+  bool sensible = kind <= static_cast<uint8_t>(PageKind::kData) &&
+                  (result.kind != PageKind::kData ||
+                   (result.extent < facts_.extent_count && result.slot < facts_.extent_pages));
+  if (!sensible) throw DamagedImage("page-index: the entry of page " + Number(page) + " makes no sense");
+  return result;
+}
+
+size_t CheckpointImage::PagesOf(uint64_t extent) { return RecordOf(extent).page_count; }
+
+CheckpointImage::Record CheckpointImage::RecordOf(uint64_t extent) {
+  const uint8_t* bytes = extent_index_.At(extent);
+  Record record{.offset = Load<uint64_t>(bytes),
+                .stored_bytes = Load<uint32_t>(bytes + 8),
+                .page_count = bytes[12],
+                .codec = bytes[13],
+                .checksum = Load<uint64_t>(bytes + 16)};
+  size_t decoded_bytes = record.page_count * kPageBytes;
+  bool fits = record.offset >= kHeaderBytes && record.offset <= pages_.size() &&
+              record.stored_bytes <= pages_.size() - record.offset;
+  bool sensible =
+      record.page_count >= 1 && record.page_count <= facts_.extent_pages &&
+      (record.codec == kCodecRaw ? record.stored_bytes == decoded_bytes : record.codec == kCodecZstd);
+  if (!fits || !sensible) throw DamagedImage("extent-index: record " + Number(extent) + " makes no sense");
+  return record;
+}
+
+const uint8_t* CheckpointImage::Read(uint64_t extent, ExtentDecoder& decoder, uint8_t* into) {
+  Record record = RecordOf(extent);
+  const uint8_t* stored = pages_.data() + record.offset;
+  size_t decoded_bytes = record.page_count * kPageBytes;
+  XXH64_hash_t found = 0;
+  size_t result = decoded_bytes;
+  bool readable = ReadGuarded([&] {
+    found = XXH3_64bits(stored, record.stored_bytes);
+    if (found == record.checksum && record.codec == kCodecZstd)
+      result = ZSTD_decompressDCtx(decoder.context(), into, decoded_bytes, stored, record.stored_bytes);
+  });
+  if (!readable) {
+    // The jump may have left the context in its midst.
+    ZSTD_DCtx_reset(decoder.context(), ZSTD_reset_session_only);
+    DamagedExtent(extent, record.offset, "its " + Number(record.stored_bytes) + " bytes cannot be read");
+  }
+  if (found != record.checksum)
+    DamagedExtent(extent, record.offset,
+                  "its checksum is " + Hex(found) + ", " + Hex(record.checksum) + " expected");
+  if (result != decoded_bytes)
+    DamagedExtent(extent, record.offset, "it does not decompress to " + Number(record.page_count) + " pages");
+  return record.codec == kCodecRaw ? stored : into;
+}
+
+void CheckpointImage::ReadAhead(uint64_t first, uint64_t count) {
+  uint64_t end = std::min(first + count, facts_.extent_count);
+  if (first >= end) return;
+  Record from = RecordOf(first);
+  Record to = RecordOf(end - 1);
+  if (from.offset < to.offset)
+    pages_.Advise(from.offset, to.offset + to.stored_bytes - from.offset, MADV_WILLNEED);
+}
+
+}  // namespace vmckpt

@@ -1,0 +1,143 @@
+// The pages of a generation: what a page is, where it lies, its bytes verified and decompressed.
+// docs/format.md specifies the files. Safe to use from several threads.
+//
+// Index chunks are verified when they are first used, extents whenever they are read. A checksum shows damage
+// and not sense, so every number is checked against its bounds before it is used.
+#pragma once
+
+#include <zstd.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "core/anonymous_memory.h"
+#include "core/fd.h"
+#include "core/mapped_file.h"
+
+namespace vmckpt {
+
+constexpr size_t kPageBytes = 4096;
+constexpr size_t kMaxExtentPages = 64;
+
+/** What the manifest says of the files. */
+struct ImageFacts {
+  uint64_t page_count;
+  uint64_t extent_count;
+  uint64_t extent_pages;
+  uint64_t page_index_root;
+  uint64_t extent_index_root;
+};
+
+struct ImageFiles {
+  Fd page_index;
+  Fd extent_index;
+  Fd pages;
+};
+
+/** Something in the files is not what was saved. */
+class DamagedImage : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+enum class PageKind : uint8_t { kAbsent = 0, kZero = 1, kFill = 2, kData = 3 };
+
+struct PageEntry {
+  PageKind kind;
+  /** Of kData: the page's place in its extent. */
+  uint8_t slot;
+  /** Of kFill: the byte that it repeats. */
+  uint8_t fill;
+  uint32_t extent;
+};
+
+/**
+ * An index file: chunks of entries, and behind them the checksums of the chunks. A chunk is read into memory
+ * and verified when it is first used, and stays as it was verified.
+ */
+class IndexFile {
+ public:
+  struct Shape {
+    const char* label;
+    uint64_t entry_count;
+    size_t entry_bytes;
+    uint64_t root;
+  };
+
+  /** Reads the table of checksums. Throws DamagedImage. */
+  IndexFile(Fd file, const Shape& shape);
+
+  /** The entry's bytes. Throws DamagedImage. */
+  const uint8_t* At(uint64_t entry);
+
+ private:
+  void Load(uint64_t chunk);
+  void ReadExactly(void* into, size_t bytes, uint64_t offset);
+  [[noreturn]] void Damaged(const std::string& fault) const;
+
+  Shape shape_;
+  Fd file_;
+  std::vector<uint64_t> checksums_;
+  /** Of all chunks; the kernel gives memory only to those that are loaded. */
+  AnonymousMemory chunks_;
+  std::unique_ptr<std::atomic<bool>[]> loaded_;
+  std::mutex loading_;
+};
+
+/** Room for one thread's work on extents. */
+class ExtentDecoder {
+ public:
+  ExtentDecoder() : context_(ZSTD_createDCtx(), ZSTD_freeDCtx) {
+    if (!context_) throw std::bad_alloc();
+  }
+
+  ZSTD_DCtx* context() const { return context_.get(); }
+
+ private:
+  std::unique_ptr<ZSTD_DCtx, size_t (*)(ZSTD_DCtx*)> context_;
+};
+
+class CheckpointImage {
+ public:
+  CheckpointImage(ImageFiles files, const ImageFacts& facts);
+
+  const ImageFacts& facts() const { return facts_; }
+
+  /** Throws DamagedImage, as all of these do. */
+  PageEntry EntryOf(uint64_t page);
+
+  /** How many pages the extent holds. */
+  size_t PagesOf(uint64_t extent);
+
+  /**
+   * The extent's verified bytes: decompressed into `into` (room for facts().extent_pages pages), or in place
+   * where they are stored raw.
+   */
+  const uint8_t* Read(uint64_t extent, ExtentDecoder& decoder, uint8_t* into);
+
+  /** Lets the kernel read the stored bytes of `count` extents from `first` on. */
+  void ReadAhead(uint64_t first, uint64_t count);
+
+ private:
+  struct Record {
+    uint64_t offset;
+    uint32_t stored_bytes;
+    uint8_t page_count;
+    uint8_t codec;
+    uint64_t checksum;
+  };
+  Record RecordOf(uint64_t extent);
+
+  ImageFacts facts_;
+  IndexFile page_index_;
+  IndexFile extent_index_;
+  MappedFile pages_;
+};
+
+}  // namespace vmckpt

@@ -1,0 +1,41 @@
+// The extents that were decompressed last: a page of the same extent is often wanted soon.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace vmckpt {
+
+class ExtentCache {
+ public:
+  using Buffer = std::vector<uint8_t>;
+
+  std::shared_ptr<const Buffer> Find(uint32_t extent) {
+    std::lock_guard lock(mutex_);
+    for (const Entry& entry : entries_)
+      if (entry.bytes && entry.extent == extent) return entry.bytes;
+    return nullptr;
+  }
+
+  /** In place of the one that has been here longest. */
+  void Put(uint32_t extent, std::shared_ptr<const Buffer> bytes) {
+    std::lock_guard lock(mutex_);
+    entries_[next_] = {.extent = extent, .bytes = std::move(bytes)};
+    next_ = (next_ + 1) % entries_.size();
+  }
+
+ private:
+  struct Entry {
+    uint32_t extent;
+    std::shared_ptr<const Buffer> bytes;
+  };
+
+  std::mutex mutex_;
+  std::array<Entry, 16> entries_{};
+  size_t next_ = 0;
+};
+
+}  // namespace vmckpt

@@ -1,0 +1,137 @@
+#include "core/fault_background.h"
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bitset>
+#include <chrono>
+
+#include "core/system_error.h"
+
+namespace vmckpt {
+
+namespace {
+
+/** What a thread takes at a time: with raw extents of 8 pages, one longest run. */
+constexpr uint64_t kBatchExtents = 4;
+/** The kernel is told so far ahead of the sweep what will be read, a quarter at a time. */
+constexpr uint64_t kReadAheadExtents = 512;
+constexpr int kNiceness = 10;
+constexpr auto kLookAgainAfter = std::chrono::microseconds(200);
+
+}  // namespace
+
+FaultServer::Background::Sender::Sender(FaultServer& server)
+    : room(server.image_->facts().extent_pages * kPageBytes),
+      installer(server, server.table_.counters().background_pages) {}
+
+FaultServer::Background::Background(FaultServer& server, std::vector<uint32_t> first, unsigned threads)
+    : server_(server), first_(std::move(first)), threads_(threads), leader_([this] { Lead(); }) {}
+
+FaultServer::Background::~Background() { leader_.join(); }
+
+/** Sends everything together with its helpers, and sees that nothing is missing. */
+void FaultServer::Background::Lead() {
+  Guarded([this] { BuildMap(); });
+  std::vector<std::thread> helpers;
+  for (unsigned i = 1; i < threads_; i++)
+    helpers.emplace_back([this] { Guarded([this] { SendExtents(); }); });
+  Guarded([this] { SendExtents(); });
+  for (std::thread& helper : helpers) helper.join();
+  Guarded([this] { SendFillPages(); });
+  while (!MustStop() && !AllInstalled()) std::this_thread::sleep_for(kLookAgainAfter);
+  if (!MustStop()) server_.Report(ServerEvent::Kind::kComplete, "");
+}
+
+template <typename Part>
+void FaultServer::Background::Guarded(Part part) {
+  try {
+    if (!MustStop()) part();
+  } catch (const DamagedImage& damage) {
+    failed_ = true;
+    server_.Report(ServerEvent::Kind::kDamaged, damage.what());
+  } catch (const SystemError& error) {
+    failed_ = true;
+    server_.Report(ServerEvent::Kind::kFailed, std::string(error.syscall()) + ": " + error.what());
+  }
+}
+
+void FaultServer::Background::BuildMap() {
+  std::vector<ExtentMap::PageRange> ranges;
+  for (const MemoryRegion& region : server_.options_.regions)
+    ranges.push_back({.first = region.first_page, .count = region.page_count});
+  map_.emplace(*server_.image_, ranges);
+}
+
+void FaultServer::Background::SendExtents() {
+  (void)::setpriority(PRIO_PROCESS, ::gettid(), kNiceness);
+  Sender sender(server_);
+  const uint64_t end = first_.size() + server_.image_->facts().extent_count;
+  while (!MustStop()) {
+    uint64_t position = next_.fetch_add(kBatchExtents);
+    if (position >= end) return;
+    ReadAhead(position);
+    for (uint64_t last = std::min(position + kBatchExtents, end); position < last; position++)
+      SendExtent(sender, ExtentAt(position));
+    sender.installer.Flush();
+  }
+}
+
+void FaultServer::Background::SendExtent(Sender& sender, uint32_t extent) {
+  if (server_.demand_active_ > 0) {
+    sender.installer.Flush();
+    server_.GiveWayToDemand();
+  }
+  auto pages = map_->PagesOf(extent);
+  std::bitset<kMaxExtentPages> claimed;
+  for (size_t slot = 0; slot < pages.size(); slot++)
+    if (pages[slot] != ExtentMap::kNoPage) claimed[slot] = server_.table_.Claim(pages[slot]);
+  if (claimed.none()) return;
+  if (sender.installer.HoldsBytesOf(sender.room.data(), sender.room.size())) sender.installer.Flush();
+  try {
+    const uint8_t* bytes = server_.image_->Read(extent, sender.decoder, sender.room.data());
+    for (size_t slot = 0; slot < pages.size(); slot++)
+      if (claimed[slot]) sender.installer.Add(pages[slot], bytes + slot * kPageBytes);
+  } catch (const DamagedImage&) {
+    for (size_t slot = 0; slot < pages.size(); slot++)
+      if (claimed[slot]) server_.table_.Set(pages[slot], PageState::kFailed);
+    throw;
+  }
+}
+
+void FaultServer::Background::SendFillPages() {
+  std::vector<uint8_t> room(kPageBytes);
+  RunInstaller installer(server_, server_.table_.counters().background_pages);
+  for (uint32_t page : map_->fill_pages()) {
+    if (MustStop()) return;
+    server_.GiveWayToDemand();
+    if (!server_.table_.Claim(page)) continue;
+    std::fill(room.begin(), room.end(), server_.image_->EntryOf(page).fill);
+    installer.Add(page, room.data());
+    installer.Flush();
+  }
+}
+
+uint32_t FaultServer::Background::ExtentAt(uint64_t position) const {
+  return position < first_.size() ? first_[position] : position - first_.size();
+}
+
+void FaultServer::Background::ReadAhead(uint64_t position) {
+  constexpr uint64_t kStep = kReadAheadExtents / 4;
+  if (position < first_.size() || (position - first_.size()) / kBatchExtents % (kStep / kBatchExtents) != 0)
+    return;
+  server_.image_->ReadAhead(position - first_.size() + kReadAheadExtents, kStep);
+}
+
+bool FaultServer::Background::AllInstalled() const {
+  auto is_missing = [this](uint32_t page) {
+    return page != ExtentMap::kNoPage && server_.table_.StateOf(page) != PageState::kInstalled;
+  };
+  const uint64_t extent_count = server_.image_->facts().extent_count;
+  for (uint64_t extent = 0; extent < extent_count; extent++)
+    if (std::ranges::any_of(map_->PagesOf(extent), is_missing)) return false;
+  return std::ranges::none_of(map_->fill_pages(), is_missing);
+}
+
+}  // namespace vmckpt

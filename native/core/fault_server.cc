@@ -1,0 +1,246 @@
+#include "core/fault_server.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/fault_background.h"
+#include "core/system_error.h"
+
+namespace vmckpt {
+
+namespace {
+
+/** Zero pages around a fault that are installed with it: for the price of one. */
+constexpr uint64_t kZeroWindowPages = 32;
+/** 128 KiB: a longer UFFDIO_COPY holds up every fault behind it. */
+constexpr size_t kMaxRunPages = 32;
+
+class Counted {
+ public:
+  explicit Counted(std::atomic<int>& count) : count_(count) { count_.fetch_add(1); }
+  ~Counted() {
+    if (count_.fetch_sub(1) == 1) count_.notify_all();
+  }
+
+ private:
+  std::atomic<int>& count_;
+};
+
+}  // namespace
+
+FaultServer::FaultServer(std::shared_ptr<CheckpointImage> image, PageTable& table, Userfaultfd userfaultfd,
+                         Options options)
+    : image_(std::move(image)),
+      table_(table),
+      userfaultfd_(std::move(userfaultfd)),
+      options_(std::move(options)),
+      stop_event_(Check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")) {
+  for (unsigned i = 0; i < options_.demand_threads; i++)
+    demand_threads_.emplace_back([this] { DemandLoop(); });
+}
+
+FaultServer::~FaultServer() {
+  stopping_ = true;
+  ::eventfd_write(stop_event_.get(), 1);
+  for (std::thread& thread : demand_threads_) thread.join();
+  background_.reset();
+}
+
+void FaultServer::StartBackground(std::vector<uint32_t> first) {
+  background_ = std::make_unique<Background>(*this, std::move(first), options_.background_threads);
+}
+
+void FaultServer::WakeAll() {
+  for (const MemoryRegion& region : options_.regions)
+    userfaultfd_.Wake(region.address, region.page_count * kPageBytes);
+}
+
+void FaultServer::DemandLoop() {
+  Worker worker;
+  pollfd entries[] = {{.fd = userfaultfd_.get(), .events = POLLIN, .revents = 0},
+                      {.fd = stop_event_.get(), .events = POLLIN, .revents = 0}};
+  try {
+    while (!stopping_) {
+      Check(RetryOnSignal([&] { return ::poll(entries, 2, -1); }), "poll");
+      if ((entries[0].revents & POLLERR) != 0) throw SystemError(EIO, "poll");
+      while (auto address = userfaultfd_.ReadFault()) {
+        if (uint64_t page = PageAt(*address); page != ExtentMap::kNoPage) Serve(worker, page);
+      }
+    }
+  } catch (const SystemError& error) {
+    Report(ServerEvent::Kind::kFailed, std::string(error.syscall()) + ": " + error.what());
+  }
+}
+
+void FaultServer::Serve(Worker& worker, uint64_t page) {
+  auto since = Clock::now();
+  Counted active(demand_active_);
+  try {
+    if (table_.Claim(page))
+      InstallDemanded(worker, page, since);
+    else
+      AwaitOther(page, since);
+  } catch (const DamagedImage& damage) {
+    table_.Set(page, PageState::kFailed);
+    Report(ServerEvent::Kind::kDamaged, damage.what());
+  }
+}
+
+void FaultServer::InstallDemanded(Worker& worker, uint64_t page, Clock::time_point since) {
+  PageEntry entry = image_->EntryOf(page);
+  TransferCounters& counters = table_.counters();
+  counters.demand_pages.fetch_add(1, std::memory_order_relaxed);
+  if (entry.kind == PageKind::kData) {
+    Decoded extent = Read(worker, entry.extent);
+    Install({.page = page, .bytes = extent.bytes + entry.slot * kPageBytes, .page_count = 1});
+    RecordFault(since);
+    InstallNeighbours(page, entry, extent.bytes);
+  } else if (entry.kind == PageKind::kFill) {
+    worker.page.fill(entry.fill);
+    Install({.page = page, .bytes = worker.page.data(), .page_count = 1});
+    RecordFault(since);
+  } else {
+    InstallZeros(page);
+    RecordFault(since);
+  }
+}
+
+/** The extent is decompressed: its other pages are nearly free, and likely next. */
+void FaultServer::InstallNeighbours(uint64_t page, const PageEntry& entry, const uint8_t* extent) {
+  const MemoryRegion& region = *RegionOf(page);
+  uint64_t reach = image_->facts().extent_pages;
+  uint64_t low = page - std::min(page - region.first_page, reach);
+  uint64_t high = std::min(page + reach, region.first_page + region.page_count);
+  RunInstaller installer(*this, table_.counters().neighbour_pages);
+  for (uint64_t next = low; next < high; next++) {
+    PageEntry other = image_->EntryOf(next);
+    if (other.kind == PageKind::kData && other.extent == entry.extent && table_.Claim(next))
+      installer.Add(next, extent + other.slot * kPageBytes);
+  }
+  installer.Flush();
+}
+
+/** `page` is claimed; those around it that read as zero, too, come along. */
+void FaultServer::InstallZeros(uint64_t page) {
+  const MemoryRegion& region = *RegionOf(page);
+  uint64_t low = std::max(page / kZeroWindowPages * kZeroWindowPages, region.first_page);
+  uint64_t high = std::min(page / kZeroWindowPages * kZeroWindowPages + kZeroWindowPages,
+                           region.first_page + region.page_count);
+  auto is_zero = [&](uint64_t other) {
+    PageKind kind = image_->EntryOf(other).kind;
+    return (kind == PageKind::kZero || kind == PageKind::kAbsent) && table_.Claim(other);
+  };
+  uint64_t first = page;
+  uint64_t end = page + 1;
+  while (first > low && is_zero(first - 1)) first--;
+  while (end < high && is_zero(end)) end++;
+  auto outcome = userfaultfd_.Zero(AddressOf(first), (end - first) * kPageBytes, kPageBytes);
+  // Without a registration, a page that is missing reads as zero by itself.
+  if (outcome == Userfaultfd::Outcome::kInstalled) MarkInstalled(first, end - first);
+  table_.counters().zero_pages.fetch_add(end - first, std::memory_order_relaxed);
+}
+
+FaultServer::Decoded FaultServer::Read(Worker& worker, uint32_t extent) {
+  if (auto cached = cache_.Find(extent)) return {.bytes = cached->data(), .owner = cached};
+  auto room = std::make_shared<ExtentCache::Buffer>(image_->PagesOf(extent) * kPageBytes);
+  const uint8_t* bytes = image_->Read(extent, worker.decoder, room->data());
+  if (bytes != room->data()) return {.bytes = bytes, .owner = nullptr};
+  cache_.Put(extent, room);
+  return {.bytes = bytes, .owner = room};
+}
+
+void FaultServer::RunInstaller::Add(uint64_t page, const uint8_t* bytes) {
+  bool follows = run_.page_count > 0 && run_.page_count < kMaxRunPages &&
+                 page == run_.page + run_.page_count && bytes == run_.bytes + run_.page_count * kPageBytes;
+  if (!follows) {
+    Flush();
+    run_ = {.page = page, .bytes = bytes, .page_count = 0};
+  }
+  run_.page_count++;
+}
+
+void FaultServer::RunInstaller::Flush() {
+  if (run_.page_count == 0) return;
+  Run run = std::exchange(run_, {});
+  server_.Install(run);
+  counter_.fetch_add(run.page_count, std::memory_order_relaxed);
+}
+
+void FaultServer::Install(const Run& run) {
+  if (gone_) return;
+  switch (userfaultfd_.Copy(AddressOf(run.page), run.bytes, run.page_count * kPageBytes, kPageBytes)) {
+    case Userfaultfd::Outcome::kInstalled:
+      return MarkInstalled(run.page, run.page_count);
+    case Userfaultfd::Outcome::kUnreadable:
+      throw DamagedImage("the bytes of page " + std::to_string(run.page) + " cannot be read");
+    case Userfaultfd::Outcome::kGone:
+      if (!gone_.exchange(true)) Report(ServerEvent::Kind::kGone, "");
+  }
+}
+
+void FaultServer::MarkInstalled(uint64_t page, size_t page_count) {
+  for (size_t i = 0; i < page_count; i++) table_.Set(page + i, PageState::kInstalled);
+  // A read-modify-write on both sides: either this one sees the other's count, or the other one sees our
+  // states.
+  if (awaited_count_.fetch_add(0) > 0) ResolveAwaited(page, page_count);
+}
+
+const MemoryRegion* FaultServer::RegionOf(uint64_t page) const {
+  for (const MemoryRegion& region : options_.regions)
+    if (page - region.first_page < region.page_count) return &region;
+  return nullptr;
+}
+
+uint64_t FaultServer::AddressOf(uint64_t page) const {
+  const MemoryRegion& region = *RegionOf(page);
+  return region.address + (page - region.first_page) * kPageBytes;
+}
+
+/** kNoPage for memory that is registered with the same userfaultfd but not ours to serve. */
+uint64_t FaultServer::PageAt(uint64_t address) const {
+  for (const MemoryRegion& region : options_.regions)
+    if (address - region.address < region.page_count * kPageBytes)
+      return region.first_page + (address - region.address) / kPageBytes;
+  return ExtentMap::kNoPage;
+}
+
+/** A fault on a page that is installed, or about to be. Whoever installs it wakes the waiter. */
+void FaultServer::AwaitOther(uint64_t page, Clock::time_point since) {
+  {
+    std::lock_guard lock(awaited_mutex_);
+    awaited_.push_back({.page = page, .since = since});
+    awaited_count_.fetch_add(1);
+  }
+  if (table_.StateOf(page) != PageState::kInstalled) return;
+  ResolveAwaited(page, 1);
+  // The fault may be older than the page, its waiter asleep since before a process died that knew of it.
+  userfaultfd_.Wake(AddressOf(page), kPageBytes);
+}
+
+void FaultServer::ResolveAwaited(uint64_t page, size_t page_count) {
+  std::lock_guard lock(awaited_mutex_);
+  std::erase_if(awaited_, [&](const Awaited& fault) {
+    if (fault.page - page >= page_count) return false;
+    RecordFault(fault.since);
+    awaited_count_.fetch_sub(1);
+    return true;
+  });
+}
+
+void FaultServer::RecordFault(Clock::time_point since) {
+  table_.counters().demand_faults.fetch_add(1, std::memory_order_relaxed);
+  table_.fault_times().Record(std::chrono::nanoseconds(Clock::now() - since).count());
+}
+
+void FaultServer::GiveWayToDemand() {
+  while (int active = demand_active_.load()) demand_active_.wait(active);
+}
+
+void FaultServer::Report(ServerEvent::Kind kind, const std::string& text) {
+  options_.on_event({.kind = kind, .text = text});
+}
+
+}  // namespace vmckpt

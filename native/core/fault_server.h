@@ -1,0 +1,159 @@
+// Serves the memory of a process that waits for missing pages (userfaultfd), from a checkpoint: demand faults
+// first, the rest behind them. Every thread takes a page through the same steps: claim it in the page table,
+// read and verify its extent, install it. Nothing is installed that was not verified; a page whose extent is
+// damaged stays missing.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/checkpoint_image.h"
+#include "core/extent_cache.h"
+#include "core/extent_map.h"
+#include "core/page_table.h"
+#include "core/userfaultfd.h"
+
+namespace vmckpt {
+
+/** Pages of the VM that lie side by side in the process. */
+struct MemoryRegion {
+  uint64_t address;
+  uint64_t first_page;
+  uint64_t page_count;
+};
+
+struct ServerEvent {
+  enum class Kind {
+    /** Every page that carries data is in place. */
+    kComplete,
+    /** A page cannot be had: `text` says why. */
+    kDamaged,
+    /** The process has ended, or has given up its registration, before all was in place. */
+    kGone,
+    /** A system call failed that should not. */
+    kFailed,
+  };
+  Kind kind;
+  std::string text;
+};
+
+class FaultServer {
+ public:
+  struct Options {
+    std::vector<MemoryRegion> regions;
+    unsigned demand_threads;
+    unsigned background_threads;
+    /** Called from the server's threads; must not wait for them. */
+    std::function<void(const ServerEvent&)> on_event;
+  };
+
+  /** Begins to serve faults at once. `table` outlives the server. */
+  FaultServer(std::shared_ptr<CheckpointImage> image, PageTable& table, Userfaultfd userfaultfd,
+              Options options);
+  /** Ends all threads; faults under way are served. */
+  ~FaultServer();
+  FaultServer(const FaultServer&) = delete;
+
+  /** One thread's room for work. */
+  struct Worker {
+    ExtentDecoder decoder;
+    std::array<uint8_t, kPageBytes> page;
+  };
+
+  /** Serves one page as if it had faulted; for faults that reach us by another way than the userfaultfd. */
+  void Serve(Worker& worker, uint64_t page);
+
+  /** Lets every thread that waits for a page of ours try again: its fault may have been read by a dead
+   * process. */
+  void WakeAll();
+
+  /** Begins to install all data in the order of the file, behind the extents in `first`. Once only. */
+  void StartBackground(std::vector<uint32_t> first);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  class Background;
+
+  /** Pages that follow each other both in the VM and in memory here. */
+  struct Run {
+    uint64_t page;
+    const uint8_t* bytes;
+    size_t page_count;
+  };
+
+  /** Gathers claimed pages into runs, and installs them. */
+  class RunInstaller {
+   public:
+    RunInstaller(FaultServer& server, std::atomic<uint64_t>& counter) : server_(server), counter_(counter) {}
+    void Add(uint64_t page, const uint8_t* bytes);
+    void Flush();
+    bool HoldsBytesOf(const uint8_t* from, size_t bytes) const {
+      return run_.page_count > 0 && run_.bytes - from < static_cast<ptrdiff_t>(bytes) && run_.bytes >= from;
+    }
+
+   private:
+    FaultServer& server_;
+    std::atomic<uint64_t>& counter_;
+    Run run_{};
+  };
+
+  struct Decoded {
+    const uint8_t* bytes;
+    /** Keeps them; empty where they lie in the mapped file. */
+    std::shared_ptr<const ExtentCache::Buffer> owner;
+  };
+
+  void DemandLoop();
+  void InstallDemanded(Worker& worker, uint64_t page, Clock::time_point since);
+  void InstallNeighbours(uint64_t page, const PageEntry& entry, const uint8_t* extent);
+  void InstallZeros(uint64_t page);
+  Decoded Read(Worker& worker, uint32_t extent);
+  void Install(const Run& run);
+  void MarkInstalled(uint64_t page, size_t page_count);
+
+  const MemoryRegion* RegionOf(uint64_t page) const;
+  uint64_t AddressOf(uint64_t page) const;
+  uint64_t PageAt(uint64_t address) const;
+
+  void AwaitOther(uint64_t page, Clock::time_point since);
+  void ResolveAwaited(uint64_t page, size_t page_count);
+  void RecordFault(Clock::time_point since);
+  void GiveWayToDemand();
+
+  void Report(ServerEvent::Kind kind, const std::string& text);
+
+  std::shared_ptr<CheckpointImage> image_;
+  PageTable& table_;
+  Userfaultfd userfaultfd_;
+  Options options_;
+  ExtentCache cache_;
+
+  /** Faults that are being served right now; the background gives way to them. */
+  std::atomic<int> demand_active_{0};
+  std::atomic<bool> stopping_{false};
+  /** Nothing can be installed any more. */
+  std::atomic<bool> gone_{false};
+  Fd stop_event_;
+
+  /** Faults on pages that another thread is installing, for their times. */
+  struct Awaited {
+    uint64_t page;
+    Clock::time_point since;
+  };
+  std::mutex awaited_mutex_;
+  std::vector<Awaited> awaited_;
+  std::atomic<size_t> awaited_count_{0};
+
+  std::unique_ptr<Background> background_;
+  std::vector<std::thread> demand_threads_;
+};
+
+}  // namespace vmckpt

@@ -1,0 +1,74 @@
+#include "core/mapped_file.h"
+
+#include <setjmp.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "core/system_error.h"
+
+namespace vmckpt {
+
+namespace {
+
+constexpr size_t kSystemPageBytes = 4096;
+
+thread_local sigjmp_buf* way_out = nullptr;
+struct sigaction former_action;
+
+void OnBusError(int signal, siginfo_t*, void*) {
+  if (way_out != nullptr) siglongjmp(*way_out, 1);
+  // Not ours: back to what would have happened, when the access is repeated.
+  ::sigaction(signal, &former_action, nullptr);
+}
+
+void InstallHandler() {
+  static const int installed = [] {
+    struct sigaction action {};
+    action.sa_sigaction = OnBusError;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER;
+    return Check(::sigaction(SIGBUS, &action, &former_action), "sigaction");
+  }();
+  (void)installed;
+}
+
+}  // namespace
+
+MappedFile::MappedFile(const Fd& file) {
+  InstallHandler();
+  struct stat status;
+  Check(::fstat(file.get(), &status), "fstat");
+  size_ = status.st_size;
+  if (size_ == 0) return;
+  void* mapped = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.get(), 0);
+  if (mapped == MAP_FAILED) throw SystemError(errno, "mmap");
+  data_ = static_cast<const uint8_t*>(mapped);
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<uint8_t*>(data_), size_);
+}
+
+void MappedFile::Advise(size_t offset, size_t bytes, int advice) const {
+  size_t start = std::min(offset, size_) / kSystemPageBytes * kSystemPageBytes;
+  size_t end = std::min(offset + bytes, size_);
+  if (start < end) (void)::madvise(const_cast<uint8_t*>(data_) + start, end - start, advice);
+}
+
+bool internal::RunGuarded(void (*body)(void*), void* argument) {
+  sigjmp_buf here;
+  sigjmp_buf* outer = way_out;
+  // Without the signal mask: the handler does not change it (SA_NODEFER), and saving it is a system call.
+  if (sigsetjmp(here, 0) != 0) {
+    way_out = outer;
+    return false;
+  }
+  way_out = &here;
+  body(argument);
+  way_out = outer;
+  return true;
+}
+
+}  // namespace vmckpt

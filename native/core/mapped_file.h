@@ -1,0 +1,43 @@
+// A file mapped to be read, whose reading may fail: what the disk cannot deliver arrives as SIGBUS.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/fd.h"
+
+namespace vmckpt {
+
+class MappedFile {
+ public:
+  /** Maps the whole file; an empty one as well. */
+  explicit MappedFile(const Fd& file);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  const uint8_t* data() const { return data_; }
+  size_t size() const { return size_; }
+
+  /** madvise(2) of the pages around [offset, offset + bytes). */
+  void Advise(size_t offset, size_t bytes, int advice) const;
+
+ private:
+  const uint8_t* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+namespace internal {
+bool RunGuarded(void (*body)(void*), void* argument);
+}
+
+/**
+ * Runs `body`, which reads mapped files; false when one of them could not be read. The body is left by a jump
+ * then, so nothing in it may need a destructor.
+ */
+template <typename Body>
+bool ReadGuarded(Body body) {
+  return internal::RunGuarded([](void* argument) { (*static_cast<Body*>(argument))(); }, &body);
+}
+
+}  // namespace vmckpt

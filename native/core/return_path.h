@@ -1,0 +1,80 @@
+// Reads QEMU's return path (what a migration's destination says to its source) on a thread of its own.
+// Requests for pages that a fault server owns go straight to it; everything else is handed on as it came, in
+// whole messages.
+//
+// A message is taken from the socket only after it has been seen to: a reader that takes over the socket from
+// a dead one finds it at the beginning of a message. docs/postcopy.md has the conversation.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <future>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/fault_server.h"
+#include "core/fd.h"
+#include "core/page_table.h"
+
+namespace vmckpt {
+
+class ReturnPath {
+ public:
+  struct Block {
+    std::string name;
+    uint64_t first_page;
+    uint64_t page_count;
+    /** Whether its pages are the fault server's. */
+    bool is_direct;
+  };
+
+  struct Options {
+    std::vector<Block> blocks;
+    /** Whole messages, in order. */
+    std::function<void(std::span<const uint8_t>)> on_messages;
+    /** The connection is at its end, or broken: `error` is an errno value, or 0. */
+    std::function<void(int error)> on_closed;
+  };
+
+  /** `table` remembers which block was named last, and outlives the reader. */
+  ReturnPath(Fd socket, PageTable& table, Options options);
+  ~ReturnPath();
+  ReturnPath(const ReturnPath&) = delete;
+
+  /**
+   * From here on requests for direct blocks are served by `server`, which outlives this object; they have
+   * waited for it. nullptr: they are handed on as well. Once only.
+   */
+  void Attach(FaultServer* server);
+
+ private:
+  void Run();
+  /** Sees to all whole messages in `bytes`; returns their length. */
+  size_t HandleMessages(std::span<const uint8_t> bytes);
+  /** Sees to the message at the start of `bytes`; returns its length, 0 when some of it is yet to come. */
+  size_t HandleMessage(std::span<const uint8_t> bytes);
+  size_t HandleRequest(std::span<const uint8_t> message, bool names_block);
+  /** Sees to bytes of a received-bitmap. */
+  size_t PassOn(std::span<const uint8_t> bytes);
+  void Gather(std::span<const uint8_t> bytes);
+  void GatherRequest(std::span<const uint8_t> message, const std::string& block_name);
+  void HandOn();
+  FaultServer* AwaitServer();
+
+  Fd socket_;
+  PageTable& table_;
+  Options options_;
+  Fd stop_event_;
+  std::promise<FaultServer*> server_promise_;
+  std::shared_future<FaultServer*> server_;
+  bool attached_ = false;
+  FaultServer::Worker worker_;
+  /** Bytes of a received-bitmap that follow its message. */
+  uint64_t passing_bytes_ = 0;
+  std::vector<uint8_t> gathered_;
+  std::thread thread_;
+};
+
+}  // namespace vmckpt

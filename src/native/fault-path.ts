@@ -1,0 +1,229 @@
+/**
+ * The native fault path (native/core/fault_server.h): memory served without a step in JavaScript. What happens there
+ * arrives as calls of the functions given to the constructors, until `stop()`.
+ */
+import { integer, loadAddon } from './addon.js';
+
+export interface ImageFacts {
+  readonly pageCount: number;
+  readonly extentCount: number;
+  /** The most pages that an extent holds. */
+  readonly extentPages: number;
+  readonly pageIndexRoot: bigint;
+  readonly extentIndexRoot: bigint;
+}
+
+export interface ImageFiles {
+  readonly pageIndexFd: number;
+  readonly extentIndexFd: number;
+  readonly pagesFd: number;
+}
+
+/** Pages of the VM that lie side by side in a process. */
+export interface MemoryRegion {
+  /** Below 2^47. */
+  readonly address: number;
+  readonly firstPage: number;
+  readonly pageCount: number;
+}
+
+/** Times are those of demand faults, from their arrival until the page is in place. */
+export interface FaultPathCounters {
+  readonly demandFaults: number;
+  /** Installed because somebody waited for them. */
+  readonly demandPages: number;
+  /** Of the same extents. */
+  readonly neighbourPages: number;
+  readonly prefetchedPages: number;
+  readonly backgroundPages: number;
+  readonly zeroPages: number;
+  readonly faultP50Us: number;
+  readonly faultP90Us: number;
+  readonly faultP99Us: number;
+  readonly faultMaxUs: number;
+  readonly faultTotalMs: number;
+}
+
+/**
+ * `complete`: every page that carries data is in place. `damaged`: one cannot be had, and stays missing. `gone`: the
+ * process has ended, or waits for no pages any more. `failed`: a system call failed that should not.
+ */
+export type ServerEventKind = 'complete' | 'damaged' | 'gone' | 'failed';
+
+export interface ReturnPathBlock {
+  readonly name: string;
+  readonly firstPage: number;
+  readonly pageCount: number;
+  /** Its pages are the fault server's. */
+  readonly isDirect: boolean;
+}
+
+interface NativeTable {
+  readonly fd: number;
+  streamPhase: number;
+  counters(): FaultPathCounters;
+  forgetClaims(): void;
+}
+interface NativeServer {
+  wakeAll(): void;
+  startBackground(firstExtents: Uint32Array): void;
+  stop(): void;
+}
+interface NativeReader {
+  attach(server: NativeServer | undefined): void;
+  stop(): void;
+}
+
+interface FaultPathAddon {
+  readonly CheckpointImage: new (
+    pageIndexFd: number,
+    extentIndexFd: number,
+    pagesFd: number,
+    facts: BigUint64Array,
+  ) => object;
+  readonly PageTable: new (pageCount: number, memfd: number | undefined) => NativeTable;
+  readonly FaultServer: new (
+    image: object,
+    table: NativeTable,
+    userfaultfd: number,
+    regions: BigUint64Array,
+    demandThreads: number,
+    backgroundThreads: number,
+    onEvent: (kind: ServerEventKind, text: string) => void,
+  ) => NativeServer;
+  readonly ReturnPath: new (
+    socketFd: number,
+    table: NativeTable,
+    blocks: readonly ReturnPathBlock[],
+    onMessages: (bytes: Buffer) => void,
+    onClosed: (errno: number) => void,
+  ) => NativeReader;
+}
+
+const addon = loadAddon<FaultPathAddon>;
+const MAX_THREADS = 64;
+
+/** The files of a generation, opened; duplicates of the descriptors are kept. An error has the code DAMAGED. */
+export class CheckpointImage {
+  readonly native: object;
+
+  constructor(files: ImageFiles, facts: ImageFacts) {
+    const numbers = [facts.pageCount, facts.extentCount, facts.extentPages].map(BigInt);
+    this.native = new (addon().CheckpointImage)(
+      integer('pageIndexFd', files.pageIndexFd),
+      integer('extentIndexFd', files.extentIndexFd),
+      integer('pagesFd', files.pagesFd),
+      BigUint64Array.of(...numbers, facts.pageIndexRoot, facts.extentIndexRoot),
+    );
+  }
+}
+
+/** What is known of every page, in a memfd that a successor of this process can go on from. */
+export class PageTable {
+  readonly native: NativeTable;
+
+  /** @param memfd the table of a process before this one; EINVAL when it is not one for so many pages */
+  constructor(pageCount: number, memfd?: number) {
+    this.native = new (addon().PageTable)(integer('pageCount', pageCount, { max: 0xffff_ffff }), memfd);
+  }
+
+  get fd(): number {
+    return this.native.fd;
+  }
+
+  /** How far the migration stream has come; 0 at first. Kept for the stream's owner and its successors. */
+  get streamPhase(): number {
+    return this.native.streamPhase;
+  }
+  set streamPhase(phase: number) {
+    this.native.streamPhase = integer('phase', phase);
+  }
+
+  counters(): FaultPathCounters {
+    return this.native.counters();
+  }
+
+  /** What a dead process had begun to install can be installed again. */
+  forgetClaims(): void {
+    this.native.forgetClaims();
+  }
+}
+
+export interface FaultServerOptions {
+  readonly image: CheckpointImage;
+  readonly table: PageTable;
+  /** A duplicate is kept. */
+  readonly userfaultfd: number;
+  readonly regions: readonly MemoryRegion[];
+  readonly demandThreads: number;
+  readonly backgroundThreads: number;
+  readonly onEvent: (kind: ServerEventKind, text: string) => void;
+}
+
+/** Serves faults from its construction on. */
+export class FaultServer {
+  readonly native: NativeServer;
+
+  constructor(options: FaultServerOptions) {
+    const { image, table, userfaultfd, regions, demandThreads, backgroundThreads, onEvent } = options;
+    const numbers = regions.flatMap(({ address, firstPage, pageCount }) => [address, firstPage, pageCount]);
+    this.native = new (addon().FaultServer)(
+      image.native,
+      table.native,
+      integer('userfaultfd', userfaultfd),
+      BigUint64Array.from(numbers, BigInt),
+      integer('demandThreads', demandThreads, { max: MAX_THREADS }),
+      integer('backgroundThreads', backgroundThreads, { min: 1, max: MAX_THREADS }),
+      onEvent,
+    );
+  }
+
+  /** Lets every thread that waits for a page try again: a process that died may have heard of it. */
+  wakeAll(): void {
+    this.native.wakeAll();
+  }
+
+  /** Installs all data behind the faults, these extents first. Once only. */
+  startBackground(firstExtents: Uint32Array): void {
+    this.native.startBackground(firstExtents);
+  }
+
+  /** Returns when its threads have ended. Nothing else may be called afterwards. */
+  stop(): void {
+    this.native.stop();
+  }
+}
+
+export interface ReturnPathOptions {
+  /** A duplicate is kept. */
+  readonly socketFd: number;
+  readonly table: PageTable;
+  readonly blocks: readonly ReturnPathBlock[];
+  /** Whole messages, as they came: all but the requests that a fault server answers. */
+  readonly onMessages: (bytes: Buffer) => void;
+  /** The connection has ended; errno is 0 when the other side closed it. */
+  readonly onClosed: (errno: number) => void;
+}
+
+/** Reads what an incoming QEMU says on a migration connection. */
+export class ReturnPath {
+  readonly #native: NativeReader;
+
+  constructor({ socketFd, table, blocks, onMessages, onClosed }: ReturnPathOptions) {
+    const fd = integer('socketFd', socketFd);
+    this.#native = new (addon().ReturnPath)(fd, table.native, blocks, onMessages, onClosed);
+  }
+
+  /**
+   * Requests for direct blocks, which have waited, go to `server`; without one they are handed on like everything
+   * else. Once only. Stop the reader before the server.
+   */
+  attach(server: FaultServer | undefined): void {
+    this.#native.attach(server?.native);
+  }
+
+  /** Returns when its thread has ended. */
+  stop(): void {
+    this.#native.stop();
+  }
+}

@@ -1,0 +1,371 @@
+// Tests of native/core's fault path, for sanitizers: real userfaultfds over memory of this process, a real
+// checkpoint made by test/unit/native/fault-server.test.ts, which also says what each scenario is about.
+// Usage:
+//   fault-server SCENARIO DIRECTORY PAGES EXTENTS EXTENT_PAGES PAGE_INDEX_ROOT EXTENT_INDEX_ROOT
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/fault_server.h"
+#include "core/return_path.h"
+#include "core/system_error.h"
+
+namespace vmckpt {
+namespace {
+
+constexpr auto kDeadline = std::chrono::seconds(60);
+
+#define EXPECT(condition)                                                           \
+  do {                                                                              \
+    if (!(condition)) {                                                             \
+      std::fprintf(stderr, "%s:%d: expected %s\n", __FILE__, __LINE__, #condition); \
+      std::_Exit(1);                                                                \
+    }                                                                               \
+  } while (false)
+
+struct Source {
+  std::string directory;
+  ImageFacts facts;
+
+  std::shared_ptr<CheckpointImage> Open() const {
+    auto file = [&](const char* name) {
+      return Fd(Check(::open((directory + "/" + name).c_str(), O_RDONLY | O_CLOEXEC), "open"));
+    };
+    ImageFiles files{
+        .page_index = file("page-index"), .extent_index = file("extent-index"), .pages = file("pages")};
+    return std::make_shared<CheckpointImage>(std::move(files), facts);
+  }
+};
+
+/** Word `i` of page `page`, as the writer in fault-server.test.ts makes it. */
+uint32_t WordOf(uint64_t page, size_t i) {
+  if (page % 5 == 0) return 0;
+  auto low = static_cast<uint8_t>(page);
+  uint32_t repeated = low * 0x01010101u;
+  if (page % 11 == 0) return repeated;
+  return i < 256 ? static_cast<uint32_t>(page * 1024 + i) * 2654435761u : repeated;
+}
+
+/** Memory that waits for its pages. */
+class Guest {
+ public:
+  explicit Guest(uint64_t page_count)
+      : page_count_(page_count),
+        memory_(page_count * kPageBytes),
+        fd_(static_cast<int>(Check(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK), "userfaultfd"))) {
+    uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
+    Check(::ioctl(fd_.get(), UFFDIO_API, &api), "UFFDIO_API");
+    uffdio_register ours{.range = Range(), .mode = UFFDIO_REGISTER_MODE_MISSING, .ioctls = 0};
+    Check(::ioctl(fd_.get(), UFFDIO_REGISTER, &ours), "UFFDIO_REGISTER");
+  }
+
+  Userfaultfd Duplicate() const { return Userfaultfd(Fd(Check(::dup(fd_.get()), "dup"))); }
+  uint64_t address() const { return reinterpret_cast<uint64_t>(memory_.data()); }
+  uint64_t page_count() const { return page_count_; }
+
+  void Unregister() {
+    uffdio_range range = Range();
+    Check(::ioctl(fd_.get(), UFFDIO_UNREGISTER, &range), "UFFDIO_UNREGISTER");
+  }
+
+  bool IsRight(uint64_t page) const {
+    auto* words = reinterpret_cast<const volatile uint32_t*>(memory_.data() + page * kPageBytes);
+    for (size_t i = 0; i < kPageBytes / 4; i++)
+      if (words[i] != WordOf(page, i)) return false;
+    return true;
+  }
+
+  bool IsPresent(uint64_t page) const {
+    unsigned char present = 0;
+    Check(::mincore(memory_.data() + page * kPageBytes, kPageBytes, &present), "mincore");
+    return (present & 1) != 0;
+  }
+
+  /** Touches every page once, in an order of its own. */
+  void Read(uint64_t seed) const {
+    std::vector<uint64_t> pages(page_count_);
+    for (uint64_t page = 0; page < page_count_; page++) pages[page] = page;
+    std::shuffle(pages.begin(), pages.end(), std::mt19937_64(seed));
+    for (uint64_t page : pages) EXPECT(IsRight(page));
+  }
+
+ private:
+  uffdio_range Range() const { return {.start = address(), .len = memory_.size()}; }
+
+  uint64_t page_count_;
+  AnonymousMemory memory_;
+  Fd fd_;
+};
+
+class Events {
+ public:
+  void Add(const ServerEvent& event) {
+    std::lock_guard lock(mutex_);
+    events_[event.kind].push_back(event.text);
+    changed_.notify_all();
+  }
+  bool Has(ServerEvent::Kind kind) {
+    std::lock_guard lock(mutex_);
+    return events_.contains(kind);
+  }
+  std::string Await(ServerEvent::Kind kind) {
+    std::unique_lock lock(mutex_);
+    EXPECT(changed_.wait_for(lock, kDeadline, [&] { return events_.contains(kind); }));
+    return events_[kind].front();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<ServerEvent::Kind, std::vector<std::string>> events_;
+};
+
+struct Served {
+  Guest& guest;
+  PageTable& table;
+  Events& events;
+};
+
+std::unique_ptr<FaultServer> Serve(const Source& source, Served vm) {
+  return std::make_unique<FaultServer>(
+      source.Open(), vm.table, vm.guest.Duplicate(),
+      FaultServer::Options{
+          .regions = {{.address = vm.guest.address(), .first_page = 0, .page_count = vm.guest.page_count()}},
+          .demand_threads = 2,
+          .background_threads = 2,
+          .on_event = [&events = vm.events](const ServerEvent& event) { events.Add(event); }});
+}
+
+struct Machine {
+  explicit Machine(const Source& source)
+      : guest(source.facts.page_count), table(PageTable::Create(source.facts.page_count)) {}
+  Guest guest;
+  PageTable table;
+  Events events;
+  Served served() { return {.guest = guest, .table = table, .events = events}; }
+};
+
+void ReadBy(const Guest& guest, unsigned readers) {
+  std::vector<std::thread> threads;
+  for (unsigned i = 0; i < readers; i++) threads.emplace_back([&guest, i] { guest.Read(i); });
+  for (std::thread& thread : threads) thread.join();
+}
+
+void DemandOnly(const Source& source) {
+  Machine vm(source);
+  auto server = Serve(source, vm.served());
+  ReadBy(vm.guest, 4);
+  server.reset();
+  const TransferCounters& counters = vm.table.counters();
+  EXPECT(vm.table.fault_times().count() == counters.demand_faults);
+  EXPECT(counters.demand_faults >= counters.demand_pages);
+  EXPECT(counters.neighbour_pages > counters.demand_pages);
+  EXPECT(counters.background_pages == 0);
+  EXPECT(!vm.events.Has(ServerEvent::Kind::kFailed) && !vm.events.Has(ServerEvent::Kind::kDamaged));
+}
+
+void Background(const Source& source) {
+  Machine vm(source);
+  auto server = Serve(source, vm.served());
+  server->StartBackground({7, 3, 5});
+  ReadBy(vm.guest, 3);
+  vm.events.Await(ServerEvent::Kind::kComplete);
+  for (uint64_t page = 0; page < source.facts.page_count; page++)
+    EXPECT(vm.table.StateOf(page) == PageState::kInstalled);
+  EXPECT(!vm.events.Has(ServerEvent::Kind::kFailed) && !vm.events.Has(ServerEvent::Kind::kDamaged));
+}
+
+/** Servers come and go, and leave claims behind, while the guest reads. */
+void TakeOver(const Source& source) {
+  Machine vm(source);
+  std::mt19937_64 random(7);
+  std::thread guest([&] { ReadBy(vm.guest, 3); });
+  for (int round = 0; round < 20; round++) {
+    auto server = Serve(source, vm.served());
+    server->WakeAll();
+    if (round % 2 == 1) server->StartBackground({});
+    std::this_thread::sleep_for(std::chrono::microseconds(random() % 2000));
+    server.reset();
+    for (int claim = 0; claim < 20; claim++) vm.table.Claim(random() % source.facts.page_count);
+    PageTable adopted = PageTable::Adopt(Fd(::dup(vm.table.fd())), source.facts.page_count);
+    adopted.ForgetClaims();
+  }
+  auto server = Serve(source, vm.served());
+  server->WakeAll();
+  server->StartBackground({});
+  guest.join();
+  vm.events.Await(ServerEvent::Kind::kComplete);
+}
+
+void TwoMachines(const Source& source) {
+  Machine first(source), second(source);
+  auto one = Serve(source, first.served());
+  auto other = Serve(source, second.served());
+  one->StartBackground({});
+  std::thread reader([&] { ReadBy(second.guest, 2); });
+  ReadBy(first.guest, 2);
+  reader.join();
+  first.events.Await(ServerEvent::Kind::kComplete);
+}
+
+/** The directory's extent 2 is damaged. */
+void Damaged(const Source& source) {
+  Machine vm(source);
+  auto image = source.Open();
+  auto server = Serve(source, vm.served());
+  server->StartBackground({});
+  std::string text = vm.events.Await(ServerEvent::Kind::kDamaged);
+  EXPECT(text.find("extent 2 ") != text.npos);
+  server.reset();
+  EXPECT(!vm.events.Has(ServerEvent::Kind::kComplete));
+  for (uint64_t page = 0; page < source.facts.page_count; page++) {
+    PageEntry entry = image->EntryOf(page);
+    if (entry.kind != PageKind::kData || entry.extent != 2) continue;
+    EXPECT(vm.table.StateOf(page) == PageState::kFailed);
+    EXPECT(!vm.guest.IsPresent(page));
+  }
+}
+
+/** The file is cut off under the mapping: what cannot be read is damage, not a crash. */
+void CutOff(const Source& source) {
+  Machine vm(source);
+  auto server = Serve(source, vm.served());
+  EXPECT(::truncate((source.directory + "/pages").c_str(), 8192) == 0);
+  FaultServer::Worker worker;
+  server->Serve(worker, source.facts.page_count - 2);
+  std::string text = vm.events.Await(ServerEvent::Kind::kDamaged);
+  EXPECT(text.find("cannot be read") != text.npos);
+  EXPECT(!vm.guest.IsPresent(source.facts.page_count - 2));
+}
+
+void Unregistered(const Source& source) {
+  Machine vm(source);
+  auto server = Serve(source, vm.served());
+  vm.guest.Unregister();
+  server->StartBackground({});
+  vm.events.Await(ServerEvent::Kind::kGone);
+}
+
+std::vector<uint8_t> Request(uint64_t page, const std::string& block) {
+  size_t length = 12 + (block.empty() ? 0 : 1 + block.size());
+  std::vector<uint8_t> bytes = {0, static_cast<uint8_t>(block.empty() ? 4 : 3), 0,
+                                static_cast<uint8_t>(length)};
+  for (int shift = 56; shift >= 0; shift -= 8) bytes.push_back((page * kPageBytes) >> shift);
+  for (int shift = 24; shift >= 0; shift -= 8) bytes.push_back(kPageBytes >> shift);
+  if (!block.empty()) bytes.push_back(block.size());
+  bytes.insert(bytes.end(), block.begin(), block.end());
+  return bytes;
+}
+
+void Append(std::vector<uint8_t>& to, const std::vector<uint8_t>& bytes) {
+  to.insert(to.end(), bytes.begin(), bytes.end());
+}
+
+/** Messages in pieces of every length: requests of ours are served, all else is handed on, in order. */
+void ReturnPathInPieces(const Source& source) {
+  Machine vm(source);
+  auto server = Serve(source, vm.served());
+  const std::vector<uint8_t> pong = {0, 2, 0, 4, 0, 0, 0, 9};
+  std::vector<uint8_t> bitmap = {0, 5, 0, 4, 3, 'r', 'o', 'm', 0, 0, 0, 0, 0, 0, 0, 2, 0xaa, 0x55};
+  Append(bitmap, {1, 2, 3, 4, 5, 6, 7, 8});
+  uint64_t page = 1;
+  for (size_t piece = 1; piece <= 40; piece++) {
+    int ends[2];
+    Check(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), "socketpair");
+    Fd qemu(ends[1]);
+    std::vector<uint8_t> sent, expected, received;
+    std::mutex mutex;
+    std::condition_variable closed_changed;
+    bool closed = false;
+    uint64_t first = page;
+    auto request = [&](const std::string& block) { Append(sent, Request(page++, block)); };
+    for (auto* both : {&sent, &expected}) Append(*both, pong);
+    request("pc.ram");
+    request("");
+    for (auto* both : {&sent, &expected}) Append(*both, bitmap);
+    request("");
+    uint64_t end = page;
+    Append(sent, Request(3, "rom"));
+    Append(sent, Request(4, ""));
+    Append(expected, Request(3, "rom"));
+    Append(expected, Request(4, "rom"));
+    {
+      ReturnPath path(
+          Fd(ends[0]), vm.table,
+          {.blocks = {{.name = "pc.ram", .first_page = 0, .page_count = 1 << 20, .is_direct = true},
+                      {.name = "rom", .first_page = 1 << 20, .page_count = 16, .is_direct = false}},
+           .on_messages =
+               [&](std::span<const uint8_t> bytes) {
+                 received.insert(received.end(), bytes.begin(), bytes.end());
+               },
+           .on_closed =
+               [&](int) {
+                 std::lock_guard lock(mutex);
+                 closed = true;
+                 closed_changed.notify_all();
+               }});
+      path.Attach(server.get());
+      for (size_t at = 0; at < sent.size(); at += piece)
+        Check(::write(qemu.get(), sent.data() + at, std::min(piece, sent.size() - at)), "write");
+      qemu.Reset();
+      std::unique_lock lock(mutex);
+      EXPECT(closed_changed.wait_for(lock, kDeadline, [&] { return closed; }));
+    }
+    EXPECT(received == expected);
+    for (uint64_t served = first; served < end; served++)
+      EXPECT(vm.table.StateOf(served) == PageState::kInstalled && vm.guest.IsRight(served));
+  }
+}
+
+void Histogram(const Source&) {
+  PageTable table = PageTable::Create(1);
+  for (uint64_t value = 1; value <= 10000; value++) table.fault_times().Record(value * 100);
+  auto near = [](uint64_t value, uint64_t expected) {
+    return value >= expected && value <= expected + expected / 15;
+  };
+  EXPECT(near(table.fault_times().Quantile(0.5), 500'000));
+  EXPECT(near(table.fault_times().Quantile(0.99), 990'000));
+  EXPECT(table.fault_times().max() == 1'000'000 && table.fault_times().Quantile(1) == 1'000'000);
+}
+
+}  // namespace
+}  // namespace vmckpt
+
+int main(int argc, char** argv) {
+  using namespace vmckpt;
+  const std::map<std::string, void (*)(const Source&)> scenarios = {
+      {"demand-only", DemandOnly},    {"background", Background},
+      {"take-over", TakeOver},        {"two-machines", TwoMachines},
+      {"damaged", Damaged},           {"cut-off", CutOff},
+      {"unregistered", Unregistered}, {"return-path", ReturnPathInPieces},
+      {"histogram", Histogram}};
+  auto scenario = argc == 8 ? scenarios.find(argv[1]) : scenarios.end();
+  if (scenario == scenarios.end()) return 2;
+  auto number = [&](int index, int base) { return std::strtoull(argv[index], nullptr, base); };
+  try {
+    scenario->second({.directory = argv[2],
+                      .facts = {.page_count = number(3, 10),
+                                .extent_count = number(4, 10),
+                                .extent_pages = number(5, 10),
+                                .page_index_root = number(6, 16),
+                                .extent_index_root = number(7, 16)}});
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s: %s\n", argv[1], error.what());
+    return 1;
+  }
+  return 0;
+}
