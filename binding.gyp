@@ -1,6 +1,6 @@
 {
-  # vmckpt_native: the addon (native/binding over native/core). vmckpt-receiver: a process of its own, free of N-API
-  # and linked statically so that it stays small for as long as a save lasts.
+  # vmckpt_native: the addon (native/binding over native/core). vmckpt-receiver and vmckpt-keeper: processes of their
+  # own, free of N-API and linked statically so that they stay small for as long as a save or a restore lasts.
   'variables': { 'core': 'native/core' },
   'target_defaults': {
     'include_dirs': ['native'],
@@ -42,6 +42,17 @@
         '<(core)/pipe.cc',
         '<(core)/receiver.cc',
         '<(core)/receiver_main.cc',
+      ],
+      'ldflags': ['-static'],
+    },
+    {
+      'target_name': 'vmckpt-keeper',
+      'type': 'executable',
+      'sources': [
+        '<(core)/keeper.cc',
+        '<(core)/keeper_children.cc',
+        '<(core)/keeper_main.cc',
+        '<(core)/unix_socket.cc',
       ],
       'ldflags': ['-static'],
     },

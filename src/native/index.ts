@@ -66,6 +66,9 @@ interface Addon {
 /** The process that keeps a save's migration stream open: see native/core/receiver.h. */
 export const RECEIVER_PATH = path.join(PACKAGE_ROOT, 'build/Release/vmckpt-receiver');
 
+/** The process that a restored VM and the server of its memory have as their parent: see native/core/keeper.h. */
+export const KEEPER_PATH = path.join(PACKAGE_ROOT, 'build/Release/vmckpt-keeper');
+
 /** Small enough that the kernel always queues a message whole. */
 export const MAX_SEND_BYTES = 16 << 10;
 export const MAX_RECEIVE_BYTES = 1 << 20;
