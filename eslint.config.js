@@ -8,7 +8,7 @@ const LAYERS = [
   ['util'],
   ['native', 'timeline', 'pages'],
   ['migration-stream', 'qemu', 'checkpoint'],
-  ['store'],
+  ['store', 'working-set'],
   ['transfer'],
   ['interchange'],
   ['save', 'restore'],

@@ -1,0 +1,68 @@
+/**
+ * The header that working-set files share, in the manner of the checkpoint's (docs/format.md) but 64 bytes long. Its own
+ * checksum lets it be trusted before the body is:
+ *
+ *     0 magic, 8 bytes | 8 version, u32 | 12 header bytes, u32 | 16 "xxh3-64", 16 bytes, zero-padded
+ *     32 body bytes, u64 | 40 zero, u64 | 48 checksum of the body, u64 | 56 checksum of bytes 0–55, u64
+ */
+import { CHECKSUM_ALGORITHM, checksumText } from '../checkpoint/format.js';
+import { xxh3 } from '../native/index.js';
+
+const HEADER_BYTES = 64;
+const AT = {
+  magic: 0,
+  version: 8,
+  headerBytes: 12,
+  algorithm: 16,
+  bodyBytes: 32,
+  bodyChecksum: 48,
+  checksum: 56,
+} as const;
+
+export interface Envelope {
+  /** 8 characters. */
+  readonly magic: string;
+  readonly version: number;
+}
+
+/** `unsupported`: whole, and written by a newer vmckpt, which must find it as it left it. */
+export type Opened<T> =
+  | { readonly status: 'ok'; readonly value: T }
+  | { readonly status: 'damaged' | 'unsupported'; readonly problem: string };
+
+export function seal({ magic, version }: Envelope, body: Uint8Array): Buffer {
+  const header = Buffer.alloc(HEADER_BYTES);
+  header.write(magic, AT.magic, 'latin1');
+  header.writeUInt32LE(version, AT.version);
+  header.writeUInt32LE(HEADER_BYTES, AT.headerBytes);
+  header.write(CHECKSUM_ALGORITHM, AT.algorithm, 'latin1');
+  header.writeBigUInt64LE(BigInt(body.length), AT.bodyBytes);
+  header.writeBigUInt64LE(xxh3(body), AT.bodyChecksum);
+  header.writeBigUInt64LE(xxh3(header, 0, AT.checksum), AT.checksum);
+  return Buffer.concat([header, body]);
+}
+
+/** The body, verified; never throws. */
+export function unseal({ magic, version }: Envelope, bytes: Buffer): Opened<Buffer> {
+  if (bytes.length < HEADER_BYTES) return damaged(`${bytes.length} bytes are too few for a header`);
+  const stored = bytes.readBigUInt64LE(AT.checksum);
+  const found = xxh3(bytes, 0, AT.checksum);
+  if (stored !== found)
+    return damaged(`the header's checksum is ${checksumText(found)}, ${checksumText(stored)} expected`);
+  const foundMagic = bytes.toString('latin1', AT.magic, AT.version);
+  if (foundMagic !== magic) return damaged(`it begins with ${JSON.stringify(foundMagic)}, ${magic} expected`);
+  const foundVersion = bytes.readUInt32LE(AT.version);
+  if (foundVersion !== version)
+    return {
+      status: 'unsupported',
+      problem: `it has version ${foundVersion}, this vmckpt reads version ${version}`,
+    };
+  const body = bytes.subarray(HEADER_BYTES);
+  if (!bytes.equals(seal({ magic, version }, body)))
+    return damaged(`its header and its body of ${body.length} bytes do not fit together`);
+  return { status: 'ok', value: body };
+}
+
+function damaged(problem: string): Opened<never> {
+  return { status: 'damaged', problem };
+}

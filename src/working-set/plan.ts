@@ -1,0 +1,153 @@
+/**
+ * What goes into a restored machine's memory before anything asks for it, and in which order:
+ *
+ * 1. `beforeResume`: of the units that are usually touched within 100 ms, the hottest that fit the budget of time;
+ * 2. `afterResume`: the rest of the set, those touched sooner first, several threads at a time;
+ * 3. `warm`: units outside the set that still have heat. They are probably not touched: installing them would cost
+ *    copies and memory, but reading them into the page cache makes a fault cheap. Hottest first;
+ * 4. `rest`: all of memory, by heat and locality: regions of 2 MiB in the order of the heat in them, each in
+ *    address order, then the cold ones in address order. Whoever walks it skips what is in place or withheld;
+ * 5. `withheld`: members that only a fault may bring until all else is in place. Whether they fault is the only
+ *    thing that shows what prefetching hides.
+ *
+ * What is withheld: a hash with the seed of the working set deals units into 1/explore slots, and each restore
+ * withholds the slot whose turn (`phase`) it is. That is a random share of the set, and every member has its turn
+ * within 1/explore restores, which bounds how long a stale one stays.
+ */
+import { PageBitmap } from '../pages/bitmap.js';
+import { PAGE_BYTES } from '../pages/layout.js';
+import { TOUCH_CLASSES, type TouchClass } from './evidence.js';
+import { heatOf, usualTouch, type AdaptiveHistogram, type HeatEntry } from './histogram.js';
+import { RunList, runsOf, type PageRuns } from './runs.js';
+import type { InstallUnits } from './units.js';
+
+export const DEFAULT_PREFETCH_BUDGET_MS = 20;
+export const DEFAULT_EXPLORE = 0.01;
+export const MAX_EXPLORE = 0.5;
+/** Of memory in one region of `rest`: what locality means. */
+const REGION_PAGES = 512;
+/** Reading, verifying, decompressing and installing, all threads together, when nobody has measured it: 1 GiB/s. */
+export const DEFAULT_FILL_BYTES_PER_MS = (1 << 30) / 1000;
+
+export interface PlanOptions {
+  /** Time for `beforeResume`; 0 for none. */
+  readonly budgetMs?: number | undefined;
+  /** How fast memory can be filled from this checkpoint on this host. */
+  readonly fillBytesPerMs?: number | undefined;
+  /** The share of the set to withhold, 0 to MAX_EXPLORE. */
+  readonly explore?: number | undefined;
+}
+
+/** Whose turn it is to be withheld. */
+export interface Exploration {
+  /** Random, 32 bits; for ever the same for one working set. */
+  readonly seed: number;
+  /** One more with every restore. */
+  readonly phase: number;
+}
+
+export interface PrefetchPlan {
+  /** A set, as are all but `warm` and `rest`: in address order, apart from each other. */
+  readonly beforeResume: PageRuns;
+  /** Sets of pages by TouchClass, to be worked off one after the other. */
+  readonly afterResume: readonly PageRuns[];
+  readonly warm: PageRuns;
+  readonly rest: PageRuns;
+  readonly withheld: PageRuns;
+  /** The trace of the restore states it. */
+  readonly explorePhase: number;
+}
+
+export interface PlanInput {
+  readonly histogram: AdaptiveHistogram;
+  readonly exploration: Exploration;
+  readonly units: InstallUnits;
+}
+
+/** An empty histogram gives `rest` alone. @throws RangeError for options out of range; what `units` throws */
+export function planPrefetch(
+  { histogram, exploration, units }: PlanInput,
+  {
+    budgetMs = DEFAULT_PREFETCH_BUDGET_MS,
+    fillBytesPerMs = DEFAULT_FILL_BYTES_PER_MS,
+    explore = DEFAULT_EXPLORE,
+  }: PlanOptions = {},
+): PrefetchPlan {
+  requireRange('budgetMs', budgetMs, Number.MAX_SAFE_INTEGER);
+  requireRange('fillBytesPerMs', fillBytesPerMs, Number.MAX_SAFE_INTEGER);
+  const isWithheld = withheldBy(exploration, explore);
+  const take = pageTaker(units);
+  const hottestFirst = histogram.entries
+    .filter(({ leader }) => leader < units.pageCount)
+    .sort((a, b) => heatOf(b) - heatOf(a) || a.leader - b.leader);
+  let budgetPages = (budgetMs * fillBytesPerMs) / PAGE_BYTES;
+  const [before, withheld]: [number[], number[]] = [[], []];
+  const after: [number[], number[], number[]] = [[], [], []];
+  for (const entry of hottestFirst.filter(({ isMember }) => isMember)) {
+    const pages = take(entry);
+    const touch: TouchClass = usualTouch(entry);
+    if (isWithheld(entry.leader)) withheld.push(...pages);
+    else if (touch === TOUCH_CLASSES.early && pages.length <= budgetPages) {
+      budgetPages -= pages.length;
+      before.push(...pages);
+    } else after[touch].push(...pages);
+  }
+  const warm = new RunList();
+  for (const entry of hottestFirst.filter(({ isMember }) => !isMember))
+    for (const page of take(entry)) warm.add(page);
+  return {
+    beforeResume: runsOf(before),
+    afterResume: after.map(runsOf),
+    warm: warm.finish(),
+    rest: byHeatAndLocality(hottestFirst, units.pageCount),
+    withheld: runsOf(withheld),
+    explorePhase: exploration.phase,
+  };
+}
+
+/** The set of all pages that a plan prefetches: what its trace states. */
+export function prefetchedBy({ beforeResume, afterResume }: PrefetchPlan): PageRuns {
+  const all = [beforeResume, ...afterResume].flatMap((runs) =>
+    Array.from({ length: runs.length / 2 }, (_, i) => [runs[2 * i]!, runs[2 * i + 1]!] as const),
+  );
+  const merged = new RunList();
+  for (const [firstPage, pageCount] of all.sort(([a], [b]) => a - b)) merged.add(firstPage, pageCount);
+  return merged.finish();
+}
+
+/** Gives a unit's pages, once: two entries of one unit (learnt from another generation, or made up) share them. */
+function pageTaker(units: InstallUnits): (entry: HeatEntry) => number[] {
+  const taken = new PageBitmap(units.pageCount);
+  return ({ leader }) => units.membersOf(leader).filter((page) => taken.claim(page));
+}
+
+function withheldBy({ seed, phase }: Exploration, explore: number): (leader: number) => boolean {
+  requireRange('explore', explore, MAX_EXPLORE);
+  if (explore === 0) return () => false;
+  const slotCount = Math.round(1 / explore);
+  return (leader) => scattered(leader, seed) % slotCount === phase % slotCount;
+}
+
+/** A hash of 32 bits: the finaliser of MurmurHash3 (Appleby, public domain) over page and seed. */
+function scattered(page: number, seed: number): number {
+  let hash = page ^ seed;
+  hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);
+  hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35);
+  return (hash ^ (hash >>> 16)) >>> 0;
+}
+
+function byHeatAndLocality(entries: readonly HeatEntry[], pageCount: number): PageRuns {
+  const regions = Array.from({ length: Math.ceil(pageCount / REGION_PAGES) }, (_, region) => region);
+  const heat = new Float64Array(regions.length);
+  for (const entry of entries) heat[Math.floor(entry.leader / REGION_PAGES)]! += heatOf(entry);
+  const rest = new RunList();
+  for (const region of regions.sort((a, b) => heat[b]! - heat[a]! || a - b)) {
+    const firstPage = region * REGION_PAGES;
+    rest.add(firstPage, Math.min(REGION_PAGES, pageCount - firstPage));
+  }
+  return rest.finish();
+}
+
+function requireRange(name: string, value: number, max: number): void {
+  if (!(value >= 0 && value <= max)) throw new RangeError(`${name} is ${value}, 0 to ${max} expected`);
+}

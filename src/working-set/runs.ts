@@ -1,0 +1,39 @@
+/**
+ * Sets and sequences of pages as native code takes them: [firstPage, pageCount, firstPage, pageCount, …]. A set has
+ * its runs in ascending order, apart from each other; a sequence has them in the order in which they are worked off.
+ */
+export type PageRuns = Uint32Array;
+
+/** Gathers pages in the order in which they are to be worked off; pages that follow each other share a run. */
+export class RunList {
+  readonly #words: number[] = [];
+
+  add(firstPage: number, pageCount = 1): void {
+    const last = this.#words.length - 2;
+    if (last >= 0 && this.#words[last]! + this.#words[last + 1]! === firstPage)
+      this.#words[last + 1]! += pageCount;
+    else this.#words.push(firstPage, pageCount);
+  }
+
+  finish(): PageRuns {
+    return Uint32Array.from(this.#words);
+  }
+}
+
+/** The runs of a set of pages, given in any order, none twice. */
+export function runsOf(pages: ArrayLike<number>): PageRuns {
+  const runs = new RunList();
+  for (const page of new Uint32Array(pages).sort()) runs.add(page);
+  return runs.finish();
+}
+
+export function* pagesOf(runs: PageRuns): Generator<number> {
+  for (let at = 0; at < runs.length; at += 2)
+    for (let page = runs[at]!, end = page + runs[at + 1]!; page < end; page++) yield page;
+}
+
+export function countPages(runs: PageRuns): number {
+  let count = 0;
+  for (let at = 1; at < runs.length; at += 2) count += runs[at]!;
+  return count;
+}

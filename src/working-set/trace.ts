@@ -1,0 +1,96 @@
+/**
+ * What a restore saw: its demand faults and the time of each, what had been prefetched, and what had been predicted
+ * but withheld. It holds facts about pages only; what they teach is a matter of evidence.ts and histogram.ts.
+ */
+import type { PageRuns } from './runs.js';
+
+/** Faults beyond it are counted, not kept: 4 GiB of single pages. */
+export const MAX_TRACE_FAULTS = 1 << 20;
+/** Runs beyond it are left out of a trace. */
+export const MAX_TRACE_RUNS = 1 << 18;
+const MAX_TIME_US = 0xffff_ffff;
+
+export interface RestoreTrace {
+  /** Wall clock, milliseconds since 1970. */
+  readonly resumedAtMs: number;
+  /** Random, 64 bits: tells a trace from any other. */
+  readonly runId: bigint;
+  readonly generation: number;
+  /** Of the whole RAM. */
+  readonly pageCount: number;
+  /** The pages that faulted, ascending, each once. */
+  readonly faultPages: Uint32Array;
+  /** When each of them first did, in microseconds since the resume; at most 2³² − 1. */
+  readonly faultTimesUs: Uint32Array;
+  /** Faults that found the trace full. */
+  readonly cutFaultCount: number;
+  /** The set of pages that were prefetched, before or after the resume. */
+  readonly prefetched: PageRuns;
+  /** The set of pages that were predicted, but left for the background to install as the very last. */
+  readonly withheld: PageRuns;
+  /** Which share of the set was withheld (see plan.ts): the plan's. */
+  readonly explorePhase: number;
+  /** The VM ran, and all of its memory came into place: only then does the absence of a fault mean anything. */
+  readonly isComplete: boolean;
+}
+
+export type TraceContext = Omit<RestoreTrace, 'faultPages' | 'faultTimesUs' | 'cutFaultCount'>;
+
+/** Whether a page without a fault was watched for one until the end. */
+export function tellsAbsence({ isComplete, cutFaultCount }: RestoreTrace): boolean {
+  return isComplete && cutFaultCount === 0;
+}
+
+/** Gathers faults in the order in which they come. */
+export class TraceRecorder {
+  readonly #maxFaults: number;
+  #pages = new Uint32Array(1024);
+  #timesUs = new Uint32Array(1024);
+  #count = 0;
+  #cutCount = 0;
+
+  constructor(maxFaults = MAX_TRACE_FAULTS) {
+    this.#maxFaults = Math.min(maxFaults, MAX_TRACE_FAULTS);
+  }
+
+  /** Only real demand faults: never a page that was installed for any other reason. Times do not decrease. */
+  fault(page: number, sinceResumeUs: number): void {
+    if (this.#count === this.#maxFaults) {
+      this.#cutCount++;
+      return;
+    }
+    if (this.#count === this.#pages.length) this.#grow();
+    this.#pages[this.#count] = page;
+    this.#timesUs[this.#count++] = Math.min(Math.max(0, sinceResumeUs), MAX_TIME_US);
+  }
+
+  finish(context: TraceContext): RestoreTrace {
+    // A page number and its place in the record are one exact double (32 + 20 bits): sorting keeps them together.
+    const keys = Float64Array.from(
+      this.#pages.subarray(0, this.#count),
+      (page, i) => page * 2 ** 20 + i,
+    ).sort();
+    const pages = keys.map((key) => Math.floor(key / 2 ** 20));
+    const firsts = [...keys.keys()].filter((i) => i === 0 || pages[i] !== pages[i - 1]);
+    return {
+      ...context,
+      prefetched: bounded(context.prefetched),
+      withheld: bounded(context.withheld),
+      faultPages: Uint32Array.from(firsts, (i) => pages[i]!),
+      faultTimesUs: Uint32Array.from(firsts, (i) => this.#timesUs[keys[i]! % 2 ** 20]!),
+      cutFaultCount: this.#cutCount,
+    };
+  }
+
+  #grow(): void {
+    const [pages, timesUs] = [this.#pages, this.#timesUs];
+    this.#pages = new Uint32Array(this.#count * 2);
+    this.#timesUs = new Uint32Array(this.#count * 2);
+    this.#pages.set(pages);
+    this.#timesUs.set(timesUs);
+  }
+}
+
+function bounded(runs: PageRuns): PageRuns {
+  return runs.subarray(0, 2 * MAX_TRACE_RUNS);
+}

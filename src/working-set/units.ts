@@ -1,0 +1,54 @@
+/**
+ * What one demand fault installs: the page and the other pages of its extent around it, or the page alone when it
+ * lies in no extent (a zero page, one of a repeated byte). Neighbours that came with a fault can never fault
+ * themselves, so a *unit* and not a page is what faults, what a prefetch saves a fault for, and what may be withheld
+ * to see whether it would have faulted. All pages of a unit therefore share one place in the histogram.
+ *
+ * A unit is named by its lowest page, its *leader*. Page numbers, unlike the numbers of extents, mean the same in the
+ * next generation of a machine.
+ */
+import { MAX_EXTENT_PAGES, PAGE_KINDS, type PageSource } from '../pages/contracts.js';
+
+export interface InstallUnits {
+  /** Of the whole RAM; every page below it may be asked for. */
+  readonly pageCount: number;
+  leaderOf(page: number): number;
+  /** All pages of the unit that holds `page`, ascending; `page` among them. */
+  membersOf(page: number): number[];
+}
+
+type ExtentMap = Pick<PageSource, 'layout' | 'kindOf' | 'extentOf'>;
+
+/**
+ * The units of a checkpoint. An extent's pages are found by looking around, because the page index only tells a
+ * page's extent: they lie together unless the guest wrote to one of them during the save, and such a page makes
+ * a unit of its own. The methods throw what the source throws (INDEX_DAMAGED).
+ */
+export function installUnits(source: ExtentMap): InstallUnits {
+  const siblings = (page: number, step: 1 | -1): number[] => siblingsOf(source, page, step);
+  return {
+    pageCount: source.layout.pageCount,
+    leaderOf: (page) => siblings(page, -1).at(-1) ?? page,
+    membersOf: (page) => [...siblings(page, -1).reverse(), page, ...siblings(page, 1)],
+  };
+}
+
+/**
+ * The pages of the same extent on one side of `page`, nearest first. The search ends at a page of another extent, or
+ * when an extent's length goes by without a page of this one.
+ */
+function siblingsOf(source: ExtentMap, page: number, step: 1 | -1): number[] {
+  if (source.kindOf(page) !== PAGE_KINDS.data) return [];
+  const extent = source.extentOf(page);
+  const { firstPage, pageCount } = source.layout.blockOf(page);
+  const siblings: number[] = [];
+  let nearest = page;
+  for (let other = page + step; Math.abs(other - nearest) < MAX_EXTENT_PAGES; other += step) {
+    if (other < firstPage || other >= firstPage + pageCount) break;
+    if (source.kindOf(other) !== PAGE_KINDS.data) continue;
+    if (source.extentOf(other) !== extent) break;
+    siblings.push(other);
+    nearest = other;
+  }
+  return siblings;
+}

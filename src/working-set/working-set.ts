@@ -1,0 +1,71 @@
+/** What is known about a generation's restores: the story of learning from one more. */
+import { randomBytes } from 'node:crypto';
+import type { PageBitmap } from '../pages/bitmap.js';
+import { evidenceOf } from './evidence.js';
+import { AdaptiveHistogram, type LearningOptions } from './histogram.js';
+import type { Exploration } from './plan.js';
+import { scoreRestore, type RestoreScore } from './score.js';
+import type { RestoreTrace } from './trace.js';
+import type { InstallUnits } from './units.js';
+
+export const MAX_SCORES = 16;
+
+export interface WorkingSet {
+  /** Of the whole RAM. */
+  readonly pageCount: number;
+  readonly histogram: AdaptiveHistogram;
+  readonly exploration: Exploration;
+  /** Restores learnt from, ever. */
+  readonly restoreCount: number;
+  /** Of the last restores, oldest first, at most MAX_SCORES. */
+  readonly scores: readonly RestoreScore[];
+  readonly lastTrace: RestoreTrace | undefined;
+}
+
+export function newWorkingSet(pageCount: number): WorkingSet {
+  return {
+    pageCount,
+    histogram: AdaptiveHistogram.empty,
+    exploration: { seed: randomBytes(4).readUInt32LE(), phase: 0 },
+    restoreCount: 0,
+    scores: [],
+    lastTrace: undefined,
+  };
+}
+
+export interface RestoreLesson {
+  readonly trace: RestoreTrace;
+  readonly units: InstallUnits;
+  /** The pages that the guest touched, when that is known (see score.ts). */
+  readonly touched?: PageBitmap | undefined;
+}
+
+/** @throws what `units` throws */
+export function learnRestore(
+  known: WorkingSet,
+  { trace, units, touched }: RestoreLesson,
+  options: LearningOptions = {},
+): WorkingSet {
+  const { seed, phase } = known.exploration;
+  // Many restores may have begun with the same phase: together they are one turn, and skip none.
+  const nextPhase = Math.max(phase, trace.explorePhase + 1) >>> 0;
+  return {
+    ...known,
+    histogram: known.histogram.learn(evidenceOf(trace, units), options),
+    exploration: { seed, phase: nextPhase },
+    restoreCount: known.restoreCount + 1,
+    scores: [...known.scores, scoreRestore(trace, units, touched)].slice(-MAX_SCORES),
+    lastTrace: trace,
+  };
+}
+
+/** Learns from the pages that the guest wrote to during a live save. @throws what `units` throws */
+export function learnDirtyPages(
+  known: WorkingSet,
+  { pages, units }: { readonly pages: Iterable<number>; readonly units: InstallUnits },
+  options: LearningOptions = {},
+): WorkingSet {
+  const leaders = new Set<number>();
+  for (const page of pages) leaders.add(units.leaderOf(page));
+  return { ...known, histogram: known.histogram.feedDirty(leaders, options) };
+}
