@@ -69,6 +69,7 @@ export const ERROR_CODES = {
   // restored VMs
   NO_SUCH_VM: 'notFound',
   TRANSFER_FAILED: 'failed',
+  DIRECT_REFUSED: 'incompatible',
 } as const satisfies Record<string, ErrorKind>;
 
 export type ErrorCode = keyof typeof ERROR_CODES;

@@ -74,7 +74,8 @@ class Image : public Napi::ObjectWrap<Image> {
                                                           .extent_count = facts[1],
                                                           .extent_pages = facts[2],
                                                           .page_index_root = facts[3],
-                                                          .extent_index_root = facts[4]});
+                                                          .extent_index_root = facts[4],
+                                                          .label = info[4].As<Napi::String>().Utf8Value()});
     });
   }
 
@@ -189,14 +190,19 @@ class Server : public Napi::ObjectWrap<Server> {
 
  private:
   void Emit(const ServerEvent& event) {
-    static constexpr const char* kNames[] = {"complete", "damaged", "gone", "failed"};
+    static constexpr const char* kNames[] = {"complete", "extent-damaged", "index-damaged", "gone", "failed"};
     const char* kind = kNames[static_cast<size_t>(event.kind)];
     on_event_->Call([kind, text = event.text](Napi::Env env) {
       return std::vector<napi_value>{Napi::String::New(env, kind), Napi::String::New(env, text)};
     });
   }
+  // BigUint64Array of (start, end)…
   Napi::Value WakeAll(const Napi::CallbackInfo& info) {
-    Translated(info.Env(), [&] { server_->WakeAll(); });
+    auto numbers = info[0].As<Napi::BigUint64Array>();
+    std::vector<AddressRange> ranges;
+    for (size_t i = 0; i + 1 < numbers.ElementLength(); i += 2)
+      ranges.push_back({.start = numbers[i], .end = numbers[i + 1]});
+    Translated(info.Env(), [&] { server_->WakeAll(ranges); });
     return info.Env().Undefined();
   }
   Napi::Value StartBackground(const Napi::CallbackInfo& info) {
@@ -217,12 +223,12 @@ class Server : public Napi::ObjectWrap<Server> {
 
 class Reader : public Napi::ObjectWrap<Reader> {
  public:
-  // socketFd, table, array of {name, firstPage, pageCount, isDirect}, onMessages(Buffer), onClosed(errno)
+  // socketFd, table, array of {name, firstPage, pageCount, isDirect}, onRead(Buffer, or undefined at the end;
+  // errno)
   explicit Reader(const Napi::CallbackInfo& info)
       : Napi::ObjectWrap<Reader>(info),
         table_(info[1]),
-        on_messages_(std::make_unique<Callback>(info.Env(), info[3])),
-        on_closed_(std::make_unique<Callback>(info.Env(), info[4])) {
+        on_read_(std::make_unique<Callback>(info.Env(), info[3])) {
     std::vector<ReturnPath::Block> blocks;
     auto array = info[2].As<Napi::Array>();
     for (uint32_t i = 0; i < array.Length(); i++) {
@@ -248,13 +254,15 @@ class Reader : public Napi::ObjectWrap<Reader> {
 
  private:
   void EmitMessages(std::span<const uint8_t> bytes) {
-    on_messages_->Call([copy = std::vector<uint8_t>(bytes.begin(), bytes.end())](Napi::Env env) {
-      return std::vector<napi_value>{Napi::Buffer<uint8_t>::Copy(env, copy.data(), copy.size())};
+    on_read_->Call([copy = std::vector<uint8_t>(bytes.begin(), bytes.end())](Napi::Env env) {
+      return std::vector<napi_value>{Napi::Buffer<uint8_t>::Copy(env, copy.data(), copy.size()),
+                                     Napi::Number::New(env, 0)};
     });
   }
   void EmitClosed(int error) {
-    on_closed_->Call(
-        [error](Napi::Env env) { return std::vector<napi_value>{Napi::Number::New(env, error)}; });
+    on_read_->Call([error](Napi::Env env) {
+      return std::vector<napi_value>{env.Undefined(), Napi::Number::New(env, error)};
+    });
   }
   // server, or undefined where there is none
   Napi::Value Attach(const Napi::CallbackInfo& info) {
@@ -269,9 +277,8 @@ class Reader : public Napi::ObjectWrap<Reader> {
 
   Kept<Table> table_;
   std::optional<Kept<Server>> server_;
-  // Before the reader: its thread calls them to the last.
-  std::unique_ptr<Callback> on_messages_;
-  std::unique_ptr<Callback> on_closed_;
+  // Before the reader: its thread calls it to the last. One for both: two would not keep the order.
+  std::unique_ptr<Callback> on_read_;
   std::unique_ptr<ReturnPath> path_;
 };
 

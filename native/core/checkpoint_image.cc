@@ -43,10 +43,6 @@ uint64_t ChunkCount(const IndexFile::Shape& shape) {
   return (shape.entry_count + per_chunk - 1) / per_chunk;
 }
 
-[[noreturn]] void DamagedExtent(uint64_t extent, uint64_t offset, const std::string& fault) {
-  throw DamagedImage("extent " + Number(extent) + " at offset " + Number(offset) + " of the pages: " + fault);
-}
-
 }  // namespace
 
 IndexFile::IndexFile(Fd file, const Shape& shape)
@@ -93,16 +89,16 @@ void IndexFile::ReadExactly(void* into, size_t bytes, uint64_t offset) {
 }
 
 void IndexFile::Damaged(const std::string& fault) const {
-  throw DamagedImage(std::string(shape_.label) + ": " + fault);
+  throw DamagedImage(DamagedImage::Part::kIndex, shape_.label + ": " + fault);
 }
 
 CheckpointImage::CheckpointImage(ImageFiles files, const ImageFacts& facts)
     : facts_(facts),
-      page_index_(std::move(files.page_index), {.label = "page-index",
+      page_index_(std::move(files.page_index), {.label = facts.label + "/page-index",
                                                 .entry_count = facts.page_count,
                                                 .entry_bytes = kPageEntryBytes,
                                                 .root = facts.page_index_root}),
-      extent_index_(std::move(files.extent_index), {.label = "extent-index",
+      extent_index_(std::move(files.extent_index), {.label = facts.label + "/extent-index",
                                                     .entry_count = facts.extent_count,
                                                     .entry_bytes = kExtentRecordBytes,
                                                     .root = facts.extent_index_root}),
@@ -118,7 +114,9 @@ PageEntry CheckpointImage::EntryOf(uint64_t page) {
   bool sensible = kind <= static_cast<uint8_t>(PageKind::kData) &&
                   (result.kind != PageKind::kData ||
                    (result.extent < facts_.extent_count && result.slot < facts_.extent_pages));
-  if (!sensible) throw DamagedImage("page-index: the entry of page " + Number(page) + " makes no sense");
+  if (!sensible)
+    throw DamagedImage(DamagedImage::Part::kIndex,
+                       facts_.label + "/page-index: the entry of page " + Number(page) + " makes no sense");
   return result;
 }
 
@@ -137,7 +135,9 @@ CheckpointImage::Record CheckpointImage::RecordOf(uint64_t extent) {
   bool sensible =
       record.page_count >= 1 && record.page_count <= facts_.extent_pages &&
       (record.codec == kCodecRaw ? record.stored_bytes == decoded_bytes : record.codec == kCodecZstd);
-  if (!fits || !sensible) throw DamagedImage("extent-index: record " + Number(extent) + " makes no sense");
+  if (!fits || !sensible)
+    throw DamagedImage(DamagedImage::Part::kIndex,
+                       facts_.label + "/extent-index: record " + Number(extent) + " makes no sense");
   return record;
 }
 
@@ -155,14 +155,20 @@ const uint8_t* CheckpointImage::Read(uint64_t extent, ExtentDecoder& decoder, ui
   if (!readable) {
     // The jump may have left the context in its midst.
     ZSTD_DCtx_reset(decoder.context(), ZSTD_reset_session_only);
-    DamagedExtent(extent, record.offset, "its " + Number(record.stored_bytes) + " bytes cannot be read");
+    DamagedExtent(extent, record, "it cannot be read");
   }
   if (found != record.checksum)
-    DamagedExtent(extent, record.offset,
+    DamagedExtent(extent, record,
                   "its checksum is " + Hex(found) + ", " + Hex(record.checksum) + " expected");
   if (result != decoded_bytes)
-    DamagedExtent(extent, record.offset, "it does not decompress to " + Number(record.page_count) + " pages");
+    DamagedExtent(extent, record, "it does not decompress to " + Number(record.page_count) + " pages");
   return record.codec == kCodecRaw ? stored : into;
+}
+
+void CheckpointImage::DamagedExtent(uint64_t extent, const Record& record, const std::string& fault) const {
+  std::string place = Number(record.stored_bytes) + " bytes at offset " + Number(record.offset);
+  throw DamagedImage(DamagedImage::Part::kExtent, "extent " + Number(extent) + " of " + facts_.label + " (" +
+                                                      place + " of \"pages\") is damaged: " + fault);
 }
 
 void CheckpointImage::ReadAhead(uint64_t first, uint64_t count) {

@@ -32,6 +32,8 @@ struct ImageFacts {
   uint64_t extent_pages;
   uint64_t page_index_root;
   uint64_t extent_index_root;
+  /** Names the generation in messages. */
+  std::string label;
 };
 
 struct ImageFiles {
@@ -43,7 +45,12 @@ struct ImageFiles {
 /** Something in the files is not what was saved. */
 class DamagedImage : public std::runtime_error {
  public:
-  using std::runtime_error::runtime_error;
+  enum class Part { kIndex, kExtent };
+  DamagedImage(Part part, const std::string& text) : std::runtime_error(text), part_(part) {}
+  Part part() const { return part_; }
+
+ private:
+  Part part_;
 };
 
 enum class PageKind : uint8_t { kAbsent = 0, kZero = 1, kFill = 2, kData = 3 };
@@ -64,7 +71,7 @@ struct PageEntry {
 class IndexFile {
  public:
   struct Shape {
-    const char* label;
+    std::string label;
     uint64_t entry_count;
     size_t entry_bytes;
     uint64_t root;
@@ -133,6 +140,7 @@ class CheckpointImage {
     uint64_t checksum;
   };
   Record RecordOf(uint64_t extent);
+  [[noreturn]] void DamagedExtent(uint64_t extent, const Record& record, const std::string& fault) const;
 
   ImageFacts facts_;
   IndexFile page_index_;

@@ -50,10 +50,10 @@ void FaultServer::Background::Guarded(Part part) {
     if (!MustStop()) part();
   } catch (const DamagedImage& damage) {
     failed_ = true;
-    server_.Report(ServerEvent::Kind::kDamaged, damage.what());
+    server_.Report(damage);
   } catch (const SystemError& error) {
     failed_ = true;
-    server_.Report(ServerEvent::Kind::kFailed, std::string(error.syscall()) + ": " + error.what());
+    server_.Report(error);
   }
 }
 

@@ -53,9 +53,8 @@ void FaultServer::StartBackground(std::vector<uint32_t> first) {
   background_ = std::make_unique<Background>(*this, std::move(first), options_.background_threads);
 }
 
-void FaultServer::WakeAll() {
-  for (const MemoryRegion& region : options_.regions)
-    userfaultfd_.Wake(region.address, region.page_count * kPageBytes);
+void FaultServer::WakeAll(std::span<const AddressRange> ranges) {
+  for (auto [start, end] : ranges) userfaultfd_.Wake(start, end - start);
 }
 
 void FaultServer::DemandLoop() {
@@ -71,7 +70,7 @@ void FaultServer::DemandLoop() {
       }
     }
   } catch (const SystemError& error) {
-    Report(ServerEvent::Kind::kFailed, std::string(error.syscall()) + ": " + error.what());
+    Report(error);
   }
 }
 
@@ -85,7 +84,7 @@ void FaultServer::Serve(Worker& worker, uint64_t page) {
       AwaitOther(page, since);
   } catch (const DamagedImage& damage) {
     table_.Set(page, PageState::kFailed);
-    Report(ServerEvent::Kind::kDamaged, damage.what());
+    Report(damage);
   }
 }
 
@@ -175,7 +174,8 @@ void FaultServer::Install(const Run& run) {
     case Userfaultfd::Outcome::kInstalled:
       return MarkInstalled(run.page, run.page_count);
     case Userfaultfd::Outcome::kUnreadable:
-      throw DamagedImage("the bytes of page " + std::to_string(run.page) + " cannot be read");
+      throw DamagedImage(DamagedImage::Part::kExtent, "page " + std::to_string(run.page) + " of " +
+                                                          image_->facts().label + " cannot be read");
     case Userfaultfd::Outcome::kGone:
       if (!gone_.exchange(true)) Report(ServerEvent::Kind::kGone, "");
   }
@@ -237,6 +237,15 @@ void FaultServer::RecordFault(Clock::time_point since) {
 
 void FaultServer::GiveWayToDemand() {
   while (int active = demand_active_.load()) demand_active_.wait(active);
+}
+
+void FaultServer::Report(const DamagedImage& damage) {
+  bool is_extent = damage.part() == DamagedImage::Part::kExtent;
+  Report(is_extent ? ServerEvent::Kind::kExtentDamaged : ServerEvent::Kind::kIndexDamaged, damage.what());
+}
+
+void FaultServer::Report(const SystemError& error) {
+  Report(ServerEvent::Kind::kFailed, std::string(error.syscall()) + ": " + error.what());
 }
 
 void FaultServer::Report(ServerEvent::Kind kind, const std::string& text) {

@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "core/extent_cache.h"
 #include "core/extent_map.h"
 #include "core/page_table.h"
+#include "core/system_error.h"
 #include "core/userfaultfd.h"
 
 namespace vmckpt {
@@ -34,8 +36,9 @@ struct ServerEvent {
   enum class Kind {
     /** Every page that carries data is in place. */
     kComplete,
-    /** A page cannot be had: `text` says why. */
-    kDamaged,
+    /** A page cannot be had, because an extent or an index is damaged: `text` says which. */
+    kExtentDamaged,
+    kIndexDamaged,
     /** The process has ended, or has given up its registration, before all was in place. */
     kGone,
     /** A system call failed that should not. */
@@ -71,9 +74,8 @@ class FaultServer {
   /** Serves one page as if it had faulted; for faults that reach us by another way than the userfaultfd. */
   void Serve(Worker& worker, uint64_t page);
 
-  /** Lets every thread that waits for a page of ours try again: its fault may have been read by a dead
-   * process. */
-  void WakeAll();
+  /** Lets every thread that waits for a page there try again: a dead process may have read its fault. */
+  void WakeAll(std::span<const AddressRange> ranges);
 
   /** Begins to install all data in the order of the file, behind the extents in `first`. Once only. */
   void StartBackground(std::vector<uint32_t> first);
@@ -129,6 +131,8 @@ class FaultServer {
   void GiveWayToDemand();
 
   void Report(ServerEvent::Kind kind, const std::string& text);
+  void Report(const DamagedImage& damage);
+  void Report(const SystemError& error);
 
   std::shared_ptr<CheckpointImage> image_;
   PageTable& table_;

@@ -1,5 +1,6 @@
 /** `vmckpt restore NAME[@GEN] [-- QEMU ARGS…]` */
 import { Argument, type Command } from 'commander';
+import type { PathWish } from '../restore/direct-choice.js';
 import { recover } from '../restore/recover.js';
 import { restore, type RestoreReport } from '../restore/restore.js';
 import { formatBytes, formatMs } from '../util/units.js';
@@ -7,6 +8,7 @@ import { contextOf, interruptible, option, verb } from './verb.js';
 
 interface RestoreFlags {
   readonly mode: 'lazy' | 'eager';
+  readonly path: PathWish;
   readonly detach?: true;
   readonly run?: true;
   readonly resume?: true;
@@ -35,6 +37,14 @@ export function restoreCommand(): Command {
         .choices(['lazy', 'eager'])
         .default('lazy'),
     )
+    .addOption(
+      option(
+        '--path <path>',
+        "direct: into QEMU's memory; stream: through QEMU; auto: direct where permitted",
+      )
+        .choices(['auto', 'direct', 'stream'])
+        .default('auto'),
+    )
     .addOption(option('--detach', 'return when the VM runs; a process of its own goes on with its memory'))
     .addOption(option('--run', 'let a VM run that was saved while paused'))
     .addOption(option('--resume', 'take over the memory transfer of a VM whose serving process has died'))
@@ -54,6 +64,7 @@ export function restoreCommand(): Command {
               storeDir,
               reference,
               mode: flags.mode,
+              path: flags.path,
               detach: flags.detach === true,
               run: flags.run === true,
               qemuBinary: flags.qemu,

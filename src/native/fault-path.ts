@@ -11,6 +11,8 @@ export interface ImageFacts {
   readonly extentPages: number;
   readonly pageIndexRoot: bigint;
   readonly extentIndexRoot: bigint;
+  /** Names the generation in messages. */
+  readonly label: string;
 }
 
 export interface ImageFiles {
@@ -45,10 +47,10 @@ export interface FaultPathCounters {
 }
 
 /**
- * `complete`: every page that carries data is in place. `damaged`: one cannot be had, and stays missing. `gone`: the
+ * `complete`: every page that carries data is in place. `…-damaged`: one cannot be had, and stays missing. `gone`: the
  * process has ended, or waits for no pages any more. `failed`: a system call failed that should not.
  */
-export type ServerEventKind = 'complete' | 'damaged' | 'gone' | 'failed';
+export type ServerEventKind = 'complete' | 'extent-damaged' | 'index-damaged' | 'gone' | 'failed';
 
 export interface ReturnPathBlock {
   readonly name: string;
@@ -65,7 +67,7 @@ interface NativeTable {
   forgetClaims(): void;
 }
 interface NativeServer {
-  wakeAll(): void;
+  wakeAll(ranges: BigUint64Array): void;
   startBackground(firstExtents: Uint32Array): void;
   stop(): void;
 }
@@ -80,6 +82,7 @@ interface FaultPathAddon {
     extentIndexFd: number,
     pagesFd: number,
     facts: BigUint64Array,
+    label: string,
   ) => object;
   readonly PageTable: new (pageCount: number, memfd: number | undefined) => NativeTable;
   readonly FaultServer: new (
@@ -95,8 +98,7 @@ interface FaultPathAddon {
     socketFd: number,
     table: NativeTable,
     blocks: readonly ReturnPathBlock[],
-    onMessages: (bytes: Buffer) => void,
-    onClosed: (errno: number) => void,
+    onRead: (bytes: Buffer | undefined, errno: number) => void,
   ) => NativeReader;
 }
 
@@ -114,6 +116,7 @@ export class CheckpointImage {
       integer('extentIndexFd', files.extentIndexFd),
       integer('pagesFd', files.pagesFd),
       BigUint64Array.of(...numbers, facts.pageIndexRoot, facts.extentIndexRoot),
+      facts.label,
     );
   }
 }
@@ -178,9 +181,10 @@ export class FaultServer {
     );
   }
 
-  /** Lets every thread that waits for a page try again: a process that died may have heard of it. */
-  wakeAll(): void {
-    this.native.wakeAll();
+  /** Lets every thread that waits for a page there try again: a process that died may have heard of it. */
+  wakeAll(ranges: readonly { readonly start: number; readonly end: number }[]): void {
+    const numbers = ranges.flatMap(({ start, end }) => [start, end]);
+    this.native.wakeAll(BigUint64Array.from(numbers, BigInt));
   }
 
   /** Installs all data behind the faults, these extents first. Once only. */
@@ -211,7 +215,9 @@ export class ReturnPath {
 
   constructor({ socketFd, table, blocks, onMessages, onClosed }: ReturnPathOptions) {
     const fd = integer('socketFd', socketFd);
-    this.#native = new (addon().ReturnPath)(fd, table.native, blocks, onMessages, onClosed);
+    this.#native = new (addon().ReturnPath)(fd, table.native, blocks, (bytes, errno) =>
+      bytes === undefined ? onClosed(errno) : onMessages(bytes),
+    );
   }
 
   /**

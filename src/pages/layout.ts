@@ -23,6 +23,15 @@ export interface PlacedRamBlock extends RamBlock {
   readonly pageCount: number;
 }
 
+export interface PageRange {
+  readonly firstPage: number;
+  readonly endPage: number;
+}
+
+export function rangeOf({ firstPage, pageCount }: PlacedRamBlock): PageRange {
+  return { firstPage, endPage: firstPage + pageCount };
+}
+
 export class RamLayout {
   readonly blocks: readonly PlacedRamBlock[];
   readonly pageCount: number;

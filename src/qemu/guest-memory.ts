@@ -11,32 +11,50 @@ export interface BlockAddress {
   readonly hostAddress: number;
 }
 
+/** How the main memory can be filled from outside: nobody but QEMU sees it, or others share it. */
+export interface MainMemory extends BlockAddress {
+  /** Private anonymous memory, which is zero until somebody writes to it. */
+  readonly isPrivate: boolean;
+}
+
 /**
- * The block that holds guest address 0: the machine's main memory. Undefined unless it is private anonymous memory
- * of the expected length, which is zero until somebody writes to it.
+ * The block that holds guest address 0: the machine's main memory. Undefined unless it is mapped in one piece of the
+ * expected length, with pages of 4 KiB.
  */
 export async function locateMainMemory(
   qmp: QmpClient,
   blocks: readonly RamBlock[],
-): Promise<BlockAddress | undefined> {
+): Promise<MainMemory | undefined> {
   const text = await qmp.query(z.string(), 'human-monitor-command', { 'command-line': 'gpa2hva 0x0' });
   const match = /^Host virtual address for 0x0 \((.+)\) is (0x[0-9a-f]+)/.exec(text);
   const block = blocks.find(({ name }) => name === match?.[1]);
   if (match === null || block === undefined) return undefined;
   const hostAddress = Number.parseInt(match[2]!, 16);
   const pid = qmp.peerPid();
-  const anonymous = isAnonymous(pid, hostAddress, hostAddress + block.usedBytes);
-  return anonymous ? { blockName: block.name, pid, hostAddress } : undefined;
+  const mappings = mappingsOf(pid, hostAddress, hostAddress + block.usedBytes);
+  if (mappings === undefined || mappings.some(({ isHuge }) => isHuge)) return undefined;
+  return { blockName: block.name, pid, hostAddress, isPrivate: mappings.every(({ isPrivate }) => isPrivate) };
 }
 
-/** Whether [start, end) of the process is private, writable and backed by no file, without a gap. */
-function isAnonymous(pid: number, start: number, end: number): boolean {
+interface Mapping {
+  readonly isPrivate: boolean;
+  /** Of hugetlbfs, whose pages are larger. */
+  readonly isHuge: boolean;
+}
+
+/** What [start, end) of the process consists of; undefined when there is a gap, or something that cannot be written. */
+function mappingsOf(pid: number, start: number, end: number): Mapping[] | undefined {
+  const found: Mapping[] = [];
   let covered = start;
   for (const line of readFileSync(`/proc/${pid}/maps`, 'latin1').split('\n')) {
-    const match = /^([0-9a-f]+)-([0-9a-f]+) rw.p \S+ \S+ 0\s/.exec(line);
+    const match = /^([0-9a-f]+)-([0-9a-f]+) rw.([ps]) \S+ \S+ (\d+)\s*(.*)$/.exec(line);
     if (match === null) continue;
     const [low, high] = [Number.parseInt(match[1]!, 16), Number.parseInt(match[2]!, 16)];
-    if (low <= covered && covered < high) covered = high;
+    if (low > covered || covered >= high) continue;
+    covered = high;
+    const isHuge = match[5]!.includes('hugepage');
+    found.push({ isPrivate: match[3] === 'p' && match[4] === '0', isHuge });
+    if (covered >= end) return found;
   }
-  return covered >= end;
+  return undefined;
 }

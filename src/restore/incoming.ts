@@ -5,9 +5,8 @@ import { VmckptError } from '../errors.js';
 import { explainQemuMessage } from '../qemu/qemu-messages.js';
 import { readLogTail, type LaunchedQemu, type ProcessEnd } from '../qemu/launch.js';
 import { queryMigrate, withoutUserfaultfd } from '../qemu/migration-control.js';
-import { locateMainMemory } from '../qemu/guest-memory.js';
+import type { BlockAddress } from '../qemu/guest-memory.js';
 import type { QmpClient } from '../qemu/qmp.js';
-import type { RamBlock } from '../pages/layout.js';
 import { poll } from '../util/deadline.js';
 import type { TransferClient } from './transfer-client.js';
 import type { TransferOrder } from './transfer-job.js';
@@ -24,25 +23,25 @@ export type IncomingMode = Pick<TransferOrder, 'mode' | 'preempt' | 'capabilitie
 
 export interface ListenOptions {
   readonly mode: 'lazy' | 'eager';
+  /** What is to be filled directly. */
+  readonly memory: BlockAddress | undefined;
   /** Where QEMU is to listen. */
   readonly socket: string;
-  readonly blocks: readonly RamBlock[];
 }
 
 /** Switches on what the mode needs, and lets QEMU listen. @throws VmckptError NOT_PERMITTED without userfaultfd */
 export async function listenForMachine(
   qmp: QmpClient,
-  { mode, socket, blocks }: ListenOptions,
+  { mode, memory, socket }: ListenOptions,
 ): Promise<IncomingMode> {
   const known = (await qmp.query(Capabilities, 'query-migrate-capabilities')).map(
     ({ capability }) => capability,
   );
-  const canPreempt = mode === 'lazy' && known.includes('postcopy-preempt');
+  const canPreempt = mode === 'lazy' && memory === undefined && known.includes('postcopy-preempt');
   const postcopy = mode === 'lazy' ? ['postcopy-ram', ...(canPreempt ? ['postcopy-preempt'] : [])] : [];
   await enable(qmp, ['events', ...postcopy]);
   await qmp.execute('migrate-incoming', { uri: `unix:${socket}` });
   const whenPreempt = qmp.version.major >= PREEMPT_AFTER_PONG_SINCE ? 'after-pong' : 'at-once';
-  const memory = mode === 'eager' ? await locateMainMemory(qmp, blocks) : undefined;
   return {
     mode,
     preempt: canPreempt ? whenPreempt : 'off',

@@ -3,15 +3,17 @@
  * the messages and its reasons: docs/postcopy.md. Starts a VM from a checkpoint, or goes on where a session
  * that died has stopped.
  */
-import type { Socket } from 'node:net';
+import { Socket } from 'node:net';
 import { VmckptError } from '../errors.js';
 import { ReturnPathParser, type ReturnPathMessage } from '../migration-stream/return-path.js';
 import * as wire from '../migration-stream/serializer.js';
 import type { BulkDecoder, PageSource } from '../pages/contracts.js';
+import { rangeOf, type PageRange } from '../pages/layout.js';
 import { Channel } from '../transfer/channel.js';
 import { PageFeeder } from '../transfer/page-feeder.js';
 import type { MachineState } from '../transfer/whole-machine.js';
 import { withDeadline } from '../util/deadline.js';
+import type { DirectMemory } from './direct-memory.js';
 
 const PINGS = { connected: 1, discarded: 2, listening: 3, packaged: 4 } as const;
 const ANSWER_TIMEOUT_MS = 30_000;
@@ -21,10 +23,12 @@ const BACKGROUND_AHEAD_BYTES = { shared: 256 * 1024, preempt: 1 << 20 } as const
 export interface SessionOptions {
   readonly source: PageSource;
   readonly decoder: BulkDecoder;
-  /** Opens one more connection to QEMU's incoming socket. */
-  readonly connect: () => Promise<Socket>;
+  /** Opens one more connection to QEMU's incoming socket: its descriptor. */
+  readonly connect: () => number;
   /** When the second connection of `postcopy-preempt` is made: QEMU 7.2 reads nothing before it has both. */
   readonly preempt: 'off' | 'at-once' | 'after-pong';
+  /** Fills what it owns without the stream; excludes `postcopy-preempt`, with which QEMU 10 would never complete. */
+  readonly direct: DirectMemory | undefined;
 }
 
 type MessageOf<Type extends ReturnPathMessage['type']> = Extract<ReturnPathMessage, { type: Type }>;
@@ -40,11 +44,15 @@ export class PostcopySession {
   #seen: ReturnPathMessage[] = [];
   #main!: Channel;
   #demand!: Channel;
+  #mainFd = -1;
   #mainEnded = false;
+  #shut = false;
+  #direct: DirectMemory | undefined;
   feeder!: PageFeeder;
 
   constructor(options: SessionOptions) {
     this.#options = options;
+    this.#direct = options.direct;
   }
 
   get sentBytes(): number {
@@ -54,9 +62,9 @@ export class PostcopySession {
   /** Sends the machine's state; resolves when QEMU has taken it and its memory is served on demand. */
   async start({ configuration, ramSectionId, deviceState }: MachineState): Promise<void> {
     const { source } = this.#options;
-    await this.#openMain();
+    this.#openMain();
     this.#listen();
-    if (this.#options.preempt === 'at-once') await this.#openPreempt();
+    if (this.#options.preempt === 'at-once') this.#openPreempt();
     this.#main.send(
       Buffer.concat([
         wire.streamHeader(configuration),
@@ -68,7 +76,7 @@ export class PostcopySession {
     );
     if (this.#options.preempt === 'after-pong') {
       await this.#pong(PINGS.connected);
-      await this.#openPreempt();
+      this.#openPreempt();
     }
     this.#startFeeding();
     const blocks = source.layout.blocks.filter(({ usedBytes }) => usedBytes > 0);
@@ -77,19 +85,21 @@ export class PostcopySession {
     );
     const machine = Buffer.concat([
       wire.postcopyListen(),
-      deviceState,
       wire.ping(PINGS.listening),
+      deviceState,
       wire.postcopyRun(),
     ]);
     this.#main.send(Buffer.concat([...discards, wire.ping(PINGS.discarded), wire.packaged(machine)]));
     this.#main.send(Buffer.concat([wire.ping(PINGS.packaged), wire.ramPartOpen(ramSectionId)]));
+    await this.#pong(PINGS.listening);
+    await this.#fillDirectly(() => this.#direct!.attach());
     await this.#pong(PINGS.packaged);
   }
 
   /** Takes over a VM that waits in postcopy-recover: asks what it has received, and goes on with the rest. */
   async recover(ramSectionId: number): Promise<void> {
     const { source, preempt } = this.#options;
-    await this.#openMain();
+    this.#openMain();
     // All in one piece and before QEMU begins to read: when we die in its midst QEMU still comes as far as RESUME, and from
     // there back to postcopy-paused. Before RESUME version 7.2 has no way back.
     this.#main.send(
@@ -99,16 +109,22 @@ export class PostcopySession {
         wire.ramPartOpen(ramSectionId),
       ]),
     );
-    if (preempt !== 'off') await this.#openPreempt();
+    if (preempt !== 'off') this.#openPreempt();
     this.#startFeeding();
     this.#listen();
     // The bitmaps come before it, and the first request behind it.
     await this.#message('resumeAck', () => true);
+    await this.#fillDirectly(() => {
+      this.#direct!.attach();
+      this.#direct!.wakeAll();
+    });
   }
 
   /** Sends all remaining memory, ends the migration, and resolves when QEMU says that it has everything. */
   async finish(ramSectionId: number): Promise<void> {
-    await this.feeder.sendRest(this.#stop.signal);
+    this.#direct?.startBackground();
+    await this.feeder.sendRest(this.#streamRanges(), this.#stop.signal);
+    await this.#direct?.complete;
     this.#mainEnded = true;
     // From version 8 on QEMU reads this channel until every request is answered, also those that come behind the end;
     // an EOS would end that, and a guest that touches one more zero page would hang for ever, the migration with it.
@@ -130,6 +146,7 @@ export class PostcopySession {
   }
 
   close(): void {
+    this.#options.direct?.stop();
     for (const socket of this.#sockets) socket.destroy();
   }
 
@@ -143,9 +160,15 @@ export class PostcopySession {
     });
   }
 
-  async #openMain(): Promise<void> {
+  #openMain(): void {
     const { source, connect } = this.#options;
-    this.#main = new Channel(this.#watch(await connect()), source.layout);
+    const fd = connect();
+    // What QEMU says is read by the native reader where there is one.
+    this.#main = new Channel(
+      this.#watch(new Socket({ fd, readable: this.#direct === undefined })),
+      source.layout,
+    );
+    this.#mainFd = fd;
     this.#demand = this.#main;
   }
 
@@ -154,11 +177,37 @@ export class PostcopySession {
     const returnPath = new ReturnPathParser(this.#options.source.layout, (message) =>
       this.#onMessage(message),
     );
-    this.#sockets[0]!.on('data', (chunk: Buffer) => this.#guarded(() => returnPath.push(chunk)));
+    const read = (chunk: Buffer) => this.#guarded(() => returnPath.push(chunk));
+    if (this.#direct === undefined) this.#sockets[0]!.on('data', read);
+    else this.#direct.listen(this.#mainFd, read, () => this.#onMainClosed());
   }
 
-  async #openPreempt(): Promise<void> {
-    this.#demand = new Channel(this.#watch(await this.#options.connect()), this.#options.source.layout);
+  #openPreempt(): void {
+    const socket = new Socket({ fd: this.#options.connect() });
+    this.#demand = new Channel(this.#watch(socket), this.#options.source.layout);
+  }
+
+  /**
+   * Lets the direct path serve its blocks. The others are sent at once, zero pages too: a fault in one of them may be
+   * read by our threads, which cannot answer it, and nothing is to be written any more once that is done.
+   */
+  async #fillDirectly(attach: () => void): Promise<void> {
+    if (this.#direct === undefined) return;
+    try {
+      attach();
+    } catch (error) {
+      if (!isRefused(error)) throw error;
+      this.#direct.forgo();
+      this.#direct = undefined;
+      return;
+    }
+    const ranges = this.#streamRanges();
+    await this.feeder.sendZeros(ranges, this.#stop.signal);
+    await this.feeder.sendRest(ranges, this.#stop.signal);
+  }
+
+  #streamRanges(): PageRange[] {
+    return this.#options.source.layout.blocks.filter((block) => !this.#direct?.owns(block)).map(rangeOf);
   }
 
   #startFeeding(): void {
@@ -177,10 +226,18 @@ export class PostcopySession {
     this.#sockets.push(socket);
     const isMain = this.#sockets.length === 1;
     // QEMU closes the preempt channel as soon as the main one has told it the end.
-    const lost = (cause?: Error) => (isMain || !this.#mainEnded) && this.#fail(lostConnection(cause));
+    const lost = (cause?: Error) => {
+      if (isMain) this.#onMainClosed(cause);
+      else if (!this.#mainEnded) this.#fail(lostConnection(cause));
+    };
     socket.once('error', lost);
     socket.once('close', () => lost());
     return socket;
+  }
+
+  /** Behind the end QEMU closes it as well, once it has said SHUT. */
+  #onMainClosed(cause?: Error): void {
+    if (!this.#mainEnded || !this.#shut) this.#fail(lostConnection(cause));
   }
 
   #onMessage(message: ReturnPathMessage): void {
@@ -191,6 +248,7 @@ export class PostcopySession {
       return;
     }
     if (message.type === 'receivedBitmap') return this.#markReceived(message);
+    if (message.type === 'shut') this.#shut = true;
     const index = this.#waiting.findIndex(({ matches }) => matches(message));
     if (index < 0) this.#seen.push(message);
     else this.#waiting.splice(index, 1)[0]!.resolve(message);
@@ -237,6 +295,10 @@ export class PostcopySession {
   #fail(error: Error): void {
     this.#stop.abort(error);
   }
+}
+
+function isRefused(error: unknown): boolean {
+  return ['EPERM', 'EACCES'].includes((error as NodeJS.ErrnoException).code ?? '');
 }
 
 function lostConnection(cause?: Error): VmckptError {

@@ -39,9 +39,16 @@ export async function recover({
         hint: 'vmckpt ps shows the status of every restored VM.',
       },
     );
-  const { generationDir, preempt, capabilities } = record;
+  const { mode, generationDir, preempt, capabilities, memory } = record;
   const manifest = readManifest(generationDir);
-  const order = { mode: record.mode, preempt, capabilities: [...capabilities], runs: true, recover: true };
+  const order = {
+    mode,
+    preempt,
+    capabilities: [...capabilities],
+    ...(memory && { memory }),
+    runs: true,
+    recover: true,
+  };
   const work = { folder, order, generationDir, signal, qemuEnded: untilEnded(record.qemu) };
   const transfer = await takeOver(work);
   const totalBytes = manifest.sizes.nonZeroBytes;

@@ -24,7 +24,8 @@ export interface RestoreReport {
   readonly name: string;
   readonly generation: number;
   readonly mode: 'lazy' | 'eager';
-  readonly path: 'stream';
+  /** How main memory came: into QEMU's memory directly, or through its migration stream. */
+  readonly path: 'direct' | 'stream';
   readonly qemuPid: number | null;
   readonly qmpSocket: string;
   readonly consoleSocket: string | null;
@@ -78,7 +79,7 @@ export function buildReport({ record, manifest, times, result }: ReportParts): R
     name: record.name,
     generation: record.generation,
     mode: record.mode,
-    path: 'stream',
+    path: record.memory === undefined ? 'stream' : 'direct',
     qemuPid: record.qemu?.pid ?? null,
     qmpSocket: record.qmpSocket,
     consoleSocket: record.consoleSocket ?? null,

@@ -10,12 +10,14 @@ import { Store } from '../store/store.js';
 import { nowMs } from '../timeline/clock.js';
 import { withDeadline } from '../util/deadline.js';
 import { identifyProcess } from '../util/process-identity.js';
+import { chooseDirectMemory, type PathWish } from './direct-choice.js';
 import {
   EAGER_TIMEOUT_MS,
   explainFailure,
   failedWhileLoading,
   listenForMachine,
   runWhenLoaded,
+  type IncomingMode,
 } from './incoming.js';
 import { planLaunch, type LaunchPlan, type LaunchWishes } from './launch-plan.js';
 import { buildReport, type RestoreReport } from './report.js';
@@ -34,6 +36,7 @@ export interface RestoreOptions extends LaunchWishes {
   /** NAME or NAME@GENERATION. */
   readonly reference: string;
   readonly mode: 'lazy' | 'eager';
+  readonly path: PathWish;
   /** Return when the VM runs, not when its memory is complete. */
   readonly detach: boolean;
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
@@ -110,19 +113,16 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
   let record = attempt.record;
   try {
     const [incoming] = await Promise.all([
-      listenForMachine(qemu.qmp, {
-        mode: options.mode,
-        socket: folder.file('migration.sock'),
-        blocks: manifest.ram.blocks,
-      }),
+      prepareMemory(attempt, qemu),
       requireCompatible(qemu.qmp, manifest),
     ]);
     const order = { ...incoming, runs: attempt.plan.runs, recover: false };
-    const { preempt, capabilities } = incoming;
-    // Before the VM can run: whoever takes it over when we are killed has to know them.
-    folder.write({ ...record, preempt, capabilities });
+    const { preempt, capabilities, memory } = incoming;
+    const known = { ...record, preempt, capabilities, ...(memory && { memory }) };
+    // Before the VM can run: whoever takes it over when we are killed has to know it.
+    folder.write(known);
     const resumedAtMs = await letRun(attempt, qemu, order);
-    record = { ...record, preempt, capabilities, qemu: identifyProcess(qemu.pid)! };
+    record = { ...known, qemu: identifyProcess(qemu.pid)! };
     folder.write(record);
     const times = { verbStartMs, spawnedAtMs: qemu.spawnedAtMs, qemuReadyMs: qemu.qemuReadyMs, resumedAtMs };
     if (detach) {
@@ -147,6 +147,23 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
   } finally {
     await qemu.qmp.close();
   }
+}
+
+/** Decides how memory will come, and lets QEMU listen for it. */
+async function prepareMemory(
+  { options, manifest, folder, plan }: Attempt,
+  { qmp }: LaunchedQemu,
+): Promise<IncomingMode> {
+  const { mode, path } = options;
+  const { memory, whyNot } = await chooseDirectMemory(qmp, {
+    mode,
+    path,
+    args: plan.args,
+    blocks: manifest.ram.blocks,
+  });
+  if (whyNot !== undefined)
+    options.onMessage(`Memory goes through QEMU's stream, which is slower: ${whyNot}.`);
+  return listenForMachine(qmp, { mode, memory, socket: folder.file('migration.sock') });
 }
 
 /** Lets the transfer process load the machine into QEMU; returns when it runs (ms of the wall clock), or is loaded and stays paused. */

@@ -1,5 +1,6 @@
 /** What the verb and the transfer process say to each other, over Node's IPC. */
 import { z } from 'zod';
+import { memorySchema } from './vm-record.js';
 
 /** Verb → transfer: QEMU listens on the migration socket, and this is what to do. */
 export const orderSchema = z.object({
@@ -7,8 +8,8 @@ export const orderSchema = z.object({
   preempt: z.enum(['off', 'at-once', 'after-pong']),
   /** Capabilities to switch off again once all memory is there: with them on, the next save would be refused. */
   capabilities: z.array(z.string()),
-  /** Eager: where main memory lies in QEMU, to be filled directly; absent where that cannot be done. */
-  memory: z.object({ blockName: z.string(), pid: z.number(), hostAddress: z.number() }).optional(),
+  /** Where main memory lies in QEMU, to be filled directly; absent where it goes through the stream. */
+  memory: memorySchema.optional(),
   /** Whether the VM runs as soon as it is loaded; background pages wait for that. */
   runs: z.boolean(),
   /** A VM that waits in postcopy-recover is taken over, instead of a new one started. */

@@ -3,12 +3,14 @@
  * nothing else delays a fault and the verb may end. Its arguments are the VM's name and the generation's folder.
  */
 import { once } from 'node:events';
-import { createConnection, type Socket } from 'node:net';
+import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { VmckptError } from '../errors.js';
 import { DecodePool } from '../checkpoint/decode-pool.js';
+import { openNativeImage } from '../checkpoint/native-image.js';
 import { CheckpointReader } from '../checkpoint/reader.js';
+import { connectUnix, PageTable, type FaultPathCounters } from '../native/index.js';
 import type { BlockAddress } from '../qemu/guest-memory.js';
 import { adoptMonitor, holdMonitor, releaseMonitor, type HeldMonitor } from '../qemu/held-monitor.js';
 import { queryMigrate } from '../qemu/migration-control.js';
@@ -21,6 +23,7 @@ import type { PageFeeder } from '../transfer/page-feeder.js';
 import { readMachineState, sendWholeMachine, type MachineState } from '../transfer/whole-machine.js';
 import { poll } from '../util/deadline.js';
 import { identifyProcess } from '../util/process-identity.js';
+import { DirectMemory } from './direct-memory.js';
 import { PostcopySession } from './postcopy-session.js';
 import {
   orderSchema,
@@ -48,9 +51,11 @@ interface Sending {
 
 class Transfer {
   readonly #folder: VmFolder;
+  readonly #generationDir: string;
   readonly #reader: CheckpointReader;
   readonly #pool: DecodePool;
   #sending: Sending | undefined;
+  #direct: DirectMemory | undefined;
   #monitor: QmpClient | undefined;
   #held: HeldMonitor | undefined;
   #loaded: boolean;
@@ -59,8 +64,9 @@ class Transfer {
   /** Written straight into QEMU's memory. */
   #filledPages = 0;
 
-  private constructor(folder: VmFolder, reader: CheckpointReader) {
+  private constructor(folder: VmFolder, generationDir: string, reader: CheckpointReader) {
     this.#folder = folder;
+    this.#generationDir = generationDir;
     // What a process before this one has noted, whoever comes after this one may need as well.
     const former = folder.readTransfer();
     this.#held = former?.held;
@@ -71,7 +77,7 @@ class Transfer {
 
   static async open(name: string, generationDir: string): Promise<Transfer> {
     holdGeneration(generationDir); // until this process ends
-    return new Transfer(new VmFolder(name), await CheckpointReader.open(generationDir));
+    return new Transfer(new VmFolder(name), generationDir, await CheckpointReader.open(generationDir));
   }
 
   /** From the loaded checkpoint to the last page in place. */
@@ -117,11 +123,13 @@ class Transfer {
     this.#writeStatus('serving');
     if (order.recover && !(await this.#prepareRecovery(this.#monitor)))
       return this.#giveBack(this.#monitor, order.capabilities);
+    this.#direct = order.memory && this.#directMemory(order.memory);
     const session = new PostcopySession({
       source: this.#reader,
       decoder: this.#pool,
-      connect: () => this.#connect(),
+      connect: () => connectUnix(this.#folder.file('migration.sock')),
       preempt: order.preempt,
+      direct: this.#direct,
     });
     this.#sending = session;
     const loaded = order.recover ? undefined : untilLoaded(this.#monitor, order.runs);
@@ -141,6 +149,15 @@ class Transfer {
     } finally {
       session.close();
     }
+  }
+
+  #directMemory({ blockName, pid, hostAddress }: BlockAddress): DirectMemory | undefined {
+    const { layout, manifest } = this.#reader;
+    const block = layout.byName(blockName);
+    if (block === undefined) return undefined;
+    const image = openNativeImage(this.#generationDir, manifest);
+    const table = new PageTable(layout.pageCount);
+    return new DirectMemory({ image, table, layout, block, pid, hostAddress });
   }
 
   /** From here on QEMU outlives the loss of its transfer; before, it gives up. */
@@ -197,7 +214,7 @@ class Transfer {
 
   async #sendEagerly({ memory, runs }: TransferOrder, state: MachineState): Promise<void> {
     const filled = memory && (await this.#fill(memory));
-    const socket = await this.#connect();
+    const socket = new Socket({ fd: connectUnix(this.#folder.file('migration.sock')) });
     const broken = once(socket, 'error').then(([cause]) => {
       throw new VmckptError(
         'TRANSFER_FAILED',
@@ -247,12 +264,6 @@ class Transfer {
     }
   }
 
-  async #connect(): Promise<Socket> {
-    const socket = createConnection(this.#folder.file('migration.sock'));
-    await once(socket, 'connect');
-    return socket;
-  }
-
   /** QEMU refuses the next migration out of the VM, a save, while the post-copy capabilities are on. */
   async #giveBack(monitor: QmpClient, names: readonly string[]): Promise<void> {
     await untilCompleted(monitor);
@@ -291,23 +302,41 @@ class Transfer {
   }
 
   #counters(): TransferCounters {
+    const direct = this.#direct?.counters();
     const feeder = this.#sending?.feeder;
-    const times = feeder?.faults.summary();
+    const sent = feeder?.counters;
+    const directPages = direct ? direct.demandPages + direct.neighbourPages + direct.backgroundPages : 0;
+    const background =
+      (sent?.backgroundPages ?? 0) +
+      (sent?.neighbourPages ?? 0) +
+      (direct?.backgroundPages ?? 0) +
+      (direct?.neighbourPages ?? 0);
     return {
-      demandFaults: feeder?.faults.count ?? 0,
+      demandFaults: (feeder?.faults.count ?? 0) + (direct?.demandFaults ?? 0),
       prefetchedPages: 0,
       prefetchUsedPages: 0,
-      backgroundPages:
-        this.#filledPages + (feeder?.counters.backgroundPages ?? 0) + (feeder?.counters.neighbourPages ?? 0),
-      zeroPages: feeder?.counters.zeroPages ?? 0,
-      transferredBytes: this.#filledPages * PAGE_BYTES + (this.#sending?.sentBytes ?? 0),
-      faultP50Us: times?.p50 ?? 0,
-      faultP90Us: times?.p90 ?? 0,
-      faultP99Us: times?.p99 ?? 0,
-      faultMaxUs: times?.max ?? 0,
-      vcpuBlockedMs: roundMs(feeder?.faults.totalMs ?? 0),
+      backgroundPages: this.#filledPages + background,
+      zeroPages: (sent?.zeroPages ?? 0) + (direct?.zeroPages ?? 0),
+      transferredBytes: (this.#filledPages + directPages) * PAGE_BYTES + (this.#sending?.sentBytes ?? 0),
+      ...faultTimes(feeder, direct),
     };
   }
+}
+
+/** Of the path that has served the faults: on the direct one the stream's are a handful. */
+function faultTimes(feeder: PageFeeder | undefined, direct: FaultPathCounters | undefined) {
+  if (direct !== undefined && direct.demandFaults > 0) {
+    const { faultP50Us, faultP90Us, faultP99Us, faultMaxUs, faultTotalMs } = direct;
+    return { faultP50Us, faultP90Us, faultP99Us, faultMaxUs, vcpuBlockedMs: roundMs(faultTotalMs) };
+  }
+  const times = feeder?.faults.summary();
+  return {
+    faultP50Us: times?.p50 ?? 0,
+    faultP90Us: times?.p90 ?? 0,
+    faultP99Us: times?.p99 ?? 0,
+    faultMaxUs: times?.max ?? 0,
+    vcpuBlockedMs: roundMs(feeder?.faults.totalMs ?? 0),
+  };
 }
 
 /**

@@ -13,6 +13,9 @@ import { ensureRuntimeDir, runtimeDir } from '../util/runtime-dir.js';
 
 const processSchema = z.object({ pid: z.number().int(), startTicks: z.number() });
 
+/** Main memory that is filled directly, and where it lies in QEMU's address space. */
+export const memorySchema = z.object({ blockName: z.string(), pid: z.number(), hostAddress: z.number() });
+
 const vmSchema = z.object({
   name: z.string(),
   generation: z.number().int(),
@@ -20,6 +23,7 @@ const vmSchema = z.object({
   mode: z.enum(['lazy', 'eager']),
   preempt: z.enum(['off', 'at-once', 'after-pong']),
   capabilities: z.array(z.string()),
+  memory: memorySchema.optional(),
   ramBytes: z.number(),
   restoredAt: z.string(),
   /** The verb that is restoring, or has restored it. */

@@ -1,15 +1,11 @@
 /** Walks over the pages of a source in address order, a step at a time, with the next steps being decoded meanwhile. */
 import { PAGE_KINDS, type BulkDecoder, type DecodedExtents, type PageSource } from '../pages/contracts.js';
+import type { PageRange } from '../pages/layout.js';
 
 /** 512 KiB: what waits behind one step waits for little. */
 const PAGES_PER_STEP = 128;
 /** Steps that are being decoded while one is used. */
 const STEPS_AHEAD = 2;
-
-export interface PageRange {
-  readonly firstPage: number;
-  readonly endPage: number;
-}
 
 /** The pages of a range that carry data, decoded; valid until the next step is asked for. */
 export interface DecodedStep extends PageRange {

@@ -4,7 +4,7 @@
  */
 import { writeProcessMemory } from '../native/index.js';
 import { PAGE_KINDS, type BulkDecoder, type MemoryRun, type PageSource } from '../pages/contracts.js';
-import { PAGE_BYTES, type PlacedRamBlock } from '../pages/layout.js';
+import { PAGE_BYTES, rangeOf, type PlacedRamBlock } from '../pages/layout.js';
 import { stepsOf, type Step } from './decoded-steps.js';
 
 /** Enough that no thread waits for its next one. */
@@ -25,10 +25,9 @@ export interface MemoryFill {
 /** @throws VmckptError EXTENT_DAMAGED, INDEX_DAMAGED; a system error EPERM without the right to ptrace QEMU */
 export async function fillMemory(fill: MemoryFill): Promise<void> {
   const { source, block } = fill;
-  const range = { firstPage: block.firstPage, endPage: block.firstPage + block.pageCount };
   const underWay: Promise<void>[] = [];
   try {
-    for (const step of stepsOf({ source, range, isWanted: () => true })) {
+    for (const step of stepsOf({ source, range: rangeOf(block), isWanted: () => true })) {
       if (underWay.length === STEPS_UNDER_WAY) await underWay.shift();
       const placed = placeStep(step, fill);
       placed.catch(() => undefined); // awaited in its turn

@@ -6,10 +6,12 @@
 import { performance } from 'node:perf_hooks';
 import { PageBitmap } from '../pages/bitmap.js';
 import { MAX_EXTENT_PAGES, PAGE_KINDS, type BulkDecoder, type PageSource } from '../pages/contracts.js';
-import { PAGE_BYTES } from '../pages/layout.js';
+import { PAGE_BYTES, type PageRange } from '../pages/layout.js';
 import type { Channel } from './channel.js';
 import { decodedSteps, type DecodedStep } from './decoded-steps.js';
 import { FaultRecorder } from './fault-times.js';
+
+const ZERO_PAGES_PER_FLUSH = 8192;
 
 export interface FeederOptions {
   readonly source: PageSource;
@@ -47,16 +49,36 @@ export class PageFeeder {
     if (answered) this.faults.record((performance.now() - startedMs) * 1000);
   }
 
-  /** Sends every data page that nobody has asked for, in address order. @throws VmckptError EXTENT_DAMAGED */
-  async sendRest(signal: AbortSignal): Promise<void> {
+  /** Sends every data page of these ranges that nobody has asked for, in address order. @throws VmckptError EXTENT_DAMAGED */
+  async sendRest(ranges: readonly PageRange[], signal: AbortSignal): Promise<void> {
     const { source, decoder, background, backgroundAheadBytes } = this.#options;
-    const range = { firstPage: 0, endPage: source.layout.pageCount };
     const isWanted = (page: number): boolean => !this.#claims.has(page);
-    for await (const step of decodedSteps({ source, decoder, range, isWanted })) {
-      this.#sendStep(step);
-      await background.room(backgroundAheadBytes);
-      signal.throwIfAborted();
+    for (const range of ranges) {
+      for await (const step of decodedSteps({ source, decoder, range, isWanted })) {
+        this.#sendStep(step);
+        await background.room(backgroundAheadBytes);
+        signal.throwIfAborted();
+      }
     }
+  }
+
+  /** Says of the pages of these ranges that carry no data that they are zero. */
+  async sendZeros(ranges: readonly PageRange[], signal: AbortSignal): Promise<void> {
+    const { source, background, backgroundAheadBytes } = this.#options;
+    let unflushed = 0;
+    for (const { firstPage, endPage } of ranges) {
+      for (let page = firstPage; page < endPage; page++) {
+        const kind = source.kindOf(page);
+        if ((kind !== PAGE_KINDS.zero && kind !== PAGE_KINDS.absent) || !this.#claims.claim(page)) continue;
+        background.records.zero(page);
+        if (++unflushed < ZERO_PAGES_PER_FLUSH) continue;
+        background.flush();
+        unflushed = 0;
+        await background.room(backgroundAheadBytes);
+        signal.throwIfAborted();
+      }
+    }
+    background.flush();
   }
 
   #answerPage(page: number): boolean {

@@ -6,13 +6,12 @@ import type { Writable } from 'node:stream';
 import { VmckptError } from '../errors.js';
 import type { CheckpointReader } from '../checkpoint/reader.js';
 import * as wire from '../migration-stream/serializer.js';
-import { PAGE_KINDS, type BulkDecoder, type PageSource } from '../pages/contracts.js';
-import type { PlacedRamBlock } from '../pages/layout.js';
+import type { BulkDecoder, PageSource } from '../pages/contracts.js';
+import { rangeOf, type PlacedRamBlock } from '../pages/layout.js';
 import { Channel } from './channel.js';
 import { PageFeeder } from './page-feeder.js';
 
 const AHEAD_BYTES = 2 << 20;
-const ZERO_PAGES_PER_FLUSH = 8192;
 
 /** Everything of a machine but its memory. */
 export interface MachineState {
@@ -63,16 +62,14 @@ export async function sendWholeMachine({ source, decoder, out, state, filled, si
     backgroundAheadBytes: AHEAD_BYTES,
   });
   const { ramSectionId } = state;
-  const isFilled = (page: number): boolean =>
-    filled !== undefined && page >= filled.firstPage && page < filled.firstPage + filled.pageCount;
+  const ranges = source.layout.blocks.filter((block) => block !== filled).map(rangeOf);
   try {
     channel.send(wire.streamHeader(state.configuration));
     channel.send(wire.ramStart(ramSectionId, source.layout));
     channel.send(wire.ramPartOpen(ramSectionId));
-    if (filled !== undefined)
-      for (let page = filled.firstPage; isFilled(page); page++) feeder.markReceived(page);
-    await sendZeroPages({ channel, source, isFilled, signal: either });
-    await feeder.sendRest(either);
+    // Memory that QEMU has filled by itself, firmware for example, must become zero again where it was zero.
+    await feeder.sendZeros(ranges, either);
+    await feeder.sendRest(ranges, either);
     channel.send(endOfRam(ramSectionId));
     channel.send(state.deviceState);
     channel.send(wire.END_OF_STREAM);
@@ -88,29 +85,6 @@ export async function sendWholeMachine({ source, decoder, out, state, filled, si
 function endOfRam(ramSectionId: number): Buffer {
   const close = wire.ramClose(ramSectionId);
   return Buffer.concat([close, wire.ramEndOpen(ramSectionId), close]);
-}
-
-interface ZeroPages {
-  readonly channel: Channel;
-  readonly source: PageSource;
-  readonly isFilled: (page: number) => boolean;
-  readonly signal: AbortSignal;
-}
-
-/** Memory that QEMU has filled by itself, firmware for example, must become zero again where it was zero. */
-async function sendZeroPages({ channel, source, isFilled, signal }: ZeroPages): Promise<void> {
-  let unflushed = 0;
-  for (let page = 0; page < source.layout.pageCount; page++) {
-    const kind = source.kindOf(page);
-    if ((kind !== PAGE_KINDS.zero && kind !== PAGE_KINDS.absent) || isFilled(page)) continue;
-    channel.records.zero(page);
-    if (++unflushed < ZERO_PAGES_PER_FLUSH) continue;
-    channel.flush();
-    unflushed = 0;
-    await channel.room(AHEAD_BYTES);
-    signal.throwIfAborted();
-  }
-  channel.flush();
 }
 
 /** Whoever reads at the other end may take any time: only the signal bounds this wait. */

@@ -146,6 +146,7 @@ describeOnEachQemu('a stream', (qemu) => {
   const restoreImported = (options: Pick<RestoreOptions, 'reference' | 'mode'>) =>
     restore({
       storeDir,
+      path: 'auto',
       detach: false,
       run: false,
       qemuBinary: qemuBinary(qemu),

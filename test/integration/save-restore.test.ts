@@ -65,14 +65,16 @@ describeOnEachQemu('a running guest, saved and brought back,', (qemu) => {
   });
 
   it.each([
-    ['lazily from the live save', 'web@1', 'lazy'],
-    ['lazily from the stopped save', 'web@2', 'lazy'],
-    ['eagerly from the live save', 'web@1', 'eager'],
-    ['eagerly from the stopped save', 'web@2', 'eager'],
-  ] as const)('finds itself whole when restored %s', async (_title, reference, mode) => {
+    ['lazily from the live save', 'web@1', 'lazy', 'direct'],
+    ['lazily from the stopped save', 'web@2', 'lazy', 'direct'],
+    ['lazily through the stream', 'web@1', 'lazy', 'stream'],
+    ['eagerly from the live save', 'web@1', 'eager', 'direct'],
+    ['eagerly from the stopped save', 'web@2', 'eager', 'direct'],
+    ['eagerly through the stream', 'web@1', 'eager', 'stream'],
+  ] as const)('finds itself whole when restored %s', async (_title, reference, mode, path) => {
     await guest.stop();
-    const restored = await restoreGuest(guest, { storeDir, reference, mode, qemu });
-    expect(restored.report).toMatchObject({ name: 'web', mode, recoveries: 0 });
+    const restored = await restoreGuest(guest, { storeDir, reference, mode, path, qemu });
+    expect(restored.report).toMatchObject({ name: 'web', mode, path, recoveries: 0 });
     expect(restored.report.resumeMs).toBeGreaterThan(0);
     expect(restored.report.completeMs).toBeGreaterThanOrEqual(
       mode === 'lazy' ? restored.report.resumeMs! : 0,

@@ -53,6 +53,7 @@ export async function restoreGuest(
 ): Promise<Restored> {
   const report = await restore({
     mode: 'lazy',
+    path: 'auto',
     detach: false,
     run: false,
     qemuBinary: qemuBinary(qemu),

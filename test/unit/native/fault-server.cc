@@ -76,6 +76,9 @@ class Guest {
   Userfaultfd Duplicate() const { return Userfaultfd(Fd(Check(::dup(fd_.get()), "dup"))); }
   uint64_t address() const { return reinterpret_cast<uint64_t>(memory_.data()); }
   uint64_t page_count() const { return page_count_; }
+  std::vector<AddressRange> Ranges() const {
+    return {{.start = address(), .end = address() + memory_.size()}};
+  }
 
   void Unregister() {
     uffdio_range range = Range();
@@ -175,7 +178,7 @@ void DemandOnly(const Source& source) {
   EXPECT(counters.demand_faults >= counters.demand_pages);
   EXPECT(counters.neighbour_pages > counters.demand_pages);
   EXPECT(counters.background_pages == 0);
-  EXPECT(!vm.events.Has(ServerEvent::Kind::kFailed) && !vm.events.Has(ServerEvent::Kind::kDamaged));
+  EXPECT(!vm.events.Has(ServerEvent::Kind::kFailed) && !vm.events.Has(ServerEvent::Kind::kExtentDamaged));
 }
 
 void Background(const Source& source) {
@@ -186,7 +189,7 @@ void Background(const Source& source) {
   vm.events.Await(ServerEvent::Kind::kComplete);
   for (uint64_t page = 0; page < source.facts.page_count; page++)
     EXPECT(vm.table.StateOf(page) == PageState::kInstalled);
-  EXPECT(!vm.events.Has(ServerEvent::Kind::kFailed) && !vm.events.Has(ServerEvent::Kind::kDamaged));
+  EXPECT(!vm.events.Has(ServerEvent::Kind::kFailed) && !vm.events.Has(ServerEvent::Kind::kExtentDamaged));
 }
 
 /** Servers come and go, and leave claims behind, while the guest reads. */
@@ -196,7 +199,7 @@ void TakeOver(const Source& source) {
   std::thread guest([&] { ReadBy(vm.guest, 3); });
   for (int round = 0; round < 20; round++) {
     auto server = Serve(source, vm.served());
-    server->WakeAll();
+    server->WakeAll(vm.guest.Ranges());
     if (round % 2 == 1) server->StartBackground({});
     std::this_thread::sleep_for(std::chrono::microseconds(random() % 2000));
     server.reset();
@@ -205,7 +208,7 @@ void TakeOver(const Source& source) {
     adopted.ForgetClaims();
   }
   auto server = Serve(source, vm.served());
-  server->WakeAll();
+  server->WakeAll(vm.guest.Ranges());
   server->StartBackground({});
   guest.join();
   vm.events.Await(ServerEvent::Kind::kComplete);
@@ -228,8 +231,8 @@ void Damaged(const Source& source) {
   auto image = source.Open();
   auto server = Serve(source, vm.served());
   server->StartBackground({});
-  std::string text = vm.events.Await(ServerEvent::Kind::kDamaged);
-  EXPECT(text.find("extent 2 ") != text.npos);
+  std::string text = vm.events.Await(ServerEvent::Kind::kExtentDamaged);
+  EXPECT(text.find("extent 2 of web/1 (") != text.npos);
   server.reset();
   EXPECT(!vm.events.Has(ServerEvent::Kind::kComplete));
   for (uint64_t page = 0; page < source.facts.page_count; page++) {
@@ -247,7 +250,7 @@ void CutOff(const Source& source) {
   EXPECT(::truncate((source.directory + "/pages").c_str(), 8192) == 0);
   FaultServer::Worker worker;
   server->Serve(worker, source.facts.page_count - 2);
-  std::string text = vm.events.Await(ServerEvent::Kind::kDamaged);
+  std::string text = vm.events.Await(ServerEvent::Kind::kExtentDamaged);
   EXPECT(text.find("cannot be read") != text.npos);
   EXPECT(!vm.guest.IsPresent(source.facts.page_count - 2));
 }
@@ -362,7 +365,8 @@ int main(int argc, char** argv) {
                                 .extent_count = number(4, 10),
                                 .extent_pages = number(5, 10),
                                 .page_index_root = number(6, 16),
-                                .extent_index_root = number(7, 16)}});
+                                .extent_index_root = number(7, 16),
+                                .label = "web/1"}});
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s: %s\n", argv[1], error.what());
     return 1;

@@ -1,0 +1,35 @@
+/** A generation as the native fault path reads it, beside the CheckpointReader that has checked its headers. */
+import { closeSync, openSync } from 'node:fs';
+import path from 'node:path';
+import { VmckptError } from '../errors.js';
+import { CheckpointImage } from '../native/index.js';
+import { GENERATION_FILES } from './format.js';
+import { generationLabel, openFailure, type Manifest } from './manifest.js';
+
+/** @throws VmckptError INDEX_DAMAGED, GENERATION_INCOMPLETE, NOT_PERMITTED */
+export function openNativeImage(dir: string, manifest: Manifest): CheckpointImage {
+  const { pages, checksums } = manifest;
+  const fds: number[] = [];
+  try {
+    for (const file of ['pageIndex', 'extentIndex', 'pages'] as const)
+      fds.push(openSync(path.join(dir, GENERATION_FILES[file]), 'r'));
+    const [pageIndexFd, extentIndexFd, pagesFd] = fds as [number, number, number];
+    return new CheckpointImage(
+      { pageIndexFd, extentIndexFd, pagesFd },
+      {
+        pageCount: manifest.sizes.ramBytes / manifest.ram.pageBytes,
+        extentCount: pages.extentCount,
+        extentPages: pages.extentPages,
+        pageIndexRoot: BigInt(`0x${checksums.pageIndexRoot}`),
+        extentIndexRoot: BigInt(`0x${checksums.extentIndexRoot}`),
+        label: generationLabel(dir),
+      },
+    );
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'DAMAGED')
+      throw new VmckptError('INDEX_DAMAGED', (error as Error).message);
+    throw openFailure(error, generationLabel(dir), 'its files');
+  } finally {
+    for (const fd of fds) closeSync(fd);
+  }
+}
