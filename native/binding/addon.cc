@@ -124,6 +124,11 @@ Napi::Value MissingPageRegions(const Napi::CallbackInfo& info) {
   return numbers;
 }
 
+Napi::Value PresentPages(const Napi::CallbackInfo& info) {
+  std::vector<uint8_t> presence = vmckpt::PresentPages(IntAt(info, 0), Int64At(info, 1), Int64At(info, 2));
+  return Napi::Buffer<uint8_t>::Copy(info.Env(), presence.data(), presence.size());
+}
+
 // pid, array of Uint8Array, BigUint64Array with the address of each.
 Napi::Value WriteProcessMemory(const Napi::CallbackInfo& info) {
   auto buffers = info[1].As<Napi::Array>();
@@ -163,6 +168,7 @@ Napi::Object Initialize(Napi::Env, Napi::Object exports) {
   Export<RescueUserfaultfd>(exports, "rescueUserfaultfd");
   Export<TakeUserfaultfds>(exports, "takeUserfaultfds");
   Export<MissingPageRegions>(exports, "missingPageRegions");
+  Export<PresentPages>(exports, "presentPages");
   Export<WriteProcessMemory>(exports, "writeProcessMemory");
   ExportFaultPath(exports);
   return exports;

@@ -102,7 +102,8 @@ class Table : public Napi::ObjectWrap<Table> {
         env, "PageTable",
         {InstanceAccessor<&Table::Descriptor>("fd"),
          InstanceAccessor<&Table::StreamPhase, &Table::SetStreamPhase>("streamPhase"),
-         InstanceMethod<&Table::Counters>("counters"), InstanceMethod<&Table::ForgetClaims>("forgetClaims")});
+         InstanceMethod<&Table::Counters>("counters"), InstanceMethod<&Table::ForgetClaims>("forgetClaims"),
+         InstanceMethod<&Table::MarkInstalled>("markInstalled")});
   }
   PageTable& get() { return *table_; }
 
@@ -138,6 +139,12 @@ class Table : public Napi::ObjectWrap<Table> {
   }
   Napi::Value ForgetClaims(const Napi::CallbackInfo& info) {
     table_->ForgetClaims();
+    return info.Env().Undefined();
+  }
+
+  Napi::Value MarkInstalled(const Napi::CallbackInfo& info) {
+    auto presence = info[1].As<Napi::Uint8Array>();
+    table_->MarkInstalled(Uint64Of(info[0]), {presence.Data(), presence.ByteLength()});
     return info.Env().Undefined();
   }
 

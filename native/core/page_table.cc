@@ -119,6 +119,11 @@ bool PageTable::Claim(uint64_t page, bool* was_queued) {
   return false;
 }
 
+void PageTable::MarkInstalled(uint64_t first, std::span<const uint8_t> presence) {
+  for (size_t i = 0; i < presence.size() && first + i < page_count(); i++)
+    if (presence[i] != 0) Set(first + i, PageState::kInstalled);
+}
+
 void PageTable::ForgetClaims() {
   for (uint64_t page = 0; page < page_count(); page++)
     if (StateOf(page) == PageState::kInFlight) Set(page, PageState::kAbsent);

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "core/fd.h"
 
@@ -73,6 +74,9 @@ class PageTable {
 
   /** Marks an absent or queued page in flight; true for the one caller that did. */
   bool Claim(uint64_t page, bool* was_queued = nullptr);
+
+  /** For each page from `first` on that is not 0 in `presence`. */
+  void MarkInstalled(uint64_t first, std::span<const uint8_t> presence);
 
   /** What a dead process had claimed can be claimed again. */
   void ForgetClaims();

@@ -4,6 +4,8 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <vector>
 
 namespace vmckpt {
@@ -14,5 +16,11 @@ namespace vmckpt {
  * no writable memory, ESRCH.
  */
 void WriteProcessMemory(pid_t pid, std::vector<iovec> local, std::vector<iovec> remote);
+
+/**
+ * For each of the pages from `address` on 1 if the process has it, in memory or swapped out: pagemap of
+ * proc(5). Needs the right to read the process.
+ */
+std::vector<uint8_t> PresentPages(pid_t pid, uint64_t address, size_t page_count);
 
 }  // namespace vmckpt

@@ -60,11 +60,18 @@ export interface ReturnPathBlock {
   readonly isDirect: boolean;
 }
 
+/** For each page from `firstPage` on: 1 if it is in place. */
+export interface PagePresence {
+  readonly firstPage: number;
+  readonly presence: Uint8Array;
+}
+
 interface NativeTable {
   readonly fd: number;
   streamPhase: number;
   counters(): FaultPathCounters;
   forgetClaims(): void;
+  markInstalled(firstPage: number, presence: Uint8Array): void;
 }
 interface NativeServer {
   wakeAll(ranges: BigUint64Array): void;
@@ -149,6 +156,10 @@ export class PageTable {
   /** What a dead process had begun to install can be installed again. */
   forgetClaims(): void {
     this.native.forgetClaims();
+  }
+
+  markInstalled({ firstPage, presence }: PagePresence): void {
+    this.native.markInstalled(integer('firstPage', firstPage, { max: 0xffff_ffff }), presence);
   }
 }
 

@@ -60,6 +60,7 @@ interface Addon {
   rescueUserfaultfd(pid: number): RescueResult;
   takeUserfaultfds(pid: number): number[];
   missingPageRegions(pid: number): BigUint64Array;
+  presentPages(pid: number, address: number, pageCount: number): Uint8Array;
   writeProcessMemory(pid: number, buffers: readonly Uint8Array[], addresses: BigUint64Array): void;
 }
 
@@ -230,4 +231,13 @@ export function missingPageRegions(pid: number): { start: number; end: number }[
     start: Number(numbers[2 * at]),
     end: Number(numbers[2 * at + 1]),
   }));
+}
+
+/**
+ * For each of the pages from `address` on 1 if process `pid` has it, in memory or swapped out: pagemap of proc(5). Needs
+ * to be the same user, or more.
+ */
+export function presentPages(pid: number, address: number, pageCount: number): Uint8Array {
+  const count = integer('pageCount', pageCount, { max: 0xffff_ffff });
+  return addon().presentPages(integer('pid', pid, { min: 1 }), address, count);
 }

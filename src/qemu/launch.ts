@@ -2,7 +2,8 @@
  * Starts QEMU in a session of its own, with its words going to a log file, and connects to its monitor as soon as
  * it listens. What runs is always a QEMU of this host, found on PATH: never a path that a checkpoint names.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { accessSync, closeSync, constants, openSync, readSync, fstatSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
@@ -15,6 +16,22 @@ const EMULATOR_NAME = /^(qemu-system-[\w.-]+|qemu-kvm|kvm)$/;
 const START_TIMEOUT_MS = 30_000;
 const LOG_TAIL_BYTES = 4096;
 
+/** What is to be run, and where its words go. */
+export interface StartOptions {
+  /** As `findQemuBinary` returns it. */
+  readonly binary: string;
+  readonly args: readonly string[];
+  readonly cwd: string;
+  readonly logPath: string;
+}
+
+export interface StartedProcess {
+  readonly pid: number;
+  /** Never rejects. */
+  readonly exited: Promise<ProcessEnd>;
+  kill(): void;
+}
+
 export interface LaunchOptions {
   /** As `findQemuBinary` returns it. */
   readonly binary: string;
@@ -26,6 +43,8 @@ export interface LaunchOptions {
   readonly qmpSocket: string;
   readonly signal?: AbortSignal | undefined;
   readonly timeoutMs?: number;
+  /** Who starts the process: this one by default. */
+  readonly start?: (options: StartOptions) => Promise<StartedProcess>;
 }
 
 export interface ProcessEnd {
@@ -50,20 +69,19 @@ export interface LaunchedQemu {
  * is gone then
  */
 export async function launchQemu(options: LaunchOptions): Promise<LaunchedQemu> {
-  const { qmpSocket, signal, logPath, timeoutMs = START_TIMEOUT_MS } = options;
+  const { binary, args, qmpSocket, signal, logPath, cwd = process.cwd() } = options;
+  const { timeoutMs = START_TIMEOUT_MS, start = startDetached } = options;
   signal?.throwIfAborted();
+  requireDirectory(cwd);
   const spawnedAtMs = wallClockMs();
-  const { child, exited } = spawnDetached(options);
-  let end: ProcessEnd | Error | undefined;
-  void exited.then(
-    (value) => (end = value),
-    (error: Error) => (end = error),
-  );
+  const { pid, exited, kill } = await start({ binary, args, cwd, logPath });
+  let end: ProcessEnd | undefined;
+  void exited.then((value) => (end = value));
   const connect = async (): Promise<QmpClient | undefined> => {
     if (end !== undefined) throw failedToStart(options, end);
     try {
       const qmp = await QmpClient.connect({ path: qmpSocket, oob: true, signal, timeoutMs });
-      if (qmp.peerPid() === child.pid) return qmp;
+      if (qmp.peerPid() === pid) return qmp;
       // Somebody else still listens at that path; QEMU puts its own socket in its place.
       await qmp.close();
       return undefined;
@@ -80,9 +98,9 @@ export async function launchQemu(options: LaunchOptions): Promise<LaunchedQemu> 
       signal,
       everyMs: 1,
     });
-    return { pid: child.pid!, spawnedAtMs, qemuReadyMs: wallClockMs() - spawnedAtMs, qmp, exited };
+    return { pid, spawnedAtMs, qemuReadyMs: wallClockMs() - spawnedAtMs, qmp, exited };
   } catch (error) {
-    child.kill('SIGKILL');
+    kill();
     throw error;
   }
 }
@@ -131,35 +149,34 @@ export function readLogTail(logPath: string): string {
   }
 }
 
-function spawnDetached({ binary, args, cwd = process.cwd(), logPath }: LaunchOptions): {
-  child: ChildProcess;
-  exited: Promise<ProcessEnd>;
-} {
-  if (!isDirectory(cwd)) {
-    const hint = 'Create it, or give a command line with absolute paths: vmckpt restore NAME -- QEMU ARGS…';
-    throw new VmckptError('QEMU_FAILED_TO_START', `the folder that QEMU ran in, ${cwd}, does not exist`, {
-      hint,
-    });
-  }
+function requireDirectory(cwd: string): void {
+  if (isDirectory(cwd)) return;
+  const hint = 'Create it, or give a command line with absolute paths: vmckpt restore NAME -- QEMU ARGS…';
+  throw new VmckptError('QEMU_FAILED_TO_START', `the folder that QEMU ran in, ${cwd}, does not exist`, {
+    hint,
+  });
+}
+
+async function startDetached({ binary, args, cwd, logPath }: StartOptions): Promise<StartedProcess> {
   const log = openSync(logPath, 'a', 0o600);
   try {
     const child = spawn(binary, args, { cwd, detached: true, stdio: ['ignore', log, log] });
-    const exited = new Promise<ProcessEnd>((resolve, reject) => {
+    const exited = new Promise<ProcessEnd>((resolve) => {
       child.once('exit', (exitCode, killedBy) => resolve({ exitCode, killedBy }));
-      child.once('error', reject);
     });
+    await once(child, 'spawn');
     child.unref();
-    return { child, exited };
+    return { pid: child.pid!, exited, kill: () => child.kill('SIGKILL') };
+  } catch (cause) {
+    throw new VmckptError('QEMU_FAILED_TO_START', `${binary} could not be run: ${(cause as Error).message}`, {
+      cause,
+    });
   } finally {
     closeSync(log);
   }
 }
 
-function failedToStart({ binary, logPath }: LaunchOptions, end: ProcessEnd | Error): VmckptError {
-  if (end instanceof Error)
-    return new VmckptError('QEMU_FAILED_TO_START', `${binary} could not be run: ${end.message}`, {
-      cause: end,
-    });
+function failedToStart({ logPath }: LaunchOptions, end: ProcessEnd): VmckptError {
   const words = readLogTail(logPath);
   const how =
     end.killedBy === null ? `ended with exit code ${end.exitCode}` : `was killed by ${end.killedBy}`;

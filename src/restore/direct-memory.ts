@@ -9,21 +9,25 @@ import { VmckptError } from '../errors.js';
 import {
   FaultServer,
   missingPageRegions,
+  PageTable,
+  presentPages,
+  type PagePresence,
   ReturnPath,
   takeUserfaultfds,
   type CheckpointImage,
   type FaultPathCounters,
-  type PageTable,
   type ServerEventKind,
 } from '../native/index.js';
 import { PAGE_BYTES, type PlacedRamBlock, type RamLayout } from '../pages/layout.js';
+import { bequeath } from './inheritance.js';
 
 const DEMAND_THREADS = 2;
+/** How far the migration stream has come, for a successor; 0 at first. */
+const STREAM_PHASES = { idle: 1, ending: 2 } as const;
 const MAX_BACKGROUND_THREADS = 4;
 
 export interface DirectMemoryOptions {
   readonly image: CheckpointImage;
-  readonly table: PageTable;
   readonly layout: RamLayout;
   /** The block that is filled directly. */
   readonly block: PlacedRamBlock;
@@ -31,18 +35,26 @@ export interface DirectMemoryOptions {
   readonly pid: number;
   /** Where the block begins in QEMU's address space. */
   readonly hostAddress: number;
+  /** What a process before this one has left behind. */
+  readonly pageTable: number | undefined;
+  readonly userfaultfd: number | undefined;
 }
 
 export class DirectMemory {
   /** Resolves when all data is in place; rejects when that cannot be. */
   readonly complete: Promise<void>;
   readonly #options: DirectMemoryOptions;
+  readonly #table: PageTable;
+  #userfaultfd: number | undefined;
   #settle!: { resolve: () => void; reject: (error: Error) => void };
   #reader: ReturnPath | undefined;
   #server: FaultServer | undefined;
 
   constructor(options: DirectMemoryOptions) {
     this.#options = options;
+    this.#table = new PageTable(options.layout.pageCount, options.pageTable);
+    this.#table.forgetClaims();
+    this.#userfaultfd = options.userfaultfd;
     this.complete = new Promise((resolve, reject) => (this.#settle = { resolve, reject }));
     this.complete.catch(() => undefined); // whoever serves the memory awaits it
   }
@@ -52,14 +64,34 @@ export class DirectMemory {
   }
 
   counters(): FaultPathCounters {
-    return this.#options.table.counters();
+    return this.#table.counters();
+  }
+
+  /** Whether the stream can be gone on with where it is: nothing is under way on it. */
+  get isStreamIdle(): boolean {
+    return this.#table.streamPhase === STREAM_PHASES.idle;
+  }
+
+  /** Everything that must not go with this process is left with its keeper. The stream is idle from here on. */
+  bequeath(migrationSocket: number): void {
+    this.#table.streamPhase = STREAM_PHASES.idle;
+    bequeath([
+      ['pageTable', this.#table.fd],
+      ['userfaultfd', this.#userfaultfd!],
+      ['migrationSocket', migrationSocket],
+    ]);
+  }
+
+  /** The end of the stream is about to be written: half of it would be of no use to anybody. */
+  noteEnd(): void {
+    this.#table.streamPhase = STREAM_PHASES.ending;
   }
 
   /** Reads the migration connection from here on. Requests for our memory wait until `attach()`. */
   listen(socketFd: number, onBytes: (bytes: Buffer) => void, onClosed: () => void): void {
-    const { table, layout } = this.#options;
+    const { layout } = this.#options;
     const blocks = layout.blocks.map((block) => ({ ...block, isDirect: this.owns(block) }));
-    this.#reader = new ReturnPath({ socketFd, table, blocks, onMessages: onBytes, onClosed });
+    this.#reader = new ReturnPath({ socketFd, table: this.#table, blocks, onMessages: onBytes, onClosed });
   }
 
   /**
@@ -68,32 +100,37 @@ export class DirectMemory {
    *   memory is not where it was
    */
   attach(): void {
-    const { image, table, block, hostAddress } = this.#options;
-    const userfaultfd = this.#takeUserfaultfd();
-    try {
-      this.#server = new FaultServer({
-        image,
-        table,
-        userfaultfd,
-        regions: [{ address: hostAddress, firstPage: block.firstPage, pageCount: block.pageCount }],
-        demandThreads: DEMAND_THREADS,
-        backgroundThreads: Math.min(availableParallelism(), MAX_BACKGROUND_THREADS),
-        onEvent: (kind, text) => this.#onEvent(kind, text),
-      });
-    } finally {
-      closeSync(userfaultfd);
-    }
+    const { image, block, hostAddress } = this.#options;
+    this.#userfaultfd ??= this.#takeUserfaultfd();
+    this.#server = new FaultServer({
+      image,
+      table: this.#table,
+      userfaultfd: this.#userfaultfd,
+      regions: [{ address: hostAddress, firstPage: block.firstPage, pageCount: block.pageCount }],
+      demandThreads: DEMAND_THREADS,
+      backgroundThreads: Math.min(availableParallelism(), MAX_BACKGROUND_THREADS),
+      onEvent: (kind, text) => this.#onEvent(kind, text),
+    });
     this.#reader!.attach(this.#server);
+  }
+
+  /** As `attach`, in the place of a process that died: what is in place is known, and every fault is heard again. */
+  reattach(): void {
+    const { pid, pageTable } = this.#options;
+    if (pageTable === undefined) this.#table.markInstalled(this.inPlace());
+    this.attach();
+    this.#server!.wakeAll(missingPageRegions(pid));
+  }
+
+  /** For each page of the block 1 if it is in place, by the kernel's account. */
+  inPlace(): PagePresence {
+    const { pid, block, hostAddress } = this.#options;
+    return { firstPage: block.firstPage, presence: presentPages(pid, hostAddress, block.pageCount) };
   }
 
   /** Everything goes through the stream after all; requests that have waited are handed on. */
   forgo(): void {
     this.#reader!.attach(undefined);
-  }
-
-  /** Lets every fault be heard again that a process before this one may have read. */
-  wakeAll(): void {
-    this.#server!.wakeAll(missingPageRegions(this.#options.pid));
   }
 
   /** Puts everything in place that nobody has asked for. */
@@ -107,6 +144,8 @@ export class DirectMemory {
     this.#server?.stop();
     this.#reader = undefined;
     this.#server = undefined;
+    if (this.#userfaultfd !== undefined) closeSync(this.#userfaultfd);
+    this.#userfaultfd = undefined;
   }
 
   #takeUserfaultfd(): number {

@@ -3,16 +3,18 @@ import { closeSync } from 'node:fs';
 import { pidfdOpen, pidfdSendSignal } from '../native/index.js';
 import { isAlive, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
 
+export const SIGUSR1 = 10;
 export const SIGTERM = 15;
 export const SIGKILL = 9;
 
 /** Returns once the process is gone. @throws VmckptError TIMEOUT */
 export async function endProcess(target: ProcessIdentity, signal: number, timeoutMs: number): Promise<void> {
-  send(target, signal);
+  sendSignal(target, signal);
   await untilEnded(target, timeoutMs);
 }
 
-function send(target: ProcessIdentity, signal: number): void {
+/** Nothing happens when it has ended. */
+export function sendSignal(target: ProcessIdentity, signal: number): void {
   try {
     const pidfd = pidfdOpen(target.pid);
     try {

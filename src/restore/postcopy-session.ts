@@ -56,7 +56,8 @@ export class PostcopySession {
   }
 
   get sentBytes(): number {
-    return this.#main.sentBytes + (this.#demand === this.#main ? 0 : this.#demand.sentBytes);
+    const channels = new Set([this.#main, this.#demand]);
+    return [...channels].reduce((sum, channel) => sum + (channel?.sentBytes ?? 0), 0);
   }
 
   /** Sends the machine's state; resolves when QEMU has taken it and its memory is served on demand. */
@@ -114,10 +115,24 @@ export class PostcopySession {
     this.#listen();
     // The bitmaps come before it, and the first request behind it.
     await this.#message('resumeAck', () => true);
-    await this.#fillDirectly(() => {
-      this.#direct!.attach();
-      this.#direct!.wakeAll();
-    });
+    await this.#fillDirectly(() => this.#direct!.reattach());
+  }
+
+  /** Goes on with the connection of a process that died when nothing was under way on it. */
+  adopt(migrationSocket: number): void {
+    this.#openMain(migrationSocket);
+    this.#startFeeding();
+    for (const { firstPage, endPage } of this.#streamRanges())
+      for (let page = firstPage; page < endPage; page++) this.feeder.markReceived(page);
+    this.#listen();
+    this.#direct!.reattach();
+  }
+
+  /** Leaves behind what a successor needs to go on as if nothing had happened; without the direct path, nothing. */
+  async bequeath(): Promise<void> {
+    if (this.#direct === undefined) return;
+    await this.#main.room(1);
+    this.#direct.bequeath(this.#mainFd);
   }
 
   /** Sends all remaining memory, ends the migration, and resolves when QEMU says that it has everything. */
@@ -125,6 +140,7 @@ export class PostcopySession {
     this.#direct?.startBackground();
     await this.feeder.sendRest(this.#streamRanges(), this.#stop.signal);
     await this.#direct?.complete;
+    this.#direct?.noteEnd();
     this.#mainEnded = true;
     // From version 8 on QEMU reads this channel until every request is answered, also those that come behind the end;
     // an EOS would end that, and a guest that touches one more zero page would hang for ever, the migration with it.
@@ -160,9 +176,8 @@ export class PostcopySession {
     });
   }
 
-  #openMain(): void {
-    const { source, connect } = this.#options;
-    const fd = connect();
+  #openMain(fd = this.#options.connect()): void {
+    const { source } = this.#options;
     // What QEMU says is read by the native reader where there is one.
     this.#main = new Channel(
       this.#watch(new Socket({ fd, readable: this.#direct === undefined })),
@@ -197,13 +212,20 @@ export class PostcopySession {
       attach();
     } catch (error) {
       if (!isRefused(error)) throw error;
-      this.#direct.forgo();
-      this.#direct = undefined;
+      this.#forgoDirectPath(this.#direct);
       return;
     }
     const ranges = this.#streamRanges();
     await this.feeder.sendZeros(ranges, this.#stop.signal);
     await this.feeder.sendRest(ranges, this.#stop.signal);
+  }
+
+  /** QEMU knows nothing of pages that were installed directly, and must not get them once more. */
+  #forgoDirectPath(direct: DirectMemory): void {
+    const { firstPage, presence } = direct.inPlace();
+    for (const [at, isPresent] of presence.entries()) if (isPresent) this.feeder.markReceived(firstPage + at);
+    this.#direct = undefined;
+    direct.forgo();
   }
 
   #streamRanges(): PageRange[] {

@@ -22,7 +22,7 @@ import {
 import { planLaunch, type LaunchPlan, type LaunchWishes } from './launch-plan.js';
 import { buildReport, type RestoreReport } from './report.js';
 import { superviseTransfer } from './supervise.js';
-import { TransferClient } from './transfer-client.js';
+import { Keeper } from './keeper.js';
 import type { TransferOrder } from './transfer-job.js';
 import { endAbandoned } from './stop.js';
 import { claimFolder, type VmFolder, type VmRecord } from './vm-record.js';
@@ -51,7 +51,7 @@ interface Attempt {
   readonly folder: VmFolder;
   readonly plan: LaunchPlan;
   readonly record: VmRecord;
-  readonly transfer: TransferClient;
+  readonly keeper: Keeper;
   readonly verbStartMs: number;
 }
 
@@ -68,7 +68,7 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
     options.onMessage('An earlier restore died before its VM ran: what it had left is cleared away.');
   const folder = claimFolder(name);
   // First of all: it opens the checkpoint while everything else is prepared.
-  const transfer = TransferClient.start(folder, dir);
+  const keeper = Keeper.start(folder, dir);
   try {
     const plan = planLaunch(manifest, folder, options);
     for (const note of plan.notes) options.onMessage(note);
@@ -87,28 +87,32 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
       ramBytes: manifest.sizes.ramBytes,
       restoredAt: new Date(verbStartMs).toISOString(),
       verb: identifyProcess(process.pid)!,
+      ...(keeper.identity && { keeper: keeper.identity }),
       qmpSocket: plan.qmpSocket,
       ...(plan.consoleSocket !== undefined && { consoleSocket: plan.consoleSocket }),
     };
     folder.write(record);
-    return await startAndFill({ options, manifest, folder, plan, record, transfer, verbStartMs });
+    return await startAndFill({ options, manifest, folder, plan, record, keeper, verbStartMs });
   } catch (error) {
     if (folder.read()?.qemu === undefined) {
-      await transfer.kill();
+      await keeper.kill();
       folder.remove();
     }
     throw error;
+  } finally {
+    keeper.release();
   }
 }
 
 async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
-  const { options, manifest, folder, transfer, verbStartMs } = attempt;
+  const { options, manifest, folder, keeper, verbStartMs } = attempt;
   const { signal, detach } = options;
   const qemu = await launchQemu({
     ...attempt.plan,
     logPath: folder.file('qemu.log'),
     qmpSocket: folder.file('qmp.sock'),
     signal,
+    start: (program) => keeper.startQemu(program),
   });
   let record = attempt.record;
   try {
@@ -116,7 +120,7 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
       prepareMemory(attempt, qemu),
       requireCompatible(qemu.qmp, manifest),
     ]);
-    const order = { ...incoming, runs: attempt.plan.runs, recover: false };
+    const order = { ...incoming, runs: attempt.plan.runs };
     const { preempt, capabilities, memory } = incoming;
     const known = { ...record, preempt, capabilities, ...(memory && { memory }) };
     // Before the VM can run: whoever takes it over when we are killed has to know it.
@@ -125,15 +129,11 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
     record = { ...known, qemu: identifyProcess(qemu.pid)! };
     folder.write(record);
     const times = { verbStartMs, spawnedAtMs: qemu.spawnedAtMs, qemuReadyMs: qemu.qemuReadyMs, resumedAtMs };
-    if (detach) {
-      transfer.release();
-      return buildReport({ record, manifest, times, result: undefined });
-    }
+    if (detach) return buildReport({ record, manifest, times, result: undefined });
     const totalBytes = manifest.sizes.nonZeroBytes;
+    const { transfer } = keeper;
     const result = await superviseTransfer({
       folder,
-      order,
-      generationDir: record.generationDir,
       transfer,
       qemuEnded: qemu.exited,
       totalBytes,
@@ -168,7 +168,7 @@ async function prepareMemory(
 
 /** Lets the transfer process load the machine into QEMU; returns when it runs (ms of the wall clock), or is loaded and stays paused. */
 async function letRun(
-  { options, folder, plan, transfer }: Attempt,
+  { options, folder, plan, keeper: { transfer } }: Attempt,
   qemu: LaunchedQemu,
   order: TransferOrder,
 ): Promise<number | undefined> {

@@ -1,67 +1,91 @@
-/** The verb's end of a transfer process: starts it, tells it when to connect, and hears how it went. */
-import { fork, type ChildProcess } from 'node:child_process';
+/** The verb's end of a transfer process: tells it when to connect, and hears how it went. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
+import type { Socket } from 'node:net';
+import { createInterface } from 'node:readline';
 import { VmckptError, type ErrorCode } from '../errors.js';
 import { withDeadline } from '../util/deadline.js';
 import { distFile } from '../util/package-paths.js';
-import type { TransferMessage, TransferOrder } from './transfer-job.js';
+import { SUCCESSOR_FLAG, type TransferMessage, type TransferOrder } from './transfer-job.js';
 import type { VmFolder } from './vm-record.js';
 
 const LOAD_TIMEOUT_MS = 30_000;
 
+/** What a transfer process is started with, before its own arguments. */
+export const SERVER_COMMAND = [process.execPath, distFile('restore/transfer-process.js')];
+
 type Complete = Extract<TransferMessage, { type: 'complete' }>;
 
-/** How a transfer ended; `lost` when its process died without a word. */
+/** How a transfer ended; `lost` when nobody serves the memory any more, and nobody has said why. */
 export type TransferEnd =
   Complete | { readonly type: 'failed'; readonly error: VmckptError } | { readonly type: 'lost' };
 
-export class TransferClient {
-  readonly #child: ChildProcess;
-  readonly #loaded: Promise<void>;
-  readonly #closed: Promise<void>;
-  /** Resolves when the machine's state is in QEMU (its memory may not be). */
-  readonly machineLoaded: Promise<void>;
+/** A transfer process at work, or a succession of them. */
+export interface ServedTransfer {
   /** Never rejects. */
   readonly ended: Promise<TransferEnd>;
+  /** How often another process has taken the place of one that died. */
+  readonly takeoverCount: number;
+  onTakeover: () => void;
+  /** Ends the process that serves at this moment. */
+  kill(): void;
+  /** The verb may end now, the transfer goes on. */
+  release(): void;
+}
 
-  private constructor(child: ChildProcess) {
-    this.#child = child;
-    // What it said last may still be in the pipe when it has exited: 'close' comes behind it.
-    this.#closed = new Promise((resolve) => {
-      child.once('close', () => resolve()).once('error', () => resolve());
-    });
+export class TransferClient implements ServedTransfer {
+  readonly #line: Socket;
+  readonly #kill: () => void;
+  readonly #loaded: Promise<void>;
+  #lose!: () => void;
+  /** Resolves when the machine's state is in QEMU (its memory may not be). */
+  readonly machineLoaded: Promise<void>;
+  readonly ended: Promise<TransferEnd>;
+  /** Resolves when no process is left at the other end. */
+  readonly closed: Promise<unknown>;
+  takeoverCount = 0;
+  onTakeover: () => void = () => undefined;
+
+  /** @param kill ends the process that serves at this moment */
+  constructor(line: Socket, kill: () => void) {
+    this.#line = line;
+    this.#kill = kill;
+    line.on('error', () => undefined); // then it closes
+    this.closed = once(line, 'close');
+    const messages = createInterface({ input: line });
     const said = (type: TransferMessage['type']) =>
       new Promise<void>((resolve) => {
-        child.on('message', (message: TransferMessage) => message.type === type && resolve());
+        messages.on('line', (text) => parse(text).type === type && resolve());
       });
     this.#loaded = said('loaded');
     this.machineLoaded = said('machine-loaded');
     this.ended = new Promise((resolve) => {
-      child.on('message', (message: TransferMessage) => {
+      this.#lose = () => resolve({ type: 'lost' });
+      messages.on('line', (text) => {
+        const message = parse(text);
         if (message.type === 'complete') resolve(message);
         else if (message.type === 'failed') {
-          const { code, message: text, hint } = message;
-          resolve({ type: 'failed', error: new VmckptError(code as ErrorCode, text, { hint }) });
+          const { code, message: reason, hint } = message;
+          resolve({ type: 'failed', error: new VmckptError(code as ErrorCode, reason, { hint }) });
         }
       });
-      void this.#closed.then(() => resolve({ type: 'lost' }));
+      // What it has said last is read before.
+      messages.once('close', () => resolve({ type: 'lost' }));
     });
   }
 
-  /** Starts the process; it opens the checkpoint while QEMU starts. */
-  static start(folder: VmFolder, generationDir: string): TransferClient {
+  /** A process of its own, without a keeper, for a VM that has lost both. */
+  static takeOver(folder: VmFolder, generationDir: string): TransferClient {
     const log = openSync(folder.file('transfer.log'), 'a', 0o600);
-    const child = fork(distFile('restore/transfer-process.js'), [folder.name, generationDir], {
+    const [program, ...script] = SERVER_COMMAND;
+    const child = spawn(program!, [...script, folder.name, generationDir, SUCCESSOR_FLAG], {
       detached: true,
-      stdio: ['ignore', log, log, 'ipc'],
-      execArgv: [],
+      stdio: ['ignore', log, log, 'pipe'],
     });
     closeSync(log);
-    return new TransferClient(child);
-  }
-
-  get pid(): number | undefined {
-    return this.#child.pid;
+    child.unref();
+    return new TransferClient(child.stdio[3] as Socket, () => child.kill('SIGKILL'));
   }
 
   /** Lets it connect to QEMU as soon as it has loaded. @throws VmckptError when it cannot load the checkpoint */
@@ -70,20 +94,25 @@ export class TransferClient {
       what: 'the transfer process to open the checkpoint',
       timeoutMs: LOAD_TIMEOUT_MS,
     });
-    // One that has died in between is heard of through `ended`.
-    this.#child.send(order, () => undefined);
+    this.#line.write(`${JSON.stringify(order)}\n`);
   }
 
-  /** The verb may end now, the process goes on. */
+  noteTakeover(): void {
+    this.takeoverCount++;
+    this.onTakeover();
+  }
+
+  /** Nobody will take over. */
+  giveUp(): void {
+    this.#lose();
+  }
+
   release(): void {
-    if (this.#child.connected) this.#child.disconnect();
-    this.#child.unref();
+    this.#line.destroy();
   }
 
-  /** Returns when it is gone, and writes nothing any more. */
-  async kill(): Promise<void> {
-    this.#child.kill('SIGKILL');
-    await this.#closed;
+  kill(): void {
+    this.#kill();
   }
 
   /** Rejects when the process fails or dies; never settles otherwise. */
@@ -93,4 +122,8 @@ export class TransferClient {
     if (end.type === 'complete') return new Promise<never>(() => undefined);
     throw new VmckptError('TRANSFER_FAILED', 'the transfer process ended before the VM ran');
   }
+}
+
+function parse(text: string): TransferMessage {
+  return JSON.parse(text) as TransferMessage;
 }

@@ -1,6 +1,14 @@
-/** What the verb and the transfer process say to each other, over Node's IPC. */
+/** What the verb and the transfer process say to each other: lines of JSON on a socket of their own. */
 import { z } from 'zod';
 import { memorySchema } from './vm-record.js';
+
+/** Among the arguments of a transfer process that takes the place of one that died. */
+export const SUCCESSOR_FLAG = '--successor';
+/** The transfer process's descriptors: its line to the verb, and the one to its keeper (native/core/keeper.h). */
+export const VERB_FD = 3;
+export const KEEPER_FD = 4;
+/** What a keeper holds for a transfer process, by slot. */
+export const HELD = { migrationSocket: 0, userfaultfd: 1, pageTable: 2 } as const;
 
 /** Verb → transfer: QEMU listens on the migration socket, and this is what to do. */
 export const orderSchema = z.object({
@@ -12,24 +20,23 @@ export const orderSchema = z.object({
   memory: memorySchema.optional(),
   /** Whether the VM runs as soon as it is loaded; background pages wait for that. */
   runs: z.boolean(),
-  /** A VM that waits in postcopy-recover is taken over, instead of a new one started. */
-  recover: z.boolean(),
 });
 export type TransferOrder = z.infer<typeof orderSchema>;
 
-export interface TransferCounters {
-  readonly demandFaults: number;
-  readonly prefetchedPages: number;
-  readonly prefetchUsedPages: number;
-  readonly backgroundPages: number;
-  readonly zeroPages: number;
-  readonly transferredBytes: number;
-  readonly faultP50Us: number;
-  readonly faultP90Us: number;
-  readonly faultP99Us: number;
-  readonly faultMaxUs: number;
-  readonly vcpuBlockedMs: number;
-}
+export const countersSchema = z.object({
+  demandFaults: z.number(),
+  prefetchedPages: z.number(),
+  prefetchUsedPages: z.number(),
+  backgroundPages: z.number(),
+  zeroPages: z.number(),
+  transferredBytes: z.number(),
+  faultP50Us: z.number(),
+  faultP90Us: z.number(),
+  faultP99Us: z.number(),
+  faultMaxUs: z.number(),
+  vcpuBlockedMs: z.number(),
+});
+export type TransferCounters = Readonly<z.infer<typeof countersSchema>>;
 
 /** Transfer → verb. */
 export type TransferMessage =

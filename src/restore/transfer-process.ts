@@ -10,7 +10,7 @@ import { VmckptError } from '../errors.js';
 import { DecodePool } from '../checkpoint/decode-pool.js';
 import { openNativeImage } from '../checkpoint/native-image.js';
 import { CheckpointReader } from '../checkpoint/reader.js';
-import { connectUnix, PageTable, type FaultPathCounters } from '../native/index.js';
+import { connectUnix, type FaultPathCounters } from '../native/index.js';
 import type { BlockAddress } from '../qemu/guest-memory.js';
 import { adoptMonitor, holdMonitor, releaseMonitor, type HeldMonitor } from '../qemu/held-monitor.js';
 import { queryMigrate } from '../qemu/migration-control.js';
@@ -24,25 +24,27 @@ import { readMachineState, sendWholeMachine, type MachineState } from '../transf
 import { poll } from '../util/deadline.js';
 import { identifyProcess } from '../util/process-identity.js';
 import { DirectMemory } from './direct-memory.js';
+import { disclaim, inherited, type Estate } from './inheritance.js';
 import { PostcopySession } from './postcopy-session.js';
-import {
-  orderSchema,
-  type TransferCounters,
-  type TransferMessage,
-  type TransferOrder,
-} from './transfer-job.js';
+import { prepareRecovery } from './recovery.js';
+import { SUCCESSOR_FLAG, type TransferCounters, type TransferOrder } from './transfer-job.js';
+import { VerbLine } from './verb-line.js';
 import { VmFolder } from './vm-record.js';
 
 const STATUS_EVERY_MS = 250;
 const PAUSE_TIMEOUT_MS = 5_000;
 const MONITOR_TIMEOUT_MS = 10_000;
-const PAUSED_TIMEOUT_MS = 30_000;
 const BACKGROUND_WAITS_MS = 2_000;
 /** As long as QEMU may take for its devices on the slowest host. */
 const LOAD_TIMEOUT_MS = 600_000;
-/** QEMU notices a closed connection at once. */
-const GIVING_UP_MS = 2_000;
 const COMPLETION_TIMEOUT_MS = 30_000;
+
+interface TransferSubject {
+  /** The VM's. */
+  readonly name: string;
+  readonly generationDir: string;
+  readonly verb: VerbLine;
+}
 
 interface Sending {
   readonly feeder: PageFeeder;
@@ -57,16 +59,19 @@ class Transfer {
   #sending: Sending | undefined;
   #direct: DirectMemory | undefined;
   #monitor: QmpClient | undefined;
+  readonly #verb: VerbLine;
   #held: HeldMonitor | undefined;
   #loaded: boolean;
   #noteFailed = false;
-  #completeAtMs = 0;
+  #completeAtMs: number | undefined;
   /** Written straight into QEMU's memory. */
   #filledPages = 0;
 
-  private constructor(folder: VmFolder, generationDir: string, reader: CheckpointReader) {
+  private constructor({ name, generationDir, verb }: TransferSubject, reader: CheckpointReader) {
+    const folder = new VmFolder(name);
     this.#folder = folder;
     this.#generationDir = generationDir;
+    this.#verb = verb;
     // What a process before this one has noted, whoever comes after this one may need as well.
     const former = folder.readTransfer();
     this.#held = former?.held;
@@ -75,33 +80,42 @@ class Transfer {
     this.#pool = new DecodePool(reader);
   }
 
-  static async open(name: string, generationDir: string): Promise<Transfer> {
-    holdGeneration(generationDir); // until this process ends
-    return new Transfer(new VmFolder(name), generationDir, await CheckpointReader.open(generationDir));
+  static async open(subject: TransferSubject): Promise<Transfer> {
+    holdGeneration(subject.generationDir); // until this process ends
+    return new Transfer(subject, await CheckpointReader.open(subject.generationDir));
   }
 
   /** From the loaded checkpoint to the last page in place. */
-  async run(): Promise<void> {
+  async run(isSuccessor: boolean): Promise<void> {
     const state = await readMachineState(this.#reader);
-    const order = once(process, 'message');
-    const abandoned = once(process, 'disconnect').then(() => {
-      throw new VmckptError('TRANSFER_FAILED', 'the verb ended before it had said what to do');
-    });
-    await tell({ type: 'loaded' });
-    const [message] = (await Promise.race([order, abandoned])) as [unknown];
-    abandoned.catch(() => undefined); // from here on the verb may go
-    await this.#carryOut(orderSchema.parse(message), state);
+    await this.#verb.tell({ type: 'loaded' });
+    const order = isSuccessor ? this.#formerOrder() : await this.#verb.nextOrder();
+    await this.#carryOut(order, state, isSuccessor);
     this.#writeStatus('complete');
     await log('info', { ...this.#counters() }, 'complete');
-    await tell({ type: 'complete', counters: this.#counters(), completeAtMs: this.#completeAtMs });
+    const [counters, completeAtMs] = [this.#counters(), this.#completeAtMs!];
+    await this.#verb.tell({ type: 'complete', counters, completeAtMs });
   }
 
-  async #carryOut(order: TransferOrder, state: MachineState): Promise<void> {
-    this.#loaded = order.recover;
+  /** What a predecessor was told, and has not brought to its end. */
+  #formerOrder(): TransferOrder {
+    const record = this.#folder.read();
+    if (record === undefined || !this.#loaded)
+      throw new VmckptError('TRANSFER_FAILED', 'the transfer process was killed before the VM ran');
+    if (record.mode === 'eager')
+      throw new VmckptError('TRANSFER_FAILED', 'the process that fills the memory was killed', {
+        hint: 'An eager restore cannot be taken over: stop it, and restore the VM again.',
+      });
+    const { mode, preempt, capabilities, memory } = record;
+    return { mode, preempt, capabilities, ...(memory && { memory }), runs: true };
+  }
+
+  async #carryOut(order: TransferOrder, state: MachineState, isSuccessor: boolean): Promise<void> {
     const status = setInterval(() => this.#writeStatus('serving'), STATUS_EVERY_MS);
     this.#writeStatus('serving');
     try {
-      await (order.mode === 'eager' ? this.#sendEagerly(order, state) : this.#serveOnDemand(order, state));
+      if (order.mode === 'eager') await this.#sendEagerly(order, state);
+      else await this.#serveOnDemand(order, state, isSuccessor);
       this.#completeAtMs = nowMs();
     } finally {
       clearInterval(status);
@@ -118,12 +132,11 @@ class Transfer {
     return known;
   }
 
-  async #serveOnDemand(order: TransferOrder, state: MachineState): Promise<void> {
+  async #serveOnDemand(order: TransferOrder, state: MachineState, isSuccessor: boolean): Promise<void> {
     this.#monitor = await this.#openMonitor();
     this.#writeStatus('serving');
-    if (order.recover && !(await this.#prepareRecovery(this.#monitor)))
-      return this.#giveBack(this.#monitor, order.capabilities);
-    this.#direct = order.memory && this.#directMemory(order.memory);
+    const estate = inherited();
+    this.#direct = order.memory && this.#directMemory(order.memory, estate);
     const session = new PostcopySession({
       source: this.#reader,
       decoder: this.#pool,
@@ -132,16 +145,11 @@ class Transfer {
       direct: this.#direct,
     });
     this.#sending = session;
-    const loaded = order.recover ? undefined : untilLoaded(this.#monitor, order.runs);
-    loaded?.catch(() => undefined); // awaited below, unless the session fails first
-    const serve = async () => {
-      await (order.recover ? session.recover(state.ramSectionId) : session.start(state));
-      // Placing pages competes with loading the devices: the background waits for the machine.
-      await Promise.race([loaded, sleep(BACKGROUND_WAITS_MS)]);
-      await Promise.all([session.finish(state.ramSectionId), loaded?.then(() => this.#noteLoaded())]);
-    };
     try {
-      await Promise.race([serve(), session.failure()]);
+      const served = isSuccessor
+        ? this.#goOn(session, state, estate)
+        : this.#startServing(session, state, order.runs);
+      await Promise.race([served, session.failure()]);
       await this.#giveBack(this.#monitor, order.capabilities);
     } catch (error) {
       if (error instanceof VmckptError && error.kind === 'damaged') await this.#haltVm();
@@ -151,20 +159,43 @@ class Transfer {
     }
   }
 
-  #directMemory({ blockName, pid, hostAddress }: BlockAddress): DirectMemory | undefined {
+  async #startServing(session: PostcopySession, state: MachineState, runs: boolean): Promise<void> {
+    const loaded = untilLoaded(this.#monitor!, runs);
+    loaded.catch(() => undefined); // awaited below, unless the session fails first
+    await session.start(state);
+    // Placing pages competes with loading the devices: the background waits for the machine.
+    await Promise.race([loaded, sleep(BACKGROUND_WAITS_MS)]);
+    await session.bequeath();
+    await Promise.all([session.finish(state.ramSectionId), loaded.then(() => this.#noteLoaded())]);
+  }
+
+  /** In the place of a process that died: on its connection when the stream on it is whole, else on a new one. */
+  async #goOn(session: PostcopySession, state: MachineState, { migrationSocket }: Estate): Promise<void> {
+    if (migrationSocket !== undefined && this.#direct?.isStreamIdle) {
+      session.adopt(migrationSocket);
+    } else {
+      if (migrationSocket !== undefined) disclaim('migrationSocket', migrationSocket);
+      if (!(await prepareRecovery(this.#monitor!, this.#folder.file('migration.sock')))) return;
+      await session.recover(state.ramSectionId);
+      await session.bequeath();
+    }
+    await session.finish(state.ramSectionId);
+  }
+
+  #directMemory({ blockName, pid, hostAddress }: BlockAddress, estate: Estate): DirectMemory | undefined {
     const { layout, manifest } = this.#reader;
     const block = layout.byName(blockName);
     if (block === undefined) return undefined;
     const image = openNativeImage(this.#generationDir, manifest);
-    const table = new PageTable(layout.pageCount);
-    return new DirectMemory({ image, table, layout, block, pid, hostAddress });
+    const { pageTable, userfaultfd } = estate;
+    return new DirectMemory({ image, layout, block, pid, hostAddress, pageTable, userfaultfd });
   }
 
   /** From here on QEMU outlives the loss of its transfer; before, it gives up. */
   async #noteLoaded(): Promise<void> {
     this.#loaded = true;
     this.#writeStatus('serving');
-    await tell({ type: 'machine-loaded' });
+    await this.#verb.tell({ type: 'machine-loaded' });
   }
 
   /** Negotiated while QEMU's main loop is free: later it may itself wait for a page. */
@@ -175,41 +206,6 @@ class Transfer {
     const monitor = await QmpClient.connect({ path, timeoutMs: MONITOR_TIMEOUT_MS, oob: true });
     this.#held = await holdMonitor(monitor);
     return monitor;
-  }
-
-  /** Brings QEMU to where it takes another connection; false when it has all its memory already. */
-  async #prepareRecovery(monitor: QmpClient): Promise<boolean> {
-    const uri = `unix:${this.#folder.file('migration.sock')}`;
-    const watch = new StatusWatch(monitor);
-    let triggeredAtMs: number | undefined;
-    let refusal: string | undefined;
-    const attempt = async () => {
-      try {
-        await monitor.execute('migrate-recover', { uri }, { oob: true });
-        return true;
-      } catch (error) {
-        if (!(error instanceof VmckptError) || error.code !== 'QMP_COMMAND_FAILED') throw error;
-        // Our predecessor died between its migrate-recover and its connection: QEMU listens for us. Version 10 says
-        // so; 7.2 says the same for a moment when the connection was made and is being given up.
-        const status = watch.latest();
-        refusal = `${error.message}, and that its migration is ${status ?? 'in a state that it does not tell'}`;
-        if (status === 'postcopy-recover-setup') return true;
-        if (!error.message.includes('triggered already')) triggeredAtMs = undefined;
-        else if (performance.now() - (triggeredAtMs ??= performance.now()) > GIVING_UP_MS) return true;
-        // Refused until QEMU has noticed that its connection is gone, and for ever when it needs none any more.
-        return status === 'completed' ? false : undefined;
-      }
-    };
-    try {
-      return await poll(attempt, {
-        what: 'QEMU to notice the lost transfer',
-        timeoutMs: PAUSED_TIMEOUT_MS,
-        everyMs: 5,
-      });
-    } catch (cause) {
-      if (refusal === undefined) throw cause;
-      throw new VmckptError('TRANSFER_FAILED', `QEMU takes no other transfer: it says ${refusal}`, { cause });
-    }
   }
 
   async #sendEagerly({ memory, runs }: TransferOrder, state: MachineState): Promise<void> {
@@ -292,6 +288,7 @@ class Transfer {
         loaded: this.#loaded,
         ...(this.#held && { held: this.#held }),
         ...(error && { error: { code: error.code, message: error.message } }),
+        ...(this.#completeAtMs !== undefined && { completeAtMs: this.#completeAtMs }),
         counters: { ...this.#counters() },
       });
     } catch (cause) {
@@ -339,33 +336,6 @@ function faultTimes(feeder: PageFeeder | undefined, direct: FaultPathCounters | 
   };
 }
 
-/**
- * The migration's status as QEMU told it last. One question at a time: while its main loop waits for a page it does
- * not answer, and a few unanswered commands would stop it from reading out-of-band ones.
- */
-class StatusWatch {
-  #asking = false;
-  #status: string | undefined;
-
-  constructor(private readonly monitor: QmpClient) {}
-
-  latest(): string | undefined {
-    if (!this.#asking) void this.#ask();
-    return this.#status;
-  }
-
-  async #ask(): Promise<void> {
-    this.#asking = true;
-    try {
-      this.#status = (await queryMigrate(this.monitor)).status;
-    } catch {
-      this.#status = undefined; // not answered in time
-    } finally {
-      this.#asking = false;
-    }
-  }
-}
-
 /** Until QEMU has the whole machine: it then runs, or stays paused as it was told. */
 async function untilLoaded(monitor: QmpClient, runs: boolean): Promise<void> {
   const options = { timeoutMs: LOAD_TIMEOUT_MS };
@@ -390,31 +360,25 @@ async function log(level: 'info' | 'error', fields: object, text: string): Promi
   pino({ base: { pid: process.pid } })[level](fields, text);
 }
 
-/** Resolves when the message is on its way, or the verb is gone. */
-function tell(message: TransferMessage): Promise<void> {
-  return new Promise((resolve) => {
-    if (process.send === undefined || !process.connected) return resolve();
-    process.send(message, undefined, undefined, () => resolve());
-  });
-}
-
-async function main(name: string, generationDir: string): Promise<number> {
+async function main(name: string, generationDir: string, isSuccessor: boolean): Promise<number> {
+  const verb = new VerbLine();
   let transfer: Transfer | undefined;
   try {
-    transfer = await Transfer.open(name, generationDir);
-    await transfer.run();
+    transfer = await Transfer.open({ name, generationDir, verb });
+    await transfer.run(isSuccessor);
     return 0;
   } catch (error) {
     const known = transfer === undefined ? error : transfer.fail(error);
     await log('error', { err: known }, 'failed');
-    const { code, message, hint } =
+    const { code, message, hint, exitCode } =
       known instanceof VmckptError ? known : new VmckptError('TRANSFER_FAILED', String(known));
-    await tell({ type: 'failed', code, message, hint });
-    return known instanceof VmckptError ? known.exitCode : 1;
+    await verb.tell({ type: 'failed', code, message, hint });
+    return exitCode;
   }
 }
 
 // Whoever presses Ctrl-C means the verb: the VM needs its memory all the same.
 process.on('SIGINT', () => undefined);
-process.exitCode = await main(process.argv[2] ?? '', process.argv[3] ?? '');
+const [name = '', generationDir = '', flag] = process.argv.slice(2);
+process.exitCode = await main(name, generationDir, flag === SUCCESSOR_FLAG);
 process.exit();

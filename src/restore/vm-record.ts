@@ -28,6 +28,8 @@ const vmSchema = z.object({
   restoredAt: z.string(),
   /** The verb that is restoring, or has restored it. */
   verb: processSchema,
+  /** QEMU's parent, which starts another transfer process when one dies. */
+  keeper: processSchema.optional(),
   qemu: processSchema.optional(),
   /** The user's own QMP socket if the command line has one, else vmckpt's. */
   qmpSocket: z.string(),
@@ -47,6 +49,8 @@ const transferSchema = z.object({
   /** The monitor connection that QEMU keeps for a successor. */
   held: z.object({ pid: z.number(), inode: z.number() }).optional(),
   counters: z.record(z.string(), z.number()).optional(),
+  /** When the last page was in place: wall clock, ms. */
+  completeAtMs: z.number().optional(),
 });
 export type TransferRecord = z.infer<typeof transferSchema>;
 

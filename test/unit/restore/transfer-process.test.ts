@@ -1,5 +1,6 @@
-import { fork } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import type { Socket } from 'node:net';
 import path from 'node:path';
 import { afterAll, expect, it } from 'vitest';
 import { VmFolder } from '../../../src/restore/vm-record.js';
@@ -22,10 +23,14 @@ it('a transfer process that is never told what to do keeps what the one before i
   folder.create();
   const held = { pid: process.pid, inode: 4711 };
   folder.writeTransfer({ process: deadProcess(), status: 'serving', loaded: true, held });
-  const transfer = fork(distFile('restore/transfer-process.js'), ['web', generationDir], { silent: true });
+  const script = distFile('restore/transfer-process.js');
+  const transfer = spawn(process.execPath, [script, 'web', generationDir], {
+    stdio: ['ignore', 'ignore', 'ignore', 'pipe'],
+  });
   const exited = once(transfer, 'exit');
-  await once(transfer, 'message'); // it has opened the checkpoint
-  transfer.disconnect();
+  const line = transfer.stdio[3] as Socket;
+  await once(line, 'data'); // it has opened the checkpoint
+  line.destroy();
   await exited;
   expect(folder.readTransfer()).toMatchObject({
     status: 'failed',

@@ -1,0 +1,64 @@
+/** A transfer process that a keeper has started on its own: how it goes is read from the notes that it makes. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { VmckptError, type ErrorCode } from '../errors.js';
+import { isAlive } from '../util/process-identity.js';
+import { sendSignal, SIGKILL } from './end-process.js';
+import type { ServedTransfer, TransferEnd } from './transfer-client.js';
+import { countersSchema } from './transfer-job.js';
+import type { TransferRecord, VmFolder } from './vm-record.js';
+
+const LOOK_EVERY_MS = 50;
+/** A process that is there, or one in its place, has made its first note by then. */
+const FIRST_NOTE_MS = 5_000;
+
+export class WatchedTransfer implements ServedTransfer {
+  readonly ended: Promise<TransferEnd>;
+  takeoverCount = 0;
+  onTakeover: () => void = () => undefined;
+  readonly #folder: VmFolder;
+  #released = false;
+
+  /** @param former what the last process has noted, whose place another one takes now */
+  constructor(folder: VmFolder, former: TransferRecord) {
+    this.#folder = folder;
+    this.ended = this.#watch(former);
+  }
+
+  kill(): void {
+    const transfer = this.#folder.readTransfer();
+    if (transfer !== undefined) sendSignal(transfer.process, SIGKILL);
+  }
+
+  release(): void {
+    this.#released = true;
+  }
+
+  async #watch(former: TransferRecord): Promise<TransferEnd> {
+    let { pid } = former.process;
+    let lastSeenMs = performance.now();
+    while (!this.#released && performance.now() - lastSeenMs < FIRST_NOTE_MS) {
+      await sleep(LOOK_EVERY_MS);
+      const transfer = this.#folder.readTransfer();
+      if (transfer === undefined || transfer.process.pid === former.process.pid) continue;
+      if (transfer.process.pid !== pid && pid !== former.process.pid) this.#noteTakeover();
+      pid = transfer.process.pid;
+      const end = endOf(transfer);
+      if (end !== undefined) return end;
+      if (isAlive(transfer.process)) lastSeenMs = performance.now();
+    }
+    return { type: 'lost' };
+  }
+
+  #noteTakeover(): void {
+    this.takeoverCount++;
+    this.onTakeover();
+  }
+}
+
+function endOf({ status, error, counters, completeAtMs }: TransferRecord): TransferEnd | undefined {
+  if (status === 'serving') return undefined;
+  if (status === 'complete' && completeAtMs !== undefined)
+    return { type: 'complete', counters: countersSchema.parse(counters), completeAtMs };
+  const { code = 'TRANSFER_FAILED', message = 'the memory could not be transferred' } = error ?? {};
+  return { type: 'failed', error: new VmckptError(code as ErrorCode, message) };
+}
