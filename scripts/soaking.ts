@@ -1,6 +1,6 @@
 /**
  * The story of a soak: one guest, saved and restored again and again, and each time something is killed with -9 at
- * a random moment: the verb, the process that serves memory, the receiver of a save, or two of them. Each run
+ * a random moment: the verb, the process that serves memory, its keeper, the receiver of a save, or several. Each run
  * ends with a guest that has checked all of its memory. The same seed kills at the same moments again, as far as
  * the machine's own timing repeats.
  */
@@ -12,7 +12,7 @@ import { VmFolder, type VmStatus } from '../src/restore/vm-record.js';
 import type { SaveReport } from '../src/save/save.js';
 import { startCli } from '../test/support/command.js';
 import { Console } from '../test/support/console.js';
-import { killTransfer, pidsOf, Random, storeProblems } from '../test/support/faults.js';
+import { killKeeper, killTransfer, pidsOf, Random, storeProblems } from '../test/support/faults.js';
 import { startGuest, type Guest } from '../test/support/guest.js';
 import { killAndWait } from '../test/support/processes.js';
 import type { Workplace } from './workplace.js';
@@ -24,6 +24,14 @@ const LATER = 1.1;
 const KILL_AGAIN = 0.3;
 const MAX_ATTEMPTS = 20;
 const SETTLE_TIMEOUT_MS = 60_000;
+const RESTORE_VICTIMS = [
+  ['verb'],
+  ['transfer'],
+  ['keeper'],
+  ['verb', 'transfer'],
+  ['transfer', 'keeper'],
+  ['verb', 'transfer', 'keeper'],
+] as const satisfies readonly (readonly ('verb' | 'transfer' | 'keeper')[])[];
 
 export interface SoakOptions {
   readonly runs: number;
@@ -93,13 +101,15 @@ async function prepare({
 async function killRestore(soak: Soak): Promise<Outcome> {
   const { guest, random, workplace, restoreMs } = soak;
   await workplace.vmckpt(['stop', NAME]);
-  const victim = random.pick(['verb', 'transfer', 'verb and transfer', 'verb and transfer']);
-  const restore = startCli(['--json', ...restoreArgs(guest)]);
+  const victims: readonly string[] = random.pick(RESTORE_VICTIMS);
+  const path = random.next() < 0.75 ? 'direct' : 'stream';
+  const restore = startCli(['--json', ...restoreArgs(guest), '--path', path]);
   const afterMs = await random.pause(restoreMs * LATER);
-  if (victim !== 'transfer') restore.kill();
-  if (victim !== 'verb') killTransfer(NAME);
+  if (victims.includes('keeper')) killKeeper(NAME);
+  if (victims.includes('transfer')) killTransfer(NAME);
+  if (victims.includes('verb')) restore.kill();
   await restore.ended;
-  return { fault: `restore: ${victim}`, afterMs, ending: await bringBack(soak) };
+  return { fault: `restore (${path}): ${victims.join(', ')}`, afterMs, ending: await bringBack(soak) };
 }
 
 /** What a user does until the VM is there with all of its memory; sometimes that is cut off, too. */

@@ -29,7 +29,7 @@ export interface StartedProcess {
   readonly pid: number;
   /** Never rejects. */
   readonly exited: Promise<ProcessEnd>;
-  kill(): void;
+  readonly kill: () => void;
 }
 
 export interface LaunchOptions {

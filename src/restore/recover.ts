@@ -7,8 +7,8 @@ import { sendSignal, SIGUSR1 } from './end-process.js';
 import { buildReport, type RestoreReport } from './report.js';
 import { endSilentTransfer } from './silence.js';
 import { superviseTransfer } from './supervise.js';
-import { TransferClient, type ServedTransfer } from './transfer-client.js';
-import { requireVm, statusOf, type VmFolder, type VmRecord } from './vm-record.js';
+import { TransferClient } from './transfer-client.js';
+import { requireVm, statusOf } from './vm-record.js';
 import { WatchedTransfer } from './watched-transfer.js';
 
 const WATCH_EVERY_MS = 100;
@@ -30,20 +30,27 @@ export async function recover({
   signal,
 }: RecoverOptions): Promise<RestoreReport> {
   const { folder, record } = requireVm(name);
-  await endSilentTransfer(folder);
+  const former = folder.readTransfer();
+  const keeperLives = record.keeper !== undefined && isAlive(record.keeper);
+  const wasSilent = await endSilentTransfer(folder);
   // A keeper starts another process by itself when one was killed.
-  if (record.keeper !== undefined && isAlive(record.keeper)) await sleep(KEEPER_REACTS_MS);
+  if (keeperLives && !wasSilent) await sleep(KEEPER_REACTS_MS);
   const status = statusOf(record, folder.readTransfer());
-  if (status !== 'transfer-lost' || record.qemu === undefined)
+  if ((status !== 'transfer-lost' && !wasSilent) || record.qemu === undefined)
     throw new VmckptError(
       'VM_STATE',
       `"${name}" has the status ${status}, only a lost transfer can be taken over`,
       { hint: 'vmckpt ps shows the status of every restored VM.' },
     );
+  // Its descendants may trace QEMU. When it has a successor at work already, the signal means nothing to it.
+  if (keeperLives) sendSignal(record.keeper!, SIGUSR1);
   const manifest = readManifest(record.generationDir);
   const result = await superviseTransfer({
     folder,
-    transfer: startSuccessor(folder, record),
+    transfer:
+      keeperLives && former !== undefined
+        ? new WatchedTransfer(folder, former)
+        : TransferClient.takeOver(folder, record.generationDir),
     qemuEnded: untilEnded(record.qemu),
     totalBytes: manifest.sizes.nonZeroBytes,
     onProgress,
@@ -56,15 +63,6 @@ export async function recover({
     times: undefined,
     result: { ...result, recoveries: result.recoveries + 1 },
   });
-}
-
-/** By the keeper where there is one: its descendants may trace QEMU. */
-function startSuccessor(folder: VmFolder, { keeper, generationDir }: VmRecord): ServedTransfer {
-  const former = folder.readTransfer();
-  if (keeper === undefined || former === undefined || !isAlive(keeper))
-    return TransferClient.takeOver(folder, generationDir);
-  sendSignal(keeper, SIGUSR1);
-  return new WatchedTransfer(folder, former);
 }
 
 async function untilEnded(qemu: ProcessIdentity): Promise<void> {

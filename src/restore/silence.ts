@@ -39,12 +39,17 @@ export class SilenceWatch {
   }
 }
 
-/** Ends the transfer process of a VM when it has long been silent. @throws VmckptError TIMEOUT when it cannot be killed */
-export async function endSilentTransfer(folder: VmFolder): Promise<void> {
+/**
+ * Ends the transfer process of a VM when it has long been silent; says whether it did.
+ * @throws VmckptError TIMEOUT when it cannot be killed
+ */
+export async function endSilentTransfer(folder: VmFolder): Promise<boolean> {
   const transfer = folder.readTransfer();
   const notedAtMs = folder.transferNotedAtMs();
-  if (transfer?.status !== 'serving' || notedAtMs === undefined || !isAlive(transfer.process)) return;
-  if (Date.now() - notedAtMs < SILENT_AFTER_MS) return;
+  if (transfer?.status !== 'serving' || notedAtMs === undefined || !isAlive(transfer.process)) return false;
+  if (Date.now() - notedAtMs < SILENT_AFTER_MS) return false;
   await sleep(SECOND_CHANCE_MS);
-  if (folder.transferNotedAtMs() === notedAtMs) await endProcess(transfer.process, SIGKILL, KILL_TIMEOUT_MS);
+  if (folder.transferNotedAtMs() !== notedAtMs) return false;
+  await endProcess(transfer.process, SIGKILL, KILL_TIMEOUT_MS);
+  return true;
 }

@@ -100,12 +100,15 @@ class Transfer {
   /** What a predecessor was told, and has not brought to its end. */
   #formerOrder(): TransferOrder {
     const record = this.#folder.read();
-    if (record === undefined || !this.#loaded)
+    // The verb notes it as well, and may have been quicker.
+    const verbHasNoted = record?.qemu !== undefined && record.unattended !== true;
+    if (record === undefined || !(this.#loaded || verbHasNoted))
       throw new VmckptError('TRANSFER_FAILED', 'the transfer process was killed before the VM ran');
     if (record.mode === 'eager')
       throw new VmckptError('TRANSFER_FAILED', 'the process that fills the memory was killed', {
         hint: 'An eager restore cannot be taken over: stop it, and restore the VM again.',
       });
+    this.#loaded = true;
     const { mode, preempt, capabilities, memory } = record;
     return { mode, preempt, capabilities, ...(memory && { memory }), runs: true };
   }
@@ -160,13 +163,13 @@ class Transfer {
   }
 
   async #startServing(session: PostcopySession, state: MachineState, runs: boolean): Promise<void> {
-    const loaded = untilLoaded(this.#monitor!, runs);
+    const loaded = untilLoaded(this.#monitor!, runs).then(() => this.#noteLoaded());
     loaded.catch(() => undefined); // awaited below, unless the session fails first
     await session.start(state);
     // Placing pages competes with loading the devices: the background waits for the machine.
     await Promise.race([loaded, sleep(BACKGROUND_WAITS_MS)]);
     await session.bequeath();
-    await Promise.all([session.finish(state.ramSectionId), loaded.then(() => this.#noteLoaded())]);
+    await Promise.all([session.finish(state.ramSectionId), loaded]);
   }
 
   /** In the place of a process that died: on its connection when the stream on it is whole, else on a new one. */

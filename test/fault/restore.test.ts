@@ -7,7 +7,15 @@ import { VmFolder } from '../../src/restore/vm-record.js';
 import { examineGuest, saveGuest } from '../support/checkpointing.js';
 import { startCli, type RunningCli } from '../support/command.js';
 import { Console, type Heartbeat } from '../support/console.js';
-import { chooseSeed, killTransfer, pidsOf, Random, storeProblems, untilRunning } from '../support/faults.js';
+import {
+  chooseSeed,
+  killKeeper,
+  killTransfer,
+  pidsOf,
+  Random,
+  storeProblems,
+  untilRunning,
+} from '../support/faults.js';
 import { startGuest, type Guest } from '../support/guest.js';
 import { killAndWait, killProcessesOf } from '../support/processes.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
@@ -63,7 +71,8 @@ describeOnEachQemu('a restore', (qemu) => {
   /** No process, no folder, and a checkpoint as it was. */
   async function expectNothingLeft(): Promise<void> {
     const gone = () =>
-      pidsOf(runtimeDir, 'qemu').length + pidsOf(runtimeDir, 'node').length === 0 || undefined;
+      (['qemu', 'node', 'keeper'] as const).every((program) => pidsOf(runtimeDir, program).length === 0) ||
+      undefined;
     await poll(gone, { what: 'every process to end', timeoutMs: 5_000, everyMs: 10 });
     expect(existsSync(new VmFolder('web').directory)).toBe(false);
     expect(await storeProblems(storeDir)).toEqual([]);
@@ -83,27 +92,35 @@ describeOnEachQemu('a restore', (qemu) => {
     await poll(serves, { what: 'another process to serve', timeoutMs: 30_000, everyMs: 5 });
   }
 
+  async function untilComplete(): Promise<void> {
+    const settled = async () => ((await statusOf('web')) === 'complete' ? true : undefined);
+    await poll(settled, { what: 'the memory to be complete', timeoutMs: 20_000, everyMs: 50 });
+  }
+
   async function statusOf(name: string): Promise<VmSummary['status'] | undefined> {
     const { json } = await startCli(['--json', 'ps']).ended;
     return (json as { vms: VmSummary[] }).vms.find((vm) => vm.name === name)?.status;
   }
 
-  it('whose transfer is killed goes on with another one, again and again', async () => {
-    for (let round = 0; round < ROUNDS; round++) {
-      const restore = startRestore('web');
-      await untilRunning('web', restore.ended);
-      for (let kill = 0; kill < 3; kill++) {
-        await random.pause(FILL_MS / 3);
-        killTransfer('web');
-        await servedAgain('web');
+  it.each(['direct', 'stream'])(
+    'whose transfer is killed goes on with another one (%s)',
+    async (memoryPath) => {
+      for (let round = 0; round < ROUNDS; round++) {
+        const restore = startRestore('--path', memoryPath, 'web');
+        await untilRunning('web', restore.ended);
+        for (let kill = 0; kill < 3; kill++) {
+          await random.pause(FILL_MS / 3);
+          killTransfer('web');
+          await servedAgain('web');
+        }
+        expect(await restore.ended).toMatchObject({ code: 0, json: { name: 'web' } });
+        await expectWhole();
+        await startCli(['stop', 'web']).ended;
       }
-      expect(await restore.ended).toMatchObject({ code: 0, json: { name: 'web' } });
-      await expectWhole();
-      await startCli(['stop', 'web']).ended;
-    }
-  });
+    },
+  );
 
-  it('whose transfer and verb are killed is resumed', async () => {
+  it('whose transfer and verb are killed goes on by itself', async () => {
     for (let round = 0; round < ROUNDS; round++) {
       const restore = startRestore('web');
       await untilRunning('web', restore.ended);
@@ -111,13 +128,42 @@ describeOnEachQemu('a restore', (qemu) => {
       restore.kill();
       killTransfer('web');
       await restore.ended;
-      if ((await statusOf('web')) === 'transfer-lost')
-        expect(await startRestore('--resume', 'web').ended).toMatchObject({ code: 0, json: { name: 'web' } });
-      expect(await statusOf('web')).toBe('complete');
+      await untilComplete();
       await expectWhole();
       await startCli(['stop', 'web']).ended;
     }
   });
+
+  it('whose keeper is killed does not notice', async () => {
+    const restore = startRestore('web');
+    await untilRunning('web', restore.ended);
+    expect(killKeeper('web')).toBe(true);
+    expect(await restore.ended).toMatchObject({ code: 0, json: { recoveries: 0 } });
+    await expectWhole();
+  });
+
+  it.each(['direct', 'stream'])(
+    'whose keeper and transfer are killed is resumed (%s)',
+    async (memoryPath) => {
+      for (let round = 0; round < ROUNDS; round++) {
+        const restore = startRestore('--path', memoryPath, 'web');
+        await untilRunning('web', restore.ended);
+        await random.pause(FILL_MS / 2);
+        killKeeper('web');
+        const killed = killTransfer('web');
+        if (random.next() < 0.5) restore.kill();
+        await restore.ended;
+        if (killed && (await statusOf('web')) === 'transfer-lost')
+          expect(await startRestore('--resume', 'web').ended).toMatchObject({
+            code: 0,
+            json: { name: 'web' },
+          });
+        await untilComplete();
+        await expectWhole();
+        await startCli(['stop', 'web']).ended;
+      }
+    },
+  );
 
   it('whose transfer hangs is resumed, once it has been silent for long', async () => {
     const restore = startRestore('web');
@@ -154,25 +200,28 @@ describeOnEachQemu('a restore', (qemu) => {
       const next = await startRestore('--mode', mode, 'web').ended;
       // It may have come so far that the VM ran, or was about to: then it goes on without its verb.
       if (next.code !== 0) expect(next.json).toMatchObject({ error: { code: 'VM_BUSY' } });
-      const settled = async () => ((await statusOf('web')) === 'complete' ? true : undefined);
-      await poll(settled, { what: 'the memory to be complete', timeoutMs: 20_000, everyMs: 50 });
+      await untilComplete();
       expect(pidsOf(runtimeDir, 'qemu').length).toBe(1);
       await expectWhole();
       await startCli(['stop', 'web']).ended;
     }
   });
 
-  it('whose verb and transfer are killed early is made good by what ps suggests', async () => {
+  it('whose verb, keeper and transfer are killed early is made good by what ps suggests', async () => {
     for (let round = 0; round < 2 * ROUNDS; round++) {
       const first = startRestore('web');
       await random.pause(RUN_MS);
-      first.kill();
+      killKeeper('web');
       killTransfer('web');
+      first.kill();
       await first.ended;
       const status = await statusOf('web');
-      const next = startRestore(...(status === 'transfer-lost' ? ['--resume'] : []), 'web');
-      if (status !== 'complete') expect(await next.ended).toMatchObject({ code: 0, json: { name: 'web' } });
-      await next.ended;
+      // A transfer that was not killed, because it had noted nothing yet, may have been told to go on.
+      if (status !== 'serving' && status !== 'complete') {
+        const next = startRestore(...(status === 'transfer-lost' ? ['--resume'] : []), 'web');
+        expect(await next.ended).toMatchObject({ code: 0, json: { name: 'web' } });
+      }
+      await untilComplete();
       await expectWhole();
       await startCli(['stop', 'web']).ended;
     }

@@ -7,6 +7,7 @@ import { QmpClient } from '../../src/qemu/qmp.js';
 import { VmFolder, type VmRecord } from '../../src/restore/vm-record.js';
 import { Store } from '../../src/store/store.js';
 import { poll } from '../../src/util/deadline.js';
+import { isAlive } from '../../src/util/process-identity.js';
 import { processesOf } from './processes.js';
 
 /** The seed of this run: `VMCKPT_SEED` repeats one. */
@@ -66,9 +67,9 @@ export async function storeProblems(storeDir: string): Promise<string[]> {
   return problems;
 }
 
-/** The QEMUs, transfer processes or receivers that belong to a runtime folder. */
-export function pidsOf(runtimeDir: string, program: 'qemu' | 'receiver' | 'node'): number[] {
-  const names = { qemu: /^qemu/, receiver: /^vmckpt-receiver$/, node: /^node$/ };
+/** The QEMUs, transfer processes, keepers or receivers that belong to a runtime folder. */
+export function pidsOf(runtimeDir: string, program: 'qemu' | 'receiver' | 'keeper' | 'node'): number[] {
+  const names = { qemu: /^qemu/, receiver: /^vmckpt-receiver$/, keeper: /^vmckpt-keeper$/, node: /^node$/ };
   return processesOf(runtimeDir)
     .filter((found) => names[program].test(found.program))
     .map(({ pid }) => pid);
@@ -84,6 +85,14 @@ export async function untilRunning(name: string, ended: Promise<unknown>): Promi
     return record?.qemu === undefined ? (over ? null : undefined) : record;
   };
   return (await poll(running, { what: `"${name}" to run`, timeoutMs: 60_000, everyMs: 1 })) ?? undefined;
+}
+
+/** Kills the VM's keeper; false when it has none any more. */
+export function killKeeper(name: string): boolean {
+  const keeper = new VmFolder(name).read()?.keeper;
+  if (keeper === undefined || !isAlive(keeper)) return false;
+  process.kill(keeper.pid, 'SIGKILL');
+  return true;
 }
 
 /** Kills the process that serves the VM's memory at this moment; false when it has none, or is done. */
