@@ -103,7 +103,7 @@ class Table : public Napi::ObjectWrap<Table> {
         {InstanceAccessor<&Table::Descriptor>("fd"),
          InstanceAccessor<&Table::StreamPhase, &Table::SetStreamPhase>("streamPhase"),
          InstanceMethod<&Table::Counters>("counters"), InstanceMethod<&Table::ForgetClaims>("forgetClaims"),
-         InstanceMethod<&Table::MarkInstalled>("markInstalled")});
+         InstanceMethod<&Table::MarkInstalled>("markInstalled"), InstanceMethod<&Table::Plan>("plan")});
   }
   PageTable& get() { return *table_; }
 
@@ -142,6 +142,13 @@ class Table : public Napi::ObjectWrap<Table> {
     return info.Env().Undefined();
   }
 
+  // Uint32Array of (firstPage, pageCount)…, whether they are to be withheld
+  Napi::Value Plan(const Napi::CallbackInfo& info) {
+    auto runs = info[0].As<Napi::Uint32Array>();
+    PageState state = info[1].As<Napi::Boolean>() ? PageState::kWithheld : PageState::kQueued;
+    for (size_t i = 0; i + 1 < runs.ElementLength(); i += 2) table_->Plan(runs[i], runs[i + 1], state);
+    return info.Env().Undefined();
+  }
   Napi::Value MarkInstalled(const Napi::CallbackInfo& info) {
     auto presence = info[1].As<Napi::Uint8Array>();
     table_->MarkInstalled(Uint64Of(info[0]), {presence.Data(), presence.ByteLength()});
@@ -188,10 +195,10 @@ class Server : public Napi::ObjectWrap<Server> {
   }
 
   static Napi::Function Define(Napi::Env env) {
-    return DefineClass(
-        env, "FaultServer",
-        {InstanceMethod<&Server::WakeAll>("wakeAll"),
-         InstanceMethod<&Server::StartBackground>("startBackground"), InstanceMethod<&Server::Stop>("stop")});
+    return DefineClass(env, "FaultServer",
+                       {InstanceMethod<&Server::WakeAll>("wakeAll"),
+                        InstanceMethod<&Server::StartBackground>("startBackground"),
+                        InstanceMethod<&Server::Trace>("trace"), InstanceMethod<&Server::Stop>("stop")});
   }
   FaultServer* get() const { return server_.get(); }
 
@@ -212,10 +219,23 @@ class Server : public Napi::ObjectWrap<Server> {
     Translated(info.Env(), [&] { server_->WakeAll(ranges); });
     return info.Env().Undefined();
   }
+  // firstExtents, withheldMs
   Napi::Value StartBackground(const Napi::CallbackInfo& info) {
     auto first = info[0].As<Napi::Uint32Array>();
-    server_->StartBackground({first.Data(), first.Data() + first.ElementLength()});
+    auto withheld = std::chrono::milliseconds(info[1].As<Napi::Number>().Int64Value());
+    server_->StartBackground({first.Data(), first.Data() + first.ElementLength()},
+                             FaultServer::Clock::now() + withheld);
     return info.Env().Undefined();
+  }
+  // → Uint32Array of (page, microseconds since the server's start)…
+  Napi::Value Trace(const Napi::CallbackInfo& info) {
+    std::vector<FaultTrace::Fault> faults = server_->trace().Faults();
+    Napi::Uint32Array numbers = Napi::Uint32Array::New(info.Env(), 2 * faults.size());
+    for (size_t i = 0; i < faults.size(); i++) {
+      numbers[2 * i] = faults[i].page;
+      numbers[2 * i + 1] = faults[i].at_us;
+    }
+    return numbers;
   }
   Napi::Value Stop(const Napi::CallbackInfo& info) {
     server_.reset();

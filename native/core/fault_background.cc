@@ -23,11 +23,14 @@ constexpr auto kLookAgainAfter = std::chrono::microseconds(200);
 }  // namespace
 
 FaultServer::Background::Sender::Sender(FaultServer& server)
-    : room(server.image_->facts().extent_pages * kPageBytes),
-      installer(server, server.table_.counters().background_pages) {}
+    : room(server.image_->facts().extent_pages * kPageBytes), installer(server) {}
 
-FaultServer::Background::Background(FaultServer& server, std::vector<uint32_t> first, unsigned threads)
-    : server_(server), first_(std::move(first)), threads_(threads), leader_([this] { Lead(); }) {}
+FaultServer::Background::Background(FaultServer& server, std::vector<uint32_t> first,
+                                    Clock::time_point withheld_until)
+    : server_(server),
+      first_(std::move(first)),
+      withheld_until_(withheld_until),
+      leader_([this] { Lead(); }) {}
 
 FaultServer::Background::~Background() { leader_.join(); }
 
@@ -35,10 +38,11 @@ FaultServer::Background::~Background() { leader_.join(); }
 void FaultServer::Background::Lead() {
   Guarded([this] { BuildMap(); });
   std::vector<std::thread> helpers;
-  for (unsigned i = 1; i < threads_; i++)
+  for (unsigned i = 1; i < server_.options_.background_threads; i++)
     helpers.emplace_back([this] { Guarded([this] { SendExtents(); }); });
   Guarded([this] { SendExtents(); });
   for (std::thread& helper : helpers) helper.join();
+  Guarded([this] { SendWithheld(); });
   Guarded([this] { SendFillPages(); });
   while (!MustStop() && !AllInstalled()) std::this_thread::sleep_for(kLookAgainAfter);
   if (!MustStop()) server_.Report(ServerEvent::Kind::kComplete, "");
@@ -73,20 +77,25 @@ void FaultServer::Background::SendExtents() {
     if (position >= end) return;
     ReadAhead(position);
     for (uint64_t last = std::min(position + kBatchExtents, end); position < last; position++)
-      SendExtent(sender, ExtentAt(position));
+      SendExtent(sender, ExtentAt(position), Withheld::kSpared);
     sender.installer.Flush();
   }
 }
 
-void FaultServer::Background::SendExtent(Sender& sender, uint32_t extent) {
+void FaultServer::Background::SendExtent(Sender& sender, uint32_t extent, Withheld withheld) {
   if (server_.demand_active_ > 0) {
     sender.installer.Flush();
     server_.GiveWayToDemand();
   }
   auto pages = map_->PagesOf(extent);
   std::bitset<kMaxExtentPages> claimed;
-  for (size_t slot = 0; slot < pages.size(); slot++)
-    if (pages[slot] != ExtentMap::kNoPage) claimed[slot] = server_.table_.Claim(pages[slot]);
+  size_t queued_count = 0;
+  for (size_t slot = 0; slot < pages.size(); slot++) {
+    if (pages[slot] == ExtentMap::kNoPage) continue;
+    auto former = server_.table_.Claim(pages[slot], withheld == Withheld::kSent);
+    claimed[slot] = former.has_value();
+    queued_count += former == PageState::kQueued;
+  }
   if (claimed.none()) return;
   if (sender.installer.HoldsBytesOf(sender.room.data(), sender.room.size())) sender.installer.Flush();
   try {
@@ -98,11 +107,28 @@ void FaultServer::Background::SendExtent(Sender& sender, uint32_t extent) {
       if (claimed[slot]) server_.table_.Set(pages[slot], PageState::kFailed);
     throw;
   }
+  TransferCounters& counters = server_.table_.counters();
+  counters.prefetched_pages.fetch_add(queued_count, std::memory_order_relaxed);
+  counters.background_pages.fetch_add(claimed.count() - queued_count, std::memory_order_relaxed);
+}
+
+/** Whoever is going to touch them has had the time to. */
+void FaultServer::Background::SendWithheld() {
+  while (Clock::now() < withheld_until_ && !MustStop()) std::this_thread::sleep_for(kLookAgainAfter);
+  Sender sender(server_);
+  for (const MemoryRegion& region : server_.options_.regions) {
+    for (uint64_t page = region.first_page; page < region.first_page + region.page_count; page++) {
+      if (server_.table_.StateOf(page) != PageState::kWithheld || MustStop()) continue;
+      PageEntry entry = server_.image_->EntryOf(page);
+      if (entry.kind == PageKind::kData) SendExtent(sender, entry.extent, Withheld::kSent);
+      sender.installer.Flush();
+    }
+  }
 }
 
 void FaultServer::Background::SendFillPages() {
   std::vector<uint8_t> room(kPageBytes);
-  RunInstaller installer(server_, server_.table_.counters().background_pages);
+  RunInstaller installer(server_);
   for (uint32_t page : map_->fill_pages()) {
     if (MustStop()) return;
     server_.GiveWayToDemand();
@@ -110,6 +136,7 @@ void FaultServer::Background::SendFillPages() {
     std::fill(room.begin(), room.end(), server_.image_->EntryOf(page).fill);
     installer.Add(page, room.data());
     installer.Flush();
+    server_.table_.counters().background_pages.fetch_add(1, std::memory_order_relaxed);
   }
 }
 

@@ -15,7 +15,7 @@ namespace vmckpt {
 
 class FaultServer::Background {
  public:
-  Background(FaultServer& server, std::vector<uint32_t> first, unsigned threads);
+  Background(FaultServer& server, std::vector<uint32_t> first, Clock::time_point withheld_until);
   /** Ends the threads; the server's `stopping_` is set. */
   ~Background();
 
@@ -31,7 +31,9 @@ class FaultServer::Background {
   void Lead();
   void BuildMap();
   void SendExtents();
-  void SendExtent(Sender& sender, uint32_t extent);
+  void SendWithheld();
+  enum class Withheld { kSpared, kSent };
+  void SendExtent(Sender& sender, uint32_t extent, Withheld withheld);
   void SendFillPages();
   /** Extent number `position` in the order in which they are sent. */
   uint32_t ExtentAt(uint64_t position) const;
@@ -44,7 +46,7 @@ class FaultServer::Background {
 
   FaultServer& server_;
   std::vector<uint32_t> first_;
-  const unsigned threads_;
+  const Clock::time_point withheld_until_;
   std::optional<ExtentMap> map_;
   std::atomic<uint64_t> next_{0};
   std::atomic<bool> failed_{false};

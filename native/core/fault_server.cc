@@ -49,8 +49,8 @@ FaultServer::~FaultServer() {
   background_.reset();
 }
 
-void FaultServer::StartBackground(std::vector<uint32_t> first) {
-  background_ = std::make_unique<Background>(*this, std::move(first), options_.background_threads);
+void FaultServer::StartBackground(std::vector<uint32_t> first, Clock::time_point withheld_until) {
+  background_ = std::make_unique<Background>(*this, std::move(first), withheld_until);
 }
 
 void FaultServer::WakeAll(std::span<const AddressRange> ranges) {
@@ -78,10 +78,12 @@ void FaultServer::Serve(Worker& worker, uint64_t page) {
   auto since = Clock::now();
   Counted active(demand_active_);
   try {
-    if (table_.Claim(page))
+    if (table_.Claim(page)) {
+      trace_.Add(page, since);
       InstallDemanded(worker, page, since);
-    else
+    } else {
       AwaitOther(page, since);
+    }
   } catch (const DamagedImage& damage) {
     table_.Set(page, PageState::kFailed);
     Report(damage);
@@ -107,18 +109,29 @@ void FaultServer::InstallDemanded(Worker& worker, uint64_t page, Clock::time_poi
   }
 }
 
-/** The extent is decompressed: its other pages are nearly free, and likely next. */
+/**
+ * The extent is decompressed: its other pages are nearly free, and likely next. They lie around the page, up
+ * to the first page of another extent: src/working-set/units.ts counts on exactly these.
+ */
 void FaultServer::InstallNeighbours(uint64_t page, const PageEntry& entry, const uint8_t* extent) {
   const MemoryRegion& region = *RegionOf(page);
-  uint64_t reach = image_->facts().extent_pages;
-  uint64_t low = page - std::min(page - region.first_page, reach);
-  uint64_t high = std::min(page + reach, region.first_page + region.page_count);
-  RunInstaller installer(*this, table_.counters().neighbour_pages);
-  for (uint64_t next = low; next < high; next++) {
-    PageEntry other = image_->EntryOf(next);
-    if (other.kind == PageKind::kData && other.extent == entry.extent && table_.Claim(next))
+  RunInstaller installer(*this);
+  auto look = [&](uint64_t first, int step) {
+    uint64_t nearest = page;
+    for (uint64_t next = first; next - region.first_page < region.page_count; next += step) {
+      if ((step > 0 ? next - nearest : nearest - next) >= kMaxExtentPages) return;
+      PageEntry other = image_->EntryOf(next);
+      if (other.kind != PageKind::kData) continue;
+      if (other.extent != entry.extent) return;
+      nearest = next;
+      if (!table_.Claim(next, false)) continue;
       installer.Add(next, extent + other.slot * kPageBytes);
-  }
+      table_.counters().neighbour_pages.fetch_add(1, std::memory_order_relaxed);
+    }
+  };
+  look(page + 1, 1);
+  installer.Flush();
+  look(page - 1, -1);
   installer.Flush();
 }
 
@@ -163,9 +176,7 @@ void FaultServer::RunInstaller::Add(uint64_t page, const uint8_t* bytes) {
 
 void FaultServer::RunInstaller::Flush() {
   if (run_.page_count == 0) return;
-  Run run = std::exchange(run_, {});
-  server_.Install(run);
-  counter_.fetch_add(run.page_count, std::memory_order_relaxed);
+  server_.Install(std::exchange(run_, {}));
 }
 
 void FaultServer::Install(const Run& run) {

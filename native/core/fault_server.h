@@ -19,6 +19,7 @@
 #include "core/checkpoint_image.h"
 #include "core/extent_cache.h"
 #include "core/extent_map.h"
+#include "core/fault_trace.h"
 #include "core/page_table.h"
 #include "core/system_error.h"
 #include "core/userfaultfd.h"
@@ -50,6 +51,8 @@ struct ServerEvent {
 
 class FaultServer {
  public:
+  using Clock = std::chrono::steady_clock;
+
   struct Options {
     std::vector<MemoryRegion> regions;
     unsigned demand_threads;
@@ -77,11 +80,16 @@ class FaultServer {
   /** Lets every thread that waits for a page there try again: a dead process may have read its fault. */
   void WakeAll(std::span<const AddressRange> ranges);
 
-  /** Begins to install all data in the order of the file, behind the extents in `first`. Once only. */
-  void StartBackground(std::vector<uint32_t> first);
+  /**
+   * Begins to install all data in the order of the file, behind the extents in `first`. Withheld pages come
+   * last, and not before `withheld_until`. Once only.
+   */
+  void StartBackground(std::vector<uint32_t> first, Clock::time_point withheld_until);
+
+  /** The demand faults so far, each page once. */
+  const FaultTrace& trace() const { return trace_; }
 
  private:
-  using Clock = std::chrono::steady_clock;
   class Background;
 
   /** Pages that follow each other both in the VM and in memory here. */
@@ -94,7 +102,7 @@ class FaultServer {
   /** Gathers claimed pages into runs, and installs them. */
   class RunInstaller {
    public:
-    RunInstaller(FaultServer& server, std::atomic<uint64_t>& counter) : server_(server), counter_(counter) {}
+    explicit RunInstaller(FaultServer& server) : server_(server) {}
     void Add(uint64_t page, const uint8_t* bytes);
     void Flush();
     bool HoldsBytesOf(const uint8_t* from, size_t bytes) const {
@@ -103,7 +111,6 @@ class FaultServer {
 
    private:
     FaultServer& server_;
-    std::atomic<uint64_t>& counter_;
     Run run_{};
   };
 
@@ -139,6 +146,7 @@ class FaultServer {
   Userfaultfd userfaultfd_;
   Options options_;
   ExtentCache cache_;
+  FaultTrace trace_;
 
   /** Faults that are being served right now; the background gives way to them. */
   std::atomic<int> demand_active_{0};

@@ -108,15 +108,21 @@ PageTable::~PageTable() {
 
 uint64_t PageTable::page_count() const { return header_->page_count; }
 
-bool PageTable::Claim(uint64_t page, bool* was_queued) {
+std::optional<PageState> PageTable::Claim(uint64_t page, bool withheld_too) {
   PageState state = StateOf(page);
-  while (state == PageState::kAbsent || state == PageState::kQueued) {
-    if (!states_[page].compare_exchange_weak(state, PageState::kInFlight, std::memory_order_acq_rel))
-      continue;
-    if (was_queued != nullptr) *was_queued = state == PageState::kQueued;
-    return true;
+  while (state == PageState::kAbsent || state == PageState::kQueued ||
+         (withheld_too && state == PageState::kWithheld)) {
+    if (states_[page].compare_exchange_weak(state, PageState::kInFlight, std::memory_order_acq_rel))
+      return state;
   }
-  return false;
+  return std::nullopt;
+}
+
+void PageTable::Plan(uint64_t first, uint64_t count, PageState state) {
+  for (uint64_t page = first; page < std::min(first + count, page_count()); page++) {
+    PageState absent = PageState::kAbsent;
+    states_[page].compare_exchange_strong(absent, state, std::memory_order_acq_rel);
+  }
 }
 
 void PageTable::MarkInstalled(uint64_t first, std::span<const uint8_t> presence) {

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "core/fd.h"
@@ -21,6 +22,8 @@ enum class PageState : uint8_t {
   kInstalled = 3,
   /** Cannot be had: its extent is damaged. */
   kFailed = 4,
+  /** Left out until all else is in place, unless somebody waits for it: to see whether anybody does. */
+  kWithheld = 6,
 };
 
 /** Values on a scale that is fine in proportion: 16 steps for each doubling. */
@@ -72,8 +75,15 @@ class PageTable {
   PageState StateOf(uint64_t page) const { return states_[page].load(std::memory_order_acquire); }
   void Set(uint64_t page, PageState state) { states_[page].store(state, std::memory_order_release); }
 
-  /** Marks an absent or queued page in flight; true for the one caller that did. */
-  bool Claim(uint64_t page, bool* was_queued = nullptr);
+  /** Marks a page in flight that is absent, queued or withheld; true for the one caller that did. */
+  bool Claim(uint64_t page) { return Claim(page, true).has_value(); }
+
+  /** As above, but leaves withheld pages alone unless told otherwise. Gives the state that the page was in.
+   */
+  std::optional<PageState> Claim(uint64_t page, bool withheld_too);
+
+  /** Sets the state of absent pages: kQueued or kWithheld. */
+  void Plan(uint64_t first, uint64_t count, PageState state);
 
   /** For each page from `first` on that is not 0 in `presence`. */
   void MarkInstalled(uint64_t first, std::span<const uint8_t> presence);

@@ -72,10 +72,12 @@ interface NativeTable {
   counters(): FaultPathCounters;
   forgetClaims(): void;
   markInstalled(firstPage: number, presence: Uint8Array): void;
+  plan(runs: Uint32Array, isWithheld: boolean): void;
 }
 interface NativeServer {
   wakeAll(ranges: BigUint64Array): void;
-  startBackground(firstExtents: Uint32Array): void;
+  startBackground(firstExtents: Uint32Array, withheldMs: number): void;
+  trace(): Uint32Array;
   stop(): void;
 }
 interface NativeReader {
@@ -158,6 +160,12 @@ export class PageTable {
     this.native.forgetClaims();
   }
 
+  /** Which absent pages are to come first, and which last of all: (firstPage, pageCount) each. */
+  plan({ queued, withheld }: { readonly queued: Uint32Array; readonly withheld: Uint32Array }): void {
+    this.native.plan(withheld, true);
+    this.native.plan(queued, false);
+  }
+
   markInstalled({ firstPage, presence }: PagePresence): void {
     this.native.markInstalled(integer('firstPage', firstPage, { max: 0xffff_ffff }), presence);
   }
@@ -198,9 +206,14 @@ export class FaultServer {
     this.native.wakeAll(BigUint64Array.from(numbers, BigInt));
   }
 
-  /** Installs all data behind the faults, these extents first. Once only. */
-  startBackground(firstExtents: Uint32Array): void {
-    this.native.startBackground(firstExtents);
+  /** Installs all data behind the faults, these extents first, and withheld pages last, not before `withheldMs`. Once only. */
+  startBackground(firstExtents: Uint32Array, withheldMs: number): void {
+    this.native.startBackground(firstExtents, integer('withheldMs', withheldMs));
+  }
+
+  /** The demand faults so far, in no order: (page, microseconds since this server's start) each. At most 2^20. */
+  trace(): Uint32Array {
+    return this.native.trace();
   }
 
   /** Returns when its threads have ended. Nothing else may be called afterwards. */

@@ -135,7 +135,7 @@ export class DirectMemory {
 
   /** Puts everything in place that nobody has asked for. */
   startBackground(): void {
-    this.#server!.startBackground(new Uint32Array(0));
+    this.#server!.startBackground(new Uint32Array(0), 0);
   }
 
   /** Ends the threads. */

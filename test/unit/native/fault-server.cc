@@ -184,7 +184,7 @@ void DemandOnly(const Source& source) {
 void Background(const Source& source) {
   Machine vm(source);
   auto server = Serve(source, vm.served());
-  server->StartBackground({7, 3, 5});
+  server->StartBackground({7, 3, 5}, FaultServer::Clock::now());
   ReadBy(vm.guest, 3);
   vm.events.Await(ServerEvent::Kind::kComplete);
   for (uint64_t page = 0; page < source.facts.page_count; page++)
@@ -200,7 +200,7 @@ void TakeOver(const Source& source) {
   for (int round = 0; round < 20; round++) {
     auto server = Serve(source, vm.served());
     server->WakeAll(vm.guest.Ranges());
-    if (round % 2 == 1) server->StartBackground({});
+    if (round % 2 == 1) server->StartBackground({}, FaultServer::Clock::now());
     std::this_thread::sleep_for(std::chrono::microseconds(random() % 2000));
     server.reset();
     for (int claim = 0; claim < 20; claim++) vm.table.Claim(random() % source.facts.page_count);
@@ -209,16 +209,34 @@ void TakeOver(const Source& source) {
   }
   auto server = Serve(source, vm.served());
   server->WakeAll(vm.guest.Ranges());
-  server->StartBackground({});
+  server->StartBackground({}, FaultServer::Clock::now());
   guest.join();
   vm.events.Await(ServerEvent::Kind::kComplete);
+}
+
+/** What is withheld comes only when it is asked for, or at the end; what is queued is counted apart. */
+void Withheld(const Source& source) {
+  Machine vm(source);
+  auto image = source.Open();
+  vm.table.Plan(1000, 100, PageState::kWithheld);
+  vm.table.Plan(2000, 50, PageState::kQueued);
+  auto server = Serve(source, vm.served());
+  server->StartBackground({}, FaultServer::Clock::now() + std::chrono::milliseconds(300));
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  EXPECT(vm.guest.IsRight(1001));
+  for (uint64_t page = 1000; page < 1100; page++)
+    if (page != 1001) EXPECT(!vm.guest.IsPresent(page));
+  EXPECT(vm.table.counters().prefetched_pages > 0);
+  vm.events.Await(ServerEvent::Kind::kComplete);
+  ReadBy(vm.guest, 1);
+  EXPECT(server->trace().Faults().front().page == 1001);
 }
 
 void TwoMachines(const Source& source) {
   Machine first(source), second(source);
   auto one = Serve(source, first.served());
   auto other = Serve(source, second.served());
-  one->StartBackground({});
+  one->StartBackground({}, FaultServer::Clock::now());
   std::thread reader([&] { ReadBy(second.guest, 2); });
   ReadBy(first.guest, 2);
   reader.join();
@@ -230,7 +248,7 @@ void Damaged(const Source& source) {
   Machine vm(source);
   auto image = source.Open();
   auto server = Serve(source, vm.served());
-  server->StartBackground({});
+  server->StartBackground({}, FaultServer::Clock::now());
   std::string text = vm.events.Await(ServerEvent::Kind::kExtentDamaged);
   EXPECT(text.find("extent 2 of web/1 (") != text.npos);
   server.reset();
@@ -259,7 +277,7 @@ void Unregistered(const Source& source) {
   Machine vm(source);
   auto server = Serve(source, vm.served());
   vm.guest.Unregister();
-  server->StartBackground({});
+  server->StartBackground({}, FaultServer::Clock::now());
   vm.events.Await(ServerEvent::Kind::kGone);
 }
 
@@ -351,10 +369,9 @@ void Histogram(const Source&) {
 int main(int argc, char** argv) {
   using namespace vmckpt;
   const std::map<std::string, void (*)(const Source&)> scenarios = {
-      {"demand-only", DemandOnly},    {"background", Background},
-      {"take-over", TakeOver},        {"two-machines", TwoMachines},
-      {"damaged", Damaged},           {"cut-off", CutOff},
-      {"unregistered", Unregistered}, {"return-path", ReturnPathInPieces},
+      {"demand-only", DemandOnly}, {"background", Background},     {"take-over", TakeOver},
+      {"withheld", Withheld},      {"two-machines", TwoMachines},  {"damaged", Damaged},
+      {"cut-off", CutOff},         {"unregistered", Unregistered}, {"return-path", ReturnPathInPieces},
       {"histogram", Histogram}};
   auto scenario = argc == 8 ? scenarios.find(argv[1]) : scenarios.end();
   if (scenario == scenarios.end()) return 2;

@@ -30,6 +30,7 @@ const SCENARIOS = {
   'demand-only': 'gives four readers every page, and counts what it did',
   background: 'puts all data in place behind the faults',
   'take-over': 'goes on where a server before it has died, with its claims left behind',
+  withheld: 'leaves withheld pages out until they are wanted, or all else is in place',
   'two-machines': 'serves two machines in one process',
   damaged: 'never installs a page of a damaged extent, and says which it is',
   'cut-off': 'takes a file that shrinks under it for damage',

@@ -1,0 +1,57 @@
+// Which pages were asked for, and when: what working sets are learnt from. Bounded; safe to add to from
+// several threads.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "core/anonymous_memory.h"
+
+namespace vmckpt {
+
+class FaultTrace {
+ public:
+  using Clock = std::chrono::steady_clock;
+  static constexpr size_t kMaxFaults = 1 << 20;
+
+  struct Fault {
+    uint32_t page;
+    /** Since the trace began, in microseconds. */
+    uint32_t at_us;
+  };
+
+  void Add(uint64_t page, Clock::time_point at) {
+    size_t index = count_.fetch_add(1, std::memory_order_relaxed);
+    if (index >= kMaxFaults) return;
+    auto since = std::chrono::duration_cast<std::chrono::microseconds>(at - began_).count();
+    Slots()[index].store(static_cast<uint64_t>(page) << 32 | static_cast<uint32_t>(since),
+                         std::memory_order_release);
+  }
+
+  /** What has been added so far, in no order. */
+  std::vector<Fault> Faults() const {
+    size_t count = std::min(count_.load(), kMaxFaults);
+    std::vector<Fault> faults;
+    faults.reserve(count);
+    for (size_t i = 0; i < count; i++) {
+      uint64_t slot = Slots()[i].load(std::memory_order_acquire);
+      faults.push_back({.page = static_cast<uint32_t>(slot >> 32), .at_us = static_cast<uint32_t>(slot)});
+    }
+    return faults;
+  }
+
+  /** Faults that found no room. */
+  size_t cut_count() const { return count_ > kMaxFaults ? count_ - kMaxFaults : 0; }
+
+ private:
+  std::atomic<uint64_t>* Slots() const { return reinterpret_cast<std::atomic<uint64_t>*>(memory_.data()); }
+
+  const Clock::time_point began_ = Clock::now();
+  AnonymousMemory memory_{kMaxFaults * sizeof(uint64_t)};
+  std::atomic<size_t> count_{0};
+};
+
+}  // namespace vmckpt
