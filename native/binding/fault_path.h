@@ -4,8 +4,22 @@
 
 #include <napi.h>
 
+#include <memory>
+#include <vector>
+
+#include "core/checkpoint_image.h"
+#include "core/memory_region.h"
+#include "core/page_table.h"
+
 namespace vmckpt::binding {
 
 void ExportFaultPath(Napi::Object exports);
+
+/** What is inside a CheckpointImage or PageTable object, which keeps it alive. */
+std::shared_ptr<CheckpointImage> ImageOf(Napi::Value value);
+PageTable& TableOf(Napi::Value value);
+
+/** Of a BigUint64Array of (address, firstPage, pageCount)… */
+std::vector<MemoryRegion> RegionsOf(Napi::Value value);
 
 }  // namespace vmckpt::binding

@@ -109,7 +109,7 @@ void FaultServer::InstallDemanded(Worker& worker, uint64_t page, Clock::time_poi
 
 /** The extent is decompressed: its other pages are nearly free, and likely next. */
 void FaultServer::InstallNeighbours(uint64_t page, const PageEntry& entry, const uint8_t* extent) {
-  const MemoryRegion& region = *RegionOf(page);
+  const MemoryRegion& region = *RegionOf(options_.regions, page);
   uint64_t reach = image_->facts().extent_pages;
   uint64_t low = page - std::min(page - region.first_page, reach);
   uint64_t high = std::min(page + reach, region.first_page + region.page_count);
@@ -124,7 +124,7 @@ void FaultServer::InstallNeighbours(uint64_t page, const PageEntry& entry, const
 
 /** `page` is claimed; those around it that read as zero, too, come along. */
 void FaultServer::InstallZeros(uint64_t page) {
-  const MemoryRegion& region = *RegionOf(page);
+  const MemoryRegion& region = *RegionOf(options_.regions, page);
   uint64_t low = std::max(page / kZeroWindowPages * kZeroWindowPages, region.first_page);
   uint64_t high = std::min(page / kZeroWindowPages * kZeroWindowPages + kZeroWindowPages,
                            region.first_page + region.page_count);
@@ -188,14 +188,8 @@ void FaultServer::MarkInstalled(uint64_t page, size_t page_count) {
   if (awaited_count_.fetch_add(0) > 0) ResolveAwaited(page, page_count);
 }
 
-const MemoryRegion* FaultServer::RegionOf(uint64_t page) const {
-  for (const MemoryRegion& region : options_.regions)
-    if (page - region.first_page < region.page_count) return &region;
-  return nullptr;
-}
-
 uint64_t FaultServer::AddressOf(uint64_t page) const {
-  const MemoryRegion& region = *RegionOf(page);
+  const MemoryRegion& region = *RegionOf(options_.regions, page);
   return region.address + (page - region.first_page) * kPageBytes;
 }
 

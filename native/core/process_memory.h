@@ -4,15 +4,15 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
-#include <vector>
+#include <span>
 
 namespace vmckpt {
 
 /**
- * Copies local[i] to remote[i] (equal lengths) of process `pid`, in as few calls as possible;
- * process_vm_writev(2). Throws SystemError: EPERM without the right to ptrace, EFAULT where the process has
- * no writable memory, ESRCH.
+ * Copies local[i] to remote[i] (equal lengths, at most IOV_MAX of them) of process `pid`;
+ * process_vm_writev(2). The vectors are used up. Throws SystemError: EPERM without the right to ptrace,
+ * EFAULT where the process has no writable memory or we have no readable one, ESRCH.
  */
-void WriteProcessMemory(pid_t pid, std::vector<iovec> local, std::vector<iovec> remote);
+void WriteProcessMemory(pid_t pid, std::span<iovec> local, std::span<iovec> remote);
 
 }  // namespace vmckpt
