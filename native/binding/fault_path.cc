@@ -88,8 +88,8 @@ class Table : public Napi::ObjectWrap<Table> {
         env, "PageTable",
         {InstanceAccessor<&Table::Descriptor>("fd"),
          InstanceAccessor<&Table::StreamPhase, &Table::SetStreamPhase>("streamPhase"),
-         InstanceMethod<&Table::Counters>("counters"),
-         InstanceMethod<&Table::Installed>("installed"), InstanceMethod<&Table::ForgetClaims>("forgetClaims")});
+         InstanceMethod<&Table::Counters>("counters"), InstanceMethod<&Table::Installed>("installed"),
+         InstanceMethod<&Table::ForgetClaims>("forgetClaims")});
   }
   PageTable& get() { return *table_; }
 

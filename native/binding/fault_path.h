@@ -1,5 +1,5 @@
-// The classes of the fault path: CheckpointImage, PageTable, FaultServer, ReturnPath. What happens on their threads
-// arrives in JavaScript as calls of the functions given to their constructors, until `stop()`.
+// The classes of the fault path: CheckpointImage, PageTable, FaultServer, ReturnPath. What happens on their
+// threads arrives in JavaScript as calls of the functions given to their constructors, until `stop()`.
 #pragma once
 
 #include <napi.h>
