@@ -6,6 +6,7 @@
 
 #include "binding/errors.h"
 #include "binding/fault_path.h"
+#include "binding/memory_fill.h"
 #include "binding/receive_fds.h"
 #include "core/file_range.h"
 #include "core/pidfd.h"
@@ -129,23 +130,6 @@ Napi::Value PresentPages(const Napi::CallbackInfo& info) {
   return Napi::Buffer<uint8_t>::Copy(info.Env(), presence.data(), presence.size());
 }
 
-// pid, array of Uint8Array, BigUint64Array with the address of each.
-Napi::Value WriteProcessMemory(const Napi::CallbackInfo& info) {
-  auto buffers = info[1].As<Napi::Array>();
-  auto addresses = info[2].As<Napi::BigUint64Array>();
-  std::vector<iovec> local, remote;
-  local.reserve(buffers.Length());
-  remote.reserve(buffers.Length());
-  for (uint32_t i = 0; i < buffers.Length(); i++) {
-    auto bytes = buffers.Get(i).As<Napi::Uint8Array>();
-    if (bytes.ByteLength() == 0) continue;
-    local.push_back({bytes.Data(), bytes.ByteLength()});
-    remote.push_back({reinterpret_cast<void*>(addresses[i]), bytes.ByteLength()});
-  }
-  vmckpt::WriteProcessMemory(IntAt(info, 0), std::move(local), std::move(remote));
-  return info.Env().Undefined();
-}
-
 template <Napi::Value (*Method)(const Napi::CallbackInfo&)>
 void Export(Napi::Object exports, const char* name) {
   exports.Set(name, Napi::Function::New<Guarded<Method>>(exports.Env(), name));
@@ -169,8 +153,8 @@ Napi::Object Initialize(Napi::Env, Napi::Object exports) {
   Export<TakeUserfaultfds>(exports, "takeUserfaultfds");
   Export<MissingPageRegions>(exports, "missingPageRegions");
   Export<PresentPages>(exports, "presentPages");
-  Export<WriteProcessMemory>(exports, "writeProcessMemory");
   ExportFaultPath(exports);
+  ExportMemoryFill(exports);
   return exports;
 }
 

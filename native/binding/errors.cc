@@ -14,4 +14,11 @@ Napi::Error ToJavaScript(Napi::Env env, const SystemError& error) {
   return result;
 }
 
+Napi::Error ToJavaScript(Napi::Env env, const DamagedImage& damage) {
+  bool is_extent = damage.part() == DamagedImage::Part::kExtent;
+  Napi::Error result = Napi::Error::New(env, damage.what());
+  result.Set("code", Napi::String::New(env, is_extent ? "EXTENT_DAMAGED" : "INDEX_DAMAGED"));
+  return result;
+}
+
 }  // namespace vmckpt::binding

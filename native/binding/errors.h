@@ -3,6 +3,10 @@
 
 #include <napi.h>
 
+#include <new>
+#include <system_error>
+
+#include "core/checkpoint_image.h"
 #include "core/system_error.h"
 
 namespace vmckpt::binding {
@@ -10,16 +14,29 @@ namespace vmckpt::binding {
 /** An Error with `code` ("EAGAIN"), `errno` (negative, as in Node) and `syscall`. */
 Napi::Error ToJavaScript(Napi::Env env, const SystemError& error);
 
-/** Wraps a method so that no C++ exception but Napi::Error leaves it. */
+/** An Error with `code` EXTENT_DAMAGED or INDEX_DAMAGED. */
+Napi::Error ToJavaScript(Napi::Env env, const DamagedImage& damage);
+
+/** Calls `body`, so that no C++ exception but Napi::Error leaves it. */
+template <typename Body>
+auto Translated(Napi::Env env, Body body) {
+  try {
+    return body();
+  } catch (const SystemError& error) {
+    throw ToJavaScript(env, error);
+  } catch (const DamagedImage& damage) {
+    throw ToJavaScript(env, damage);
+  } catch (const std::bad_alloc&) {
+    throw ToJavaScript(env, SystemError(ENOMEM, "malloc"));
+  } catch (const std::system_error& error) {
+    throw ToJavaScript(env, SystemError(error.code().value(), "pthread_create"));
+  }
+}
+
+/** The same for a method; constructors cannot be wrapped. */
 template <Napi::Value (*Method)(const Napi::CallbackInfo&)>
 Napi::Value Guarded(const Napi::CallbackInfo& info) {
-  try {
-    return Method(info);
-  } catch (const SystemError& error) {
-    throw ToJavaScript(info.Env(), error);
-  } catch (const std::bad_alloc&) {
-    throw ToJavaScript(info.Env(), SystemError(ENOMEM, "malloc"));
-  }
+  return Translated(info.Env(), [&] { return Method(info); });
 }
 
 }  // namespace vmckpt::binding

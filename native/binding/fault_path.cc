@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -20,21 +21,6 @@ uint64_t Uint64Of(Napi::Value value) { return static_cast<uint64_t>(value.As<Nap
 
 Fd Duplicate(Napi::Value fd) {
   return Fd(Check(::fcntl(fd.As<Napi::Number>().Int32Value(), F_DUPFD_CLOEXEC, 0), "fcntl"));
-}
-
-/** Calls `body`; a failure of native/core becomes a JavaScript error. For constructors, which Guarded cannot
- * wrap. */
-template <typename Body>
-auto Translated(Napi::Env env, Body body) {
-  try {
-    return body();
-  } catch (const SystemError& error) {
-    throw ToJavaScript(env, error);
-  } catch (const DamagedImage& damage) {
-    Napi::Error error = Napi::Error::New(env, damage.what());
-    error.Set("code", Napi::String::New(env, "DAMAGED"));
-    throw error;
-  }
 }
 
 /** A JavaScript function that threads may call. It does not keep the process alive. */
@@ -102,7 +88,8 @@ class Table : public Napi::ObjectWrap<Table> {
         env, "PageTable",
         {InstanceAccessor<&Table::Descriptor>("fd"),
          InstanceAccessor<&Table::StreamPhase, &Table::SetStreamPhase>("streamPhase"),
-         InstanceMethod<&Table::Counters>("counters"), InstanceMethod<&Table::ForgetClaims>("forgetClaims"),
+         InstanceMethod<&Table::Counters>("counters"), InstanceMethod<&Table::Installed>("installed"),
+         InstanceMethod<&Table::ForgetClaims>("forgetClaims"),
          InstanceMethod<&Table::MarkInstalled>("markInstalled"), InstanceMethod<&Table::Plan>("plan")});
   }
   PageTable& get() { return *table_; }
@@ -135,6 +122,19 @@ class Table : public Napi::ObjectWrap<Table> {
     set("faultP99Us", times.Quantile(0.99) / 1e3);
     set("faultMaxUs", times.max() / 1e3);
     set("faultTotalMs", times.total() / 1e6);
+    return result;
+  }
+  // → Uint32Array of (firstPage, pageCount)…
+  Napi::Value Installed(const Napi::CallbackInfo& info) {
+    std::vector<uint32_t> runs;
+    for (uint64_t page = 0; page < table_->page_count(); page++) {
+      if (table_->StateOf(page) != PageState::kInstalled) continue;
+      if (runs.empty() || runs[runs.size() - 2] + runs.back() != page)
+        runs.insert(runs.end(), {static_cast<uint32_t>(page), 0});
+      runs.back()++;
+    }
+    Napi::Uint32Array result = Napi::Uint32Array::New(info.Env(), runs.size());
+    std::copy(runs.begin(), runs.end(), result.Data());
     return result;
   }
   Napi::Value ForgetClaims(const Napi::CallbackInfo& info) {
@@ -180,14 +180,10 @@ class Server : public Napi::ObjectWrap<Server> {
       : Napi::ObjectWrap<Server>(info),
         table_(info[1]),
         on_event_(std::make_unique<Callback>(info.Env(), info[6])) {
-    auto numbers = info[3].As<Napi::BigUint64Array>();
-    std::vector<MemoryRegion> regions;
-    for (size_t i = 0; i + 2 < numbers.ElementLength(); i += 3)
-      regions.push_back({.address = numbers[i], .first_page = numbers[i + 1], .page_count = numbers[i + 2]});
     server_ = Translated(info.Env(), [&] {
       return std::make_unique<FaultServer>(
-          Image::Unwrap(info[0].As<Napi::Object>())->get(), table_->get(), Userfaultfd(Duplicate(info[2])),
-          FaultServer::Options{.regions = std::move(regions),
+          ImageOf(info[0]), table_->get(), Userfaultfd(Duplicate(info[2])),
+          FaultServer::Options{.regions = RegionsOf(info[3]),
                                .demand_threads = info[4].As<Napi::Number>().Uint32Value(),
                                .background_threads = info[5].As<Napi::Number>().Uint32Value(),
                                .on_event = [this](const ServerEvent& event) { Emit(event); }});
@@ -310,6 +306,20 @@ class Reader : public Napi::ObjectWrap<Reader> {
 };
 
 }  // namespace
+
+std::shared_ptr<CheckpointImage> ImageOf(Napi::Value value) {
+  return Image::Unwrap(value.As<Napi::Object>())->get();
+}
+
+PageTable& TableOf(Napi::Value value) { return Table::Unwrap(value.As<Napi::Object>())->get(); }
+
+std::vector<MemoryRegion> RegionsOf(Napi::Value value) {
+  auto numbers = value.As<Napi::BigUint64Array>();
+  std::vector<MemoryRegion> regions;
+  for (size_t i = 0; i + 2 < numbers.ElementLength(); i += 3)
+    regions.push_back({.address = numbers[i], .first_page = numbers[i + 1], .page_count = numbers[i + 2]});
+  return regions;
+}
 
 void ExportFaultPath(Napi::Object exports) {
   Napi::Env env = exports.Env();

@@ -1,11 +1,25 @@
-// The classes of the fault path: CheckpointImage, PageTable, FaultServer, ReturnPath. What happens on their threads
-// arrives in JavaScript as calls of the functions given to their constructors, until `stop()`.
+// The classes of the fault path: CheckpointImage, PageTable, FaultServer, ReturnPath. What happens on their
+// threads arrives in JavaScript as calls of the functions given to their constructors, until `stop()`.
 #pragma once
 
 #include <napi.h>
 
+#include <memory>
+#include <vector>
+
+#include "core/checkpoint_image.h"
+#include "core/memory_region.h"
+#include "core/page_table.h"
+
 namespace vmckpt::binding {
 
 void ExportFaultPath(Napi::Object exports);
+
+/** What is inside a CheckpointImage or PageTable object, which keeps it alive. */
+std::shared_ptr<CheckpointImage> ImageOf(Napi::Value value);
+PageTable& TableOf(Napi::Value value);
+
+/** Of a BigUint64Array of (address, firstPage, pageCount)… */
+std::vector<MemoryRegion> RegionsOf(Napi::Value value);
 
 }  // namespace vmckpt::binding

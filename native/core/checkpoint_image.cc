@@ -113,7 +113,7 @@ PageEntry CheckpointImage::EntryOf(uint64_t page) {
                    .extent = static_cast<uint32_t>(entry >> 32)};
   bool sensible = kind <= static_cast<uint8_t>(PageKind::kData) &&
                   (result.kind != PageKind::kData ||
-                   (result.extent < facts_.extent_count && result.slot < facts_.extent_pages));
+                   (result.extent < facts_.extent_count && result.slot < PagesOf(result.extent)));
   if (!sensible)
     throw DamagedImage(DamagedImage::Part::kIndex,
                        facts_.label + "/page-index: the entry of page " + Number(page) + " makes no sense");

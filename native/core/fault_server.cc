@@ -114,7 +114,7 @@ void FaultServer::InstallDemanded(Worker& worker, uint64_t page, Clock::time_poi
  * to the first page of another extent: src/working-set/units.ts counts on exactly these.
  */
 void FaultServer::InstallNeighbours(uint64_t page, const PageEntry& entry, const uint8_t* extent) {
-  const MemoryRegion& region = *RegionOf(page);
+  const MemoryRegion& region = *RegionOf(options_.regions, page);
   RunInstaller installer(*this);
   auto look = [&](uint64_t first, int step) {
     uint64_t nearest = page;
@@ -137,7 +137,7 @@ void FaultServer::InstallNeighbours(uint64_t page, const PageEntry& entry, const
 
 /** `page` is claimed; those around it that read as zero, too, come along. */
 void FaultServer::InstallZeros(uint64_t page) {
-  const MemoryRegion& region = *RegionOf(page);
+  const MemoryRegion& region = *RegionOf(options_.regions, page);
   uint64_t low = std::max(page / kZeroWindowPages * kZeroWindowPages, region.first_page);
   uint64_t high = std::min(page / kZeroWindowPages * kZeroWindowPages + kZeroWindowPages,
                            region.first_page + region.page_count);
@@ -199,14 +199,8 @@ void FaultServer::MarkInstalled(uint64_t page, size_t page_count) {
   if (awaited_count_.fetch_add(0) > 0) ResolveAwaited(page, page_count);
 }
 
-const MemoryRegion* FaultServer::RegionOf(uint64_t page) const {
-  for (const MemoryRegion& region : options_.regions)
-    if (page - region.first_page < region.page_count) return &region;
-  return nullptr;
-}
-
 uint64_t FaultServer::AddressOf(uint64_t page) const {
-  const MemoryRegion& region = *RegionOf(page);
+  const MemoryRegion& region = *RegionOf(options_.regions, page);
   return region.address + (page - region.first_page) * kPageBytes;
 }
 

@@ -20,18 +20,12 @@
 #include "core/extent_cache.h"
 #include "core/extent_map.h"
 #include "core/fault_trace.h"
+#include "core/memory_region.h"
 #include "core/page_table.h"
 #include "core/system_error.h"
 #include "core/userfaultfd.h"
 
 namespace vmckpt {
-
-/** Pages of the VM that lie side by side in the process. */
-struct MemoryRegion {
-  uint64_t address;
-  uint64_t first_page;
-  uint64_t page_count;
-};
 
 struct ServerEvent {
   enum class Kind {
@@ -128,7 +122,6 @@ class FaultServer {
   void Install(const Run& run);
   void MarkInstalled(uint64_t page, size_t page_count);
 
-  const MemoryRegion* RegionOf(uint64_t page) const;
   uint64_t AddressOf(uint64_t page) const;
   uint64_t PageAt(uint64_t address) const;
 

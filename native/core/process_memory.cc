@@ -14,8 +14,6 @@ namespace vmckpt {
 
 namespace {
 
-// The kernel's UIO_MAXIOV.
-constexpr size_t kMaxVectors = 1024;
 constexpr size_t kPageBytes = 4096;
 /** Of an entry of pagemap: the page is in memory, or swapped out. */
 constexpr uint64_t kPresent = uint64_t{1} << 63 | uint64_t{1} << 62;
@@ -27,18 +25,18 @@ void Advance(iovec& vector, size_t bytes) {
 
 }  // namespace
 
-void WriteProcessMemory(pid_t pid, std::vector<iovec> local, std::vector<iovec> remote) {
-  size_t first = 0;
-  while (first < local.size()) {
-    size_t count = std::min(local.size() - first, kMaxVectors);
-    ssize_t written = RetryOnSignal(
-        [&] { return ::process_vm_writev(pid, &local[first], count, &remote[first], count, 0); });
+void WriteProcessMemory(pid_t pid, std::span<iovec> local, std::span<iovec> remote) {
+  while (!local.empty()) {
+    ssize_t written = RetryOnSignal([&] {
+      return ::process_vm_writev(pid, local.data(), local.size(), remote.data(), remote.size(), 0);
+    });
     // A partial transfer stops at an element's boundary or inside one: go on exactly there.
     size_t left = static_cast<size_t>(Check(written, "process_vm_writev"));
-    while (first < local.size() && left >= local[first].iov_len) left -= local[first++].iov_len;
+    for (; !local.empty() && left >= local[0].iov_len; local = local.subspan(1), remote = remote.subspan(1))
+      left -= local[0].iov_len;
     if (left > 0) {
-      Advance(local[first], left);
-      Advance(remote[first], left);
+      Advance(local[0], left);
+      Advance(remote[0], left);
     }
   }
 }

@@ -6,16 +6,17 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace vmckpt {
 
 /**
- * Copies local[i] to remote[i] (equal lengths) of process `pid`, in as few calls as possible;
- * process_vm_writev(2). Throws SystemError: EPERM without the right to ptrace, EFAULT where the process has
- * no writable memory, ESRCH.
+ * Copies local[i] to remote[i] (equal lengths, at most IOV_MAX of them) of process `pid`;
+ * process_vm_writev(2). The vectors are used up. Throws SystemError: EPERM without the right to ptrace,
+ * EFAULT where the process has no writable memory or we have no readable one, ESRCH.
  */
-void WriteProcessMemory(pid_t pid, std::vector<iovec> local, std::vector<iovec> remote);
+void WriteProcessMemory(pid_t pid, std::span<iovec> local, std::span<iovec> remote);
 
 /**
  * For each of the pages from `address` on 1 if the process has it, in memory or swapped out: pagemap of

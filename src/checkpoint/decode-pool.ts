@@ -1,8 +1,7 @@
 /** Decodes many extents beside the main thread, for everything that is not a demand fault. */
-import type { BulkDecoder, DecodedExtents, MemoryRun } from '../pages/contracts.js';
+import type { BulkDecoder, DecodedExtents } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import type { DecodeFault, DecodeRequest, DecodeWorkerData } from './decode-worker.js';
-import type { ExtentInfo } from './format.js';
 import { extentDamaged, type PagesReader } from './pages-reader.js';
 import { WorkerTeam } from './worker-team.js';
 
@@ -31,44 +30,32 @@ export class DecodePool implements BulkDecoder {
    * @throws VmckptError EXTENT_DAMAGED for the first damaged one, INDEX_DAMAGED
    */
   async decode(numbers: readonly number[]): Promise<DecodedExtents> {
-    const extents = this.#infoOf(numbers);
+    if (numbers.length > MAX_REQUEST_EXTENTS)
+      throw new RangeError(
+        `${numbers.length} extents in one request, at most ${MAX_REQUEST_EXTENTS} allowed`,
+      );
+    const extents = numbers.map((extent) => this.#reader.extentInfo(extent));
     const into = this.#takeBuffer(extents.length * this.#extentBytes);
     let released = false;
     const release = (): void => {
       if (!released && this.#free.length < MAX_FREE_BUFFERS) this.#free.push(into);
       released = true;
     };
-    try {
-      await this.#run(numbers, { extents, to: into });
-    } catch (error) {
+    const found = extents.length === 0 ? undefined : await this.#startedTeam().run({ extents, into });
+    if (found !== undefined) {
       release();
-      throw error;
+      const { position, fault } = found;
+      throw extentDamaged(this.#reader.label, {
+        extent: numbers[position]!,
+        info: extents[position]!,
+        fault,
+      });
     }
     const bytesAt = (position: number): Uint8Array => {
       const start = position * this.#extentBytes;
       return into.subarray(start, start + extents[position]!.pageCount * PAGE_BYTES);
     };
     return { bytesAt, release };
-  }
-
-  /** @throws as `decode`, and a system error: EPERM without the right to ptrace the process */
-  async decodeInto(pid: number, numbers: readonly number[], runs: readonly MemoryRun[]): Promise<void> {
-    await this.#run(numbers, { extents: this.#infoOf(numbers), to: { pid, runs } });
-  }
-
-  #infoOf(numbers: readonly number[]): ExtentInfo[] {
-    if (numbers.length <= MAX_REQUEST_EXTENTS)
-      return numbers.map((extent) => this.#reader.extentInfo(extent));
-    throw new RangeError(`${numbers.length} extents in one request, at most ${MAX_REQUEST_EXTENTS} allowed`);
-  }
-
-  async #run(numbers: readonly number[], request: DecodeRequest): Promise<void> {
-    if (numbers.length === 0) return;
-    const found = await this.#startedTeam().run(request);
-    if (found === undefined) return;
-    const { position, fault } = found;
-    const damaged = { extent: numbers[position]!, info: request.extents[position]!, fault };
-    throw extentDamaged(this.#reader.label, damaged);
   }
 
   /** Ends the threads once they have decoded what they were asked for. */

@@ -1,10 +1,5 @@
-/**
- * Worker thread of the decode pool: reads, verifies and decodes extents into shared memory, or by way of a buffer
- * that stays in the processor's cache straight into another process.
- */
+/** Worker thread of the decode pool: reads, verifies and decodes extents into shared memory. */
 import { workerData } from 'node:worker_threads';
-import { writeProcessMemory } from '../native/index.js';
-import type { MemoryRun } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import { ExtentDecoder } from './extent-codec.js';
 import { readAt } from './files.js';
@@ -19,8 +14,8 @@ export interface DecodeWorkerData {
 
 export interface DecodeRequest {
   readonly extents: readonly ExtentInfo[];
-  /** Shared memory with room for all of them, or the process that wants some of their pages. */
-  readonly to: Uint8Array | { readonly pid: number; readonly runs: readonly MemoryRun[] };
+  /** Shared memory with room for all of them. */
+  readonly into: Uint8Array;
 }
 
 /** The first damaged extent of the request, by its place there. */
@@ -36,17 +31,7 @@ const { pagesFd, extentBytes } = workerData as DecodeWorkerData;
 const decoder = new ExtentDecoder();
 const stored = new Uint8Array(Math.max(MAX_READ_BYTES, extentBytes));
 
-let passing = new Uint8Array(0);
-
-answerRequests<DecodeRequest, DecodeFault | undefined>(({ extents, to }) => {
-  if (to instanceof Uint8Array) return decodeAll(extents, to);
-  if (passing.length < extents.length * extentBytes) passing = new Uint8Array(extents.length * extentBytes);
-  const fault = decodeAll(extents, passing);
-  if (fault === undefined) writeRuns(to.pid, to.runs);
-  return fault;
-});
-
-function decodeAll(extents: readonly ExtentInfo[], into: Uint8Array): DecodeFault | undefined {
+answerRequests<DecodeRequest, DecodeFault | undefined>(({ extents, into }) => {
   for (let first = 0; first < extents.length;) {
     const end = endOfRun(extents, first);
     const fault = decodeRun(extents, { first, end, into });
@@ -54,19 +39,7 @@ function decodeAll(extents: readonly ExtentInfo[], into: Uint8Array): DecodeFaul
     first = end;
   }
   return undefined;
-}
-
-function writeRuns(pid: number, runs: readonly MemoryRun[]): void {
-  const buffers = runs.map(({ position, slot, pageCount }) => {
-    const start = position * extentBytes + slot * PAGE_BYTES;
-    return passing.subarray(start, start + pageCount * PAGE_BYTES);
-  });
-  writeProcessMemory(
-    pid,
-    buffers,
-    BigUint64Array.from(runs, ({ address }) => BigInt(address)),
-  );
-}
+});
 
 function endOfRun(extents: readonly ExtentInfo[], first: number): number {
   const { offset } = extents[first]!;

@@ -26,10 +26,17 @@ export function openNativeImage(dir: string, manifest: Manifest): CheckpointImag
       },
     );
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'DAMAGED')
-      throw new VmckptError('INDEX_DAMAGED', (error as Error).message);
-    throw openFailure(error, generationLabel(dir), 'its files');
+    throw damageIn(error) ?? openFailure(error, generationLabel(dir), 'its files');
   } finally {
     for (const fd of fds) closeSync(fd);
   }
+}
+
+/** What an error of the native image says of the generation; undefined when it is about something else. */
+export function damageIn(error: unknown): VmckptError | undefined {
+  const { code, message } = error as NodeJS.ErrnoException;
+  if (code !== 'EXTENT_DAMAGED' && code !== 'INDEX_DAMAGED') return undefined;
+  return new VmckptError(code, message, {
+    hint: '`vmckpt check` lists all damage; restore another generation',
+  });
 }

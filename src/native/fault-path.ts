@@ -70,6 +70,7 @@ interface NativeTable {
   readonly fd: number;
   streamPhase: number;
   counters(): FaultPathCounters;
+  installed(): Uint32Array;
   forgetClaims(): void;
   markInstalled(firstPage: number, presence: Uint8Array): void;
   plan(runs: Uint32Array, isWithheld: boolean): void;
@@ -114,11 +115,13 @@ interface FaultPathAddon {
 const addon = loadAddon<FaultPathAddon>;
 const MAX_THREADS = 64;
 
-/** The files of a generation, opened; duplicates of the descriptors are kept. An error has the code DAMAGED. */
+/** The files of a generation, opened; duplicates of the descriptors are kept. An error of its own: INDEX_DAMAGED. */
 export class CheckpointImage {
   readonly native: object;
+  readonly pageCount: number;
 
   constructor(files: ImageFiles, facts: ImageFacts) {
+    this.pageCount = facts.pageCount;
     const numbers = [facts.pageCount, facts.extentCount, facts.extentPages].map(BigInt);
     this.native = new (addon().CheckpointImage)(
       integer('pageIndexFd', files.pageIndexFd),
@@ -155,6 +158,11 @@ export class PageTable {
     return this.native.counters();
   }
 
+  /** The pages in place: [firstPage, pageCount, …], ascending. */
+  installed(): Uint32Array {
+    return this.native.installed();
+  }
+
   /** What a dead process had begun to install can be installed again. */
   forgetClaims(): void {
     this.native.forgetClaims();
@@ -169,6 +177,11 @@ export class PageTable {
   markInstalled({ firstPage, presence }: PagePresence): void {
     this.native.markInstalled(integer('firstPage', firstPage, { max: 0xffff_ffff }), presence);
   }
+}
+
+export function regionNumbers(regions: readonly MemoryRegion[]): BigUint64Array {
+  const numbers = regions.flatMap(({ address, firstPage, pageCount }) => [address, firstPage, pageCount]);
+  return BigUint64Array.from(numbers, BigInt);
 }
 
 export interface FaultServerOptions {
@@ -188,12 +201,11 @@ export class FaultServer {
 
   constructor(options: FaultServerOptions) {
     const { image, table, userfaultfd, regions, demandThreads, backgroundThreads, onEvent } = options;
-    const numbers = regions.flatMap(({ address, firstPage, pageCount }) => [address, firstPage, pageCount]);
     this.native = new (addon().FaultServer)(
       image.native,
       table.native,
       integer('userfaultfd', userfaultfd),
-      BigUint64Array.from(numbers, BigInt),
+      regionNumbers(regions),
       integer('demandThreads', demandThreads, { max: MAX_THREADS }),
       integer('backgroundThreads', backgroundThreads, { min: 1, max: MAX_THREADS }),
       onEvent,

@@ -9,6 +9,7 @@ import { PACKAGE_ROOT } from '../util/package-paths.js';
 import { integer, loadAddon } from './addon.js';
 
 export * from './fault-path.js';
+export * from './memory-fill.js';
 
 export interface PeerCredentials {
   readonly pid: number;
@@ -61,7 +62,6 @@ interface Addon {
   takeUserfaultfds(pid: number): number[];
   missingPageRegions(pid: number): BigUint64Array;
   presentPages(pid: number, address: number, pageCount: number): Uint8Array;
-  writeProcessMemory(pid: number, buffers: readonly Uint8Array[], addresses: BigUint64Array): void;
 }
 
 /** The process that keeps a save's migration stream open: see native/core/receiver.h. */
@@ -203,20 +203,6 @@ export function xxh3(bytes: Uint8Array, start = 0, end = bytes.length): bigint {
  */
 export function rescueUserfaultfd(pid: number): RescueResult {
   return addon().rescueUserfaultfd(integer('pid', pid, { min: 1 }));
-}
-
-/**
- * Copies `buffers[i]` to `addresses[i]` in the memory of process `pid`, which faults as if it wrote there itself.
- * EPERM without the right to ptrace it, EFAULT where it has no writable memory, ESRCH when it has ended.
- */
-export function writeProcessMemory(
-  pid: number,
-  buffers: readonly Uint8Array[],
-  addresses: BigUint64Array,
-): void {
-  if (buffers.length !== addresses.length)
-    throw new RangeError(`${buffers.length} buffers for ${addresses.length} addresses`);
-  addon().writeProcessMemory(integer('pid', pid, { min: 1 }), buffers, addresses);
 }
 
 /** Duplicates of all userfaultfds of process `pid`. Needs the right to ptrace it (EACCES, EPERM). */

@@ -35,19 +35,6 @@ export interface PageSource {
 /** Decodes many extents beside the main thread. */
 export interface BulkDecoder {
   decode(extents: readonly number[]): Promise<DecodedExtents>;
-  /** Decodes, and writes `runs` of the decoded pages into the memory of process `pid`. */
-  decodeInto(pid: number, extents: readonly number[], runs: readonly MemoryRun[]): Promise<void>;
-}
-
-/** Pages that lie side by side both in an extent and in a process. */
-export interface MemoryRun {
-  /** Of the extent in the request. */
-  readonly position: number;
-  /** The first page's place in the extent. */
-  readonly slot: number;
-  readonly pageCount: number;
-  /** Where the first page goes in the process's address space. */
-  readonly address: number;
 }
 
 export interface DecodedExtents {

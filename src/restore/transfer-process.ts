@@ -4,13 +4,14 @@
  */
 import { once } from 'node:events';
 import { Socket } from 'node:net';
+import { availableParallelism } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { VmckptError } from '../errors.js';
 import { DecodePool } from '../checkpoint/decode-pool.js';
-import { openNativeImage } from '../checkpoint/native-image.js';
+import { damageIn, openNativeImage } from '../checkpoint/native-image.js';
 import { CheckpointReader } from '../checkpoint/reader.js';
-import { connectUnix, type FaultPathCounters } from '../native/index.js';
+import { connectUnix, MemoryFill, type CheckpointImage, type FaultPathCounters } from '../native/index.js';
 import type { BlockAddress } from '../qemu/guest-memory.js';
 import { adoptMonitor, holdMonitor, releaseMonitor, type HeldMonitor } from '../qemu/held-monitor.js';
 import { queryMigrate } from '../qemu/migration-control.js';
@@ -18,7 +19,6 @@ import { QmpClient } from '../qemu/qmp.js';
 import { holdGeneration } from '../store/generation-use.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
 import { PAGE_BYTES, type PlacedRamBlock } from '../pages/layout.js';
-import { fillMemory } from '../transfer/memory-fill.js';
 import type { PageFeeder } from '../transfer/page-feeder.js';
 import { readMachineState, sendWholeMachine, type MachineState } from '../transfer/whole-machine.js';
 import { poll } from '../util/deadline.js';
@@ -38,6 +38,8 @@ const BACKGROUND_WAITS_MS = 2_000;
 /** As long as QEMU may take for its devices on the slowest host. */
 const LOAD_TIMEOUT_MS = 600_000;
 const COMPLETION_TIMEOUT_MS = 30_000;
+/** More would wait for memory. */
+const MAX_FILL_THREADS = 8;
 
 interface TransferSubject {
   /** The VM's. */
@@ -64,8 +66,9 @@ class Transfer {
   #loaded: boolean;
   #noteFailed = false;
   #completeAtMs: number | undefined;
-  /** Written straight into QEMU's memory. */
-  #filledPages = 0;
+  #image: CheckpointImage | undefined;
+  /** Writes straight into QEMU's memory. */
+  #fill: MemoryFill | undefined;
 
   private constructor({ name, generationDir, verb }: TransferSubject, reader: CheckpointReader) {
     const folder = new VmFolder(name);
@@ -186,12 +189,16 @@ class Transfer {
   }
 
   #directMemory({ blockName, pid, hostAddress }: BlockAddress, estate: Estate): DirectMemory | undefined {
-    const { layout, manifest } = this.#reader;
+    const { layout } = this.#reader;
     const block = layout.byName(blockName);
     if (block === undefined) return undefined;
-    const image = openNativeImage(this.#generationDir, manifest);
+    const image = this.#openImage();
     const { pageTable, userfaultfd } = estate;
     return new DirectMemory({ image, layout, block, pid, hostAddress, pageTable, userfaultfd });
+  }
+
+  #openImage(): CheckpointImage {
+    return (this.#image ??= openNativeImage(this.#generationDir, this.#reader.manifest));
   }
 
   /** From here on QEMU outlives the loss of its transfer; before, it gives up. */
@@ -212,7 +219,7 @@ class Transfer {
   }
 
   async #sendEagerly({ memory, runs }: TransferOrder, state: MachineState): Promise<void> {
-    const filled = memory && (await this.#fill(memory));
+    const filled = memory && (await this.#fillMemory(memory));
     const socket = new Socket({ fd: connectUnix(this.#folder.file('migration.sock')) });
     const broken = once(socket, 'error').then(([cause]) => {
       throw new VmckptError(
@@ -248,16 +255,22 @@ class Transfer {
   }
 
   /** The block whose memory it has put in place; undefined where this process may not write into QEMU. */
-  async #fill({ blockName, pid, hostAddress }: BlockAddress): Promise<PlacedRamBlock | undefined> {
+  async #fillMemory({ blockName, pid, hostAddress }: BlockAddress): Promise<PlacedRamBlock | undefined> {
     const block = this.#reader.layout.byName(blockName);
     if (block === undefined) return undefined;
-    const fill = { source: this.#reader, decoder: this.#pool, block, pid, hostAddress };
+    const { firstPage, pageCount } = block;
+    this.#fill = new MemoryFill({
+      image: this.#openImage(),
+      pid,
+      regions: [{ address: hostAddress, firstPage, pageCount }],
+      threads: Math.min(availableParallelism(), MAX_FILL_THREADS),
+    });
     try {
-      await fillMemory({ ...fill, onFilled: (pageCount) => (this.#filledPages += pageCount) });
+      await this.#fill.run();
       return block;
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EPERM') throw error;
-      this.#filledPages = 0;
+      if ((error as NodeJS.ErrnoException).code !== 'EPERM') throw damageIn(error) ?? error;
+      this.#fill = undefined;
       await log('info', { err: error }, 'no right to write into QEMU: its memory goes through the stream');
       return undefined;
     }
@@ -311,13 +324,14 @@ class Transfer {
       (sent?.neighbourPages ?? 0) +
       (direct?.backgroundPages ?? 0) +
       (direct?.neighbourPages ?? 0);
+    const filledPages = this.#fill?.pageCount ?? 0;
     return {
       demandFaults: (feeder?.faults.count ?? 0) + (direct?.demandFaults ?? 0),
       prefetchedPages: 0,
       prefetchUsedPages: 0,
-      backgroundPages: this.#filledPages + background,
+      backgroundPages: filledPages + background,
       zeroPages: (sent?.zeroPages ?? 0) + (direct?.zeroPages ?? 0),
-      transferredBytes: (this.#filledPages + directPages) * PAGE_BYTES + (this.#sending?.sentBytes ?? 0),
+      transferredBytes: (filledPages + directPages) * PAGE_BYTES + (this.#sending?.sentBytes ?? 0),
       ...faultTimes(feeder, direct),
     };
   }

@@ -49,16 +49,12 @@ export async function* decodedSteps(options: StepOptions): AsyncGenerator<Decode
   }
 }
 
-export interface Step extends PageRange {
+interface Step extends PageRange {
   readonly extents: readonly number[];
 }
 
 /** A step ends only where a new extent would begin, so that few extents are read twice. */
-export function* stepsOf({
-  source,
-  range,
-  isWanted,
-}: Omit<StepOptions, 'decoder'>): Generator<Step, undefined> {
+function* stepsOf({ source, range, isWanted }: StepOptions): Generator<Step, undefined> {
   let { firstPage } = range;
   let stepPages = 0;
   let extents = new Set<number>();

@@ -39,7 +39,7 @@ export interface WholeMachineOptions {
   readonly decoder: BulkDecoder;
   readonly out: Writable;
   readonly state: MachineState;
-  /** A block whose memory is in place already (see memory-fill.ts); none of its pages is sent. */
+  /** A block whose memory is in place already (see MemoryFill in src/native); none of its pages is sent. */
   readonly filled?: PlacedRamBlock | undefined;
   readonly signal: AbortSignal;
 }

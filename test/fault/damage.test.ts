@@ -76,8 +76,8 @@ describeOnEachQemu('a restore from a damaged generation', (qemu) => {
     flip(extents);
   }
 
-  function restore(): Promise<CliResult> {
-    const own = ['--qemu', guest.argv[0]!, '--trust-command-line'];
+  function restore(...options: string[]): Promise<CliResult> {
+    const own = ['--qemu', guest.argv[0]!, '--trust-command-line', ...options];
     return startCli(['--json', '--store', damagedStore, 'restore', ...own, 'web']).ended;
   }
 
@@ -139,6 +139,13 @@ describeOnEachQemu('a restore from a damaged generation', (qemu) => {
     damage(damaged);
     expectNamed(await restore(), damaged);
     await expectHalted(damaged);
+  });
+
+  it('does not begin an eager restore of a damaged extent', async () => {
+    const damaged = [[...pagesOf.keys()].at(-1)!];
+    damage(damaged);
+    expectNamed(await restore('--mode', 'eager'), damaged);
+    expect(existsSync(new VmFolder('web').directory)).toBe(false);
   });
 
   it('does not begin when the device state is damaged', async () => {

@@ -1,4 +1,4 @@
-/** native/core's fault path under sanitizers: fault-server.cc, built and run against a synthetic checkpoint. */
+/** The *.cc of this folder under sanitizers, each built and run against a synthetic checkpoint. */
 import { execFileSync } from 'node:child_process';
 import { cpSync, mkdirSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -14,43 +14,55 @@ import { manifestParts } from '../checkpoint/synthetic-pages.js';
 const ROOT = path.join(import.meta.dirname, '../../..');
 const PAGE_COUNT = 3000;
 const WORDS_THAT_VARY = 256;
-const SOURCES = [
-  'checkpoint_image',
-  'extent_map',
-  'fault_background',
-  'fault_server',
-  'mapped_file',
-  'page_table',
-  'pidfd',
-  'return_path',
-  'userfaultfd',
-].map((name) => `native/core/${name}.cc`);
 const SANITIZERS = ['address,undefined', 'thread'];
-const SCENARIOS = {
-  'demand-only': 'gives four readers every page, and counts what it did',
-  background: 'puts all data in place behind the faults',
-  'take-over': 'goes on where a server before it has died, with its claims left behind',
-  withheld: 'leaves withheld pages out until they are wanted, or all else is in place',
-  'two-machines': 'serves two machines in one process',
-  damaged: 'never installs a page of a damaged extent, and says which it is',
-  'cut-off': 'takes a file that shrinks under it for damage',
-  unregistered: 'says that the memory is gone when its registration is',
-  'return-path': 'reads the return path in pieces of every length, and hands on what is not its own',
-  histogram: 'tells quantiles to a fifteenth',
+
+interface Program {
+  readonly sources: readonly string[];
+  readonly scenarios: Readonly<Record<string, string>>;
+}
+
+const IMAGE = ['checkpoint_image', 'extent_map', 'mapped_file', 'page_table'];
+const PROGRAMS: Readonly<Record<string, Program>> = {
+  'fault-server': {
+    sources: [...IMAGE, 'fault_background', 'fault_server', 'pidfd', 'return_path', 'userfaultfd'],
+    scenarios: {
+      'demand-only': 'gives four readers every page, and counts what it did',
+      background: 'puts all data in place behind the faults',
+      'take-over': 'goes on where a server before it has died, with its claims left behind',
+      withheld: 'leaves withheld pages out until they are wanted, or all else is in place',
+      'two-machines': 'serves two machines in one process',
+      damaged: 'never installs a page of a damaged extent, and says which it is',
+      'cut-off': 'takes a file that shrinks under it for damage',
+      unregistered: 'says that the memory is gone when its registration is',
+      'return-path': 'reads the return path in pieces of every length, and hands on what is not its own',
+      histogram: 'tells quantiles to a fifteenth',
+    },
+  },
+  'memory-fill': {
+    sources: [...IMAGE, 'memory_fill', 'process_memory'],
+    scenarios: {
+      whole: 'puts every page in its place, with one thread and with several',
+      'in-order': 'writes listed pages and no others, and notes which',
+      stopped: 'notes exactly what is in place when it is stopped',
+      damaged: 'never writes a page of a damaged extent, and says which it is',
+    },
+  },
 };
 
 let directory: string;
 const checkpoints: Record<string, Manifest> = {};
 
 beforeAll(async () => {
-  directory = mkdtempSync(path.join(tmpdir(), 'vmckpt-fault-server-'));
+  directory = mkdtempSync(path.join(tmpdir(), 'vmckpt-sanitized-'));
   for (const level of [1, 'none'] as const) checkpoints[level] = await writeCheckpoint(level);
-  for (const sanitizer of SANITIZERS) build(sanitizer);
 });
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
 
-describe.each(SANITIZERS)('the fault server, with -fsanitize=%s,', (sanitizer) => {
-  test.each(Object.entries(SCENARIOS))('%s: %s', (scenario) => {
+const builds = Object.keys(PROGRAMS).flatMap((name) => SANITIZERS.map((sanitizer) => ({ name, sanitizer })));
+describe.each(builds)('$name, with -fsanitize=$sanitizer,', ({ name, sanitizer }) => {
+  let program: string;
+  beforeAll(() => (program = build(name, sanitizer)));
+  test.each(Object.entries(PROGRAMS[name]!.scenarios))('%s: %s', (scenario) => {
     for (const [level, manifest] of Object.entries(checkpoints)) {
       const copy = path.join(directory, 'copy');
       cpSync(path.join(directory, level), copy, { recursive: true });
@@ -58,35 +70,23 @@ describe.each(SANITIZERS)('the fault server, with -fsanitize=%s,', (sanitizer) =
       const { extentCount, extentPages } = manifest.pages;
       const { pageIndexRoot, extentIndexRoot } = manifest.checksums;
       const args = [scenario, copy, PAGE_COUNT, extentCount, extentPages, pageIndexRoot, extentIndexRoot];
-      const run = () => execFileSync(programOf(sanitizer), args.map(String), { timeout: 120_000 });
-      expect(run).not.toThrow();
+      expect(() => execFileSync(program, args.map(String), { timeout: 120_000 })).not.toThrow();
       rmSync(copy, { recursive: true });
     }
   });
 });
 
-function programOf(sanitizer: string): string {
-  return path.join(directory, `fault-server-${sanitizer}`);
+function build(name: string, sanitizer: string): string {
+  const program = path.join(directory, `${name}-${sanitizer}`);
+  const flags = ['-std=c++20', '-O1', '-g', '-Wall', '-Wextra', '-Werror', '-pthread', '-Inative'];
+  const sources = PROGRAMS[name]!.sources.map((source) => `native/core/${source}.cc`);
+  const main = `test/unit/native/${name}.cc`;
+  const args = [...flags, `-fsanitize=${sanitizer}`, '-o', program, main, ...sources, '-lzstd'];
+  execFileSync('g++', args, { cwd: ROOT });
+  return program;
 }
 
-function build(sanitizer: string): void {
-  const flags = [
-    '-std=c++20',
-    '-O1',
-    '-g',
-    '-Wall',
-    '-Wextra',
-    '-Werror',
-    `-fsanitize=${sanitizer}`,
-    '-Inative',
-  ];
-  const main = 'test/unit/native/fault-server.cc';
-  execFileSync('g++', [...flags, '-o', programOf(sanitizer), main, ...SOURCES, '-lzstd', '-pthread'], {
-    cwd: ROOT,
-  });
-}
-
-/** Pages as WordOf in fault-server.cc expects them. */
+/** Pages as WordOf in scenario.h expects them. */
 async function writeCheckpoint(level: Level): Promise<Manifest> {
   const generation = path.join(directory, String(level));
   mkdirSync(generation);

@@ -1,0 +1,115 @@
+#include "binding/memory_fill.h"
+
+#include <chrono>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "binding/errors.h"
+#include "binding/fault_path.h"
+#include "core/memory_fill.h"
+
+namespace vmckpt::binding {
+
+namespace {
+
+/** Runs a fill beside the JavaScript thread. */
+class Worker : public Napi::AsyncWorker {
+ public:
+  Worker(Napi::Object owner, MemoryFill& fill)
+      : Napi::AsyncWorker(owner.Env()),
+        owner_(Napi::Persistent(owner)),
+        fill_(fill),
+        deferred_(Napi::Promise::Deferred::New(owner.Env())) {}
+
+  Napi::Promise Promise() const { return deferred_.Promise(); }
+
+ protected:
+  void Execute() override {
+    try {
+      is_finished_ = fill_.Run();
+    } catch (...) {
+      failure_ = std::current_exception();
+    }
+  }
+
+  void OnOK() override {
+    try {
+      Translated(Env(), [&] {
+        if (failure_) std::rethrow_exception(failure_);
+      });
+      deferred_.Resolve(Napi::Boolean::New(Env(), is_finished_));
+    } catch (const Napi::Error& error) {
+      deferred_.Reject(error.Value());
+    }
+  }
+
+ private:
+  /** Must not be collected while we run. */
+  Napi::ObjectReference owner_;
+  MemoryFill& fill_;
+  Napi::Promise::Deferred deferred_;
+  bool is_finished_ = false;
+  std::exception_ptr failure_;
+};
+
+// Uint32Array of (firstPage, pageCount)…, or undefined
+std::optional<std::vector<ExtentMap::PageRange>> OrderOf(Napi::Value value) {
+  if (value.IsUndefined()) return std::nullopt;
+  auto numbers = value.As<Napi::Uint32Array>();
+  std::vector<ExtentMap::PageRange> order;
+  for (size_t i = 0; i + 1 < numbers.ElementLength(); i += 2)
+    order.push_back({.first = numbers[i], .count = numbers[i + 1]});
+  return order;
+}
+
+class Fill : public Napi::ObjectWrap<Fill> {
+ public:
+  // image, pid, regions, order, table or undefined, threads, budgetMs
+  explicit Fill(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Fill>(info) {
+    PageTable* table = nullptr;
+    if (!info[4].IsUndefined()) {
+      table_ = Napi::Persistent(info[4].As<Napi::Object>());
+      table = &TableOf(info[4]);
+    }
+    fill_.emplace(
+        ImageOf(info[0]),
+        MemoryFill::Options{.pid = info[1].As<Napi::Number>().Int32Value(),
+                            .regions = RegionsOf(info[2]),
+                            .order = OrderOf(info[3]),
+                            .table = table,
+                            .threads = info[5].As<Napi::Number>().Uint32Value(),
+                            .budget = std::chrono::milliseconds(info[6].As<Napi::Number>().Uint32Value())});
+  }
+
+  static Napi::Function Define(Napi::Env env) {
+    return DefineClass(env, "MemoryFill",
+                       {InstanceAccessor<&Fill::PageCount>("pageCount"), InstanceMethod<&Fill::Run>("run"),
+                        InstanceMethod<&Fill::Stop>("stop")});
+  }
+
+ private:
+  Napi::Value PageCount(const Napi::CallbackInfo& info) {
+    return Napi::Number::New(info.Env(), static_cast<double>(fill_->page_count()));
+  }
+  // → promise of whether everything is written
+  Napi::Value Run(const Napi::CallbackInfo& info) {
+    auto* worker = new Worker(info.This().As<Napi::Object>(), *fill_);
+    worker->Queue();
+    return worker->Promise();
+  }
+  Napi::Value Stop(const Napi::CallbackInfo& info) {
+    fill_->Stop();
+    return info.Env().Undefined();
+  }
+
+  Napi::ObjectReference table_;
+  std::optional<MemoryFill> fill_;
+};
+
+}  // namespace
+
+void ExportMemoryFill(Napi::Object exports) { exports.Set("MemoryFill", Fill::Define(exports.Env())); }
+
+}  // namespace vmckpt::binding

@@ -1,0 +1,131 @@
+// Tests of native/core's memory fill, for sanitizers: it writes into this process.
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <string>
+#include <thread>
+
+#include "core/anonymous_memory.h"
+#include "core/memory_fill.h"
+#include "scenario.h"
+
+namespace vmckpt {
+namespace {
+
+/** Memory of a process that has not begun to run; ours will do. */
+class FreshMemory {
+ public:
+  explicit FreshMemory(const Source& source)
+      : source_(source), memory_(source.facts.page_count * kPageBytes) {}
+
+  MemoryFill::Options FilledBy(unsigned threads) const {
+    return {.pid = ::getpid(),
+            .regions = {{.address = reinterpret_cast<uint64_t>(memory_.data()),
+                         .first_page = 0,
+                         .page_count = source_.facts.page_count}},
+            .order = std::nullopt,
+            .table = nullptr,
+            .threads = threads,
+            .budget = {}};
+  }
+
+  bool IsRight(uint64_t page) const {
+    auto* words = reinterpret_cast<const uint32_t*>(memory_.data() + page * kPageBytes);
+    for (size_t i = 0; i < kPageBytes / 4; i++)
+      if (words[i] != WordOf(page, i)) return false;
+    return true;
+  }
+  bool IsZero(uint64_t page) const {
+    const uint8_t* bytes = memory_.data() + page * kPageBytes;
+    return std::all_of(bytes, bytes + kPageBytes, [](uint8_t byte) { return byte == 0; });
+  }
+
+ private:
+  const Source& source_;
+  AnonymousMemory memory_;
+};
+
+void Fill(const Source& source) {
+  uint64_t data_pages = 0;
+  for (uint64_t page = 0; page < source.facts.page_count; page++) data_pages += HoldsData(page);
+  for (unsigned threads : {1, 4}) {
+    FreshMemory memory(source);
+    MemoryFill fill(source.Open(), memory.FilledBy(threads));
+    EXPECT(fill.Run());
+    EXPECT(fill.page_count() == data_pages);
+    for (uint64_t page = 0; page < source.facts.page_count; page++) EXPECT(memory.IsRight(page));
+  }
+}
+
+/** Listed pages and no others, though they share extents; the table says which. */
+void FillInOrder(const Source& source) {
+  FreshMemory memory(source);
+  PageTable table = PageTable::Create(source.facts.page_count);
+  auto options = memory.FilledBy(3);
+  options.order = {{.first = 2000, .count = 500}, {.first = 3, .count = 2}, {.first = 100, .count = 901}};
+  options.table = &table;
+  MemoryFill fill(source.Open(), options);
+  EXPECT(fill.Run());
+  uint64_t installed = 0;
+  for (uint64_t page = 0; page < source.facts.page_count; page++) {
+    bool is_listed = std::ranges::any_of(
+        *options.order, [&](ExtentMap::PageRange run) { return page - run.first < run.count; });
+    bool is_installed = table.StateOf(page) == PageState::kInstalled;
+    EXPECT(is_installed == (is_listed && HoldsData(page)));
+    EXPECT(is_installed ? memory.IsRight(page) : memory.IsZero(page));
+    installed += is_installed;
+  }
+  EXPECT(fill.page_count() == installed && table.counters().prefetched_pages == installed);
+}
+
+/** Stopped at any moment, the table says exactly which pages are there. */
+void FillStopped(const Source& source) {
+  for (int round = 0; round < 12; round++) {
+    FreshMemory memory(source);
+    PageTable table = PageTable::Create(source.facts.page_count);
+    auto options = memory.FilledBy(2);
+    options.table = &table;
+    MemoryFill fill(source.Open(), options);
+    std::thread other([&] {
+      std::this_thread::sleep_for(std::chrono::microseconds(round * 300));
+      fill.Stop();
+    });
+    bool finished = fill.Run();
+    other.join();
+    bool all_there = true;
+    for (uint64_t page = 0; page < source.facts.page_count; page++) {
+      bool is_installed = table.StateOf(page) == PageState::kInstalled;
+      EXPECT(is_installed ? memory.IsRight(page) : memory.IsZero(page));
+      all_there &= is_installed || !HoldsData(page);
+    }
+    EXPECT(all_there == finished);
+  }
+}
+
+/** The directory's extent 2 is damaged. */
+void FillDamaged(const Source& source) {
+  FreshMemory memory(source);
+  MemoryFill fill(source.Open(), memory.FilledBy(2));
+  try {
+    fill.Run();
+    EXPECT(false);
+  } catch (const DamagedImage& damage) {
+    EXPECT(std::string(damage.what()).find("extent 2 of web/1 (") != std::string::npos);
+  }
+  auto image = source.Open();
+  for (uint64_t page = 0; page < source.facts.page_count; page++) {
+    PageEntry entry = image->EntryOf(page);
+    if (entry.kind == PageKind::kData && entry.extent == 2) EXPECT(memory.IsZero(page));
+  }
+}
+
+}  // namespace
+}  // namespace vmckpt
+
+int main(int argc, char** argv) {
+  using namespace vmckpt;
+  return RunScenario(
+      argc, argv,
+      {{"whole", Fill}, {"in-order", FillInOrder}, {"stopped", FillStopped}, {"damaged", FillDamaged}});
+}
