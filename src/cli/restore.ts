@@ -1,13 +1,19 @@
 /** `vmckpt restore NAME[@GEN] [-- QEMU ARGS…]` */
-import { Argument, type Command } from 'commander';
+import { Argument, InvalidArgumentError, type Command } from 'commander';
 import type { PathWish } from '../restore/direct-choice.js';
 import { recover } from '../restore/recover.js';
 import { restore, type RestoreReport } from '../restore/restore.js';
+import { RESTORE_MODES, type RestoreMode } from '../restore/vm-record.js';
+import { DEFAULT_EXPLORE, DEFAULT_PREFETCH_BUDGET_MS, MAX_EXPLORE } from '../working-set/plan.js';
 import { formatBytes, formatMs } from '../util/units.js';
 import { contextOf, interruptible, option, verb } from './verb.js';
 
+const MAX_BUDGET_MS = 10_000;
+
 interface RestoreFlags {
-  readonly mode: 'lazy' | 'eager';
+  readonly mode: RestoreMode;
+  readonly prefetchBudgetMs: number;
+  readonly explore: number;
   readonly path: PathWish;
   readonly detach?: true;
   readonly run?: true;
@@ -17,7 +23,7 @@ interface RestoreFlags {
 }
 
 export function restoreCommand(): Command {
-  return verb('restore', 'Start a checkpoint again, the newest generation by default.', [
+  const command = verb('restore', 'Start a checkpoint again, the newest generation by default.', [
     'failed',
     'usage',
     'notFound',
@@ -32,25 +38,13 @@ export function restoreCommand(): Command {
     .addArgument(
       new Argument('[qemu-args...]', 'a QEMU command line instead of the saved one (without the binary)'),
     )
-    .addOption(
-      option('--mode <mode>', 'lazy: run at once, memory follows; eager: all memory, then run')
-        .choices(['lazy', 'eager'])
-        .default('lazy'),
-    )
-    .addOption(
-      option(
-        '--path <path>',
-        "direct: into QEMU's memory; stream: through QEMU; auto: direct where permitted",
-      )
-        .choices(['auto', 'direct', 'stream'])
-        .default('auto'),
-    )
     .addOption(option('--detach', 'return when the VM runs; a process of its own goes on with its memory'))
     .addOption(option('--run', 'let a VM run that was saved while paused'))
     .addOption(option('--resume', 'take over the memory transfer of a VM whose serving process has died'))
     .addOption(option('--qemu <binary>', 'the QEMU binary to use'))
-    .addOption(option('--trust-command-line', 'allow saved options that run programs or open any file'))
-    .action(async (reference: string, qemuArgs: string[], flags: RestoreFlags, command: Command) => {
+    .addOption(option('--trust-command-line', 'allow saved options that run programs or open any file'));
+  return withMemoryOptions(command).action(
+    async (reference: string, qemuArgs: string[], flags: RestoreFlags, command: Command) => {
       const { output, storeDir } = contextOf(command);
       const common = {
         onProgress: (done: number, total: number) => output.progress(done, total),
@@ -65,6 +59,7 @@ export function restoreCommand(): Command {
               reference,
               mode: flags.mode,
               path: flags.path,
+              prefetch: { budgetMs: flags.prefetchBudgetMs, explore: flags.explore / 100 },
               detach: flags.detach === true,
               run: flags.run === true,
               qemuBinary: flags.qemu,
@@ -73,7 +68,48 @@ export function restoreCommand(): Command {
               ...common,
             });
       output.result(report, describe(report));
-    });
+    },
+  );
+}
+
+/** How its memory comes. */
+function withMemoryOptions(command: Command): Command {
+  return command
+    .addOption(
+      option(
+        '--mode <mode>',
+        'prefetch: run at once, what was touched in earlier restores first; lazy: the same without a prediction; eager: all memory, then run',
+      )
+        .choices(RESTORE_MODES)
+        .default('prefetch'),
+    )
+    .addOption(
+      option('--prefetch-budget-ms <ms>', 'time for predicted memory before the first instruction')
+        .argParser((text) => numberIn(text, { min: 0, max: MAX_BUDGET_MS }))
+        .default(DEFAULT_PREFETCH_BUDGET_MS),
+    )
+    .addOption(
+      option(
+        '--explore <percent>',
+        'share of the predicted memory that is left out, to see whether it is missed',
+      )
+        .argParser((text) => numberIn(text, { min: 0, max: 100 * MAX_EXPLORE }))
+        .default(100 * DEFAULT_EXPLORE),
+    )
+    .addOption(
+      option(
+        '--path <path>',
+        "direct: into QEMU's memory; stream: through QEMU; auto: direct where permitted",
+      )
+        .choices(['auto', 'direct', 'stream'])
+        .default('auto'),
+    );
+}
+
+function numberIn(text: string, { min, max }: { readonly min: number; readonly max: number }): number {
+  const value = Number(text);
+  if (text.trim() !== '' && value >= min && value <= max) return value;
+  throw new InvalidArgumentError(`a number from ${min} to ${max} is expected.`);
 }
 
 function describe(report: RestoreReport): string {

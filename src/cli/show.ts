@@ -4,6 +4,9 @@ import { readManifest, type Manifest } from '../checkpoint/manifest.js';
 import { Store } from '../store/store.js';
 import { shellQuote } from '../util/shell.js';
 import { formatBytes } from '../util/units.js';
+import { PAGE_BYTES } from '../pages/layout.js';
+import { readWorkingSet } from '../working-set/file.js';
+import type { RestoreScore } from '../working-set/score.js';
 import { formatTime, printable, table } from './text.js';
 import { contextOf, verb } from './verb.js';
 
@@ -22,12 +25,33 @@ export function showCommand(): Command {
       const { output, storeDir } = contextOf(command);
       const { dir } = await (await Store.open(storeDir, { trustForeign: true })).locate(reference);
       // What is for QEMU only, and long, is left out.
-      const shown = { directory: dir, ...readManifest(dir), migration: undefined };
+      const manifest = readManifest(dir);
+      const workingSet = describeWorkingSet(dir, manifest);
+      const shown = { directory: dir, ...manifest, migration: undefined, workingSet };
       output.result(shown, describe(shown));
     });
 }
 
-type Shown = Omit<Manifest, 'migration'> & { readonly directory: string };
+type Shown = Omit<Manifest, 'migration'> & {
+  readonly directory: string;
+  readonly workingSet: WorkingSetSummary;
+};
+
+interface WorkingSetSummary {
+  /** Units that are predicted: pages that one fault brings (docs/working-set.md). */
+  readonly unitCount: number;
+  /** Restores that it was learnt from. */
+  readonly restoreCount: number;
+  /** Of the last restores, oldest first. */
+  readonly restores: readonly RestoreScore[];
+  readonly problem: string | null;
+}
+
+function describeWorkingSet(dir: string, { sizes, ram }: Manifest): WorkingSetSummary {
+  const { workingSet, problem } = readWorkingSet(dir, sizes.ramBytes / ram.pageBytes);
+  const { histogram, restoreCount, scores } = workingSet;
+  return { unitCount: histogram.memberCount, restoreCount, restores: scores, problem: problem ?? null };
+}
 
 function describe(shown: Shown): string {
   const { name, generation, machine, qemu, pages, sizes } = shown;
@@ -49,6 +73,7 @@ function describe(shown: Shown): string {
     ],
     ['Extents', `${pages.extentCount} of up to ${pages.extentPages} pages, zstd level ${pages.level}`],
     ['Device state', formatBytes(sizes.deviceStateBytes)],
+    ['Working set', describeSet(shown.workingSet)],
     ['Directory', shown.directory],
     ...(shown.workingDirectory === undefined
       ? []
@@ -74,10 +99,43 @@ function describe(shown: Shown): string {
         shared ? 'yes' : 'no',
       ]),
     ),
+    ...section(
+      [
+        'RESTORED',
+        'PREFETCHED',
+        'PRECISION',
+        'RECALL',
+        'WASTED',
+        'LATE',
+        'MISSED',
+        'WITHHELD',
+        'OF THESE MISSED',
+      ],
+      shown.workingSet.restores.map(scoreRow),
+    ),
     ...(shown.commandLine.length === 0
       ? []
       : ['', 'Command line:', printable(shown.commandLine.map(shellQuote).join(' '))]),
   ].join('\n');
+}
+
+function describeSet({ unitCount, restoreCount, problem }: WorkingSetSummary): string {
+  if (problem !== null) return problem;
+  if (restoreCount === 0) return 'not known yet: every restore teaches it';
+  return `${unitCount} units, from ${restoreCount} restore${restoreCount === 1 ? '' : 's'}`;
+}
+
+/** What is not known is a dash. Late, missed and withheld count units. */
+function scoreRow(score: RestoreScore): string[] {
+  const percent = (value: number | undefined) => (value === undefined ? '-' : `${Math.round(value * 100)} %`);
+  return [
+    formatTime(new Date(score.resumedAtMs).toISOString()),
+    formatBytes(score.prefetchedPages * PAGE_BYTES),
+    percent(score.precision),
+    percent(score.recall),
+    score.wastedBytes === undefined ? '-' : formatBytes(score.wastedBytes),
+    ...[score.lateFaults, score.missFaults, score.withheldUnits, score.withheldFaults].map(String),
+  ];
 }
 
 function diskRow({ node, file, format, readOnly, sizeBytes }: Manifest['blockDevices'][number]): string[] {

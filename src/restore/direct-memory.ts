@@ -8,6 +8,7 @@ import { availableParallelism } from 'node:os';
 import { VmckptError } from '../errors.js';
 import {
   FaultServer,
+  MemoryFill,
   missingPageRegions,
   PageTable,
   presentPages,
@@ -16,10 +17,13 @@ import {
   takeUserfaultfds,
   type CheckpointImage,
   type FaultPathCounters,
+  type MemoryRegion,
   type ServerEventKind,
 } from '../native/index.js';
 import { PAGE_BYTES, type PlacedRamBlock, type RamLayout } from '../pages/layout.js';
+import { nowMs } from '../timeline/clock.js';
 import { bequeath } from './inheritance.js';
+import type { Prediction } from './prediction.js';
 
 const DEMAND_THREADS = 2;
 /** How far the migration stream has come, for a successor; 0 at first. */
@@ -38,6 +42,8 @@ export interface DirectMemoryOptions {
   /** What a process before this one has left behind. */
   readonly pageTable: number | undefined;
   readonly userfaultfd: number | undefined;
+  /** Of a process without a predecessor. */
+  readonly prediction: Prediction | undefined;
 }
 
 export class DirectMemory {
@@ -49,6 +55,9 @@ export class DirectMemory {
   #settle!: { resolve: () => void; reject: (error: Error) => void };
   #reader: ReturnPath | undefined;
   #server: FaultServer | undefined;
+  #faults: Uint32Array = new Uint32Array(0);
+  /** When the server began: wall clock, ms. */
+  #beganAtMs = 0;
 
   constructor(options: DirectMemoryOptions) {
     this.#options = options;
@@ -57,6 +66,30 @@ export class DirectMemory {
     this.#userfaultfd = options.userfaultfd;
     this.complete = new Promise((resolve, reject) => (this.#settle = { resolve, reject }));
     this.complete.catch(() => undefined); // whoever serves the memory awaits it
+  }
+
+  /**
+   * Puts in place what will be touched first. For the time when QEMU has emptied its memory and does not wait for its
+   * pages yet, between DISCARD and LISTEN.
+   * @throws VmckptError EXTENT_DAMAGED, INDEX_DAMAGED; a system error EPERM without the right to ptrace QEMU
+   */
+  async prefetch(): Promise<void> {
+    const { image, pid, prediction } = this.#options;
+    if (prediction === undefined) return;
+    const { beforeResume: order, budgetMs } = prediction;
+    if (order.length > 0) {
+      const threads = this.#threadCount;
+      await new MemoryFill({
+        image,
+        pid,
+        regions: this.#regions,
+        order,
+        table: this.#table,
+        threads,
+        budgetMs,
+      }).run();
+    }
+    this.#table.plan(prediction.planned);
   }
 
   owns(block: PlacedRamBlock): boolean {
@@ -100,18 +133,24 @@ export class DirectMemory {
    *   memory is not where it was
    */
   attach(): void {
-    const { image, block, hostAddress } = this.#options;
+    const { image } = this.#options;
     this.#userfaultfd ??= this.#takeUserfaultfd();
     this.#server = new FaultServer({
       image,
       table: this.#table,
       userfaultfd: this.#userfaultfd,
-      regions: [{ address: hostAddress, firstPage: block.firstPage, pageCount: block.pageCount }],
+      regions: this.#regions,
       demandThreads: DEMAND_THREADS,
-      backgroundThreads: Math.min(availableParallelism(), MAX_BACKGROUND_THREADS),
+      backgroundThreads: this.#threadCount,
       onEvent: (kind, text) => this.#onEvent(kind, text),
     });
+    this.#beganAtMs = nowMs();
     this.#reader!.attach(this.#server);
+  }
+
+  /** What was asked for until `stop()`, for the working set. */
+  observed(): { readonly faults: Uint32Array; readonly beganAtMs: number } {
+    return { faults: this.#faults, beganAtMs: this.#beganAtMs };
   }
 
   /** As `attach`, in the place of a process that died: what is in place is known, and every fault is heard again. */
@@ -133,19 +172,33 @@ export class DirectMemory {
     this.#reader!.attach(undefined);
   }
 
-  /** Puts everything in place that nobody has asked for. */
+  /** Puts everything in place that nobody has asked for, what is predicted first. */
   startBackground(): void {
-    this.#server!.startBackground(new Uint32Array(0), 0);
+    const { prediction } = this.#options;
+    this.#server!.startBackground(
+      prediction?.firstExtents ?? new Uint32Array(0),
+      prediction?.withheldMs ?? 0,
+    );
   }
 
   /** Ends the threads. */
   stop(): void {
     this.#reader?.stop();
+    if (this.#server !== undefined) this.#faults = this.#server.trace();
     this.#server?.stop();
     this.#reader = undefined;
     this.#server = undefined;
     if (this.#userfaultfd !== undefined) closeSync(this.#userfaultfd);
     this.#userfaultfd = undefined;
+  }
+
+  get #regions(): MemoryRegion[] {
+    const { block, hostAddress } = this.#options;
+    return [{ address: hostAddress, firstPage: block.firstPage, pageCount: block.pageCount }];
+  }
+
+  get #threadCount(): number {
+    return Math.min(availableParallelism(), MAX_BACKGROUND_THREADS);
   }
 
   #takeUserfaultfd(): number {

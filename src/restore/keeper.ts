@@ -14,6 +14,7 @@ import { KEEPER_PATH } from '../native/index.js';
 import type { ProcessEnd, StartedProcess, StartOptions } from '../qemu/launch.js';
 import { withDeadline } from '../util/deadline.js';
 import { identifyProcess, isAlive, type ProcessIdentity } from '../util/process-identity.js';
+import type { PrefetchWishes } from './prediction.js';
 import { SERVER_COMMAND, TransferClient } from './transfer-client.js';
 import type { VmFolder } from './vm-record.js';
 
@@ -45,9 +46,10 @@ export class Keeper {
   }
 
   /** Starts it, and with it the server, which opens the checkpoint while everything else is prepared. */
-  static start(folder: VmFolder, generationDir: string): Keeper {
+  static start(folder: VmFolder, generationDir: string, wishes: PrefetchWishes | undefined): Keeper {
     const log = openSync(folder.file('transfer.log'), 'a', 0o600);
-    const child = spawn(KEEPER_PATH, [...SERVER_COMMAND, folder.name, generationDir], {
+    const args = [folder.name, generationDir, ...(wishes === undefined ? [] : [JSON.stringify(wishes)])];
+    const child = spawn(KEEPER_PATH, [...SERVER_COMMAND, ...args], {
       detached: true,
       stdio: ['ignore', log, log, 'pipe', 'pipe'],
     });

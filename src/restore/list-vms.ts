@@ -1,12 +1,19 @@
 /** What `vmckpt ps` shows: every restored VM that has not been forgotten, and how far its memory has come. */
 import { readManifest } from '../checkpoint/manifest.js';
-import { listVmFolders, statusOf, type VmFolder, type VmRecord, type VmStatus } from './vm-record.js';
+import {
+  listVmFolders,
+  statusOf,
+  type RestoreMode,
+  type VmFolder,
+  type VmRecord,
+  type VmStatus,
+} from './vm-record.js';
 
 export interface VmSummary {
   readonly name: string;
   readonly generation: number;
   readonly status: VmStatus;
-  readonly mode: 'lazy' | 'eager';
+  readonly mode: RestoreMode;
   readonly qemuPid: number | null;
   readonly ramBytes: number;
   /** Of the data that the generation holds, from 0 to 1; null when its manifest cannot be read. */

@@ -90,8 +90,13 @@ export class PostcopySession {
       deviceState,
       wire.postcopyRun(),
     ]);
-    this.#main.send(Buffer.concat([...discards, wire.ping(PINGS.discarded), wire.packaged(machine)]));
-    this.#main.send(Buffer.concat([wire.ping(PINGS.packaged), wire.ramPartOpen(ramSectionId)]));
+    this.#main.send(Buffer.concat([...discards, wire.ping(PINGS.discarded)]));
+    if (this.#direct !== undefined) {
+      await this.#pong(PINGS.discarded);
+      await this.#direct.prefetch();
+    }
+    const rest = [wire.packaged(machine), wire.ping(PINGS.packaged), wire.ramPartOpen(ramSectionId)];
+    this.#main.send(Buffer.concat(rest));
     await this.#pong(PINGS.listening);
     await this.#fillDirectly(() => this.#direct!.attach());
     await this.#pong(PINGS.packaged);

@@ -3,7 +3,7 @@ import type { Manifest } from '../checkpoint/manifest.js';
 import { roundMs } from '../timeline/clock.js';
 import type { FaultTimes } from '../transfer/fault-times.js';
 import type { TransferCounters } from './transfer-job.js';
-import type { VmRecord } from './vm-record.js';
+import type { RestoreMode, VmRecord } from './vm-record.js';
 
 export interface RestoreTimes {
   readonly verbStartMs: number;
@@ -23,7 +23,7 @@ export interface TransferResult {
 export interface RestoreReport {
   readonly name: string;
   readonly generation: number;
-  readonly mode: 'lazy' | 'eager';
+  readonly mode: RestoreMode;
   /** How main memory came: into QEMU's memory directly, or through its migration stream. */
   readonly path: 'direct' | 'stream';
   readonly qemuPid: number | null;
@@ -37,7 +37,8 @@ export interface RestoreReport {
   readonly completeMs: number | null;
   readonly demandFaults: number;
   readonly prefetchedPages: number;
-  readonly prefetchUsedPages: number;
+  /** Null: not known. */
+  readonly prefetchUsedPages: number | null;
   readonly backgroundPages: number;
   readonly zeroPages: number;
   readonly transferredBytes: number;
@@ -49,7 +50,6 @@ export interface RestoreReport {
 const NOTHING: TransferCounters = {
   demandFaults: 0,
   prefetchedPages: 0,
-  prefetchUsedPages: 0,
   backgroundPages: 0,
   zeroPages: 0,
   transferredBytes: 0,
@@ -73,8 +73,7 @@ export function buildReport({ record, manifest, times, result }: ReportParts): R
   const counters = result?.counters ?? NOTHING;
   const since = (fromMs: number | undefined, toMs: number | undefined) =>
     fromMs === undefined || toMs === undefined ? null : roundMs(toMs - fromMs);
-  const { demandFaults, prefetchedPages, prefetchUsedPages, backgroundPages, zeroPages, transferredBytes } =
-    counters;
+  const { demandFaults, prefetchedPages, backgroundPages, zeroPages, transferredBytes } = counters;
   return {
     name: record.name,
     generation: record.generation,
@@ -91,7 +90,7 @@ export function buildReport({ record, manifest, times, result }: ReportParts): R
     completeMs: since(times?.spawnedAtMs, result?.completeAtMs),
     demandFaults,
     prefetchedPages,
-    prefetchUsedPages,
+    prefetchUsedPages: prefetchedPages === 0 ? 0 : null,
     backgroundPages,
     zeroPages,
     transferredBytes,

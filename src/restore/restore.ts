@@ -19,13 +19,14 @@ import {
   runWhenLoaded,
   type IncomingMode,
 } from './incoming.js';
+import type { PrefetchWishes } from './prediction.js';
 import { planLaunch, type LaunchPlan, type LaunchWishes } from './launch-plan.js';
 import { buildReport, type RestoreReport } from './report.js';
 import { superviseTransfer } from './supervise.js';
 import { Keeper } from './keeper.js';
 import type { TransferOrder } from './transfer-job.js';
 import { endAbandoned } from './stop.js';
-import { claimFolder, type VmFolder, type VmRecord } from './vm-record.js';
+import { claimFolder, type RestoreMode, type VmFolder, type VmRecord } from './vm-record.js';
 
 export type { RestoreReport } from './report.js';
 
@@ -35,7 +36,9 @@ export interface RestoreOptions extends LaunchWishes {
   readonly storeDir: string;
   /** NAME or NAME@GENERATION. */
   readonly reference: string;
-  readonly mode: 'lazy' | 'eager';
+  /** `prefetch` is lazy, with what is probably touched first sent first. */
+  readonly mode: RestoreMode;
+  readonly prefetch: PrefetchWishes;
   readonly path: PathWish;
   /** Return when the VM runs, not when its memory is complete. */
   readonly detach: boolean;
@@ -68,7 +71,7 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
     options.onMessage('An earlier restore died before its VM ran: what it had left is cleared away.');
   const folder = claimFolder(name);
   // First of all: it opens the checkpoint while everything else is prepared.
-  const keeper = Keeper.start(folder, dir);
+  const keeper = Keeper.start(folder, dir, options.mode === 'prefetch' ? options.prefetch : undefined);
   try {
     const plan = planLaunch(manifest, folder, options);
     for (const note of plan.notes) options.onMessage(note);
@@ -154,7 +157,8 @@ async function prepareMemory(
   { options, manifest, folder, plan }: Attempt,
   { qmp }: LaunchedQemu,
 ): Promise<IncomingMode> {
-  const { mode, path } = options;
+  const { path } = options;
+  const mode = options.mode === 'eager' ? 'eager' : 'lazy';
   const { memory, whyNot } = await chooseDirectMemory(qmp, {
     mode,
     path,

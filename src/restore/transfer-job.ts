@@ -26,7 +26,6 @@ export type TransferOrder = z.infer<typeof orderSchema>;
 export const countersSchema = z.object({
   demandFaults: z.number(),
   prefetchedPages: z.number(),
-  prefetchUsedPages: z.number(),
   backgroundPages: z.number(),
   zeroPages: z.number(),
   transferredBytes: z.number(),

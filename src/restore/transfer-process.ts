@@ -25,6 +25,7 @@ import { poll } from '../util/deadline.js';
 import { identifyProcess } from '../util/process-identity.js';
 import { DirectMemory } from './direct-memory.js';
 import { disclaim, inherited, type Estate } from './inheritance.js';
+import { Prediction, type ObservedFaults, type PrefetchWishes } from './prediction.js';
 import { PostcopySession } from './postcopy-session.js';
 import { prepareRecovery } from './recovery.js';
 import { SUCCESSOR_FLAG, type TransferCounters, type TransferOrder } from './transfer-job.js';
@@ -45,6 +46,8 @@ interface TransferSubject {
   /** The VM's. */
   readonly name: string;
   readonly generationDir: string;
+  /** Undefined: nothing is predicted. */
+  readonly wishes: PrefetchWishes | undefined;
   readonly verb: VerbLine;
 }
 
@@ -66,15 +69,19 @@ class Transfer {
   #loaded: boolean;
   #noteFailed = false;
   #completeAtMs: number | undefined;
+  readonly #wishes: PrefetchWishes | undefined;
+  #prediction: Prediction | undefined;
+  #observed: ObservedFaults | undefined;
   #image: CheckpointImage | undefined;
   /** Writes straight into QEMU's memory. */
   #fill: MemoryFill | undefined;
 
-  private constructor({ name, generationDir, verb }: TransferSubject, reader: CheckpointReader) {
+  private constructor({ name, generationDir, wishes, verb }: TransferSubject, reader: CheckpointReader) {
     const folder = new VmFolder(name);
     this.#folder = folder;
     this.#generationDir = generationDir;
     this.#verb = verb;
+    this.#wishes = wishes;
     // What a process before this one has noted, whoever comes after this one may need as well.
     const former = folder.readTransfer();
     this.#held = former?.held;
@@ -92,12 +99,21 @@ class Transfer {
   async run(isSuccessor: boolean): Promise<void> {
     const state = await readMachineState(this.#reader);
     await this.#verb.tell({ type: 'loaded' });
+    // While QEMU sets up its machine. A successor finds the plan in the page table.
+    if (!isSuccessor) this.#prediction = new Prediction(this.#reader, this.#generationDir, this.#wishes);
     const order = isSuccessor ? this.#formerOrder() : await this.#verb.nextOrder();
     await this.#carryOut(order, state, isSuccessor);
     this.#writeStatus('complete');
     await log('info', { ...this.#counters() }, 'complete');
     const [counters, completeAtMs] = [this.#counters(), this.#completeAtMs!];
+    // Before the verb ends: whoever stops the VM next ends this process as well.
+    await this.#learn();
     await this.#verb.tell({ type: 'complete', counters, completeAtMs });
+  }
+
+  async #learn(): Promise<void> {
+    const problem = this.#observed && (await this.#prediction?.learn(this.#observed));
+    if (problem !== undefined) await log('info', {}, problem);
   }
 
   /** What a predecessor was told, and has not brought to its end. */
@@ -112,8 +128,8 @@ class Transfer {
         hint: 'An eager restore cannot be taken over: stop it, and restore the VM again.',
       });
     this.#loaded = true;
-    const { mode, preempt, capabilities, memory } = record;
-    return { mode, preempt, capabilities, ...(memory && { memory }), runs: true };
+    const { preempt, capabilities, memory } = record;
+    return { mode: 'lazy', preempt, capabilities, ...(memory && { memory }), runs: true };
   }
 
   async #carryOut(order: TransferOrder, state: MachineState, isSuccessor: boolean): Promise<void> {
@@ -166,13 +182,19 @@ class Transfer {
   }
 
   async #startServing(session: PostcopySession, state: MachineState, runs: boolean): Promise<void> {
-    const loaded = untilLoaded(this.#monitor!, runs).then(() => this.#noteLoaded());
+    let resumedAtMs: number | undefined;
+    const loaded = untilLoaded(this.#monitor!, runs).then((atMs) => {
+      resumedAtMs = atMs;
+      return this.#noteLoaded();
+    });
     loaded.catch(() => undefined); // awaited below, unless the session fails first
     await session.start(state);
     // Placing pages competes with loading the devices: the background waits for the machine.
     await Promise.race([loaded, sleep(BACKGROUND_WAITS_MS)]);
     await session.bequeath();
     await Promise.all([session.finish(state.ramSectionId), loaded]);
+    if (resumedAtMs !== undefined && this.#direct !== undefined)
+      this.#observed = { ...this.#direct.observed(), resumedAtMs };
   }
 
   /** In the place of a process that died: on its connection when the stream on it is whole, else on a new one. */
@@ -194,7 +216,17 @@ class Transfer {
     if (block === undefined) return undefined;
     const image = this.#openImage();
     const { pageTable, userfaultfd } = estate;
-    return new DirectMemory({ image, layout, block, pid, hostAddress, pageTable, userfaultfd });
+    const prediction = this.#prediction;
+    return new DirectMemory({
+      image,
+      layout,
+      block,
+      pid,
+      hostAddress,
+      pageTable,
+      userfaultfd,
+      prediction,
+    });
   }
 
   #openImage(): CheckpointImage {
@@ -318,7 +350,9 @@ class Transfer {
     const direct = this.#direct?.counters();
     const feeder = this.#sending?.feeder;
     const sent = feeder?.counters;
-    const directPages = direct ? direct.demandPages + direct.neighbourPages + direct.backgroundPages : 0;
+    const directPages = direct
+      ? direct.demandPages + direct.neighbourPages + direct.prefetchedPages + direct.backgroundPages
+      : 0;
     const background =
       (sent?.backgroundPages ?? 0) +
       (sent?.neighbourPages ?? 0) +
@@ -327,8 +361,7 @@ class Transfer {
     const filledPages = this.#fill?.pageCount ?? 0;
     return {
       demandFaults: (feeder?.faults.count ?? 0) + (direct?.demandFaults ?? 0),
-      prefetchedPages: 0,
-      prefetchUsedPages: 0,
+      prefetchedPages: direct?.prefetchedPages ?? 0,
       backgroundPages: filledPages + background,
       zeroPages: (sent?.zeroPages ?? 0) + (direct?.zeroPages ?? 0),
       transferredBytes: (filledPages + directPages) * PAGE_BYTES + (this.#sending?.sentBytes ?? 0),
@@ -353,14 +386,15 @@ function faultTimes(feeder: PageFeeder | undefined, direct: FaultPathCounters | 
   };
 }
 
-/** Until QEMU has the whole machine: it then runs, or stays paused as it was told. */
-async function untilLoaded(monitor: QmpClient, runs: boolean): Promise<void> {
+/** Until QEMU has the whole machine: it then runs, since the returned wall clock (ms), or stays paused as it was told. */
+async function untilLoaded(monitor: QmpClient, runs: boolean): Promise<number | undefined> {
   const options = { timeoutMs: LOAD_TIMEOUT_MS };
-  if (runs) return void (await monitor.waitForEvent(['RESUME'], options));
+  if (runs) return (await monitor.waitForEvent(['RESUME'], options)).timestampMs;
   const status = z.object({ status: z.string() });
   const loaded = async () =>
     (await monitor.query(status, 'query-status', {}, options)).status !== 'inmigrate' || undefined;
   await poll(loaded, { what: 'QEMU to load the machine', everyMs: 5, ...options });
+  return undefined;
 }
 
 async function untilCompleted(monitor: QmpClient): Promise<void> {
@@ -377,11 +411,11 @@ async function log(level: 'info' | 'error', fields: object, text: string): Promi
   pino({ base: { pid: process.pid } })[level](fields, text);
 }
 
-async function main(name: string, generationDir: string, isSuccessor: boolean): Promise<number> {
+async function main(isSuccessor: boolean, subject: Omit<TransferSubject, 'verb'>): Promise<number> {
   const verb = new VerbLine();
   let transfer: Transfer | undefined;
   try {
-    transfer = await Transfer.open({ name, generationDir, verb });
+    transfer = await Transfer.open({ ...subject, verb });
     await transfer.run(isSuccessor);
     return 0;
   } catch (error) {
@@ -396,6 +430,7 @@ async function main(name: string, generationDir: string, isSuccessor: boolean): 
 
 // Whoever presses Ctrl-C means the verb: the VM needs its memory all the same.
 process.on('SIGINT', () => undefined);
-const [name = '', generationDir = '', flag] = process.argv.slice(2);
-process.exitCode = await main(name, generationDir, flag === SUCCESSOR_FLAG);
+const [name = '', generationDir = '', ...rest] = process.argv.slice(2);
+const wishes = rest[0]?.startsWith('{') ? (JSON.parse(rest[0]) as PrefetchWishes) : undefined;
+process.exitCode = await main(rest.includes(SUCCESSOR_FLAG), { name, generationDir, wishes });
 process.exit();

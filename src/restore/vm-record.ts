@@ -16,11 +16,14 @@ const processSchema = z.object({ pid: z.number().int(), startTicks: z.number() }
 /** Main memory that is filled directly, and where it lies in QEMU's address space. */
 export const memorySchema = z.object({ blockName: z.string(), pid: z.number(), hostAddress: z.number() });
 
+export const RESTORE_MODES = ['prefetch', 'lazy', 'eager'] as const;
+export type RestoreMode = (typeof RESTORE_MODES)[number];
+
 const vmSchema = z.object({
   name: z.string(),
   generation: z.number().int(),
   generationDir: z.string(),
-  mode: z.enum(['lazy', 'eager']),
+  mode: z.enum(RESTORE_MODES),
   preempt: z.enum(['off', 'at-once', 'after-pong']),
   capabilities: z.array(z.string()),
   memory: memorySchema.optional(),

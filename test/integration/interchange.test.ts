@@ -147,6 +147,7 @@ describeOnEachQemu('a stream', (qemu) => {
     restore({
       storeDir,
       path: 'auto',
+      prefetch: { budgetMs: 20, explore: 0 },
       detach: false,
       run: false,
       qemuBinary: qemuBinary(qemu),

@@ -54,6 +54,7 @@ export async function restoreGuest(
   const report = await restore({
     mode: 'lazy',
     path: 'auto',
+    prefetch: { budgetMs: 20, explore: 0 },
     detach: false,
     run: false,
     qemuBinary: qemuBinary(qemu),

@@ -1,0 +1,102 @@
+/**
+ * What a restore expects its VM to touch, from the restores before it, and what it teaches the next ones
+ * (docs/working-set.md). A restore without a prediction teaches as well.
+ */
+import { randomBytes } from 'node:crypto';
+import type { CheckpointReader } from '../checkpoint/reader.js';
+import { PAGE_KINDS } from '../pages/contracts.js';
+import { readWorkingSet, updateWorkingSet } from '../working-set/file.js';
+import { planPrefetch, prefetchedBy, type PrefetchPlan } from '../working-set/plan.js';
+import { pagesOf, type PageRuns } from '../working-set/runs.js';
+import { TraceRecorder } from '../working-set/trace.js';
+import { installUnits, type InstallUnits } from '../working-set/units.js';
+import { learnRestore } from '../working-set/working-set.js';
+
+const NOTHING: PageRuns = new Uint32Array(0);
+/** So long withheld pages may show whether they are touched: what comes later is no early touch any more. */
+const WITHHELD_MS = 1_000;
+
+export interface PrefetchWishes {
+  /** Time for what is put in place before the first instruction. */
+  readonly budgetMs: number;
+  /** Share of the predicted pages that is withheld, from 0 to 0.5. */
+  readonly explore: number;
+}
+
+export interface ObservedFaults {
+  /** (page, microseconds since `beganAtMs`) each, in no order. */
+  readonly faults: Uint32Array;
+  /** Wall clock, ms. */
+  readonly beganAtMs: number;
+  readonly resumedAtMs: number;
+}
+
+export class Prediction {
+  /** Why there is none although there might be, as a clause for the user. */
+  readonly problem: string | undefined;
+  /** Nothing is begun before the first instruction when it is over. */
+  readonly budgetMs: number;
+  readonly #reader: CheckpointReader;
+  readonly #generationDir: string;
+  readonly #units: InstallUnits;
+  readonly #plan: PrefetchPlan | undefined;
+
+  /** `wishes` undefined: nothing is predicted. */
+  constructor(reader: CheckpointReader, generationDir: string, wishes: PrefetchWishes | undefined) {
+    this.#reader = reader;
+    this.#generationDir = generationDir;
+    this.#units = installUnits(reader);
+    this.budgetMs = wishes?.budgetMs ?? 0;
+    if (wishes === undefined) return;
+    const { workingSet, problem } = readWorkingSet(generationDir, reader.layout.pageCount);
+    this.problem = problem;
+    if (workingSet.histogram.memberCount > 0)
+      this.#plan = planPrefetch({ ...workingSet, units: this.#units }, wishes);
+  }
+
+  /** Pages for the time before the first instruction, the hottest first; empty when nothing is predicted. */
+  get beforeResume(): PageRuns {
+    return this.#plan?.beforeResume ?? NOTHING;
+  }
+
+  /** All predicted pages, and those that are left out to see whether they are missed. */
+  get planned(): { readonly queued: PageRuns; readonly withheld: PageRuns } {
+    if (this.#plan === undefined) return { queued: NOTHING, withheld: NOTHING };
+    return { queued: prefetchedBy(this.#plan), withheld: this.#plan.withheld };
+  }
+
+  get withheldMs(): number {
+    return this.planned.withheld.length > 0 ? WITHHELD_MS : 0;
+  }
+
+  /** The extents of the predicted pages, in the order in which they are to come. */
+  get firstExtents(): Uint32Array {
+    const extents = new Set<number>();
+    for (const runs of this.#plan === undefined ? [] : [this.#plan.beforeResume, ...this.#plan.afterResume])
+      for (const page of pagesOf(runs))
+        if (this.#reader.kindOf(page) === PAGE_KINDS.data) extents.add(this.#reader.extentOf(page));
+    return Uint32Array.from(extents);
+  }
+
+  /** Keeps what was seen beside the generation. @returns why that was not possible, as a clause for the user */
+  async learn({ faults, beganAtMs, resumedAtMs }: ObservedFaults): Promise<string | undefined> {
+    const recorder = new TraceRecorder();
+    const offsetUs = (beganAtMs - resumedAtMs) * 1000;
+    for (let at = 0; at < faults.length; at += 2) recorder.fault(faults[at]!, faults[at + 1]! + offsetUs);
+    const { queued, withheld } = this.planned;
+    const { pageCount } = this.#reader.layout;
+    const trace = recorder.finish({
+      resumedAtMs,
+      runId: randomBytes(8).readBigUInt64LE(),
+      generation: this.#reader.manifest.generation,
+      pageCount,
+      prefetched: queued,
+      withheld,
+      explorePhase: this.#plan?.explorePhase ?? 0,
+      isComplete: true,
+    });
+    return updateWorkingSet(this.#generationDir, pageCount, (known) =>
+      learnRestore(known, { trace, units: this.#units }),
+    );
+  }
+}
