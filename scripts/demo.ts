@@ -1,7 +1,8 @@
 /** The demonstration of demonstration.ts, as a table for people or as one JSON document. */
 import { parseArgs } from 'node:util';
+import { defaultFillMb } from '../src/bench/guest.js';
 import { formatBytes, formatMs } from '../src/util/units.js';
-import { defaultFillMb, demonstrate, type DemoOptions, type DemoReport, runScript } from './demonstration.js';
+import { demonstrate, type DemoOptions, type DemoReport, runScript } from './demonstration.js';
 import { openWorkplace } from './workplace.js';
 
 const USAGE = `usage: scripts/demo.sh [--json] [--ram-mb N] [--fill-mb N] [--qemu system|10|PATH] [--rounds N]

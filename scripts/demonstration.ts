@@ -13,11 +13,10 @@ import { Console, type Heartbeat } from '../test/support/console.js';
 import { startGuest, type Guest } from '../test/support/guest.js';
 import { killAndWait } from '../test/support/processes.js';
 import { countWrongValues, httpFileIntact, loadMemcached } from '../test/support/workloads.js';
-import { stockRestore, stockSave, type StockRestore } from './stock.js';
+import { stockSave } from '../src/bench/stock.js';
+import { stockRestore, type StockRestore } from './stock.js';
 import { settleHost, type Workplace } from './workplace.js';
 
-/** What the guest's kernel and workloads need for themselves. */
-const GUEST_OVERHEAD_MB = 68;
 const MEMCACHED_LOAD = { keyCount: 2500, valueBytes: 4000 };
 const PAGE_BYTES = 4096;
 const CONSOLE_TIMEOUT_MS = 60_000;
@@ -47,11 +46,6 @@ export interface DemoReport {
   readonly save: SaveReport;
   readonly baseline: { readonly fullRestoreResumeMs: number; readonly firstHeartbeatMs: number };
   readonly restores: readonly DemoRestore[];
-}
-
-/** As much as fits beside the guest's own needs: 700 MB of 1 GiB. */
-export function defaultFillMb(ramMb: number): number {
-  return Math.floor(ramMb * 0.75) - GUEST_OVERHEAD_MB;
 }
 
 /** Runs it once: one guest, one save, `rounds` restores of each kind. What it starts ends with the workplace. */

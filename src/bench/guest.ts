@@ -63,6 +63,14 @@ const READY_TIMEOUT_MS = 120_000;
 /** How long a QEMU whose console has closed gets to end, so that its own words are reported. */
 const REAP_MS = 1000;
 
+/** What the guest's kernel and workloads need for themselves. */
+const GUEST_OVERHEAD_MB = 68;
+
+/** As much as fits beside the guest's own needs: 700 MB of 1 GiB. */
+export function defaultFillMb(ramMb: number): number {
+  return Math.floor(ramMb * 0.75) - GUEST_OVERHEAD_MB;
+}
+
 export async function startGuest(options: GuestOptions): Promise<Guest> {
   const { dir, ramMb = 256 } = options;
   const ports = { memcached: await freePort(), http: await freePort() };
