@@ -7,9 +7,30 @@ import { SCENARIOS } from '../scenarios.js';
 import { barChart, lineChart, type Axis, type Series } from './svg.js';
 
 /** How long around the resume latencies are drawn, and in what steps: the worst answer of each. */
-const LATENCY_STEP_MS = 20;
+const LATENCY_STEP_MS = 50;
 /** How much is drawn behind the last resume. */
-const AFTER_MS = 1_500;
+const AFTER_MS = 1_000;
+
+interface FigureBars {
+  readonly figure: FigureName;
+  readonly title: string;
+  readonly format: (value: number) => string;
+}
+
+const BARS: readonly FigureBars[] = [
+  { figure: 'resumeMs', title: 'The VM runs (from the start of QEMU)', format: formatMs },
+  { figure: 'firstAnswerMs', title: 'First answer to a client (from the order on)', format: formatMs },
+  { figure: 'client90Ms', title: 'memcached at 90 % of its throughput', format: formatMs },
+  { figure: 'completeMs', title: 'All memory in place (from the start of QEMU)', format: formatMs },
+  { figure: 'storageReadBytes', title: 'Read from the disk', format: formatBytes },
+  { figure: 'prefetchPrecision', title: 'Precision: prefetched pages that were used', format: formatPercent },
+  {
+    figure: 'verifiedPagesPerS',
+    title: 'Speed at the end: pages that the guest checks a second',
+    format: plain,
+  },
+  { figure: 'hugePageBytes', title: 'Memory in huge pages at the end', format: formatBytes },
+];
 
 export interface Place {
   readonly ramMib: number;
@@ -19,10 +40,7 @@ export interface Place {
 export function chartsOf(report: ResumeReport, place: Place): string[] {
   const runs = typicalRuns(report, place);
   return [
-    bars(report, place, { figure: 'resumeMs', title: 'The VM runs (from the start of QEMU)' }),
-    bars(report, place, { figure: 'firstAnswerMs', title: 'First answer to a client (from the order on)' }),
-    bars(report, place, { figure: 'client90Ms', title: 'memcached at 90 % of its throughput' }),
-    bars(report, place, { figure: 'completeMs', title: 'All memory in place (from the start of QEMU)' }),
+    ...BARS.flatMap((chart) => bars(report, place, chart)),
     latencyChart(runs),
     residentChart(runs),
     faultChart(runs),
@@ -38,20 +56,18 @@ export function titleOf(scenario: string): string {
   return SCENARIOS.find(({ name }) => name === scenario)?.title ?? scenario;
 }
 
+/** None where no scenario has the figure. */
 function bars(
   { summaries, options }: ResumeReport,
   place: Place,
-  { figure, title }: { readonly figure: FigureName; readonly title: string },
-): string {
-  return barChart({
-    title,
-    format: formatMs,
-    bars: options.scenarios.map((scenario) => ({
-      label: titleOf(scenario),
-      color: colorOf(scenario),
-      value: findFigure(summaries, { ...place, scenario }, figure),
-    })),
-  });
+  { figure, title, format }: FigureBars,
+): string[] {
+  const all = options.scenarios.map((scenario) => ({
+    label: titleOf(scenario),
+    color: colorOf(scenario),
+    value: findFigure(summaries, { ...place, scenario }, figure),
+  }));
+  return all.some(({ value }) => value !== undefined) ? [barChart({ title, format, bars: all })] : [];
 }
 
 /** Of each scenario the run in the middle, by the time until the VM ran. */
@@ -104,11 +120,13 @@ function residentChart(runs: readonly Run[]): string {
   return lineChart({
     title: "Memory in place: the resident set of the VM's QEMU",
     x: sinceOrder,
-    y: { label: '', scale: 'linear', format: formatBytes },
+    y: { label: 'MiB', scale: 'linear', format: plain },
     series: runs.map((run) =>
       seriesOf(
         run,
-        run.resident.filter(({ ms }) => ms <= untilMs).map(({ ms, residentBytes }) => [ms, residentBytes]),
+        run.resident
+          .filter(({ ms }) => ms <= untilMs)
+          .map(({ ms, residentBytes }) => [ms, residentBytes / 2 ** 20]),
       ),
     ),
   });
@@ -119,7 +137,7 @@ function faultChart(runs: readonly Run[]): string {
   return lineChart({
     title: 'Demand faults: distribution of the time to serve one (from its percentiles)',
     x: { label: 'µs', scale: 'log', format: plain },
-    y: { label: 'share of faults', scale: 'linear', format: (share) => `${Math.round(share * 100)} %` },
+    y: { label: 'share of faults', scale: 'linear', format: formatPercent },
     steps: true,
     series: runs
       .filter(({ transfer }) => (transfer?.demandFaults ?? 0) > 0)
@@ -138,6 +156,10 @@ function faultChart(runs: readonly Run[]): string {
 
 function seriesOf({ scenario }: Run, points: Series['points']): Series {
   return { name: titleOf(scenario), color: colorOf(scenario), points };
+}
+
+function formatPercent(share: number): string {
+  return `${Math.round(share * 100)} %`;
 }
 
 function plain(value: number): string {

@@ -121,8 +121,12 @@ function ratioText(name: string, value: number): string {
   return name.endsWith('Us') ? us(value) : value.toFixed(value < 0.1 ? 3 : 2);
 }
 
-function figureTable({ summaries }: ResumeReport, { ramMib, cache }: Place): string {
-  const own = summaries.filter((summary) => summary.ramMib === ramMib && summary.cache === cache);
+function figureTable({ summaries, options }: ResumeReport, { ramMib, cache }: Place): string {
+  const own = options.scenarios.flatMap((scenario) =>
+    summaries.filter(
+      (summary) => summary.scenario === scenario && summary.ramMib === ramMib && summary.cache === cache,
+    ),
+  );
   const used = COLUMNS.filter(([name]) => own.some(({ figures }) => figures[name] !== undefined));
   const rows = own.map(({ scenario, figures }) => [
     escapeText(titleOf(scenario)),
@@ -188,7 +192,7 @@ svg text{fill:var(--dim)}svg .title{fill:var(--text);font-weight:600;font-size:1
 .legend span{margin-right:1.2em;white-space:nowrap}.legend i{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.4em}
 .wide{overflow-x:auto}table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}
 td,th{border-bottom:1px solid var(--line);padding:.35rem .7rem;text-align:right;vertical-align:top;white-space:nowrap}
-td:first-child,th:first-child{text-align:left;white-space:normal}
+td:first-child,th:first-child{text-align:left;white-space:normal;min-width:16em}
 small{display:block;color:var(--dim)}.why{color:var(--dim);white-space:normal}
 `;
 }

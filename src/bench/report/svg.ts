@@ -36,7 +36,7 @@ export interface BarChart {
   readonly format: (value: number) => string;
 }
 
-const LINE = { width: 720, height: 300, left: 64, right: 16, top: 34, bottom: 44 } as const;
+const LINE = { width: 720, height: 300, left: 64, right: 30, top: 34, bottom: 44 } as const;
 const BAR = { width: 720, row: 24, left: 230, right: 90, top: 34, bottom: 10 } as const;
 const TICKS = 6;
 /** Two ends of an axis that are the same would leave no room between them. */
