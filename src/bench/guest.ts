@@ -59,7 +59,7 @@ export interface Guest {
 /** Software emulation, or the host's hardware. */
 export type Accelerator = 'tcg' | 'kvm';
 
-const READY_TIMEOUT_MS = 120_000;
+export const READY_TIMEOUT_MS = 120_000;
 /** How long a QEMU whose console has closed gets to end, so that its own words are reported. */
 const REAP_MS = 1000;
 

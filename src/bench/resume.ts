@@ -8,11 +8,19 @@ import os from 'node:os';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
 import { QmpClient, type QemuVersion } from '../qemu/qmp.js';
+import { withDeadline } from '../util/deadline.js';
 import { ARTEFACTS, makeArtefacts, type ArtefactName } from './artefact.js';
 import { CLIENT_NAMES, type ClientName } from './clients/load.js';
 import { describeHost, diskReadRate } from './environment.js';
 import { summarize } from './figures.js';
-import { defaultFillMb, startGuest, type Accelerator, type Guest, type GuestFiles } from './guest.js';
+import {
+  defaultFillMb,
+  READY_TIMEOUT_MS,
+  startGuest,
+  type Accelerator,
+  type Guest,
+  type GuestFiles,
+} from './guest.js';
 import { perceive, throughput } from './measure.js';
 import type { CacheState } from './page-cache.js';
 import { seededRandom, shuffled } from './random.js';
@@ -164,7 +172,7 @@ async function prepare({ options, scenarios, workplace, dataDir, ramMib }: SizeW
     fillMb: defaultFillMb(ramMib),
   });
   try {
-    await guest.waitReady();
+    await withDeadline(guest.waitReady(), { what: 'the guest to boot', timeoutMs: READY_TIMEOUT_MS, signal });
     await loadMemcached({ port: guest.ports.memcached, ...valuesFor(ramMib) });
     await guest.console.idle();
     const version = await versionOf(guest);

@@ -1,6 +1,7 @@
 /** One measurement: a host made ready, clients at the door, one restore, and a look at the guest ten seconds later. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { nowMs, roundMs } from '../timeline/clock.js';
+import { withDeadline } from '../util/deadline.js';
 import { CLIENT_NAMES, type ClientAnswers, type ClientName } from './clients/load.js';
 import { Clients } from './clients/clients.js';
 import { Console } from './console.js';
@@ -63,7 +64,7 @@ export async function measure(
         residentBytes,
       })),
       answers: samplesOf(answers, restored.orderedAtMs),
-      later: await lookLater(guest.consoleSocket, restored),
+      later: await lookLater(saved, restored),
     };
   } finally {
     sampler.stop();
@@ -117,11 +118,15 @@ function round(ms: number): number {
 }
 
 /** How fast the guest goes through its memory now, and whether all of it is right. */
-async function lookLater(consoleSocket: string, { qemuPid }: Restored): Promise<Run['later']> {
+async function lookLater({ guest, signal }: SavedGuest, { qemuPid }: Restored): Promise<Run['later']> {
   const hugePageBytes = hugePageBytesOf(qemuPid);
-  const console = await Console.connect(consoleSocket);
+  const console = await Console.connect(guest.consoleSocket);
   try {
-    const { ok, pageCount, verifyMs } = await console.verify(VERIFY_TIMEOUT_MS);
+    const { ok, pageCount, verifyMs } = await withDeadline(console.verify(VERIFY_TIMEOUT_MS), {
+      what: 'the guest to check its memory',
+      timeoutMs: VERIFY_TIMEOUT_MS,
+      signal,
+    });
     return { hugePageBytes, memoryIntact: ok, verifiedPagesPerS: Math.round((pageCount * 1000) / verifyMs) };
   } finally {
     console.close();

@@ -19,8 +19,6 @@ export interface LineChart {
   readonly x: Axis;
   readonly y: Axis;
   readonly series: readonly Series[];
-  /** Keep a value until the next one, as a distribution or a counter does. */
-  readonly steps?: boolean;
 }
 
 export interface Bar {
@@ -42,7 +40,7 @@ const TICKS = 6;
 /** Two ends of an axis that are the same would leave no room between them. */
 const MIN_SPAN = 1e-9;
 
-export function lineChart({ title, x, y, series, steps = false }: LineChart): string {
+export function lineChart({ title, x, y, series }: LineChart): string {
   const { width, height, left, right, top, bottom } = LINE;
   const points = series.flatMap((each) => each.points);
   if (points.length === 0) return emptyChart(title, width);
@@ -67,7 +65,7 @@ export function lineChart({ title, x, y, series, steps = false }: LineChart): st
     .filter((each) => each.points.length > 0)
     .map((each) => {
       const placed = each.points.map(([px, py]) => [across.place(px), up.place(py)] as const);
-      return `<path d="${pathThrough(placed, steps)}" fill="none" stroke="${each.color}" stroke-width="1.8"><title>${escapeText(each.name)}</title></path>`;
+      return `<path d="${pathThrough(placed)}" fill="none" stroke="${each.color}" stroke-width="1.8"><title>${escapeText(each.name)}</title></path>`;
     });
   const axis = `<line class="axis" x1="${left}" x2="${width - right}" y1="${height - bottom}" y2="${height - bottom}"/>`;
   return svg({ title, width, height }, [
@@ -150,13 +148,8 @@ function niceStep(rough: number): number {
   return [1, 2, 5, 10].map((digit) => digit * power).find((step) => step >= rough) ?? 10 * power;
 }
 
-function pathThrough(points: readonly (readonly [number, number])[], steps: boolean): string {
-  return points
-    .map(([x, y], at) => {
-      if (at === 0) return `M${coordinate(x)} ${coordinate(y)}`;
-      return steps ? `H${coordinate(x)}V${coordinate(y)}` : `L${coordinate(x)} ${coordinate(y)}`;
-    })
-    .join('');
+function pathThrough(points: readonly (readonly [number, number])[]): string {
+  return points.map(([x, y], at) => `${at === 0 ? 'M' : 'L'}${coordinate(x)} ${coordinate(y)}`).join('');
 }
 
 function svg(
