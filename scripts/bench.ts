@@ -108,7 +108,7 @@ async function measureRestores(
 ): Promise<DemoReport> {
   const dir = freshFolder(workplace, `restore-${ramMb}`);
   const report = await demonstrate(
-    { ramMb, fillMb: defaultFillMb(ramMb), qemu, rounds },
+    { ramMb, fillMb: defaultFillMb(ramMb), qemu, accel: 'tcg', rounds },
     { ...workplace, dir },
   );
   rmSync(workplace.storeDir, { recursive: true });

@@ -13,6 +13,7 @@ import { Console, type Heartbeat } from '../test/support/console.js';
 import { startGuest, type Guest } from '../test/support/guest.js';
 import { killAndWait } from '../test/support/processes.js';
 import { countWrongValues, httpFileIntact, loadMemcached } from '../test/support/workloads.js';
+import type { Accelerator } from '../src/bench/guest.js';
 import { stockSave } from '../src/bench/stock.js';
 import { stockRestore, type StockRestore } from './stock.js';
 import { settleHost, type Workplace } from './workplace.js';
@@ -25,6 +26,7 @@ export interface DemoOptions {
   readonly ramMb: number;
   readonly fillMb: number;
   readonly qemu: string;
+  readonly accel: Accelerator;
   readonly rounds: number;
 }
 
@@ -51,12 +53,10 @@ export interface DemoReport {
 /** Runs it once: one guest, one save, `rounds` restores of each kind. What it starts ends with the workplace. */
 export async function demonstrate(options: DemoOptions, workplace: Workplace): Promise<DemoReport> {
   const { dir, vmckpt } = workplace;
-  const { ramMb, fillMb, qemu, rounds } = options;
-  say(
-    `booting a Linux guest with ${ramMb} MiB of RAM, ${fillMb} MB of it filled with data (software emulation)`,
-  );
+  const { ramMb, fillMb, qemu, accel, rounds } = options;
+  say(`booting a Linux guest with ${ramMb} MiB of RAM, ${fillMb} MB of it filled with data (${accel})`);
   await settleHost(ramMb * 2 ** 20);
-  const guest = await startGuest({ dir, qemu, ramMb, fillMb });
+  const guest = await startGuest({ dir, qemu, accel, ramMb, fillMb });
   await guest.waitReady();
   const values = { port: guest.ports.memcached, ...MEMCACHED_LOAD };
   await loadMemcached(values);
