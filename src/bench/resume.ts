@@ -3,7 +3,7 @@
  * in every form that a scenario loads, end it; then bring it back again and again, in shuffled order, each time into
  * a QEMU of its own. What is started ends with the measurement, also when that is interrupted.
  */
-import { existsSync, mkdirSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
@@ -80,8 +80,11 @@ export async function benchResume(options: BenchResumeOptions): Promise<ResumeRe
   const workplace = openWorkplace(dataDir);
   const results: SizeResult[] = [];
   try {
-    for (const ramMib of sizesMib)
-      results.push(await measureSize({ options, scenarios, workplace, dataDir, ramMib }));
+    for (const ramMib of sizesMib) {
+      const sizeDir = path.join(dataDir, `${ramMib}`);
+      results.push(await measureSize({ options, scenarios, workplace, dataDir: sizeDir, ramMib }));
+      rmSync(sizeDir, { recursive: true });
+    }
   } finally {
     workplace.close();
   }
@@ -114,6 +117,7 @@ interface SizeWork {
   readonly options: BenchResumeOptions;
   readonly scenarios: readonly Scenario[];
   readonly workplace: Workplace;
+  /** For what is saved of the guest of this size. */
   readonly dataDir: string;
   readonly ramMib: number;
 }
@@ -176,9 +180,9 @@ async function prepare({ options, scenarios, workplace, dataDir, ramMib }: SizeW
     await loadMemcached({ port: guest.ports.memcached, ...valuesFor(ramMib) });
     await guest.console.idle();
     const version = await versionOf(guest);
-    const storeDir = path.join(dataDir, `${ramMib}`, 'store');
+    const storeDir = path.join(dataDir, 'store');
     const names = [...new Set([REFERENCE, ...scenarios].map(({ artefact }) => artefact))];
-    const workshop = { guest, storeDir, dir: path.join(dataDir, `${ramMib}`), signal, version, onMessage };
+    const workshop = { guest, storeDir, dir: dataDir, signal, version, onMessage };
     return { guest, version, storeDir, signal, files: await makeArtefacts(names, workshop) };
   } finally {
     await guest.stop();

@@ -15,7 +15,7 @@ const QUIET_LOAD = 0.5;
 const MIN_RAM_MIB = 256;
 
 interface BenchFlags {
-  readonly out?: string;
+  readonly out: string;
   readonly ramMib: readonly number[];
   readonly rounds: number;
   readonly scenarios: readonly string[];
@@ -37,7 +37,12 @@ export function benchCommand(): Command {
     'interrupted',
   ])
     .addArgument(new Argument('<experiment>', 'what to measure').choices(['resume']))
-    .addOption(option('--out <dir>', 'where report.json and report.html go, on the disk to measure'))
+    .addOption(
+      option(
+        '--out <dir>',
+        'where report.json and report.html go, on the disk to measure',
+      ).makeOptionMandatory(),
+    )
     .addOption(
       option('--ram-mib <sizes>', 'sizes of the guest, with commas')
         .argParser((text) => text.split(',').map((each) => wholeNumber('--ram-mib', each, MIN_RAM_MIB)))
@@ -73,7 +78,6 @@ export function benchCommand(): Command {
     )
     .action(async (_experiment: string, flags: BenchFlags, command: Command) => {
       const { output } = contextOf(command);
-      if (flags.out === undefined) throw new VmckptError('USAGE', 'bench resume needs --out DIR');
       const load = os.loadavg()[0]!;
       if (load > QUIET_LOAD * os.availableParallelism())
         output.message(`The load of this machine is ${load.toFixed(1)}: the figures will not mean much.`);
