@@ -12,7 +12,7 @@ const LAYERS = [
   ['transfer'],
   ['interchange'],
   ['save', 'restore'],
-  ['doctor'],
+  ['doctor', 'bench'],
   ['cli'],
 ];
 

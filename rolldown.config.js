@@ -10,6 +10,7 @@ const ENTRIES = [
   'restore/transfer-process',
   'checkpoint/compress-worker',
   'checkpoint/decode-worker',
+  'bench/client-worker',
 ];
 
 export default defineConfig({

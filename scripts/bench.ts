@@ -10,8 +10,9 @@ import type { SaveReport } from '../src/save/save.js';
 import { QmpClient } from '../src/qemu/qmp.js';
 import { formatBytes, formatMs } from '../src/util/units.js';
 import { startGuest, type Guest } from '../test/support/guest.js';
-import { defaultFillMb, demonstrate, runScript, say, type DemoReport } from './demonstration.js';
-import { stockSave } from './stock.js';
+import { demonstrate, runScript, say, type DemoReport } from './demonstration.js';
+import { defaultFillMb } from '../src/bench/guest.js';
+import { stockSave } from '../src/bench/stock.js';
 import { openWorkplace, settleHost, type Workplace } from './workplace.js';
 
 const USAGE = `usage: scripts/bench.sh [--json] [--ram-mb 256,1024,4096] [--qemu system|10|PATH] [--rounds 3] [--only save|restore]`;
@@ -107,7 +108,7 @@ async function measureRestores(
 ): Promise<DemoReport> {
   const dir = freshFolder(workplace, `restore-${ramMb}`);
   const report = await demonstrate(
-    { ramMb, fillMb: defaultFillMb(ramMb), qemu, rounds },
+    { ramMb, fillMb: defaultFillMb(ramMb), qemu, accel: 'tcg', rounds },
     { ...workplace, dir },
   );
   rmSync(workplace.storeDir, { recursive: true });

@@ -1,14 +1,16 @@
 /** The demonstration of demonstration.ts, as a table for people or as one JSON document. */
 import { parseArgs } from 'node:util';
+import { defaultFillMb } from '../src/bench/guest.js';
 import { formatBytes, formatMs } from '../src/util/units.js';
-import { defaultFillMb, demonstrate, type DemoOptions, type DemoReport, runScript } from './demonstration.js';
+import { demonstrate, type DemoOptions, type DemoReport, runScript } from './demonstration.js';
 import { openWorkplace } from './workplace.js';
 
-const USAGE = `usage: scripts/demo.sh [--json] [--ram-mb N] [--fill-mb N] [--qemu system|10|PATH] [--rounds N]
+const USAGE = `usage: scripts/demo.sh [--json] [--ram-mb N] [--fill-mb N] [--qemu system|10|PATH] [--accel tcg|kvm] [--rounds N]
   --json      one JSON document on stdout instead of a table
   --ram-mb    RAM of the guest (1024)
   --fill-mb   data that the guest fills it with (700 for 1024)
   --qemu      the distribution's QEMU, version 10 unpacked beside it, or a binary
+  --accel     software emulation, or the host's hardware (tcg)
   --rounds    restores of each kind; the median run is shown (1)`;
 
 interface Options extends DemoOptions {
@@ -24,7 +26,7 @@ async function main(): Promise<void> {
   process.exit(report.restores.every(({ guestVerified }) => guestVerified) ? 0 : 1);
 }
 
-function describe({ qemu, guest, save, baseline, restores }: DemoReport, { rounds }: Options): string {
+function describe({ qemu, guest, save, baseline, restores }: DemoReport, { accel, rounds }: Options): string {
   const row = (...[what, ...figures]: readonly string[]) =>
     `  ${what!.padEnd(28)}${figures.map((figure) => figure.padStart(18)).join('')}`;
   const ms = (value: number | null) => (value === null ? '-' : formatMs(value));
@@ -33,7 +35,7 @@ function describe({ qemu, guest, save, baseline, restores }: DemoReport, { round
   const stock = baseline.fullRestoreResumeMs;
   return [
     '',
-    `QEMU ${qemu}, software emulation; ${formatBytes(guest.ramBytes)} of RAM, ${formatBytes(guest.dataBytes)} of it known data`,
+    `QEMU ${qemu}, ${accel}; ${formatBytes(guest.ramBytes)} of RAM, ${formatBytes(guest.dataBytes)} of it known data`,
     '',
     `  saved live: ${formatBytes(save.nonZeroBytes)} in ${formatBytes(save.storedBytes)}, paused for ${formatMs(save.pauseMs)}, done after ${formatMs(save.totalMs)}`,
     '',
@@ -64,6 +66,7 @@ function parseOptions(): Options | undefined {
       'ram-mb': { type: 'string', default: '1024' },
       'fill-mb': { type: 'string' },
       qemu: { type: 'string', default: 'system' },
+      accel: { type: 'string', default: 'tcg' },
       rounds: { type: 'string', default: '1' },
       help: { type: 'boolean', default: false },
     },
@@ -71,7 +74,9 @@ function parseOptions(): Options | undefined {
   if (values.help) return undefined;
   const ramMb = positive('--ram-mb', values['ram-mb']);
   const fillMb = positive('--fill-mb', values['fill-mb'] ?? `${defaultFillMb(ramMb)}`);
-  return { json: values.json, qemu: values.qemu, ramMb, fillMb, rounds: positive('--rounds', values.rounds) };
+  const { json, qemu, accel } = values;
+  if (accel !== 'tcg' && accel !== 'kvm') throw new Error(`--accel ${accel}: tcg or kvm expected`);
+  return { json, qemu, accel, ramMb, fillMb, rounds: positive('--rounds', values.rounds) };
 }
 
 function positive(name: string, text: string): number {

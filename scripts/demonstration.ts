@@ -13,11 +13,11 @@ import { Console, type Heartbeat } from '../test/support/console.js';
 import { startGuest, type Guest } from '../test/support/guest.js';
 import { killAndWait } from '../test/support/processes.js';
 import { countWrongValues, httpFileIntact, loadMemcached } from '../test/support/workloads.js';
-import { stockRestore, stockSave, type StockRestore } from './stock.js';
+import type { Accelerator } from '../src/bench/guest.js';
+import { stockSave } from '../src/bench/stock.js';
+import { stockRestore, type StockRestore } from './stock.js';
 import { settleHost, type Workplace } from './workplace.js';
 
-/** What the guest's kernel and workloads need for themselves. */
-const GUEST_OVERHEAD_MB = 68;
 const MEMCACHED_LOAD = { keyCount: 2500, valueBytes: 4000 };
 const PAGE_BYTES = 4096;
 const CONSOLE_TIMEOUT_MS = 60_000;
@@ -26,6 +26,7 @@ export interface DemoOptions {
   readonly ramMb: number;
   readonly fillMb: number;
   readonly qemu: string;
+  readonly accel: Accelerator;
   readonly rounds: number;
 }
 
@@ -49,20 +50,13 @@ export interface DemoReport {
   readonly restores: readonly DemoRestore[];
 }
 
-/** As much as fits beside the guest's own needs: 700 MB of 1 GiB. */
-export function defaultFillMb(ramMb: number): number {
-  return Math.floor(ramMb * 0.75) - GUEST_OVERHEAD_MB;
-}
-
 /** Runs it once: one guest, one save, `rounds` restores of each kind. What it starts ends with the workplace. */
 export async function demonstrate(options: DemoOptions, workplace: Workplace): Promise<DemoReport> {
   const { dir, vmckpt } = workplace;
-  const { ramMb, fillMb, qemu, rounds } = options;
-  say(
-    `booting a Linux guest with ${ramMb} MiB of RAM, ${fillMb} MB of it filled with data (software emulation)`,
-  );
+  const { ramMb, fillMb, qemu, accel, rounds } = options;
+  say(`booting a Linux guest with ${ramMb} MiB of RAM, ${fillMb} MB of it filled with data (${accel})`);
   await settleHost(ramMb * 2 ** 20);
-  const guest = await startGuest({ dir, qemu, ramMb, fillMb });
+  const guest = await startGuest({ dir, qemu, accel, ramMb, fillMb });
   await guest.waitReady();
   const values = { port: guest.ports.memcached, ...MEMCACHED_LOAD };
   await loadMemcached(values);

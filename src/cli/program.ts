@@ -1,6 +1,7 @@
 /** The tree of verbs. Also read by the man page and the shell completion, so that neither can disagree with it. */
 import { Command } from 'commander';
 import { packageVersion } from '../util/package-paths.js';
+import { benchCommand } from './bench.js';
 import { checkCommand } from './check.js';
 import { completionCommand } from './completion.js';
 import { doctorCommand } from './doctor.js';
@@ -30,6 +31,7 @@ const VERBS = [
   rmCommand,
   importCommand,
   exportCommand,
+  benchCommand,
   doctorCommand,
   rescueCommand,
   completionCommand,

@@ -17,6 +17,8 @@ export interface CliOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** Put before the command: `setpriv …`. */
   readonly wrapper?: readonly string[];
+  /** Then it is killed. */
+  readonly timeoutMs?: number;
 }
 
 export interface RunningCli {
@@ -27,12 +29,15 @@ export interface RunningCli {
   kill(signal?: NodeJS.Signals): void;
 }
 
-export function startCli(args: readonly string[], { env = {}, wrapper = [] }: CliOptions = {}): RunningCli {
+export function startCli(
+  args: readonly string[],
+  { env = {}, wrapper = [], timeoutMs = TIMEOUT_MS }: CliOptions = {},
+): RunningCli {
   const [program, ...rest] = [...wrapper, process.execPath, distFile('cli/main.js'), ...args];
   const child = spawn(program!, rest, {
     env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
-    timeout: TIMEOUT_MS,
+    timeout: timeoutMs,
     killSignal: 'SIGKILL',
   });
   child.on('error', () => undefined); // told by the missing PID

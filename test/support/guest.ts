@@ -1,137 +1,22 @@
-/**
- * Boots the test guest (fixtures/guest) in a real QEMU under software emulation. Needs no test runner, so
- * scripts use it as well. What it starts dies with this process.
- */
-import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
-import path from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
+/** Boots the test guest from where fixtures/guest/build.sh has left it, in one of the QEMUs that there are to test with. */
+import * as bench from '../../src/bench/guest.js';
 import { guestFile, qemuBinary, type QemuChoice } from './cache.js';
-import { Console } from './console.js';
-import { killAndWait, spawnTracked, type TrackedProcess } from './processes.js';
-import { freePort } from './workloads.js';
 
-export interface GuestOptions {
-  /** A directory of the test's own with a short path (it holds unix sockets). */
-  readonly dir: string;
+export type { Guest } from '../../src/bench/guest.js';
+
+export interface GuestOptions extends Omit<bench.GuestOptions, 'binary' | 'files'> {
   /** Which QEMU, or the path of one; the distribution's own by default. */
   readonly qemu?: QemuChoice | (string & {});
-  readonly machine?: 'q35' | 'pc' | (string & {});
-  readonly ramMb?: number;
-  /** How much the verifier fills, and how much of that it keeps rewriting. */
-  readonly fillMb?: number;
-  readonly dirtyMb?: number;
-  readonly checkMbps?: number;
-  readonly writeMbps?: number;
-  readonly smp?: number;
-  /** 2: memory in two backends on two NUMA nodes. */
-  readonly numaNodes?: 1 | 2;
-  readonly extraArgs?: readonly string[];
 }
 
-export interface Guest {
-  readonly pid: number;
-  /** The whole command line, the binary first. */
-  readonly argv: readonly string[];
-  readonly ramBytes: number;
-  readonly qmpSocket: string;
-  readonly consoleSocket: string;
-  /** All that the console ever said, kept across restores. */
-  readonly consoleLog: string;
-  /** What QEMU itself said. */
-  readonly qemuLog: string;
-  readonly ports: { readonly memcached: number; readonly http: number };
-  readonly console: Console;
-  /** Resolves when memory is filled and the workloads are up; rejects with QEMU's own words when it ends before. */
-  waitReady(): Promise<void>;
-  /** Kills QEMU and waits until it is gone. */
-  stop(): Promise<void>;
-}
-
-const READY_TIMEOUT_MS = 120_000;
-/** How long a QEMU whose console has closed gets to end, so that its own words are reported. */
-const REAP_MS = 1000;
-
-export async function startGuest(options: GuestOptions): Promise<Guest> {
-  const { dir, ramMb = 256 } = options;
-  const ports = { memcached: await freePort(), http: await freePort() };
-  const files = {
-    qmpSocket: path.join(dir, 'qmp.sock'),
-    consoleSocket: path.join(dir, 'console.sock'),
-    consoleLog: path.join(dir, 'console.log'),
-    qemuLog: path.join(dir, 'qemu.log'),
-  };
-  const argv = [
-    qemuBinary(options.qemu ?? 'system'),
-    ...machineArgs(options, ramMb),
-    ...deviceArgs(ports),
-    ...['-qmp', `unix:${files.qmpSocket},server=on,wait=off`],
-    ...[
-      '-chardev',
-      `socket,id=console,path=${files.consoleSocket},server=on,wait=off,logfile=${files.consoleLog},logappend=on`,
-    ],
-    ...['-serial', 'chardev:console'],
-    ...(options.extraArgs ?? []),
-  ];
-  const qemu = spawnTracked(argv, files.qemuLog);
-  const ended = rejectWhenEnded(qemu, files.qemuLog);
-  const console = await Promise.race([Console.connect(files.consoleSocket), ended]);
-  const ready = console.waitFor(/^GUEST READY /, READY_TIMEOUT_MS).catch(async (error: unknown) => {
-    await Promise.race([ended, sleep(REAP_MS)]);
-    throw error;
+export async function startGuest({ qemu = 'system', ...options }: GuestOptions): Promise<bench.Guest> {
+  return bench.startGuest({
+    ...options,
+    binary: qemuBinary(qemu),
+    files: {
+      kernel: guestFile('vmlinuz'),
+      initrd: guestFile('initramfs.cpio'),
+      disk: guestFile('disk.img'),
+    },
   });
-  ready.catch(() => undefined);
-  return {
-    ...files,
-    pid: qemu.pid,
-    argv,
-    ports,
-    console,
-    ramBytes: ramMb * 2 ** 20,
-    waitReady: async () => {
-      await ready;
-    },
-    stop: async () => {
-      console.close();
-      await killAndWait(qemu.pid);
-    },
-  };
-}
-
-function machineArgs(options: GuestOptions, ramMb: number): string[] {
-  const { machine = 'q35', smp = 1, numaNodes = 1 } = options;
-  const { fillMb = Math.floor(ramMb * 0.7) - 64, dirtyMb = 16, checkMbps = 32, writeMbps = 4 } = options;
-  const nodes = numaNodes === 1 ? [] : [0, 1];
-  return [
-    ...['-machine', machine, '-accel', 'tcg', '-m', `${ramMb}M`, '-smp', `${smp}`],
-    ...nodes.flatMap((node) => [
-      ...['-object', `memory-backend-ram,id=ram${node},size=${ramMb / nodes.length}M`],
-      ...['-numa', `node,nodeid=${node},memdev=ram${node}`],
-    ]),
-    ...['-no-user-config', '-nodefaults', '-display', 'none', '-no-reboot'],
-    ...['-kernel', guestFile('vmlinuz'), '-initrd', guestFile('initramfs.cpio')],
-    '-append',
-    [
-      'console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off',
-      `vmckpt.fill_mb=${fillMb} vmckpt.dirty_mb=${dirtyMb}`,
-      `vmckpt.check_mbps=${checkMbps} vmckpt.write_mbps=${writeMbps}`,
-    ].join(' '),
-  ];
-}
-
-function deviceArgs(ports: Guest['ports']): string[] {
-  const forwards = [`tcp:127.0.0.1:${ports.memcached}-:11211`, `tcp:127.0.0.1:${ports.http}-:80`];
-  return [
-    ...['-drive', `id=disk,file=${guestFile('disk.img')},format=raw,if=none,readonly=on`],
-    ...['-device', 'virtio-blk-pci,drive=disk'],
-    ...['-netdev', ['user', 'id=net', ...forwards.map((forward) => `hostfwd=${forward}`)].join(',')],
-    ...['-device', 'virtio-net-pci,netdev=net'],
-    ...['-device', 'virtio-balloon-pci', '-device', 'virtio-rng-pci'],
-  ];
-}
-
-/** A QEMU that refuses its command line, or panics, ends at once: then its own words are the message. */
-async function rejectWhenEnded(qemu: TrackedProcess, qemuLog: string): Promise<never> {
-  const [code] = (await once(qemu, 'exit')) as [number | null];
-  throw new Error(`QEMU ended with code ${code}: ${readFileSync(qemuLog, 'utf8')}`);
 }

@@ -1,0 +1,117 @@
+/** What is saved of the guest before anything is measured, each in the form that some scenario loads. */
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readdirSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import type { MigrationSettings } from '../qemu/migration-control.js';
+import { QmpClient, type QemuVersion } from '../qemu/qmp.js';
+import { save } from '../save/save.js';
+import { Store } from '../store/store.js';
+import type { Guest } from './guest.js';
+import { writeMemoryFile } from './memory-file.js';
+import { migrateAway, stockSave } from './stock.js';
+
+export type ArtefactName = 'stream' | 'mappedRam' | 'memoryFile' | 'checkpoint' | 'checkpointRaw';
+
+export interface Workshop {
+  /** Running, its verifier idle. */
+  readonly guest: Guest;
+  readonly storeDir: string;
+  /** A folder for this artefact alone. */
+  readonly dir: string;
+  readonly signal: AbortSignal;
+}
+
+export interface Artefact {
+  /** Why this QEMU cannot make it. */
+  readonly problem?: (version: QemuVersion) => string | undefined;
+  /** Returns the files that a restore from it reads. The guest may be left paused. */
+  readonly make: (workshop: Workshop) => Promise<readonly string[]>;
+}
+
+const MAPPED_RAM_SINCE = 9;
+
+/** The same when it is saved and when it is loaded. */
+export const MAPPED_RAM_SETTINGS: MigrationSettings = {
+  capabilities: { 'mapped-ram': true, multifd: true },
+  parameters: { 'multifd-channels': Math.max(2, os.availableParallelism()) },
+};
+
+export const ARTEFACTS: Readonly<Record<ArtefactName, Artefact>> = {
+  stream: {
+    make: async ({ guest, dir }) => {
+      const file = path.join(dir, 'stream');
+      await stockSave(guest, 'stopped', file);
+      return [file];
+    },
+  },
+  mappedRam: {
+    problem: ({ major, text }) =>
+      major < MAPPED_RAM_SINCE ? `mapped-ram needs QEMU ${MAPPED_RAM_SINCE}, this is ${text}` : undefined,
+    make: async ({ guest, dir }) => {
+      const file = path.join(dir, 'mapped-ram');
+      await migrateAway(guest, { method: 'stopped', uri: `file:${file}`, settings: MAPPED_RAM_SETTINGS });
+      execFileSync('sync', [file]);
+      return [file];
+    },
+  },
+  memoryFile: {
+    make: async (workshop) => {
+      const storeDir = path.join(workshop.dir, 'store');
+      const [file] = await checkpoint({ ...workshop, storeDir }, 'none');
+      const files = await writeMemoryFile(path.dirname(file!), workshop);
+      rmSync(storeDir, { recursive: true });
+      return files;
+    },
+  },
+  checkpoint: { make: (workshop) => checkpoint(workshop, 1) },
+  checkpointRaw: { make: (workshop) => checkpoint(workshop, 'none') },
+};
+
+/** Lets a guest run again that a save has left paused: QEMU 7.2 refuses a second migration otherwise. */
+export async function letRun({ qmpSocket }: Guest): Promise<void> {
+  const qmp = await QmpClient.connect({ path: qmpSocket });
+  await qmp.execute('cont');
+  await qmp.close();
+}
+
+/** The generation is the only one of the folder's name, so the folder's name refers to it. */
+async function checkpoint(
+  { guest, storeDir, dir, signal }: Workshop,
+  level: number | 'none',
+): Promise<readonly string[]> {
+  const name = path.basename(dir);
+  await save({
+    qmpSocket: guest.qmpSocket,
+    storeDir,
+    name,
+    method: 'stopped',
+    quit: false,
+    level,
+    disksExternal: false,
+    onProgress: () => undefined,
+    onMessage: () => undefined,
+    signal,
+  });
+  const generation = await (await Store.open(storeDir)).locate(name);
+  return readdirSync(generation.dir).map((file) => path.join(generation.dir, file));
+}
+
+/** Makes those of `names` that this QEMU can; between two of them the guest runs. */
+export async function makeArtefacts(
+  names: readonly ArtefactName[],
+  workshop: Workshop & { readonly version: QemuVersion; readonly onMessage: (text: string) => void },
+): Promise<ReadonlyMap<ArtefactName, readonly string[]>> {
+  const made = new Map<ArtefactName, readonly string[]>();
+  for (const name of names) {
+    const artefact = ARTEFACTS[name];
+    if (artefact.problem?.(workshop.version) !== undefined) continue;
+    workshop.signal.throwIfAborted();
+    workshop.onMessage(`saving the guest: ${name}`);
+    if (made.size > 0) await letRun(workshop.guest);
+    const dir = path.join(workshop.dir, name);
+    mkdirSync(dir, { recursive: true });
+    made.set(name, await artefact.make({ ...workshop, dir }));
+  }
+  return made;
+}

@@ -1,0 +1,34 @@
+/** The thread of the clients: whatever the measuring thread does, they keep their pace. */
+import { setMaxListeners } from 'node:events';
+import { parentPort, workerData } from 'node:worker_threads';
+import { startDownloads } from './clients/http.js';
+import { AnswerLog, type ClientAnswers, type ClientJob } from './clients/load.js';
+import { startGets, startPing } from './clients/memcached.js';
+
+/** Main thread → clients: `begin` when the restore is ordered, `end` when all has been seen. */
+export type ClientOrder = 'begin' | 'end';
+
+const job = workerData as ClientJob;
+const ending = new AbortController();
+// Every connection listens to it.
+setMaxListeners(0, ending.signal);
+const logs = { ping: new AnswerLog(), memcached: new AnswerLog(), http: new AnswerLog() };
+
+parentPort!.on('message', (order: ClientOrder) => {
+  if (order === 'begin')
+    begin().catch(() => undefined); // rejects only by the signal
+  else end();
+});
+
+/** The others connect when the first has found the guest: a crowd at the door would only slow it down. */
+async function begin(): Promise<void> {
+  await startPing(job, logs.ping, ending.signal);
+  startDownloads(job, logs.http, ending.signal);
+  await startGets(job, logs.memcached, ending.signal);
+}
+
+function end(): void {
+  ending.abort();
+  parentPort!.postMessage(logs satisfies ClientAnswers);
+  parentPort!.close();
+}

@@ -1,0 +1,48 @@
+/** Where a measurement was made: figures mean nothing without it. */
+import { createReadStream, readFileSync } from 'node:fs';
+import os from 'node:os';
+import { packageVersion } from '../util/package-paths.js';
+import { bringTo } from './page-cache.js';
+import type { Environment } from './resume-report.js';
+
+const READ_BYTES = 1 << 20;
+
+/** What is known before QEMU runs. */
+export type HostDescription = Omit<Environment, 'qemu' | 'accelerator' | 'diskReadBytesPerS' | 'loadAtEnd'>;
+
+export function describeHost(): HostDescription {
+  const [cpu] = os.cpus();
+  const flags = /^flags\s*:.*$/m.exec(readText('/proc/cpuinfo') ?? '')?.[0] ?? '';
+  const huge = readText('/sys/kernel/mm/transparent_hugepage/enabled');
+  return {
+    vmckpt: packageVersion(),
+    node: process.version,
+    kernel: `${os.type()} ${os.release()}`,
+    distribution: /^PRETTY_NAME="?([^"\n]*)/m.exec(readText('/etc/os-release') ?? '')?.[1] ?? null,
+    cpuModel: cpu?.model.trim() ?? 'unknown',
+    cpuCount: os.availableParallelism(),
+    memoryBytes: os.totalmem(),
+    transparentHugePages: /\[(\w+)\]/.exec(huge ?? '')?.[1] ?? null,
+    isVirtual: /\bhypervisor\b/.test(flags),
+    loadAtStart: os.loadavg()[0]!,
+    startedAt: new Date().toISOString(),
+  };
+}
+
+/** How fast a file is read that was dropped from the page cache. */
+export async function diskReadRate(file: string): Promise<number> {
+  await bringTo('cold', [file]);
+  const startMs = performance.now();
+  let bytes = 0;
+  for await (const chunk of createReadStream(file, { highWaterMark: READ_BYTES }))
+    bytes += (chunk as Buffer).length;
+  return Math.round((bytes * 1000) / (performance.now() - startMs));
+}
+
+function readText(file: string): string | undefined {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,175 @@
+/** The ratios that vmckpt is held to, as data. One whose scenarios were not measured is absent, with the reason. */
+import { findFigure, type FigureName } from './figures.js';
+import type { CacheState } from './page-cache.js';
+import type { Absence, Summary } from './resume-report.js';
+import { SCENARIOS } from './scenarios.js';
+
+interface Term {
+  readonly scenario: string;
+  readonly cache: CacheState;
+  readonly figure: FigureName;
+  /** Where the ratio does not say: 1 GiB when that was measured, else the first size. */
+  readonly ramMib?: number;
+}
+
+interface Ratio {
+  readonly what: string;
+  readonly goal?: { readonly atMost: number } | { readonly atLeast: number };
+}
+
+/** The first figure, through the second where there is one. */
+interface Quotient extends Ratio {
+  readonly of: Term;
+  readonly against?: Term;
+}
+
+/** The largest median anywhere. */
+interface Maximum extends Ratio {
+  readonly largest: FigureName;
+}
+
+/** Not to be had from these experiments. */
+interface Unmeasured extends Ratio {
+  readonly because: string;
+}
+
+const DEFAULT_RAM_MIB = 1024;
+
+const warm = (scenario: string, figure: FigureName, ramMib?: number): Term =>
+  term('warm', scenario, figure, ramMib);
+const cold = (scenario: string, figure: FigureName, ramMib?: number): Term =>
+  term('cold', scenario, figure, ramMib);
+
+function term(cache: CacheState, scenario: string, figure: FigureName, ramMib?: number): Term {
+  return { scenario, cache, figure, ...(ramMib !== undefined && { ramMib }) };
+}
+
+export const RATIOS: Readonly<Record<string, Quotient | Maximum | Unmeasured>> = {
+  directRawCompleteVsFull: {
+    what: 'all memory in place, lazy from raw pages, against a full restore',
+    of: warm('lazy-raw', 'completeMs'),
+    against: warm('qemu-full', 'completeMs'),
+  },
+  directRawCompleteVsStream: {
+    what: 'the same against the stream with a sequential background',
+    of: warm('lazy-raw', 'completeMs'),
+    against: warm('stream-sequential', 'completeMs'),
+  },
+  directZstdCompleteVsFull: {
+    what: 'all memory in place, lazy from compressed pages, against a full restore',
+    of: warm('lazy', 'completeMs'),
+    against: warm('qemu-full', 'completeMs'),
+  },
+  eagerRawVsMappedRam: {
+    what: 'eager from raw pages runs, against mapped-ram',
+    of: warm('eager-raw', 'resumeMs'),
+    against: warm('qemu-mapped-ram', 'resumeMs'),
+  },
+  eagerZstdVsMappedRamCold: {
+    what: 'eager from compressed pages runs, against mapped-ram, from the disk',
+    of: cold('eager', 'resumeMs'),
+    against: cold('qemu-mapped-ram', 'resumeMs'),
+  },
+  client90LearnedColdVsMappedRamCold1GiB: {
+    what: 'clients at 90 % with a learned working set, against mapped-ram, 1 GiB',
+    of: cold('learned', 'client90Ms', 1024),
+    against: cold('qemu-mapped-ram', 'client90Ms', 1024),
+  },
+  client90LearnedColdVsMappedRamCold4GiB: {
+    what: 'the same with 4 GiB',
+    of: cold('learned', 'client90Ms', 4096),
+    against: cold('qemu-mapped-ram', 'client90Ms', 4096),
+  },
+  resumeVsPrivateMap: {
+    what: 'lazy runs, with nothing prefetched, against the private mapping',
+    of: warm('lazy', 'resumeMs'),
+    against: warm('private-map', 'resumeMs'),
+  },
+  resume4GiBVs1GiB: {
+    what: 'lazy runs with 4 GiB, against itself with 1 GiB',
+    of: warm('lazy', 'resumeMs', 4096),
+    against: warm('lazy', 'resumeMs', 1024),
+  },
+  bulkVsBareUffdCopy: {
+    what: 'bulk transfer against a bare loop of UFFDIO_COPY',
+    because: 'there is no bare loop of UFFDIO_COPY to measure yet',
+  },
+  faultP50RawUs: { what: 'demand fault, raw pages, median', of: warm('lazy-raw', 'faultP50Us') },
+  faultP50ZstdUs: { what: 'demand fault, compressed pages, median', of: warm('lazy', 'faultP50Us') },
+  faultP99LoadedVsIdle: {
+    what: 'demand fault, 99th percentile, beside a busy background against none',
+    because: 'a lazy restore without a background is no mode yet',
+  },
+  learnedDemandFaultShare: {
+    what: 'demand faults left by a learned working set',
+    of: cold('learned', 'demandFaults'),
+    against: cold('lazy', 'demandFaults'),
+  },
+  prefetchWasteShare: { what: 'prefetched and not used', of: cold('learned', 'prefetchWasteShare') },
+  client90LearnedColdVsLazyCold: {
+    what: 'clients at 90 % with a learned working set, against none',
+    of: cold('learned', 'client90Ms'),
+    against: cold('lazy', 'client90Ms'),
+  },
+  client90LearnedColdVsPrivateMapWarm: {
+    what: 'clients at 90 % with a learned working set, cold, against a warm private mapping',
+    of: cold('learned', 'client90Ms'),
+    against: warm('private-map', 'client90Ms'),
+  },
+  maxRssBytes: { what: 'resident set of a process that serves a VM', largest: 'processPeakBytes' },
+};
+
+export interface Measured {
+  readonly summaries: readonly Summary[];
+  readonly absences: readonly Absence[];
+  readonly sizesMib: readonly number[];
+}
+
+export interface RatioValues {
+  readonly ratios: Readonly<Record<string, number>>;
+  readonly missing: Readonly<Record<string, string>>;
+}
+
+export function computeRatios(measured: Measured): RatioValues {
+  const results = Object.entries(RATIOS).map(([name, ratio]) => [name, valueOf(ratio, measured)] as const);
+  return {
+    ratios: Object.fromEntries(results.filter(([, value]) => typeof value === 'number')) as Record<
+      string,
+      number
+    >,
+    missing: Object.fromEntries(results.filter(([, value]) => typeof value === 'string')) as Record<
+      string,
+      string
+    >,
+  };
+}
+
+/** The value, or why there is none. */
+function valueOf(ratio: Quotient | Maximum | Unmeasured, measured: Measured): number | string {
+  if ('because' in ratio) return ratio.because;
+  if ('largest' in ratio) {
+    const medians = measured.summaries.flatMap(({ figures }) => figures[ratio.largest]?.median ?? []);
+    return medians.length === 0 ? 'no restore by vmckpt was measured' : Math.max(...medians);
+  }
+  const of = medianOf(ratio.of, measured);
+  if (typeof of === 'string' || ratio.against === undefined) return of;
+  const against = medianOf(ratio.against, measured);
+  if (typeof against === 'string') return against;
+  return against === 0 ? `${ratio.against.figure} of ${ratio.against.scenario} is 0` : of / against;
+}
+
+function medianOf({ figure, ...term }: Term, { summaries, absences, sizesMib }: Measured): number | string {
+  const defaultMib = sizesMib.includes(DEFAULT_RAM_MIB) ? DEFAULT_RAM_MIB : sizesMib[0]!;
+  const place = { ramMib: defaultMib, ...term };
+  const found = findFigure(summaries, place, figure);
+  if (found !== undefined) return found.median;
+  const { scenario, cache, ramMib } = place;
+  if (!SCENARIOS.some(({ name }) => name === scenario)) return `there is no scenario "${scenario}" yet`;
+  const absence = absences.find(
+    (each) =>
+      each.scenario === scenario && each.ramMib === ramMib && (each.cache === null || each.cache === cache),
+  );
+  return (
+    absence?.reason ?? `${figure} of "${scenario}" with ${ramMib} MiB and a ${cache} cache was not measured`
+  );
+}

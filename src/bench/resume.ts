@@ -1,0 +1,259 @@
+/**
+ * The story of `vmckpt bench resume`: for every size boot one guest, give its clients something to ask for, save it
+ * in every form that a scenario loads, end it; then bring it back again and again, in shuffled order, each time into
+ * a QEMU of its own. What is started ends with the measurement, also when that is interrupted.
+ */
+import { existsSync, mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { VmckptError } from '../errors.js';
+import { QmpClient, type QemuVersion } from '../qemu/qmp.js';
+import { withDeadline } from '../util/deadline.js';
+import { ARTEFACTS, makeArtefacts, type ArtefactName } from './artefact.js';
+import { CLIENT_NAMES, type ClientName } from './clients/load.js';
+import { describeHost, diskReadRate } from './environment.js';
+import { summarize } from './figures.js';
+import {
+  defaultFillMb,
+  READY_TIMEOUT_MS,
+  startGuest,
+  type Accelerator,
+  type Guest,
+  type GuestFiles,
+} from './guest.js';
+import { perceive, throughput } from './measure.js';
+import type { CacheState } from './page-cache.js';
+import { seededRandom, shuffled } from './random.js';
+import { computeRatios } from './ratios.js';
+import { renderReport } from './report/page.js';
+import {
+  resumeReportSchema,
+  type Absence,
+  type ResumeReport,
+  type Run,
+  type Sampled,
+} from './resume-report.js';
+import { measure, type Measurement, type Room } from './run.js';
+import type { SavedGuest, Scenario } from './scenario.js';
+import { REFERENCE, SCENARIOS } from './scenarios.js';
+import { openWorkplace, type Workplace } from './workplace.js';
+import { loadMemcached } from './workloads.js';
+
+const CACHE_STATES: readonly CacheState[] = ['warm', 'cold'];
+const VALUE_BYTES = 4000;
+/** 40 MB, or 10 where there is little room. */
+const KEY_COUNTS = { large: 10_000, small: 2_500, largeFromMib: 1024 } as const;
+
+export interface BenchResumeOptions {
+  /** Gets report.json and report.html; checkpoints lie below it meanwhile. */
+  readonly outDir: string;
+  readonly sizesMib: readonly number[];
+  readonly rounds: number;
+  readonly scenarios: readonly string[];
+  readonly seed: number;
+  readonly accel: Accelerator;
+  readonly qemuBinary: string;
+  readonly guestFiles: GuestFiles;
+  /** How long a guest is watched once it runs. */
+  readonly observeMs: number;
+  readonly onMessage: (text: string) => void;
+  readonly signal: AbortSignal;
+}
+
+type Reference = ResumeReport['references'][number];
+
+interface SizeResult {
+  readonly reference: Reference;
+  readonly runs: readonly Run[];
+  readonly absences: readonly Absence[];
+  readonly version: QemuVersion;
+  readonly diskReadBytesPerS: number;
+}
+
+/** @throws VmckptError USAGE for a scenario that there is not, FAILED, INTERRUPTED and what save and restore throw */
+export async function benchResume(options: BenchResumeOptions): Promise<ResumeReport> {
+  const { outDir, sizesMib, rounds, seed, accel, observeMs } = options;
+  const scenarios = options.scenarios.map(requireScenario);
+  const host = describeHost();
+  const dataDir = path.join(outDir, `measuring-${process.pid}`);
+  mkdirSync(dataDir, { recursive: true });
+  const workplace = openWorkplace(dataDir);
+  const results: SizeResult[] = [];
+  try {
+    for (const ramMib of sizesMib) {
+      const sizeDir = path.join(dataDir, `${ramMib}`);
+      results.push(await measureSize({ options, scenarios, workplace, dataDir: sizeDir, ramMib }));
+      rmSync(sizeDir, { recursive: true });
+    }
+  } finally {
+    workplace.close();
+  }
+  const runs = results.flatMap((result) => result.runs);
+  const absences = results.flatMap((result) => result.absences);
+  const summaries = summarize(runs);
+  const report = resumeReportSchema.parse({
+    kind: 'vmckpt bench resume',
+    version: 1,
+    options: { ramMib: [...sizesMib], rounds, seed, scenarios: scenarios.map(({ name }) => name), observeMs },
+    environment: {
+      ...host,
+      qemu: results[0]!.version.text,
+      accelerator: accel,
+      diskReadBytesPerS: results[0]!.diskReadBytesPerS,
+      loadAtEnd: os.loadavg()[0]!,
+    },
+    references: results.map(({ reference }) => reference),
+    ...computeRatios({ summaries, absences, sizesMib }),
+    summaries,
+    absences,
+    runs,
+  } satisfies ResumeReport);
+  writeFileSync(path.join(outDir, 'report.json'), `${JSON.stringify(report)}\n`);
+  writeFileSync(path.join(outDir, 'report.html'), renderReport(report));
+  return report;
+}
+
+interface SizeWork {
+  readonly options: BenchResumeOptions;
+  readonly scenarios: readonly Scenario[];
+  readonly workplace: Workplace;
+  /** For what is saved of the guest of this size. */
+  readonly dataDir: string;
+  readonly ramMib: number;
+}
+
+interface Saved extends Omit<SavedGuest, 'files'> {
+  readonly files: ReadonlyMap<ArtefactName, readonly string[]>;
+}
+
+async function measureSize(work: SizeWork): Promise<SizeResult> {
+  const { options, scenarios, workplace, ramMib } = work;
+  const { onMessage, seed, observeMs, rounds } = options;
+  const values = valuesFor(ramMib);
+  const saved = await prepare(work);
+  const room: Room = { runtimeDir: workplace.runtimeDir, values, observeMs };
+  onMessage(`${ramMib} MiB: what its clients reach at best`);
+  const settled = await measureOne({ scenario: REFERENCE, cache: 'warm', round: 0, seed }, saved, room);
+  const reference = referenceOf(settled, observeMs);
+  const runs = [held(settled, reference)];
+  const absences = [...unavailable(scenarios, saved, ramMib)];
+  const random = seededRandom(seed);
+  const possible = scenarios.filter(({ artefact }) => saved.files.has(artefact));
+  for (let round = 1; round <= rounds; round++) {
+    const all = possible.flatMap((scenario) => CACHE_STATES.map((cache) => ({ scenario, cache })));
+    for (const [at, { scenario, cache }] of shuffled(all, random).entries()) {
+      if (absences.some((each) => each.scenario === scenario.name && each.cache === cache)) continue;
+      onMessage(
+        `${ramMib} MiB, round ${round} of ${rounds}, ${at + 1} of ${all.length}: ${scenario.name}, ${cache}`,
+      );
+      try {
+        const sampled = await measureOne({ scenario, cache, round, seed: seed + round }, saved, room);
+        runs.push(held(sampled, reference));
+      } catch (error) {
+        options.signal.throwIfAborted();
+        const reason = `failed: ${(error as Error).message}`;
+        onMessage(`${scenario.name}, ${cache} ${reason}`);
+        absences.push({ scenario: scenario.name, ramMib, cache, reason });
+      }
+    }
+  }
+  const { version } = saved;
+  return { reference, runs, absences, version, diskReadBytesPerS: await diskReadRate(largestOf(saved)) };
+}
+
+/** Boots the guest, fills it, saves it in every form that is needed, ends it. */
+async function prepare({ options, scenarios, workplace, dataDir, ramMib }: SizeWork): Promise<Saved> {
+  const { qemuBinary: binary, guestFiles, accel, signal, onMessage } = options;
+  onMessage(`${ramMib} MiB: booting a guest`);
+  const dir = path.join(workplace.dir, `${ramMib}`);
+  mkdirSync(dir);
+  const guest = await startGuest({
+    dir,
+    binary,
+    files: guestFiles,
+    accel,
+    ramMb: ramMib,
+    fillMb: defaultFillMb(ramMib),
+  });
+  try {
+    await withDeadline(guest.waitReady(), { what: 'the guest to boot', timeoutMs: READY_TIMEOUT_MS, signal });
+    await loadMemcached({ port: guest.ports.memcached, ...valuesFor(ramMib) });
+    await guest.console.idle();
+    const version = await versionOf(guest);
+    const storeDir = path.join(dataDir, 'store');
+    const names = [...new Set([REFERENCE, ...scenarios].map(({ artefact }) => artefact))];
+    const workshop = { guest, storeDir, dir: dataDir, signal, version, onMessage };
+    return { guest, version, storeDir, signal, files: await makeArtefacts(names, workshop) };
+  } finally {
+    await guest.stop();
+  }
+}
+
+function measureOne(measurement: Measurement, saved: Saved, room: Room): Promise<Sampled> {
+  const files = saved.files.get(measurement.scenario.artefact)!;
+  return measure(measurement, { ...saved, files }, room);
+}
+
+/** The second half of the time it was watched: by then everything has been touched and translated. */
+function referenceOf({ ramMib, answers, observedMs }: Sampled, observeMs: number): Reference {
+  const fromMs = observedMs - observeMs / 2;
+  const perS = eachClient((name) => throughput(answers[name].answeredMs, fromMs, observedMs));
+  return { ramMib, perS };
+}
+
+function held(sampled: Sampled, { perS }: Reference): Run {
+  const { answers, observedMs } = sampled;
+  return {
+    ...sampled,
+    perceived: eachClient((name) => perceive({ ...answers[name], observedMs, referencePerS: perS[name] })),
+  };
+}
+
+function eachClient<T>(make: (name: ClientName) => T): Record<ClientName, T> {
+  return Object.fromEntries(CLIENT_NAMES.map((name) => [name, make(name)])) as Record<ClientName, T>;
+}
+
+function unavailable(scenarios: readonly Scenario[], { version }: Saved, ramMib: number): Absence[] {
+  return scenarios.flatMap(({ name, artefact }) => {
+    const reason = ARTEFACTS[artefact].problem?.(version);
+    return reason === undefined ? [] : [{ scenario: name, ramMib, cache: null, reason }];
+  });
+}
+
+function requireScenario(name: string): Scenario {
+  const found = SCENARIOS.find((scenario) => scenario.name === name);
+  if (found !== undefined) return found;
+  throw new VmckptError('USAGE', `there is no scenario "${name}"`, {
+    hint: `There are: ${SCENARIOS.map((scenario) => scenario.name).join(', ')}.`,
+  });
+}
+
+function valuesFor(ramMib: number) {
+  const { large, small, largeFromMib } = KEY_COUNTS;
+  return { keyCount: ramMib >= largeFromMib ? large : small, valueBytes: VALUE_BYTES };
+}
+
+async function versionOf({ qmpSocket }: Guest): Promise<QemuVersion> {
+  const qmp = await QmpClient.connect({ path: qmpSocket });
+  await qmp.close();
+  return qmp.version;
+}
+
+function largestOf({ files }: Saved): string {
+  const all = files.get(REFERENCE.artefact)!;
+  return all.reduce((largest, file) => (statSync(file).size > statSync(largest).size ? file : largest));
+}
+
+/** The guest's files in a folder, as fixtures/guest/build.sh makes them. @throws VmckptError FILE_UNREADABLE */
+export function guestFilesIn(dir: string): GuestFiles {
+  const files = {
+    kernel: path.join(dir, 'vmlinuz'),
+    initrd: path.join(dir, 'initramfs.cpio'),
+    disk: path.join(dir, 'disk.img'),
+  };
+  const missing = Object.values(files).find((file) => !existsSync(file));
+  if (missing === undefined) return files;
+  throw new VmckptError('FILE_UNREADABLE', `the guest to measure with is not there: ${missing}`, {
+    hint: "It is not part of the package. In a checkout of vmckpt's repository scripts/setup.sh builds it in .cache/guest; name that folder with --guest.",
+  });
+}

@@ -1,0 +1,135 @@
+/** One measurement: a host made ready, clients at the door, one restore, and a look at the guest ten seconds later. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { nowMs, roundMs } from '../timeline/clock.js';
+import { withDeadline } from '../util/deadline.js';
+import { CLIENT_NAMES, type ClientAnswers, type ClientName } from './clients/load.js';
+import { Clients } from './clients/clients.js';
+import { Console } from './console.js';
+import { bringTo, cachedBytes, type CacheState } from './page-cache.js';
+import { killAndWait, killProcessesOf } from './processes.js';
+import type { ClientSamples, Run, Sampled } from './resume-report.js';
+import { hugePageBytesOf, Sampler } from './sampler.js';
+import type { Restored, SavedGuest, Scenario } from './scenario.js';
+import { settleHost } from './workplace.js';
+import type { MemcachedLoad } from './workloads.js';
+
+const VERIFY_TIMEOUT_MS = 600_000;
+
+export interface Room {
+  readonly runtimeDir: string;
+  /** What the guest's memcached holds. */
+  readonly values: Omit<MemcachedLoad, 'port'>;
+  /** How long the guest is watched once it runs. */
+  readonly observeMs: number;
+}
+
+export interface Measurement {
+  readonly scenario: Scenario;
+  readonly cache: CacheState;
+  readonly round: number;
+  readonly seed: number;
+}
+
+/** What was seen, not yet held against a reference. Nothing that was started is left. */
+export async function measure(
+  { scenario, cache, round, seed }: Measurement,
+  saved: SavedGuest,
+  { runtimeDir, values, observeMs }: Room,
+): Promise<Sampled> {
+  const { guest, files, signal } = saved;
+  await settleHost(guest.ramBytes);
+  await bringTo(cache, files);
+  signal.throwIfAborted();
+  const clients = await Clients.prepare({ ports: guest.ports, values, seed });
+  const sampler = new Sampler(runtimeDir);
+  try {
+    clients.begin();
+    const restored = await scenario.restore(saved);
+    const storageReadBytes = cache === 'cold' ? await cachedBytes(files) : null;
+    const observedUntilMs = Math.max(restored.resumedAtMs + observeMs, nowMs());
+    await sleep(observedUntilMs - nowMs(), undefined, { signal });
+    const answers = await clients.end();
+    sampler.stop();
+    return {
+      scenario: scenario.name,
+      cache,
+      round,
+      ramMib: guest.ramBytes / 2 ** 20,
+      ...timesOf(restored),
+      ...(restored.report && transferOf(restored.report, sampler)),
+      storageReadBytes,
+      observedMs: roundMs(observedUntilMs - restored.orderedAtMs),
+      resident: sampler.samples.map(({ atMs, residentBytes }) => ({
+        ms: roundMs(atMs - restored.orderedAtMs),
+        residentBytes,
+      })),
+      answers: samplesOf(answers, restored.orderedAtMs),
+      later: await lookLater(saved, restored),
+    };
+  } finally {
+    sampler.stop();
+    await clients.terminate();
+    killProcessesOf(runtimeDir);
+  }
+}
+
+function timesOf({ orderedAtMs, spawnedAtMs, resumedAtMs, completeAtMs }: Restored) {
+  return {
+    orderedToSpawnMs: roundMs(spawnedAtMs - orderedAtMs),
+    resumeMs: roundMs(resumedAtMs - spawnedAtMs),
+    completeMs: completeAtMs === null ? null : roundMs(completeAtMs - spawnedAtMs),
+  };
+}
+
+function transferOf(
+  report: NonNullable<Restored['report']>,
+  { helperPeakBytes }: Sampler,
+): Pick<Run, 'transfer'> {
+  const { demandFaults, prefetchedPages, prefetchUsedPages, transferredBytes, faultUs, vcpuBlockedMs } =
+    report;
+  return {
+    transfer: {
+      path: report.path,
+      demandFaults,
+      prefetchedPages,
+      prefetchUsedPages,
+      transferredBytes,
+      faultUs,
+      vcpuBlockedMs,
+      processPeakBytes: helperPeakBytes,
+    },
+  };
+}
+
+function samplesOf(answers: ClientAnswers, orderedAtMs: number): Record<ClientName, ClientSamples> {
+  const relative = ({ sentAtMs, answeredAtMs }: ClientAnswers[ClientName]): ClientSamples => ({
+    answeredMs: answeredAtMs.map((atMs) => round(atMs - orderedAtMs)),
+    latencyMs: answeredAtMs.map((atMs, at) => round(atMs - sentAtMs[at]!)),
+  });
+  return Object.fromEntries(CLIENT_NAMES.map((name) => [name, relative(answers[name])])) as Record<
+    ClientName,
+    ClientSamples
+  >;
+}
+
+/** A clock that is read once in a millisecond has no use for more digits, and there are very many of them. */
+function round(ms: number): number {
+  return Math.round(ms * 100) / 100;
+}
+
+/** How fast the guest goes through its memory now, and whether all of it is right. */
+async function lookLater({ guest, signal }: SavedGuest, { qemuPid }: Restored): Promise<Run['later']> {
+  const hugePageBytes = hugePageBytesOf(qemuPid);
+  const console = await Console.connect(guest.consoleSocket);
+  try {
+    const { ok, pageCount, verifyMs } = await withDeadline(console.verify(VERIFY_TIMEOUT_MS), {
+      what: 'the guest to check its memory',
+      timeoutMs: VERIFY_TIMEOUT_MS,
+      signal,
+    });
+    return { hugePageBytes, memoryIntact: ok, verifiedPagesPerS: Math.round((pageCount * 1000) / verifyMs) };
+  } finally {
+    console.close();
+    await killAndWait(qemuPid);
+  }
+}

@@ -1,0 +1,98 @@
+/** All scenarios: baselines of stock QEMU first, then vmckpt's modes. */
+import { restore, type RestoreOptions } from '../restore/restore.js';
+import { nowMs } from '../timeline/clock.js';
+import { MAPPED_RAM_SETTINGS, type ArtefactName } from './artefact.js';
+import { withMemoryFile } from './memory-file.js';
+import type { Restored, SavedGuest, Scenario } from './scenario.js';
+import { stockLoad, type StockLoad } from './stock.js';
+
+export const SCENARIOS: readonly Scenario[] = [
+  {
+    name: 'qemu-full',
+    title: 'QEMU, full restore',
+    artefact: 'stream',
+    restore: (saved) => stock(saved, { uri: `exec:cat '${saved.files[0]}'` }),
+  },
+  {
+    name: 'qemu-mapped-ram',
+    title: 'QEMU, mapped-ram + multifd',
+    artefact: 'mappedRam',
+    restore: (saved) => stock(saved, { uri: `file:${saved.files[0]}`, settings: MAPPED_RAM_SETTINGS }),
+  },
+  {
+    name: 'private-map',
+    title: 'QEMU, private mapping',
+    artefact: 'memoryFile',
+    restore: async (saved) => {
+      const [file, devices] = saved.files;
+      const { argv, ramBytes } = saved.guest;
+      const mapped = withMemoryFile(argv, { file: file!, ramBytes, version: saved.version });
+      const restored = await stock(saved, { argv: mapped, uri: `exec:cat '${devices}'` });
+      return { ...restored, completeAtMs: null };
+    },
+  },
+  vmckpt('stream-sequential', 'lazy through the stream, sequential', 'checkpoint', {
+    mode: 'lazy',
+    path: 'stream',
+  }),
+  vmckpt('eager', 'vmckpt eager', 'checkpoint', { mode: 'eager' }),
+  vmckpt('eager-raw', 'vmckpt eager, raw', 'checkpointRaw', { mode: 'eager' }),
+  vmckpt('lazy', 'vmckpt lazy', 'checkpoint', { mode: 'lazy', path: 'direct' }),
+  vmckpt('lazy-raw', 'vmckpt lazy, raw', 'checkpointRaw', { mode: 'lazy', path: 'direct' }),
+];
+
+/** Against it the clients' throughput is held. */
+export const REFERENCE = SCENARIOS.find(({ name }) => name === 'eager')!;
+
+async function stock(
+  { guest, signal }: SavedGuest,
+  load: Pick<StockLoad, 'uri' | 'settings'> & Partial<Pick<StockLoad, 'argv'>>,
+): Promise<Restored> {
+  const orderedAtMs = nowMs();
+  const { argv, qmpSocket, qemuLog: logPath } = guest;
+  const { qemu, resumedAtMs } = await stockLoad({ argv, qmpSocket, logPath, signal, ...load });
+  const { pid: qemuPid, spawnedAtMs } = qemu;
+  return { qemuPid, orderedAtMs, spawnedAtMs, resumedAtMs, completeAtMs: resumedAtMs };
+}
+
+function vmckpt(
+  name: string,
+  title: string,
+  artefact: ArtefactName,
+  how: Pick<RestoreOptions, 'mode'> & Partial<RestoreOptions>,
+): Scenario {
+  return { name, title, artefact, restore: (saved) => restoreByVmckpt(saved, artefact, how) };
+}
+
+async function restoreByVmckpt(
+  { guest, storeDir, signal }: SavedGuest,
+  reference: string,
+  how: Pick<RestoreOptions, 'mode'> & Partial<RestoreOptions>,
+): Promise<Restored> {
+  const orderedAtMs = nowMs();
+  const report = await restore({
+    storeDir,
+    reference,
+    path: 'auto',
+    detach: false,
+    run: true,
+    qemuBinary: guest.argv[0],
+    qemuArgs: undefined,
+    // The console keeps a log on the host, which an untrusted command line may not.
+    trustCommandLine: true,
+    onProgress: () => undefined,
+    onMessage: () => undefined,
+    signal,
+    ...how,
+  });
+  const resumedAtMs = orderedAtMs + report.verbMs!;
+  const spawnedAtMs = resumedAtMs - report.resumeMs!;
+  return {
+    qemuPid: report.qemuPid!,
+    orderedAtMs,
+    spawnedAtMs,
+    resumedAtMs,
+    completeAtMs: spawnedAtMs + report.completeMs!,
+    report,
+  };
+}

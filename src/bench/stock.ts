@@ -1,0 +1,105 @@
+/** What QEMU does by itself, measured as vmckpt measures itself: the baselines of every comparison. */
+import { existsSync, renameSync, rmSync } from 'node:fs';
+import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
+import { applyMigrationSettings, type MigrationSettings } from '../qemu/migration-control.js';
+import { QmpClient } from '../qemu/qmp.js';
+import { runWhenLoaded } from '../restore/incoming.js';
+import { CAPABILITIES_OF, runMethod, type SaveMethod } from '../save/methods.js';
+import { nowMs, roundMs } from '../timeline/clock.js';
+import { poll } from '../util/deadline.js';
+import type { Guest } from './guest.js';
+import { killAndWait, killAtExit } from './processes.js';
+
+const TIMEOUT_MS = 600_000;
+const UNLIMITED_BANDWIDTH = 2 ** 40;
+
+export interface StockSave {
+  /** From the first command until the file is on the disk. */
+  readonly totalMs: number;
+  readonly pauseMs: number;
+}
+
+/** Writes QEMU's own stream, uncompressed and fsynced, to `file`. A stopped guest is left as QEMU leaves it: paused. */
+export async function stockSave(guest: Guest, method: SaveMethod, file: string): Promise<StockSave> {
+  const partial = `${file}.part`;
+  const written = `${file}.written`;
+  rmSync(written, { force: true });
+  const startMs = nowMs();
+  const uri = `exec:cat > '${partial}' && sync '${partial}' && mv '${partial}' '${written}'`;
+  const { pauseMs } = await migrateAway(guest, { method, uri });
+  await poll(() => existsSync(written) || undefined, {
+    what: `${written} to be written`,
+    timeoutMs: TIMEOUT_MS,
+    everyMs: 2,
+  });
+  const totalMs = roundMs(nowMs() - startMs);
+  renameSync(written, file);
+  return { totalMs, pauseMs };
+}
+
+export interface StockMigration {
+  readonly method: SaveMethod;
+  readonly uri: string;
+  /** Beside what the method needs. */
+  readonly settings?: MigrationSettings;
+}
+
+/** QEMU sends the running guest's state to `uri`; its settings are put back. */
+export async function migrateAway(guest: Guest, { method, uri, settings }: StockMigration) {
+  const qmp = await QmpClient.connect({ path: guest.qmpSocket });
+  try {
+    const capabilities = Object.fromEntries(CAPABILITIES_OF[method].map((name) => [name, true]));
+    const former = await applyMigrationSettings(qmp, {
+      capabilities: { ...capabilities, ...settings?.capabilities },
+      parameters: { 'max-bandwidth': UNLIMITED_BANDWIDTH, ...settings?.parameters },
+    });
+    const result = await runMethod(method, { qmp, uri, wasRunning: true });
+    await applyMigrationSettings(qmp, former);
+    return result;
+  } finally {
+    await qmp.close();
+  }
+}
+
+export interface StockLoad {
+  /** The whole command line, the binary first. */
+  readonly argv: readonly string[];
+  readonly qmpSocket: string;
+  readonly logPath: string;
+  /** What `-incoming` names. */
+  readonly uri: string;
+  readonly settings?: MigrationSettings;
+  readonly signal: AbortSignal;
+}
+
+/** Starts QEMU and lets it load everything and run; the caller ends it, and so does the end of this process. */
+export async function stockLoad({
+  argv,
+  uri,
+  settings,
+  signal,
+  ...files
+}: StockLoad): Promise<{ readonly qemu: LaunchedQemu; readonly resumedAtMs: number }> {
+  const [binary, ...args] = argv;
+  const incoming = settings === undefined ? uri : 'defer';
+  const qemu = await launchQemu({
+    ...files,
+    binary: binary!,
+    args: [...args, '-incoming', incoming],
+    signal,
+  });
+  killAtExit(qemu.pid);
+  try {
+    if (settings !== undefined) {
+      await applyMigrationSettings(qemu.qmp, settings);
+      await qemu.qmp.execute('migrate-incoming', { uri });
+    }
+    const resumedAtMs = await runWhenLoaded(qemu.qmp, true, signal);
+    return { qemu, resumedAtMs: resumedAtMs! };
+  } catch (error) {
+    await killAndWait(qemu.pid);
+    throw error;
+  } finally {
+    await qemu.qmp.close();
+  }
+}

@@ -1,0 +1,79 @@
+import { describe, expect, test } from 'vitest';
+import { RATIOS } from '../../../src/bench/ratios.js';
+import { renderReport } from '../../../src/bench/report/page.js';
+import { resumeReportSchema } from '../../../src/bench/resume-report.js';
+import { sampleReport, sampleRun } from './sample-report.js';
+
+const report = sampleReport(
+  [
+    sampleRun({ scenario: 'lazy-raw', cache: 'warm', resumeMs: 20, completeMs: 100, demandFaults: 10 }),
+    sampleRun({
+      scenario: 'lazy-raw',
+      cache: 'warm',
+      round: 2,
+      resumeMs: 40,
+      completeMs: 300,
+      demandFaults: 10,
+    }),
+    sampleRun({ scenario: 'lazy-raw', cache: 'warm', round: 0, resumeMs: 9000, completeMs: 9000 }),
+    sampleRun({ scenario: 'qemu-full', cache: 'warm', resumeMs: 800, completeMs: 800 }),
+    sampleRun({ scenario: 'private-map', cache: 'cold', resumeMs: 10, completeMs: null }),
+  ],
+  [{ scenario: 'stream-sequential', ramMib: 1024, cache: 'warm', reason: 'failed: it was <unwell>' }],
+);
+
+describe('report.json', () => {
+  test('has the form that its schema describes', () => {
+    expect(resumeReportSchema.parse(report)).toEqual(report);
+  });
+
+  test('compares medians, without the run that the reference is taken from', () => {
+    expect(report.ratios['directRawCompleteVsFull']).toBe(200 / 800);
+    expect(report.ratios['faultP50RawUs']).toBe(5);
+    expect(report.ratios['maxRssBytes']).toBe(64 << 20);
+  });
+
+  test('says of every ratio either what it is or why it is missing', () => {
+    const named = [...Object.keys(report.ratios), ...Object.keys(report.missing)];
+    expect(named.sort()).toEqual(Object.keys(RATIOS).sort());
+    expect(report.missing['directRawCompleteVsStream']).toBe('failed: it was <unwell>');
+    expect(report.missing['resume4GiBVs1GiB']).toContain('4096 MiB');
+  });
+});
+
+describe('report.html', () => {
+  const html = renderReport(report);
+
+  test('needs nothing but itself', () => {
+    expect(html).not.toMatch(/https?:|\bsrc=|\bhref=|url\(|@import|<script|<link/);
+  });
+
+  test('draws charts that are well-formed, with numbers in them', () => {
+    const drawings = html.match(/<svg.*?<\/svg>/gs) ?? [];
+    expect(drawings.length).toBeGreaterThan(10);
+    for (const drawing of drawings) {
+      expect(drawing).not.toMatch(/NaN|Infinity|undefined|null/);
+      expect(unclosed(drawing)).toEqual([]);
+    }
+  });
+
+  test('shows what the host says of itself as text', () => {
+    expect(html).toContain('a &quot;CPU&quot; &amp; more');
+    expect(html).toContain('failed: it was &lt;unwell&gt;');
+  });
+});
+
+/** Elements that are opened and not closed, or closed and not opened. */
+function unclosed(xml: string): string[] {
+  const open: string[] = [];
+  for (const [, closing, name, , selfClosed] of xml.matchAll(
+    /<(\/?)([a-z]+)((?:\s+[\w-]+="[^"<]*")*)\s*(\/?)>/gi,
+  )) {
+    if (closing === '/') {
+      if (open.at(-1) !== name) return [...open, `/${name}`];
+      open.pop();
+    } else if (selfClosed !== '/') open.push(name!);
+  }
+  const rest = xml.replace(/<[^<>]*>/g, '');
+  return /[<>]/.test(rest) ? [...open, rest] : open;
+}
