@@ -20,6 +20,8 @@ enum class PageState : uint8_t {
   kInstalled = 3,
   /** Cannot be had: its extent is damaged. */
   kFailed = 4,
+  /** Given back by the VM: never to be installed again, it reads as zero. */
+  kRemoved = 5,
 };
 
 /** Values on a scale that is fine in proportion: 16 steps for each doubling. */
@@ -51,6 +53,8 @@ struct TransferCounters {
   std::atomic<uint64_t> background_pages;
   /** Demanded pages, and their neighbours, that carry no data. */
   std::atomic<uint64_t> zero_pages;
+  /** Given back by the VM; one that is given back twice counts twice. */
+  std::atomic<uint64_t> removed_pages;
 };
 
 class PageTable {
@@ -73,6 +77,12 @@ class PageTable {
 
   /** Marks an absent or queued page in flight; true for the one caller that did. */
   bool Claim(uint64_t page, bool* was_queued = nullptr);
+
+  /** Sets the state of a page that its caller has claimed, unless it was removed meanwhile. */
+  void Settle(uint64_t page, PageState state) {
+    PageState claimed = PageState::kInFlight;
+    states_[page].compare_exchange_strong(claimed, state, std::memory_order_acq_rel);
+  }
 
   /** What a dead process had claimed can be claimed again. */
   void ForgetClaims();

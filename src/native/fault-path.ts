@@ -27,6 +27,8 @@ export interface MemoryRegion {
   readonly address: number;
   readonly firstPage: number;
   readonly pageCount: number;
+  /** The process's pages there: 4096 by default, more on hugetlbfs. They are installed whole. */
+  readonly pageBytes?: number;
 }
 
 /** Times are those of demand faults, from their arrival until the page is in place. */
@@ -39,6 +41,8 @@ export interface FaultPathCounters {
   readonly prefetchedPages: number;
   readonly backgroundPages: number;
   readonly zeroPages: number;
+  /** Given back by the VM; one that is given back twice counts twice. */
+  readonly removedPages: number;
   readonly faultP50Us: number;
   readonly faultP90Us: number;
   readonly faultP99Us: number;
@@ -69,6 +73,7 @@ interface NativeTable {
 interface NativeServer {
   wakeAll(ranges: BigUint64Array): void;
   startBackground(firstExtents: Uint32Array): void;
+  handBack(): void;
   stop(): void;
 }
 interface NativeReader {
@@ -93,6 +98,7 @@ interface FaultPathAddon {
     demandThreads: number,
     backgroundThreads: number,
     onEvent: (kind: ServerEventKind, text: string) => void,
+    pagesMayGo: boolean,
   ) => NativeServer;
   readonly ReturnPath: new (
     socketFd: number,
@@ -104,6 +110,7 @@ interface FaultPathAddon {
 
 const addon = loadAddon<FaultPathAddon>;
 const MAX_THREADS = 64;
+const PAGE_BYTES = 4096;
 
 /** The files of a generation, opened; duplicates of the descriptors are kept. An error has the code DAMAGED. */
 export class CheckpointImage {
@@ -161,6 +168,8 @@ export interface FaultServerOptions {
   readonly demandThreads: number;
   readonly backgroundThreads: number;
   readonly onEvent: (kind: ServerEventKind, text: string) => void;
+  /** The process may give pages back that it has had: such a page reads as zero from then on. */
+  readonly pagesMayGo?: boolean;
 }
 
 /** Serves faults from its construction on. */
@@ -169,7 +178,9 @@ export class FaultServer {
 
   constructor(options: FaultServerOptions) {
     const { image, table, userfaultfd, regions, demandThreads, backgroundThreads, onEvent } = options;
-    const numbers = regions.flatMap(({ address, firstPage, pageCount }) => [address, firstPage, pageCount]);
+    const numbers = regions.flatMap(({ address, firstPage, pageCount, pageBytes = PAGE_BYTES }) => [
+      ...[address, firstPage, pageCount, pageBytes],
+    ]);
     this.native = new (addon().FaultServer)(
       image.native,
       table.native,
@@ -178,6 +189,7 @@ export class FaultServer {
       integer('demandThreads', demandThreads, { max: MAX_THREADS }),
       integer('backgroundThreads', backgroundThreads, { min: 1, max: MAX_THREADS }),
       onEvent,
+      options.pagesMayGo === true,
     );
   }
 
@@ -190,6 +202,14 @@ export class FaultServer {
   /** Installs all data behind the faults, these extents first. Once only. */
   startBackground(firstExtents: Uint32Array): void {
     this.native.startBackground(firstExtents);
+  }
+
+  /**
+   * Gives the memory back to its process: it needs no server any more, and what was not installed reads as zero. For
+   * when all data is in place. May fail with a system error.
+   */
+  handBack(): void {
+    this.native.handBack();
   }
 
   /** Returns when its threads have ended. Nothing else may be called afterwards. */

@@ -9,6 +9,7 @@ import type { Level } from '../../../src/checkpoint/extent-codec.js';
 import type { Manifest } from '../../../src/checkpoint/manifest.js';
 import { CheckpointWriter } from '../../../src/checkpoint/writer.js';
 import { PAGE_BYTES, RamLayout } from '../../../src/pages/layout.js';
+import { hugePagesProblem, withHugePages } from '../../support/huge-pages.js';
 import { manifestParts } from '../checkpoint/synthetic-pages.js';
 
 const ROOT = path.join(import.meta.dirname, '../../..');
@@ -18,6 +19,8 @@ const SOURCES = [
   'checkpoint_image',
   'extent_map',
   'fault_background',
+  'fault_huge',
+  'fault_removal',
   'fault_server',
   'mapped_file',
   'page_table',
@@ -36,7 +39,11 @@ const SCENARIOS = {
   unregistered: 'says that the memory is gone when its registration is',
   'return-path': 'reads the return path in pieces of every length, and hands on what is not its own',
   histogram: 'tells quantiles to a fifteenth',
+  removal: 'shows zeros and never the image where the machine has given memory back',
+  'silent-removal': 'does so where nobody has told of it',
+  'hand-back': 'gives the memory back while it is used, and leaves nobody waiting',
 };
+const HUGE_PAGES = 5;
 
 let directory: string;
 const checkpoints: Record<string, Manifest> = {};
@@ -49,20 +56,32 @@ beforeAll(async () => {
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
 
 describe.each(SANITIZERS)('the fault server, with -fsanitize=%s,', (sanitizer) => {
-  test.each(Object.entries(SCENARIOS))('%s: %s', (scenario) => {
-    for (const [level, manifest] of Object.entries(checkpoints)) {
-      const copy = path.join(directory, 'copy');
-      cpSync(path.join(directory, level), copy, { recursive: true });
-      if (scenario === 'damaged') damageExtent(copy, 2);
-      const { extentCount, extentPages } = manifest.pages;
-      const { pageIndexRoot, extentIndexRoot } = manifest.checksums;
-      const args = [scenario, copy, PAGE_COUNT, extentCount, extentPages, pageIndexRoot, extentIndexRoot];
-      const run = () => execFileSync(programOf(sanitizer), args.map(String), { timeout: 120_000 });
-      expect(run).not.toThrow();
-      rmSync(copy, { recursive: true });
-    }
-  });
+  test.each(Object.entries(SCENARIOS))('%s: %s', (scenario) => runScenario(sanitizer, scenario));
+
+  const problem = hugePagesProblem(HUGE_PAGES);
+  describe.skipIf(problem !== undefined)(
+    `on huge pages${problem === undefined ? '' : ` (${problem})`}`,
+    () => {
+      withHugePages(HUGE_PAGES);
+      test('huge: gathers each from the extents that it is spread over', () =>
+        runScenario(sanitizer, 'huge'));
+    },
+  );
 });
+
+function runScenario(sanitizer: string, scenario: string): void {
+  for (const [level, manifest] of Object.entries(checkpoints)) {
+    const copy = path.join(directory, 'copy');
+    cpSync(path.join(directory, level), copy, { recursive: true });
+    if (scenario === 'damaged') damageExtent(copy, 2);
+    const { extentCount, extentPages } = manifest.pages;
+    const { pageIndexRoot, extentIndexRoot } = manifest.checksums;
+    const args = [scenario, copy, PAGE_COUNT, extentCount, extentPages, pageIndexRoot, extentIndexRoot];
+    const run = () => execFileSync(programOf(sanitizer), args.map(String), { timeout: 120_000 });
+    expect(run).not.toThrow();
+    rmSync(copy, { recursive: true });
+  }
+}
 
 function programOf(sanitizer: string): string {
   return path.join(directory, `fault-server-${sanitizer}`);
