@@ -3,8 +3,10 @@
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -80,6 +82,8 @@ class Userfaultfd {
 
   Fd fd_;
   Pages pages_;
+  /** Huge pages that were said to be there already. */
+  std::unique_ptr<std::atomic<unsigned>> refused_in_a_row_ = std::make_unique<std::atomic<unsigned>>(0);
 };
 
 }  // namespace vmckpt

@@ -16,6 +16,7 @@ import { rmCommand } from './rm.js';
 import { saveCommand } from './save.js';
 import { showCommand } from './show.js';
 import { stopCommand } from './stop.js';
+import { uffdCommand } from './uffd.js';
 import { defaultStore, option } from './verb.js';
 
 const VERBS = [
@@ -30,6 +31,7 @@ const VERBS = [
   rmCommand,
   importCommand,
   exportCommand,
+  uffdCommand,
   doctorCommand,
   rescueCommand,
   completionCommand,
