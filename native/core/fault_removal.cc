@@ -21,6 +21,8 @@ namespace {
 
 /** For the thread that removes memory to go on after its event has been read. */
 constexpr auto kLookAgainAfter = std::chrono::microseconds(20);
+/** More than threads can be late with their faults on huge pages that have come meanwhile. */
+constexpr unsigned kMaxVainFaults = 10'000;
 
 }  // namespace
 
@@ -82,7 +84,10 @@ void FaultServer::NoteRemoval(AddressRange range) {
  */
 void FaultServer::InstallRemoved(uint64_t page, Clock::time_point since) {
   Run zeros{.page = page, .bytes = nullptr, .page_count = RegionOf(page)->unit()};
-  BetweenEvents([&] { return Place(zeros); });
+  bool was_there = BetweenEvents([&] { return Place(zeros); }) == Userfaultfd::Outcome::kWasThere;
+  vain_faults_ = was_there ? vain_faults_ + 1 : 0;
+  // Then it is not there, but there is no page to be had, and the fault comes again and again.
+  if (vain_faults_ > kMaxVainFaults) throw SystemError(ENOMEM, "UFFDIO_COPY of a huge page");
   RecordFault(since);
 }
 

@@ -193,6 +193,8 @@ void FaultServer::Install(const Run& run) {
       return MarkInstalled(run.page, run.page_count);
     case Userfaultfd::Outcome::kEventWaits:
       return;  // for longer than this server is there
+    case Userfaultfd::Outcome::kWasThere:
+      throw SystemError(ENOMEM, "UFFDIO_COPY of a huge page");
     case Userfaultfd::Outcome::kUnreadable:
       throw DamagedImage(DamagedImage::Part::kExtent, "page " + std::to_string(run.page) + " of " +
                                                           image_->facts().label + " cannot be read");

@@ -196,6 +196,8 @@ class FaultServer {
   Fd postponed_event_;
   /** What a removed huge page is filled with. */
   AnonymousMemory huge_zeros_;
+  /** Faults in a row on huge pages that were there already. */
+  std::atomic<unsigned> vain_faults_{0};
 
   /** Faults on pages that another thread is installing, for their times. */
   struct Awaited {

@@ -24,8 +24,6 @@ namespace {
 constexpr std::string_view kUserfaultfdLink = "anon_inode:[userfaultfd]";
 
 constexpr size_t kSmallestPage = 4096;
-/** More than threads can be late with their faults on pages that have come meanwhile. */
-constexpr unsigned kMaxRefusedInARow = 10'000;
 
 std::string ProcPath(pid_t pid, const char* entry) { return "/proc/" + std::to_string(pid) + "/" + entry; }
 
@@ -142,17 +140,14 @@ Userfaultfd::Outcome Userfaultfd::InstallAll(AddressRange range, size_t page_byt
     AddressRange left{.start = next, .end = std::min(next + stride, range.end)};
     if (attempt(left, &progress) == 0) {
       next = left.end;
-      if (page_bytes > kSmallestPage) *refused_in_a_row_ = 0;
       continue;
     }
     int error = errno;
     if (progress > 0) {
       next += progress;
     } else if (error == EEXIST) {
-      // Linux says so, too, when no huge page is free; the fault then comes again and again.
-      if (page_bytes > kSmallestPage && ++*refused_in_a_row_ > kMaxRefusedInARow)
-        throw SystemError(ENOMEM, "UFFDIO_COPY of a huge page");
       Wake(next, page_bytes);
+      if (page_bytes > kSmallestPage) return Outcome::kWasThere;
       next += page_bytes;
     } else if (error == ENOENT && stride > page_bytes) {
       // The range may cross the border of two mappings, which no call may: page by page.

@@ -3,10 +3,8 @@
 
 #include <sys/types.h>
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -58,6 +56,8 @@ class Userfaultfd {
     kInstalled,
     /** Where pages may go: not all is installed, and nothing will be before the next event has been read. */
     kEventWaits,
+    /** A huge page that is there already, or for which the system has none: Linux says the same of both. */
+    kWasThere,
     /** The memory is not registered any more, or its process has ended. */
     kGone,
     /** The source could not be read. */
@@ -82,8 +82,6 @@ class Userfaultfd {
 
   Fd fd_;
   Pages pages_;
-  /** Huge pages that were said to be there already. */
-  std::unique_ptr<std::atomic<unsigned>> refused_in_a_row_ = std::make_unique<std::atomic<unsigned>>(0);
 };
 
 }  // namespace vmckpt
