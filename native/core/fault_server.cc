@@ -171,7 +171,8 @@ FaultServer::Decoded FaultServer::Read(Worker& worker, uint32_t extent) {
 
 void FaultServer::RunInstaller::Add(uint64_t page, const uint8_t* bytes) {
   bool follows = run_.page_count > 0 && run_.page_count < kMaxRunPages &&
-                 page == run_.page + run_.page_count && bytes == run_.bytes + run_.page_count * kPageBytes;
+                 page == run_.page + run_.page_count && bytes == run_.bytes + run_.page_count * kPageBytes &&
+                 server_.RegionOf(page) == server_.RegionOf(run_.page);
   if (!follows) {
     Flush();
     run_ = {.page = page, .bytes = bytes, .page_count = 0};
