@@ -126,8 +126,12 @@ void FaultServer::HandBack() {
   for (const MemoryRegion& region : options_.regions)
     userfaultfd_.Unregister(
         {.start = region.address, .end = region.address + region.page_count * kPageBytes});
-  // Who has begun to remove memory before that waits until it is noted.
-  ReadEvents();
+  // Who had begun to remove memory before that waits until his event has been read, and may not even have
+  // sent it yet. While there is such a one no page can be installed, so we try one, where none can be any
+  // more.
+  const MemoryRegion& first = options_.regions.front();
+  BetweenEvents(
+      [&] { return Place({.page = first.first_page, .bytes = nullptr, .page_count = first.unit()}); });
 }
 
 }  // namespace vmckpt

@@ -198,6 +198,9 @@ Userfaultfd::Outcome Userfaultfd::Wake(uint64_t start, size_t bytes) {
 void Userfaultfd::Unregister(AddressRange range) {
   uffdio_range whole{.start = range.start, .len = range.end - range.start};
   Check(::ioctl(fd_.get(), UFFDIO_UNREGISTER, &whole), "UFFDIO_UNREGISTER");
+  // The kernel has woken all waiters, but before the end: one that faulted meanwhile (6.18, under the lock of
+  // its mapping alone) would wait for ever.
+  Wake(range.start, range.end - range.start);
 }
 
 }  // namespace vmckpt

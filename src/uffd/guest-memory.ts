@@ -69,13 +69,9 @@ export class GuestMemory {
     this.#server.startBackground(new Uint32Array(0));
   }
 
-  /** Gives the memory, which is complete, back to the VM. @throws VmckptError TRANSFER_FAILED */
+  /** Gives the memory, which is complete, back to the VM. @throws a system error when that cannot be, or it ends */
   handBack(): void {
-    try {
-      this.#server.handBack();
-    } catch (error) {
-      throw servingFailed((error as Error).message);
-    }
+    this.#server.handBack();
   }
 
   /** Ends the threads. Nothing else but counters() may be called afterwards. */

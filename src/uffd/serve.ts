@@ -148,13 +148,13 @@ async function serve({ manifest, image, peer }: Served, options: ServeOptions): 
     ended.catch(() => undefined); // told to watch no longer
     const settled = await Promise.race([ended, memory.settled, damage.untilGivenUp(signal)]);
     const completeMs = settled === 'complete' ? roundMs(nowMs() - startMs) : null;
-    if (settled === 'complete') memory.handBack();
-    else damage.throwIfAny();
+    const handedBack = settled === 'complete' && (await handBack(memory, ended, options));
+    if (settled !== 'complete') damage.throwIfAny();
     return {
       name: manifest.name,
       generation: manifest.generation,
       peerPid: peer.identity.pid,
-      ending: settled === 'complete' ? 'handed-back' : 'vm-ended',
+      ending: handedBack ? 'handed-back' : 'vm-ended',
       ramBytes,
       storedBytes: manifest.sizes.storedBytes,
       completeMs,
@@ -169,6 +169,24 @@ async function serve({ manifest, image, peer }: Served, options: ServeOptions): 
     clearInterval(progress);
     signal.removeEventListener('abort', fill);
     memory.stop();
+  }
+}
+
+/** Returns whether the VM goes on by itself. If not, it has been served to its end. */
+async function handBack(
+  memory: GuestMemory,
+  ended: Promise<unknown>,
+  { onMessage }: ServeOptions,
+): Promise<boolean> {
+  try {
+    memory.handBack();
+    return true;
+  } catch (error) {
+    onMessage(
+      `The memory cannot be handed back (${(error as Error).message}): it is served until the VM ends.`,
+    );
+    await ended;
+    return false;
   }
 }
 
