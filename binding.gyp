@@ -15,6 +15,8 @@
         '<(core)/checkpoint_image.cc',
         '<(core)/extent_map.cc',
         '<(core)/fault_background.cc',
+        '<(core)/fault_huge.cc',
+        '<(core)/fault_removal.cc',
         '<(core)/fault_server.cc',
         '<(core)/file_range.cc',
         '<(core)/mapped_file.cc',

@@ -10,7 +10,7 @@ const LAYERS = [
   ['migration-stream', 'qemu', 'checkpoint'],
   ['store', 'working-set'],
   ['transfer'],
-  ['interchange'],
+  ['interchange', 'uffd'],
   ['save', 'restore'],
   ['doctor', 'bench'],
   ['cli'],

@@ -41,6 +41,8 @@ export const ERROR_CODES = {
   EXTENT_DAMAGED: 'damaged',
   DEVICE_STATE_DAMAGED: 'damaged',
   FORMAT_UNSUPPORTED: 'incompatible',
+  MEMORY_ONLY: 'incompatible',
+  NOT_MEMORY_ONLY: 'incompatible',
   // QMP and QEMU
   QMP_UNREACHABLE: 'failed',
   QMP_NOT_QMP: 'failed',
@@ -70,6 +72,8 @@ export const ERROR_CODES = {
   NO_SUCH_VM: 'notFound',
   TRANSFER_FAILED: 'failed',
   DIRECT_REFUSED: 'incompatible',
+  // other VMMs
+  HANDSHAKE_REFUSED: 'failed',
 } as const satisfies Record<string, ErrorKind>;
 
 export type ErrorCode = keyof typeof ERROR_CODES;

@@ -79,6 +79,11 @@ Napi::Value SyncFileRange(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+Napi::Value NextData(const Napi::CallbackInfo& info) {
+  int64_t found = vmckpt::NextData(IntAt(info, 0), Int64At(info, 1));
+  return Napi::Number::New(info.Env(), static_cast<double>(found));
+}
+
 Napi::Value PidfdOpen(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), vmckpt::PidfdOpen(IntAt(info, 0)).Release());
 }
@@ -145,6 +150,7 @@ Napi::Object Initialize(Napi::Env, Napi::Object exports) {
   Export<TryLockFile>(exports, "tryLockFile");
   Export<IsFileLocked>(exports, "isFileLocked");
   Export<SyncFileRange>(exports, "syncFileRange");
+  Export<NextData>(exports, "nextData");
   Export<PidfdOpen>(exports, "pidfdOpen");
   Export<PidfdGetfd>(exports, "pidfdGetfd");
   Export<PidfdSendSignal>(exports, "pidfdSendSignal");

@@ -117,6 +117,7 @@ class Table : public Napi::ObjectWrap<Table> {
     set("prefetchedPages", counters.prefetched_pages);
     set("backgroundPages", counters.background_pages);
     set("zeroPages", counters.zero_pages);
+    set("removedPages", counters.removed_pages);
     set("faultP50Us", times.Quantile(0.5) / 1e3);
     set("faultP90Us", times.Quantile(0.9) / 1e3);
     set("faultP99Us", times.Quantile(0.99) / 1e3);
@@ -174,15 +175,16 @@ class Kept {
 
 class Server : public Napi::ObjectWrap<Server> {
  public:
-  // image, table, userfaultfd, BigUint64Array of (address, firstPage, pageCount)…, demandThreads,
-  // backgroundThreads, onEvent(kind, text)
+  // image, table, userfaultfd, BigUint64Array of (address, firstPage, pageCount, pageBytes)…, demandThreads,
+  // backgroundThreads, onEvent(kind, text), pagesMayGo
   explicit Server(const Napi::CallbackInfo& info)
       : Napi::ObjectWrap<Server>(info),
         table_(info[1]),
         on_event_(std::make_unique<Callback>(info.Env(), info[6])) {
+    auto pages = info[7].As<Napi::Boolean>().Value() ? Userfaultfd::Pages::kMayGo : Userfaultfd::Pages::kStay;
     server_ = Translated(info.Env(), [&] {
       return std::make_unique<FaultServer>(
-          ImageOf(info[0]), table_->get(), Userfaultfd(Duplicate(info[2])),
+          ImageOf(info[0]), table_->get(), Userfaultfd(Duplicate(info[2]), pages),
           FaultServer::Options{.regions = RegionsOf(info[3]),
                                .demand_threads = info[4].As<Napi::Number>().Uint32Value(),
                                .background_threads = info[5].As<Napi::Number>().Uint32Value(),
@@ -191,10 +193,11 @@ class Server : public Napi::ObjectWrap<Server> {
   }
 
   static Napi::Function Define(Napi::Env env) {
-    return DefineClass(env, "FaultServer",
-                       {InstanceMethod<&Server::WakeAll>("wakeAll"),
-                        InstanceMethod<&Server::StartBackground>("startBackground"),
-                        InstanceMethod<&Server::Trace>("trace"), InstanceMethod<&Server::Stop>("stop")});
+    return DefineClass(
+        env, "FaultServer",
+        {InstanceMethod<&Server::WakeAll>("wakeAll"),
+         InstanceMethod<&Server::StartBackground>("startBackground"), InstanceMethod<&Server::Trace>("trace"),
+         InstanceMethod<&Server::HandBack>("handBack"), InstanceMethod<&Server::Stop>("stop")});
   }
   FaultServer* get() const { return server_.get(); }
 
@@ -232,6 +235,10 @@ class Server : public Napi::ObjectWrap<Server> {
       numbers[2 * i + 1] = faults[i].at_us;
     }
     return numbers;
+  }
+  Napi::Value HandBack(const Napi::CallbackInfo& info) {
+    Translated(info.Env(), [&] { server_->HandBack(); });
+    return info.Env().Undefined();
   }
   Napi::Value Stop(const Napi::CallbackInfo& info) {
     server_.reset();
@@ -316,8 +323,11 @@ PageTable& TableOf(Napi::Value value) { return Table::Unwrap(value.As<Napi::Obje
 std::vector<MemoryRegion> RegionsOf(Napi::Value value) {
   auto numbers = value.As<Napi::BigUint64Array>();
   std::vector<MemoryRegion> regions;
-  for (size_t i = 0; i + 2 < numbers.ElementLength(); i += 3)
-    regions.push_back({.address = numbers[i], .first_page = numbers[i + 1], .page_count = numbers[i + 2]});
+  for (size_t i = 0; i + 3 < numbers.ElementLength(); i += 4)
+    regions.push_back({.address = numbers[i],
+                       .first_page = numbers[i + 1],
+                       .page_count = numbers[i + 2],
+                       .page_bytes = numbers[i + 3]});
   return regions;
 }
 

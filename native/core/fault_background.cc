@@ -39,8 +39,8 @@ void FaultServer::Background::Lead() {
   Guarded([this] { BuildMap(); });
   std::vector<std::thread> helpers;
   for (unsigned i = 1; i < server_.options_.background_threads; i++)
-    helpers.emplace_back([this] { Guarded([this] { SendExtents(); }); });
-  Guarded([this] { SendExtents(); });
+    helpers.emplace_back([this] { Guarded([this] { SendAll(); }); });
+  Guarded([this] { SendAll(); });
   for (std::thread& helper : helpers) helper.join();
   Guarded([this] { SendWithheld(); });
   Guarded([this] { SendFillPages(); });
@@ -63,13 +63,21 @@ void FaultServer::Background::Guarded(Part part) {
 
 void FaultServer::Background::BuildMap() {
   std::vector<ExtentMap::PageRange> ranges;
-  for (const MemoryRegion& region : server_.options_.regions)
-    ranges.push_back({.first = region.first_page, .count = region.page_count});
+  for (const MemoryRegion& region : server_.options_.regions) {
+    if (!region.is_huge()) ranges.push_back({.first = region.first_page, .count = region.page_count});
+    for (uint64_t at = 0; region.is_huge() && at < region.page_count; at += region.unit())
+      if (HasData(region, region.first_page + at)) huge_pages_.push_back(region.first_page + at);
+  }
   map_.emplace(*server_.image_, ranges);
 }
 
-void FaultServer::Background::SendExtents() {
+void FaultServer::Background::SendAll() {
   (void)::setpriority(PRIO_PROCESS, ::gettid(), kNiceness);
+  SendExtents();
+  SendHugePages();
+}
+
+void FaultServer::Background::SendExtents() {
   Sender sender(server_);
   const uint64_t end = first_.size() + server_.image_->facts().extent_count;
   while (!MustStop()) {
@@ -104,7 +112,7 @@ void FaultServer::Background::SendExtent(Sender& sender, uint32_t extent, Withhe
       if (claimed[slot]) sender.installer.Add(pages[slot], bytes + slot * kPageBytes);
   } catch (const DamagedImage&) {
     for (size_t slot = 0; slot < pages.size(); slot++)
-      if (claimed[slot]) server_.table_.Set(pages[slot], PageState::kFailed);
+      if (claimed[slot]) server_.table_.Settle(pages[slot], PageState::kFailed);
     throw;
   }
   TransferCounters& counters = server_.table_.counters();
@@ -152,13 +160,12 @@ void FaultServer::Background::ReadAhead(uint64_t position) {
 }
 
 bool FaultServer::Background::AllInstalled() const {
-  auto is_missing = [this](uint32_t page) {
-    return page != ExtentMap::kNoPage && server_.table_.StateOf(page) != PageState::kInstalled;
-  };
+  auto is_missing = [this](uint64_t page) { return page != ExtentMap::kNoPage && !server_.IsSettled(page); };
   const uint64_t extent_count = server_.image_->facts().extent_count;
   for (uint64_t extent = 0; extent < extent_count; extent++)
     if (std::ranges::any_of(map_->PagesOf(extent), is_missing)) return false;
-  return std::ranges::none_of(map_->fill_pages(), is_missing);
+  return std::ranges::none_of(map_->fill_pages(), is_missing) &&
+         std::ranges::none_of(huge_pages_, is_missing);
 }
 
 }  // namespace vmckpt

@@ -30,15 +30,18 @@ class FaultServer::Background {
 
   void Lead();
   void BuildMap();
+  void SendAll();
   void SendExtents();
   void SendWithheld();
   enum class Withheld { kSpared, kSent };
   void SendExtent(Sender& sender, uint32_t extent, Withheld withheld);
   void SendFillPages();
+  void SendHugePages();
   /** Extent number `position` in the order in which they are sent. */
   uint32_t ExtentAt(uint64_t position) const;
   void ReadAhead(uint64_t position);
   bool AllInstalled() const;
+  bool HasData(const MemoryRegion& region, uint64_t first_page) const;
   bool MustStop() const { return server_.stopping_ || server_.gone_ || failed_; }
   /** Runs a part of the work; what it throws is reported and ends all of it. */
   template <typename Part>
@@ -48,6 +51,8 @@ class FaultServer::Background {
   std::vector<uint32_t> first_;
   const Clock::time_point withheld_until_;
   std::optional<ExtentMap> map_;
+  /** The first page of every huge page that carries data. The map knows nothing of them. */
+  std::vector<uint64_t> huge_pages_;
   std::atomic<uint64_t> next_{0};
   std::atomic<bool> failed_{false};
   std::thread leader_;

@@ -18,6 +18,12 @@ constexpr uint64_t kZeroWindowPages = 32;
 /** 128 KiB: a longer UFFDIO_COPY holds up every fault behind it. */
 constexpr size_t kMaxRunPages = 32;
 
+uint64_t LargestPage(std::span<const MemoryRegion> regions) {
+  uint64_t largest = 0;
+  for (const MemoryRegion& region : regions) largest = std::max(largest, region.page_bytes);
+  return largest;
+}
+
 class Counted {
  public:
   explicit Counted(std::atomic<int>& count) : count_(count) { count_.fetch_add(1); }
@@ -37,7 +43,10 @@ FaultServer::FaultServer(std::shared_ptr<CheckpointImage> image, PageTable& tabl
       table_(table),
       userfaultfd_(std::move(userfaultfd)),
       options_(std::move(options)),
-      stop_event_(Check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")) {
+      stop_event_(Check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")),
+      postponed_event_(Check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE), "eventfd")),
+      huge_zeros_(LargestPage(options_.regions)) {
+  if (userfaultfd_.pages_may_go()) userfaultfd_.MakeNonBlocking();
   for (unsigned i = 0; i < options_.demand_threads; i++)
     demand_threads_.emplace_back([this] { DemandLoop(); });
 }
@@ -60,12 +69,13 @@ void FaultServer::WakeAll(std::span<const AddressRange> ranges) {
 void FaultServer::DemandLoop() {
   Worker worker;
   pollfd entries[] = {{.fd = userfaultfd_.get(), .events = POLLIN, .revents = 0},
-                      {.fd = stop_event_.get(), .events = POLLIN, .revents = 0}};
+                      {.fd = stop_event_.get(), .events = POLLIN, .revents = 0},
+                      {.fd = postponed_event_.get(), .events = POLLIN, .revents = 0}};
   try {
     while (!stopping_) {
-      Check(RetryOnSignal([&] { return ::poll(entries, 2, -1); }), "poll");
+      Check(RetryOnSignal([&] { return ::poll(entries, 3, -1); }), "poll");
       if ((entries[0].revents & POLLERR) != 0) throw SystemError(EIO, "poll");
-      while (auto address = userfaultfd_.ReadFault()) {
+      while (auto address = NextFault()) {
         if (uint64_t page = PageAt(*address); page != ExtentMap::kNoPage) Serve(worker, page);
       }
     }
@@ -77,20 +87,28 @@ void FaultServer::DemandLoop() {
 void FaultServer::Serve(Worker& worker, uint64_t page) {
   auto since = Clock::now();
   Counted active(demand_active_);
+  const MemoryRegion& region = *RegionOf(page);
+  page -= (page - region.first_page) % region.unit();
   try {
     if (table_.Claim(page)) {
       trace_.Add(page, since);
       InstallDemanded(worker, page, since);
+    } else if (userfaultfd_.pages_may_go() && IsSettled(page)) {
+      InstallRemoved(page, since);
     } else {
       AwaitOther(page, since);
     }
   } catch (const DamagedImage& damage) {
-    table_.Set(page, PageState::kFailed);
+    table_.Settle(page, PageState::kFailed);
     Report(damage);
   }
 }
 
 void FaultServer::InstallDemanded(Worker& worker, uint64_t page, Clock::time_point since) {
+  if (RegionOf(page)->is_huge()) {
+    InstallHuge(worker, page, table_.counters().demand_pages);
+    return RecordFault(since);
+  }
   PageEntry entry = image_->EntryOf(page);
   TransferCounters& counters = table_.counters();
   counters.demand_pages.fetch_add(1, std::memory_order_relaxed);
@@ -114,7 +132,7 @@ void FaultServer::InstallDemanded(Worker& worker, uint64_t page, Clock::time_poi
  * to the first page of another extent: src/working-set/units.ts counts on exactly these.
  */
 void FaultServer::InstallNeighbours(uint64_t page, const PageEntry& entry, const uint8_t* extent) {
-  const MemoryRegion& region = *RegionOf(options_.regions, page);
+  const MemoryRegion& region = *RegionOf(page);
   RunInstaller installer(*this);
   auto look = [&](uint64_t first, int step) {
     uint64_t nearest = page;
@@ -137,7 +155,7 @@ void FaultServer::InstallNeighbours(uint64_t page, const PageEntry& entry, const
 
 /** `page` is claimed; those around it that read as zero, too, come along. */
 void FaultServer::InstallZeros(uint64_t page) {
-  const MemoryRegion& region = *RegionOf(options_.regions, page);
+  const MemoryRegion& region = *RegionOf(page);
   uint64_t low = std::max(page / kZeroWindowPages * kZeroWindowPages, region.first_page);
   uint64_t high = std::min(page / kZeroWindowPages * kZeroWindowPages + kZeroWindowPages,
                            region.first_page + region.page_count);
@@ -149,7 +167,7 @@ void FaultServer::InstallZeros(uint64_t page) {
   uint64_t end = page + 1;
   while (first > low && is_zero(first - 1)) first--;
   while (end < high && is_zero(end)) end++;
-  auto outcome = userfaultfd_.Zero(AddressOf(first), (end - first) * kPageBytes, kPageBytes);
+  auto outcome = Put({.page = first, .bytes = nullptr, .page_count = end - first});
   // Without a registration, a page that is missing reads as zero by itself.
   if (outcome == Userfaultfd::Outcome::kInstalled) MarkInstalled(first, end - first);
   table_.counters().zero_pages.fetch_add(end - first, std::memory_order_relaxed);
@@ -166,7 +184,8 @@ FaultServer::Decoded FaultServer::Read(Worker& worker, uint32_t extent) {
 
 void FaultServer::RunInstaller::Add(uint64_t page, const uint8_t* bytes) {
   bool follows = run_.page_count > 0 && run_.page_count < kMaxRunPages &&
-                 page == run_.page + run_.page_count && bytes == run_.bytes + run_.page_count * kPageBytes;
+                 page == run_.page + run_.page_count && bytes == run_.bytes + run_.page_count * kPageBytes &&
+                 server_.RegionOf(page) == server_.RegionOf(run_.page);
   if (!follows) {
     Flush();
     run_ = {.page = page, .bytes = bytes, .page_count = 0};
@@ -181,9 +200,13 @@ void FaultServer::RunInstaller::Flush() {
 
 void FaultServer::Install(const Run& run) {
   if (gone_) return;
-  switch (userfaultfd_.Copy(AddressOf(run.page), run.bytes, run.page_count * kPageBytes, kPageBytes)) {
+  switch (Put(run)) {
     case Userfaultfd::Outcome::kInstalled:
       return MarkInstalled(run.page, run.page_count);
+    case Userfaultfd::Outcome::kEventWaits:
+      return;  // for longer than this server is there
+    case Userfaultfd::Outcome::kWasThere:
+      throw SystemError(ENOMEM, "UFFDIO_COPY of a huge page");
     case Userfaultfd::Outcome::kUnreadable:
       throw DamagedImage(DamagedImage::Part::kExtent, "page " + std::to_string(run.page) + " of " +
                                                           image_->facts().label + " cannot be read");
@@ -192,15 +215,35 @@ void FaultServer::Install(const Run& run) {
   }
 }
 
+Userfaultfd::Outcome FaultServer::Put(const Run& run) {
+  return userfaultfd_.pages_may_go() ? PutUnlessRemoved(run) : Place(run);
+}
+
+Userfaultfd::Outcome FaultServer::Place(const Run& run) {
+  const size_t page_bytes = RegionOf(run.page)->page_bytes;
+  const size_t bytes = run.page_count * kPageBytes;
+  const uint64_t to = AddressOf(run.page);
+  if (run.bytes != nullptr) return userfaultfd_.Copy(to, run.bytes, bytes, page_bytes);
+  if (page_bytes == kPageBytes) return userfaultfd_.Zero(to, bytes, page_bytes);
+  // hugetlbfs knows no UFFDIO_ZEROPAGE. Such a run is one page.
+  return userfaultfd_.Copy(to, huge_zeros_.data(), bytes, page_bytes);
+}
+
 void FaultServer::MarkInstalled(uint64_t page, size_t page_count) {
-  for (size_t i = 0; i < page_count; i++) table_.Set(page + i, PageState::kInstalled);
+  for (size_t i = 0; i < page_count; i++) table_.Settle(page + i, PageState::kInstalled);
   // A read-modify-write on both sides: either this one sees the other's count, or the other one sees our
   // states.
   if (awaited_count_.fetch_add(0) > 0) ResolveAwaited(page, page_count);
 }
 
+/** Nothing remains to be done for the page. */
+bool FaultServer::IsSettled(uint64_t page) const {
+  PageState state = table_.StateOf(page);
+  return state == PageState::kInstalled || state == PageState::kRemoved;
+}
+
 uint64_t FaultServer::AddressOf(uint64_t page) const {
-  const MemoryRegion& region = *RegionOf(options_.regions, page);
+  const MemoryRegion& region = *RegionOf(page);
   return region.address + (page - region.first_page) * kPageBytes;
 }
 

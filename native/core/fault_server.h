@@ -8,20 +8,24 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "core/anonymous_memory.h"
 #include "core/checkpoint_image.h"
 #include "core/extent_cache.h"
 #include "core/extent_map.h"
 #include "core/fault_trace.h"
 #include "core/memory_region.h"
 #include "core/page_table.h"
+#include "core/shared_gate.h"
 #include "core/system_error.h"
 #include "core/userfaultfd.h"
 
@@ -66,6 +70,8 @@ class FaultServer {
   struct Worker {
     ExtentDecoder decoder;
     std::array<uint8_t, kPageBytes> page;
+    /** Empty until it is needed. */
+    std::vector<uint8_t> huge_page;
   };
 
   /** Serves one page as if it had faulted; for faults that reach us by another way than the userfaultfd. */
@@ -83,10 +89,16 @@ class FaultServer {
   /** The demand faults so far, each page once. */
   const FaultTrace& trace() const { return trace_; }
 
+  /**
+   * Gives the memory back to its process, which then goes on by itself: what has not been installed reads as
+   * zero. For when all data is in place. Throws SystemError.
+   */
+  void HandBack();
+
  private:
   class Background;
 
-  /** Pages that follow each other both in the VM and in memory here. */
+  /** Pages that follow each other both in the VM and in memory here; zeros where there are no bytes. */
   struct Run {
     uint64_t page;
     const uint8_t* bytes;
@@ -115,13 +127,31 @@ class FaultServer {
   };
 
   void DemandLoop();
+  std::optional<uint64_t> NextFault();
   void InstallDemanded(Worker& worker, uint64_t page, Clock::time_point since);
   void InstallNeighbours(uint64_t page, const PageEntry& entry, const uint8_t* extent);
   void InstallZeros(uint64_t page);
   Decoded Read(Worker& worker, uint32_t extent);
   void Install(const Run& run);
-  void MarkInstalled(uint64_t page, size_t page_count);
+  Userfaultfd::Outcome Put(const Run& run);
+  Userfaultfd::Outcome Place(const Run& run);
 
+  // fault_removal.cc
+  bool ReadEvents();
+  void NoteRemoval(AddressRange range);
+  void InstallRemoved(uint64_t page, Clock::time_point since);
+  Userfaultfd::Outcome PutUnlessRemoved(const Run& run);
+  template <typename Attempt>
+  Userfaultfd::Outcome BetweenEvents(Attempt attempt);
+
+  // fault_huge.cc
+  void InstallHuge(Worker& worker, uint64_t page, std::atomic<uint64_t>& counter);
+  bool Gather(Worker& worker, uint64_t page, size_t page_count);
+
+  void MarkInstalled(uint64_t page, size_t page_count);
+  bool IsSettled(uint64_t page) const;
+
+  const MemoryRegion* RegionOf(uint64_t page) const { return vmckpt::RegionOf(options_.regions, page); }
   uint64_t AddressOf(uint64_t page) const;
   uint64_t PageAt(uint64_t address) const;
 
@@ -147,6 +177,20 @@ class FaultServer {
   /** Nothing can be installed any more. */
   std::atomic<bool> gone_{false};
   Fd stop_event_;
+
+  /**
+   * Where pages may go: held together by those who install pages, and alone by who reads events. So no page
+   * is on its way while its removal is read, and after that everybody sees it in the table.
+   */
+  SharedGate gate_;
+  /** Faults that were read by somebody who had no time for them; changed by who holds the gate alone. */
+  std::deque<uint64_t> postponed_;
+  /** Counts them. */
+  Fd postponed_event_;
+  /** What a removed huge page is filled with. */
+  AnonymousMemory huge_zeros_;
+  /** Faults in a row on huge pages that were there already. */
+  std::atomic<unsigned> vain_faults_{0};
 
   /** Faults on pages that another thread is installing, for their times. */
   struct Awaited {

@@ -1,6 +1,7 @@
 #include "core/file_range.h"
 
 #include <fcntl.h>
+#include <unistd.h>
 
 #include "core/system_error.h"
 
@@ -33,6 +34,12 @@ bool IsFileLocked(int fd) {
 void StartWriteOut(int fd, const FileRange& range) {
   Check(::sync_file_range(fd, range.offset_bytes, range.length_bytes, SYNC_FILE_RANGE_WRITE),
         "sync_file_range");
+}
+
+int64_t NextData(int fd, int64_t offset_bytes) {
+  off_t found = ::lseek(fd, offset_bytes, SEEK_DATA);
+  if (found == -1 && errno == ENXIO) return -1;
+  return Check(found, "lseek");
 }
 
 }  // namespace vmckpt

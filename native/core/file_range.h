@@ -1,5 +1,5 @@
 // Whole-file locks that belong to an open file description (fcntl(2), "Open file description locks"), and
-// write-out of a range that is started but not awaited (sync_file_range(2)).
+// write-out of a range that is started but not awaited (sync_file_range(2)), and holes (lseek(2)).
 #pragma once
 
 #include <cstdint>
@@ -18,5 +18,8 @@ struct FileRange {
 };
 
 void StartWriteOut(int fd, const FileRange& range);
+
+/** Where the next data of the file begins, at `offset_bytes` or behind it; -1 when none follows. */
+int64_t NextData(int fd, int64_t offset_bytes);
 
 }  // namespace vmckpt

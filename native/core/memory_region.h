@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <span>
 
+#include "core/checkpoint_image.h"
+
 namespace vmckpt {
 
 /** Pages of the VM that lie side by side in the process. */
@@ -11,6 +13,15 @@ struct MemoryRegion {
   uint64_t address;
   uint64_t first_page;
   uint64_t page_count;
+  /**
+   * Of the process: kPageBytes, or those of hugetlbfs. A huge page is installed as a whole, and the table
+   * knows it by the first of its pages.
+   */
+  uint64_t page_bytes = kPageBytes;
+
+  bool is_huge() const { return page_bytes != kPageBytes; }
+  /** Pages of the image in one of the process. */
+  uint64_t unit() const { return page_bytes / kPageBytes; }
 };
 
 /** The region of `page`; null when it lies in none. */

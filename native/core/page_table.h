@@ -22,6 +22,8 @@ enum class PageState : uint8_t {
   kInstalled = 3,
   /** Cannot be had: its extent is damaged. */
   kFailed = 4,
+  /** Given back by the VM: never to be installed again, it reads as zero. */
+  kRemoved = 5,
   /** Left out until all else is in place, unless somebody waits for it: to see whether anybody does. */
   kWithheld = 6,
 };
@@ -55,6 +57,8 @@ struct TransferCounters {
   std::atomic<uint64_t> background_pages;
   /** Demanded pages, and their neighbours, that carry no data. */
   std::atomic<uint64_t> zero_pages;
+  /** Given back by the VM; one that is given back twice counts twice. */
+  std::atomic<uint64_t> removed_pages;
 };
 
 class PageTable {
@@ -87,6 +91,12 @@ class PageTable {
 
   /** For each page from `first` on that is not 0 in `presence`. */
   void MarkInstalled(uint64_t first, std::span<const uint8_t> presence);
+
+  /** Sets the state of a page that its caller has claimed, unless it was removed meanwhile. */
+  void Settle(uint64_t page, PageState state) {
+    PageState claimed = PageState::kInFlight;
+    states_[page].compare_exchange_strong(claimed, state, std::memory_order_acq_rel);
+  }
 
   /** What a dead process had claimed can be claimed again. */
   void ForgetClaims();

@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <sys/ioctl.h>
 
+#include <algorithm>
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
@@ -21,6 +22,8 @@ namespace {
 
 // Exact: newer QEMU also holds /dev/userfaultfd, which is not a userfaultfd.
 constexpr std::string_view kUserfaultfdLink = "anon_inode:[userfaultfd]";
+
+constexpr size_t kSmallestPage = 4096;
 
 std::string ProcPath(pid_t pid, const char* entry) { return "/proc/" + std::to_string(pid) + "/" + entry; }
 
@@ -44,6 +47,27 @@ std::optional<Userfaultfd::Outcome> FinalOutcome(int error, const char* syscall)
       return Userfaultfd::Outcome::kUnreadable;
     default:
       throw SystemError(error, syscall);
+  }
+}
+
+/** Nothing for events that need no answer. */
+std::optional<MemoryEvent> EventOf(const uffd_msg& message) {
+  constexpr uint64_t kOtherFaults = UFFD_PAGEFAULT_FLAG_WP | UFFD_PAGEFAULT_FLAG_MINOR;
+  // Everything is copied: the struct is packed.
+  switch (message.event) {
+    case UFFD_EVENT_PAGEFAULT: {
+      if ((message.arg.pagefault.flags & kOtherFaults) != 0)
+        throw SystemError(ENOTSUP, "fault on a page that is not missing");
+      uint64_t address = message.arg.pagefault.address;
+      return MemoryEvent{.kind = MemoryEvent::Kind::kFault, .range = {.start = address, .end = address}};
+    }
+    case UFFD_EVENT_REMOVE:
+    case UFFD_EVENT_UNMAP: {
+      AddressRange range{.start = message.arg.remove.start, .end = message.arg.remove.end};
+      return MemoryEvent{.kind = MemoryEvent::Kind::kRemoval, .range = range};
+    }
+    default:
+      return std::nullopt;
   }
 }
 
@@ -83,14 +107,17 @@ std::vector<AddressRange> RegisteredRegions(pid_t pid, std::string_view with, st
   return regions;
 }
 
-std::optional<uint64_t> Userfaultfd::ReadFault() {
+void Userfaultfd::MakeNonBlocking() {
+  int flags = Check(::fcntl(fd_.get(), F_GETFL), "fcntl");
+  Check(::fcntl(fd_.get(), F_SETFL, flags | O_NONBLOCK), "fcntl");
+}
+
+std::optional<MemoryEvent> Userfaultfd::ReadEvent() {
   for (;;) {
     uffd_msg message;
     ssize_t length = ::read(fd_.get(), &message, sizeof(message));
     if (length == sizeof(message)) {
-      // A copy: the struct is packed.
-      uint64_t address = message.arg.pagefault.address;
-      if (message.event == UFFD_EVENT_PAGEFAULT) return address;
+      if (auto event = EventOf(message)) return event;
       continue;
     }
     if (length == -1 && errno == EINTR) continue;
@@ -100,22 +127,36 @@ std::optional<uint64_t> Userfaultfd::ReadFault() {
 }
 
 /**
- * Repeats `attempt` from where the kernel stopped. It takes the bytes done so far and stores in `progress`
+ * Repeats `attempt` from where the kernel stopped. It takes the range that is left and stores in `progress`
  * what the kernel answers: bytes installed by this call, or a negative error.
  */
 template <typename Attempt>
 Userfaultfd::Outcome Userfaultfd::InstallAll(AddressRange range, size_t page_bytes, const char* syscall,
                                              Attempt attempt) {
   uint64_t next = range.start;
+  uint64_t stride = range.end - range.start;
   while (next < range.end) {
     int64_t progress = 0;
-    if (attempt(next, &progress) == 0) return Outcome::kInstalled;
+    AddressRange left{.start = next, .end = std::min(next + stride, range.end)};
+    if (attempt(left, &progress) == 0) {
+      next = left.end;
+      continue;
+    }
     int error = errno;
     if (progress > 0) {
       next += progress;
     } else if (error == EEXIST) {
       Wake(next, page_bytes);
+      if (page_bytes > kSmallestPage) return Outcome::kWasThere;
       next += page_bytes;
+    } else if (error == ENOENT && stride > page_bytes) {
+      // The range may cross the border of two mappings, which no call may: page by page.
+      stride = page_bytes;
+    } else if (error == ENOENT && pages_may_go()) {
+      // Mapped no more, or handed back: nobody can wait for it.
+      next += page_bytes;
+    } else if (error == EAGAIN && pages_may_go()) {
+      return Outcome::kEventWaits;
     } else if (auto outcome = FinalOutcome(error, syscall)) {
       return *outcome;
     } else {
@@ -127,9 +168,9 @@ Userfaultfd::Outcome Userfaultfd::InstallAll(AddressRange range, size_t page_byt
 
 Userfaultfd::Outcome Userfaultfd::Copy(uint64_t to, const void* from, size_t bytes, size_t page_bytes) {
   AddressRange range{.start = to, .end = to + bytes};
-  return InstallAll(range, page_bytes, "UFFDIO_COPY", [&](uint64_t next, int64_t* progress) {
-    uint64_t source = reinterpret_cast<uint64_t>(from) + (next - to);
-    uffdio_copy copy{.dst = next, .src = source, .len = range.end - next, .mode = 0, .copy = 0};
+  return InstallAll(range, page_bytes, "UFFDIO_COPY", [&](AddressRange left, int64_t* progress) {
+    uint64_t source = reinterpret_cast<uint64_t>(from) + (left.start - to);
+    uffdio_copy copy{.dst = left.start, .src = source, .len = left.end - left.start, .mode = 0, .copy = 0};
     int result = ::ioctl(fd_.get(), UFFDIO_COPY, &copy);
     *progress = copy.copy;
     return result;
@@ -138,8 +179,9 @@ Userfaultfd::Outcome Userfaultfd::Copy(uint64_t to, const void* from, size_t byt
 
 Userfaultfd::Outcome Userfaultfd::Zero(uint64_t to, size_t bytes, size_t page_bytes) {
   AddressRange range{.start = to, .end = to + bytes};
-  return InstallAll(range, page_bytes, "UFFDIO_ZEROPAGE", [&](uint64_t next, int64_t* progress) {
-    uffdio_zeropage zero{.range = {.start = next, .len = range.end - next}, .mode = 0, .zeropage = 0};
+  return InstallAll(range, page_bytes, "UFFDIO_ZEROPAGE", [&](AddressRange left, int64_t* progress) {
+    uffdio_zeropage zero{
+        .range = {.start = left.start, .len = left.end - left.start}, .mode = 0, .zeropage = 0};
     int result = ::ioctl(fd_.get(), UFFDIO_ZEROPAGE, &zero);
     *progress = zero.zeropage;
     return result;
@@ -151,6 +193,14 @@ Userfaultfd::Outcome Userfaultfd::Wake(uint64_t start, size_t bytes) {
   while (::ioctl(fd_.get(), UFFDIO_WAKE, &range) == -1)
     if (auto outcome = FinalOutcome(errno, "UFFDIO_WAKE")) return *outcome;
   return Outcome::kInstalled;
+}
+
+void Userfaultfd::Unregister(AddressRange range) {
+  uffdio_range whole{.start = range.start, .len = range.end - range.start};
+  Check(::ioctl(fd_.get(), UFFDIO_UNREGISTER, &whole), "UFFDIO_UNREGISTER");
+  // The kernel has woken all waiters, but before the end: one that faulted meanwhile (6.18, under the lock of
+  // its mapping alone) would wait for ever.
+  Wake(range.start, range.end - range.start);
 }
 
 }  // namespace vmckpt

@@ -28,18 +28,36 @@ constexpr std::string_view kWaitsForWrites = " uw";
 /** Regions of the process whose VmFlags contain `with` and not `without` (which may be empty). */
 std::vector<AddressRange> RegisteredRegions(pid_t pid, std::string_view with, std::string_view without);
 
+/** What a thread of the process has done that needs an answer. */
+struct MemoryEvent {
+  /** It has touched a missing page (and `range` is empty), or is about to give the pages of `range` back. */
+  enum class Kind { kFault, kRemoval };
+  Kind kind;
+  AddressRange range;
+};
+
 class Userfaultfd {
  public:
-  explicit Userfaultfd(Fd fd) : fd_(std::move(fd)) {}
+  /** Whether the process may give pages back that it has had (a balloon); see fault_removal.cc. */
+  enum class Pages { kStay, kMayGo };
+
+  explicit Userfaultfd(Fd fd, Pages pages = Pages::kStay) : fd_(std::move(fd)), pages_(pages) {}
 
   int get() const { return fd_.get(); }
+  bool pages_may_go() const { return pages_ == Pages::kMayGo; }
 
-  /** Address of the next fault on a missing page; nothing when no event waits. The descriptor is
-   * non-blocking. */
-  std::optional<uint64_t> ReadFault();
+  /** The descriptor is then as ReadEvent and poll(2) need it; so are its duplicates in other processes. */
+  void MakeNonBlocking();
+
+  /** Nothing when no event waits. Throws ENOTSUP at a fault on a page that is not missing. */
+  std::optional<MemoryEvent> ReadEvent();
 
   enum class Outcome {
     kInstalled,
+    /** Where pages may go: not all is installed, and nothing will be before the next event has been read. */
+    kEventWaits,
+    /** A huge page that is there already, or for which the system has none: Linux says the same of both. */
+    kWasThere,
     /** The memory is not registered any more, or its process has ended. */
     kGone,
     /** The source could not be read. */
@@ -55,11 +73,15 @@ class Userfaultfd {
   Outcome Zero(uint64_t to, size_t bytes, size_t page_bytes);
   Outcome Wake(uint64_t start, size_t bytes);
 
+  /** Gives the memory back to its process: what is missing reads as zero from now on, without an event. */
+  void Unregister(AddressRange range);
+
  private:
   template <typename Attempt>
   Outcome InstallAll(AddressRange range, size_t page_bytes, const char* syscall, Attempt attempt);
 
   Fd fd_;
+  Pages pages_;
 };
 
 }  // namespace vmckpt

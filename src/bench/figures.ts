@@ -68,6 +68,6 @@ function faults(transfer: Run['transfer']) {
 }
 
 function precision(transfer: Run['transfer']): number | undefined {
-  if (transfer === undefined || transfer.prefetchedPages === 0) return undefined;
-  return transfer.prefetchUsedPages / transfer.prefetchedPages;
+  if (transfer === undefined || transfer.prefetchUsedPages === null) return undefined;
+  return transfer.prefetchedPages === 0 ? undefined : transfer.prefetchUsedPages / transfer.prefetchedPages;
 }

@@ -25,7 +25,8 @@ const transferSchema = z.object({
   path: z.enum(['direct', 'stream']),
   demandFaults: z.number().int(),
   prefetchedPages: z.number().int(),
-  prefetchUsedPages: z.number().int(),
+  /** Null: not known. */
+  prefetchUsedPages: z.number().int().nullable(),
   transferredBytes: bytes,
   faultUs: z.object({ p50: z.number(), p90: z.number(), p99: z.number(), max: z.number() }),
   vcpuBlockedMs: ms,

@@ -74,6 +74,7 @@ async function restoreByVmckpt(
     storeDir,
     reference,
     path: 'auto',
+    prefetch: { budgetMs: 0, explore: 0 },
     detach: false,
     run: true,
     qemuBinary: guest.argv[0],

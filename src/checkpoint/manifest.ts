@@ -119,6 +119,22 @@ export type Manifest = z.infer<typeof schema>;
 /** What the saver knows; the writer adds the rest. */
 export type ManifestParts = Omit<Manifest, 'formatVersion' | 'ram' | 'sizes' | 'pages' | 'checksums'>;
 
+/** Bare memory, without the rest of a machine: only `vmckpt uffd` can serve it. */
+export function holdsMemoryOnly({ sizes }: Pick<Manifest, 'sizes'>): boolean {
+  return sizes.deviceStateBytes === 0;
+}
+
+/** @throws VmckptError MEMORY_ONLY */
+export function requireMachine(manifest: Manifest): void {
+  if (!holdsMemoryOnly(manifest)) return;
+  const { name, generation } = manifest;
+  throw new VmckptError(
+    'MEMORY_ONLY',
+    `a whole machine expected, but ${name}@${generation} holds bare memory without devices`,
+    { hint: `vmckpt uffd ${name}@${generation} --socket PATH serves it to the VMM that has the rest` },
+  );
+}
+
 const TRAILER = /^ {2}"manifestXxh3": "([0-9a-f]{16})"\n\}\n$/;
 const TRAILER_BYTES = '  "manifestXxh3": "0123456789abcdef"\n}\n'.length;
 

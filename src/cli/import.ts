@@ -2,6 +2,7 @@
 import { Argument, type Command } from 'commander';
 import { VmckptError } from '../errors.js';
 import { openInput } from '../interchange/files.js';
+import { importMemory } from '../interchange/import-memory.js';
 import { importMachine } from '../interchange/import.js';
 import { formatBytes, formatMs } from '../util/units.js';
 import { parseLevel } from './save.js';
@@ -9,38 +10,45 @@ import { contextOf, interruptible, option, verb } from './verb.js';
 
 interface ImportFlags {
   readonly level: number | 'none';
+  readonly rawMemory?: true;
 }
 
 export function importCommand(): Command {
-  return verb('import', 'Make a new generation of NAME from a plain QEMU migration stream.', [
-    'failed',
-    'usage',
-    'locked',
-    'notPermitted',
-    'damaged',
-    'incompatible',
-    'interrupted',
-  ])
+  return verb(
+    'import',
+    'Make a new generation of NAME from a plain QEMU migration stream, or from bare memory.',
+    ['failed', 'usage', 'locked', 'notPermitted', 'damaged', 'incompatible', 'interrupted'],
+  )
     .usage('[options] <file> <name> [-- QEMU ARGS…]')
     .addArgument(new Argument('<file>', 'file or pipe with the stream, - for standard input'))
     .addArgument(new Argument('<name>', 'name of the checkpoint'))
     .addArgument(
       new Argument('[qemu-args...]', 'the command line to restore it with (without the binary, -incoming)'),
     )
+    .addOption(
+      option('--raw-memory', "the file is a VM's memory byte for byte (Firecracker's, for vmckpt uffd)"),
+    )
     .addOption(option('--level <n>', 'zstd level 1–19, or none').argParser(parseLevel).default(1))
     .action(async (file: string, name: string, qemuArgs: string[], flags: ImportFlags, command: Command) => {
       const { output, storeDir } = contextOf(command);
-      const report = await importMachine({
+      if (flags.rawMemory === true) requireMemoryAlone(file, qemuArgs);
+      const common = {
         storeDir,
         name,
-        input: file === '-' ? standardInput() : await openInput(file),
-        inputName: file,
         level: flags.level,
-        commandLine: qemuArgs,
-        onProgress: (done, total) => output.progress(done, total),
-        onMessage: (text) => output.message(text),
+        onProgress: (done: number, total: number) => output.progress(done, total),
         signal: interruptible(output, 'Interrupted: nothing is kept. Once more to leave at once.'),
-      });
+      };
+      const report =
+        flags.rawMemory === true
+          ? await importMemory({ ...common, file })
+          : await importMachine({
+              ...common,
+              input: file === '-' ? standardInput() : await openInput(file),
+              inputName: file,
+              commandLine: qemuArgs,
+              onMessage: (text) => output.message(text),
+            });
       const { generation, nonZeroBytes, storedBytes, totalMs } = report;
       output.result(
         report,
@@ -55,4 +63,13 @@ function standardInput(): NodeJS.ReadStream {
   throw new VmckptError('USAGE', 'a migration stream expected on standard input, but it is a terminal', {
     hint: 'for example: ssh HOST cat vm.stream | vmckpt import - NAME',
   });
+}
+
+/** @throws VmckptError USAGE */
+function requireMemoryAlone(file: string, qemuArgs: readonly string[]): void {
+  const hint = 'vmckpt import --raw-memory FILE NAME';
+  if (file === '-')
+    throw new VmckptError('USAGE', 'a file expected with --raw-memory, but it is standard input', { hint });
+  if (qemuArgs.length > 0)
+    throw new VmckptError('USAGE', 'bare memory has no QEMU command line, but one is given', { hint });
 }

@@ -1,5 +1,6 @@
 /** `vmckpt list` */
 import type { Command } from 'commander';
+import { holdsMemoryOnly } from '../checkpoint/manifest.js';
 import { Store, type GenerationSummary } from '../store/store.js';
 import { formatBytes } from '../util/units.js';
 import { formatTime, table } from './text.js';
@@ -44,7 +45,7 @@ function describe(checkpoints: readonly GenerationSummary[]): string {
     facts === undefined ? '-' : formatTime(facts.created),
     facts === undefined ? '-' : formatBytes(facts.sizes.ramBytes),
     facts === undefined ? '-' : formatBytes(facts.sizes.storedBytes),
-    facts?.runState ?? problem?.code ?? '-',
+    facts === undefined ? (problem?.code ?? '-') : holdsMemoryOnly(facts) ? 'memory' : facts.runState,
   ]);
   return table(['NAME', 'GEN', 'CREATED', 'RAM', 'STORED', 'STATE'], rows);
 }

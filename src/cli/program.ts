@@ -17,6 +17,7 @@ import { rmCommand } from './rm.js';
 import { saveCommand } from './save.js';
 import { showCommand } from './show.js';
 import { stopCommand } from './stop.js';
+import { uffdCommand } from './uffd.js';
 import { defaultStore, option } from './verb.js';
 
 const VERBS = [
@@ -32,6 +33,7 @@ const VERBS = [
   importCommand,
   exportCommand,
   benchCommand,
+  uffdCommand,
   doctorCommand,
   rescueCommand,
   completionCommand,

@@ -1,6 +1,6 @@
 /** `vmckpt show NAME[@GEN]` */
 import { Argument, type Command } from 'commander';
-import { readManifest, type Manifest } from '../checkpoint/manifest.js';
+import { holdsMemoryOnly, readManifest, type Manifest } from '../checkpoint/manifest.js';
 import { Store } from '../store/store.js';
 import { shellQuote } from '../util/shell.js';
 import { formatBytes } from '../util/units.js';
@@ -62,9 +62,13 @@ function describe(shown: Shown): string {
   const facts: [string, string][] = [
     ['Checkpoint', `${name}@${generation}`],
     ['Created', `${formatTime(shown.created)} by vmckpt ${shown.vmckptVersion}`],
-    ['Saved', `${shown.mode}, while ${shown.runState}`],
-    ['Machine', `${machine.type}${cpu}${accelerator}`],
-    ['QEMU', `${qemu.version}, ${qemu.binaryName}`],
+    ...(holdsMemoryOnly(shown)
+      ? [['Saved', `${shown.mode} of bare memory`] satisfies [string, string]]
+      : ([
+          ['Saved', `${shown.mode}, while ${shown.runState}`],
+          ['Machine', `${machine.type}${cpu}${accelerator}`],
+          ['QEMU', `${qemu.version}, ${qemu.binaryName}`],
+        ] satisfies [string, string][])),
     ['RAM', `${formatBytes(sizes.ramBytes)}, ${formatBytes(sizes.nonZeroBytes)} of it data`],
     ['Stored', `${formatBytes(sizes.storedBytes)}${ratio}`],
     [

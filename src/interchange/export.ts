@@ -3,6 +3,7 @@
  * `-incoming "exec:cat FILE"`. Every extent is verified on its way, so a damaged generation gives no file.
  */
 import { DecodePool } from '../checkpoint/decode-pool.js';
+import { requireMachine } from '../checkpoint/manifest.js';
 import { CheckpointReader } from '../checkpoint/reader.js';
 import { holdGeneration } from '../store/generation-use.js';
 import { Store } from '../store/store.js';
@@ -69,6 +70,7 @@ async function writeGeneration(
     PROGRESS_EVERY_MS,
   );
   try {
+    requireMachine(reader.manifest);
     const state = await readMachineState(reader);
     const { sentBytes } = await sendWholeMachine({ source: reader, decoder, out, state, signal });
     return sentBytes;

@@ -27,6 +27,8 @@ export interface MemoryRegion {
   readonly address: number;
   readonly firstPage: number;
   readonly pageCount: number;
+  /** The process's pages there: 4096 by default, more on hugetlbfs. They are installed whole. */
+  readonly pageBytes?: number;
 }
 
 /** Times are those of demand faults, from their arrival until the page is in place. */
@@ -39,6 +41,8 @@ export interface FaultPathCounters {
   readonly prefetchedPages: number;
   readonly backgroundPages: number;
   readonly zeroPages: number;
+  /** Given back by the VM; one that is given back twice counts twice. */
+  readonly removedPages: number;
   readonly faultP50Us: number;
   readonly faultP90Us: number;
   readonly faultP99Us: number;
@@ -79,6 +83,7 @@ interface NativeServer {
   wakeAll(ranges: BigUint64Array): void;
   startBackground(firstExtents: Uint32Array, withheldMs: number): void;
   trace(): Uint32Array;
+  handBack(): void;
   stop(): void;
 }
 interface NativeReader {
@@ -103,6 +108,7 @@ interface FaultPathAddon {
     demandThreads: number,
     backgroundThreads: number,
     onEvent: (kind: ServerEventKind, text: string) => void,
+    pagesMayGo: boolean,
   ) => NativeServer;
   readonly ReturnPath: new (
     socketFd: number,
@@ -114,6 +120,7 @@ interface FaultPathAddon {
 
 const addon = loadAddon<FaultPathAddon>;
 const MAX_THREADS = 64;
+const PAGE_BYTES = 4096;
 
 /** The files of a generation, opened; duplicates of the descriptors are kept. An error of its own: INDEX_DAMAGED. */
 export class CheckpointImage {
@@ -180,7 +187,9 @@ export class PageTable {
 }
 
 export function regionNumbers(regions: readonly MemoryRegion[]): BigUint64Array {
-  const numbers = regions.flatMap(({ address, firstPage, pageCount }) => [address, firstPage, pageCount]);
+  const numbers = regions.flatMap(({ address, firstPage, pageCount, pageBytes = PAGE_BYTES }) => [
+    ...[address, firstPage, pageCount, pageBytes],
+  ]);
   return BigUint64Array.from(numbers, BigInt);
 }
 
@@ -193,6 +202,8 @@ export interface FaultServerOptions {
   readonly demandThreads: number;
   readonly backgroundThreads: number;
   readonly onEvent: (kind: ServerEventKind, text: string) => void;
+  /** The process may give pages back that it has had: such a page reads as zero from then on. */
+  readonly pagesMayGo?: boolean;
 }
 
 /** Serves faults from its construction on. */
@@ -209,6 +220,7 @@ export class FaultServer {
       integer('demandThreads', demandThreads, { max: MAX_THREADS }),
       integer('backgroundThreads', backgroundThreads, { min: 1, max: MAX_THREADS }),
       onEvent,
+      options.pagesMayGo === true,
     );
   }
 
@@ -226,6 +238,14 @@ export class FaultServer {
   /** The demand faults so far, in no order: (page, microseconds since this server's start) each. At most 2^20. */
   trace(): Uint32Array {
     return this.native.trace();
+  }
+
+  /**
+   * Gives the memory back to its process: it needs no server any more, and what was not installed reads as zero. For
+   * when all data is in place. May fail with a system error.
+   */
+  handBack(): void {
+    this.native.handBack();
   }
 
   /** Returns when its threads have ended. Nothing else may be called afterwards. */

@@ -54,6 +54,7 @@ interface Addon {
   tryLockFile(fd: number): boolean;
   isFileLocked(fd: number): boolean;
   syncFileRange(fd: number, offsetBytes: number, lengthBytes: number): void;
+  nextData(fd: number, offsetBytes: number): number;
   pidfdOpen(pid: number): number;
   pidfdGetfd(pidfd: number, targetFd: number): number;
   pidfdSendSignal(pidfd: number, signal: number): void;
@@ -167,6 +168,13 @@ export function syncFileRange(fd: number, offsetBytes: number, lengthBytes: numb
     integer('offsetBytes', offsetBytes, { max }),
     integer('lengthBytes', lengthBytes, { max }),
   );
+}
+
+/** Where data begins that is not in a hole of the file, at `offsetBytes` or behind it; undefined when none follows. */
+export function nextData(fd: number, offsetBytes: number): number | undefined {
+  const max = Number.MAX_SAFE_INTEGER;
+  const found = addon().nextData(integer('fd', fd), integer('offsetBytes', offsetBytes, { max }));
+  return found < 0 ? undefined : found;
 }
 
 export function pidfdOpen(pid: number): number {

@@ -2,7 +2,7 @@
  * The story of a restore: find the checkpoint, start QEMU and the transfer process side by side, let the VM run,
  * fill its memory. Until the VM runs a failure leaves nothing behind; from then on the VM is left alone.
  */
-import { readManifest, type Manifest } from '../checkpoint/manifest.js';
+import { readManifest, requireMachine, type Manifest } from '../checkpoint/manifest.js';
 import { refuseCollisions } from '../qemu/collisions.js';
 import { requireCompatible } from '../qemu/compatibility.js';
 import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
@@ -67,6 +67,7 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
   const store = await Store.open(options.storeDir, { trustForeign: options.trustCommandLine });
   const { name, generation, dir } = await store.locate(options.reference);
   const manifest = readManifest(dir);
+  requireMachine(manifest);
   if (await endAbandoned(name))
     options.onMessage('An earlier restore died before its VM ran: what it had left is cleared away.');
   const folder = claimFolder(name);

@@ -7,9 +7,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <random>
@@ -30,17 +33,26 @@ constexpr auto kDeadline = std::chrono::seconds(60);
 /** Memory that waits for its pages. */
 class Guest {
  public:
-  explicit Guest(uint64_t page_count)
+  explicit Guest(uint64_t page_count, uint64_t features = 0)
       : page_count_(page_count),
         memory_(page_count * kPageBytes),
         fd_(static_cast<int>(Check(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK), "userfaultfd"))) {
-    uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
+    uffdio_api api{.api = UFFD_API, .features = features, .ioctls = 0};
     Check(::ioctl(fd_.get(), UFFDIO_API, &api), "UFFDIO_API");
-    uffdio_register ours{.range = Range(), .mode = UFFDIO_REGISTER_MODE_MISSING, .ioctls = 0};
-    Check(::ioctl(fd_.get(), UFFDIO_REGISTER, &ours), "UFFDIO_REGISTER");
+    Register(memory_.data(), memory_.size());
   }
 
-  Userfaultfd Duplicate() const { return Userfaultfd(Fd(Check(::dup(fd_.get()), "dup"))); }
+  void Register(void* start, size_t bytes) {
+    uffdio_register range{.range = {.start = reinterpret_cast<uint64_t>(start), .len = bytes},
+                          .mode = UFFDIO_REGISTER_MODE_MISSING,
+                          .ioctls = 0};
+    Check(::ioctl(fd_.get(), UFFDIO_REGISTER, &range), "UFFDIO_REGISTER");
+  }
+
+  Userfaultfd Duplicate(Userfaultfd::Pages pages = Userfaultfd::Pages::kStay) const {
+    return Userfaultfd(Fd(Check(::dup(fd_.get()), "dup")), pages);
+  }
+  uint8_t* memory() const { return memory_.data(); }
   uint64_t address() const { return reinterpret_cast<uint64_t>(memory_.data()); }
   uint64_t page_count() const { return page_count_; }
   std::vector<AddressRange> Ranges() const {
@@ -240,6 +252,153 @@ void CutOff(const Source& source) {
   EXPECT(!vm.guest.IsPresent(source.facts.page_count - 2));
 }
 
+FaultServer::Options OptionsFor(std::vector<MemoryRegion> regions, Events& events) {
+  return {.regions = std::move(regions),
+          .demand_threads = 2,
+          .background_threads = 2,
+          .on_event = [&events](const ServerEvent& event) { events.Add(event); }};
+}
+
+/** A machine that gives pages back while others use them. What it has given back must read as zero. */
+class Balloon {
+ public:
+  explicit Balloon(const Source& source)
+      : guest_(source.facts.page_count, UFFD_FEATURE_EVENT_REMOVE),
+        table_(PageTable::Create(source.facts.page_count)),
+        removed_(source.facts.page_count),
+        server_(std::make_unique<FaultServer>(
+            source.Open(), table_, guest_.Duplicate(Userfaultfd::Pages::kMayGo),
+            OptionsFor(
+                {{.address = guest_.address(), .first_page = 0, .page_count = source.facts.page_count}},
+                events_))) {}
+
+  void Inflate(uint64_t seed, int ranges) {
+    std::mt19937_64 random(seed);
+    for (int i = 0; i < ranges; i++) {
+      uint64_t first = random() % removed_.size();
+      uint64_t count = std::min(1 + random() % 64, removed_.size() - first);
+      Check(::madvise(guest_.memory() + first * kPageBytes, count * kPageBytes, MADV_DONTNEED), "madvise");
+      for (uint64_t page = first; page < first + count; page++) removed_[page] = true;
+    }
+  }
+
+  void Touch(uint64_t seed, int touches) const {
+    std::mt19937_64 random(seed);
+    for (int i = 0; i < touches; i++) TouchPage(random() % removed_.size());
+  }
+
+  void TouchPage(uint64_t page) const {
+    const bool was_removed = removed_[page];
+    auto* words = reinterpret_cast<const volatile uint32_t*>(guest_.memory() + page * kPageBytes);
+    for (size_t i = 0; i < kPageBytes / 4; i++) {
+      uint32_t word = words[i];
+      EXPECT(word == 0 || (!was_removed && word == WordOf(page, i)));
+      // In the end, what was never removed is there. (It may be removed while we look.)
+      if (word != WordOf(page, i) && !was_removed) EXPECT(removed_[page] || MayStillBeMarked(page));
+    }
+  }
+
+  Guest guest_;
+  PageTable table_;
+  Events events_;
+  std::vector<std::atomic<bool>> removed_;
+  std::unique_ptr<FaultServer> server_;
+
+ private:
+  /** Between madvise and its note. */
+  bool MayStillBeMarked(uint64_t page) const {
+    for (int i = 0; i < 10000 && !removed_[page]; i++)
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+    return removed_[page];
+  }
+};
+
+void RunAll(std::vector<std::function<void()>> works) {
+  std::vector<std::thread> threads;
+  for (auto& work : works) threads.emplace_back(work);
+  for (std::thread& thread : threads) thread.join();
+}
+
+void Removal(const Source& source) {
+  for (uint64_t round = 0; round < 20; round++) {
+    Balloon vm(source);
+    if (round % 4 != 0) vm.server_->StartBackground({});
+    RunAll({[&] { vm.Inflate(round, 30); }, [&] { vm.Inflate(~round, 30); }, [&] { vm.Touch(1, 3000); },
+            [&] { vm.Touch(2, 3000); }, [&] { vm.Touch(3, 3000); }});
+    for (uint64_t page = 0; page < source.facts.page_count; page++) vm.TouchPage(page);
+    if (round % 4 != 0) vm.events_.Await(ServerEvent::Kind::kComplete);
+    EXPECT(!vm.events_.Has(ServerEvent::Kind::kFailed) && !vm.events_.Has(ServerEvent::Kind::kGone));
+    EXPECT(vm.table_.counters().removed_pages > 0);
+  }
+}
+
+/** Pages that go without an event: the process has not asked for them to be told. */
+void SilentRemoval(const Source& source) {
+  Machine vm(source);
+  FaultServer server(
+      source.Open(), vm.table, vm.guest.Duplicate(Userfaultfd::Pages::kMayGo),
+      OptionsFor({{.address = vm.guest.address(), .first_page = 0, .page_count = vm.guest.page_count()}},
+                 vm.events));
+  ReadBy(vm.guest, 2);
+  Check(::madvise(vm.guest.memory(), 64 * kPageBytes, MADV_DONTNEED), "madvise");
+  for (size_t at = 0; at < 64 * kPageBytes; at += kPageBytes)
+    EXPECT(static_cast<volatile uint8_t*>(vm.guest.memory())[at] == 0);
+}
+
+/** The memory is given back while it is read, and while pages are removed: nobody is left waiting. */
+void HandBack(const Source& source) {
+  for (uint64_t round = 0; round < 10; round++) {
+    Balloon vm(source);
+    vm.server_->StartBackground({});
+    RunAll({[&] {
+              vm.events_.Await(ServerEvent::Kind::kComplete);
+              vm.server_->HandBack();
+              vm.server_.reset();
+            },
+            [&] { vm.Inflate(round, 300); }, [&] { vm.Touch(1, 20000); }, [&] { vm.Touch(2, 20000); }});
+    for (uint64_t page = 0; page < source.facts.page_count; page++) vm.TouchPage(page);
+  }
+}
+
+/** Most of the memory in huge pages, the rest in small ones. */
+void Huge(const Source& source) {
+  constexpr uint64_t kHugeBytes = 2 << 20, kUnit = kHugeBytes / kPageBytes;
+  const uint64_t huge_pages = source.facts.page_count / kUnit, first_small = huge_pages * kUnit;
+  void* mapped = ::mmap(nullptr, huge_pages * kHugeBytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+  if (mapped == MAP_FAILED) throw SystemError(errno, "mmap");
+  Guest small(source.facts.page_count - first_small, UFFD_FEATURE_EVENT_REMOVE);
+  small.Register(mapped, huge_pages * kHugeBytes);
+  PageTable table = PageTable::Create(source.facts.page_count);
+  Events events;
+  FaultServer server(
+      source.Open(), table, small.Duplicate(Userfaultfd::Pages::kMayGo),
+      OptionsFor({{.address = reinterpret_cast<uint64_t>(mapped),
+                   .first_page = 0,
+                   .page_count = first_small,
+                   .page_bytes = kHugeBytes},
+                  {.address = small.address(), .first_page = first_small, .page_count = small.page_count()}},
+                 events));
+  auto word = [&](uint64_t page, size_t i) {
+    auto* from =
+        static_cast<uint8_t*>(page < first_small ? mapped : small.memory() - first_small * kPageBytes);
+    return reinterpret_cast<const volatile uint32_t*>(from + page * kPageBytes)[i];
+  };
+  auto expect_image = [&](uint64_t first, uint64_t end) {
+    for (uint64_t page = first; page < end; page++)
+      for (size_t i = 0; i < kPageBytes / 4; i += 51) EXPECT(word(page, i) == WordOf(page, i));
+  };
+  // Once before anybody had it, once after.
+  Check(::madvise(mapped, kHugeBytes, MADV_DONTNEED), "madvise");
+  expect_image(kUnit, 2 * kUnit);
+  Check(::madvise(static_cast<uint8_t*>(mapped) + kHugeBytes, kHugeBytes, MADV_DONTNEED), "madvise");
+  RunAll({[&] { server.StartBackground({}); }, [&] { expect_image(2 * kUnit, source.facts.page_count); },
+          [&] { expect_image(2 * kUnit, source.facts.page_count); }});
+  for (uint64_t page = 0; page < 2 * kUnit; page++) EXPECT(word(page, page % 1024) == 0);
+  events.Await(ServerEvent::Kind::kComplete);
+  EXPECT(table.counters().removed_pages == 2 * kUnit);
+}
+
 void Unregistered(const Source& source) {
   Machine vm(source);
   auto server = Serve(source, vm.served());
@@ -345,5 +504,9 @@ int main(int argc, char** argv) {
                       {"cut-off", CutOff},
                       {"unregistered", Unregistered},
                       {"return-path", ReturnPathInPieces},
-                      {"histogram", Histogram}});
+                      {"histogram", Histogram},
+                      {"removal", Removal},
+                      {"silent-removal", SilentRemoval},
+                      {"hand-back", HandBack},
+                      {"huge", Huge}});
 }

@@ -9,6 +9,7 @@ import type { Level } from '../../../src/checkpoint/extent-codec.js';
 import type { Manifest } from '../../../src/checkpoint/manifest.js';
 import { CheckpointWriter } from '../../../src/checkpoint/writer.js';
 import { PAGE_BYTES, RamLayout } from '../../../src/pages/layout.js';
+import { hugePagesProblem, withHugePages } from '../../support/huge-pages.js';
 import { manifestParts } from '../checkpoint/synthetic-pages.js';
 
 const ROOT = path.join(import.meta.dirname, '../../..');
@@ -24,7 +25,16 @@ interface Program {
 const IMAGE = ['checkpoint_image', 'extent_map', 'mapped_file', 'page_table'];
 const PROGRAMS: Readonly<Record<string, Program>> = {
   'fault-server': {
-    sources: [...IMAGE, 'fault_background', 'fault_server', 'pidfd', 'return_path', 'userfaultfd'],
+    sources: [
+      ...IMAGE,
+      'fault_background',
+      'fault_huge',
+      'fault_removal',
+      'fault_server',
+      'pidfd',
+      'return_path',
+      'userfaultfd',
+    ],
     scenarios: {
       'demand-only': 'gives four readers every page, and counts what it did',
       background: 'puts all data in place behind the faults',
@@ -36,6 +46,9 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
       unregistered: 'says that the memory is gone when its registration is',
       'return-path': 'reads the return path in pieces of every length, and hands on what is not its own',
       histogram: 'tells quantiles to a fifteenth',
+      removal: 'shows zeros and never the image where the machine has given memory back',
+      'silent-removal': 'does so where nobody has told of it',
+      'hand-back': 'gives the memory back while it is used, and leaves nobody waiting',
     },
   },
   'memory-fill': {
@@ -48,6 +61,8 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
     },
   },
 };
+
+const HUGE_PAGES = 5;
 
 let directory: string;
 const checkpoints: Record<string, Manifest> = {};
@@ -62,19 +77,32 @@ const builds = Object.keys(PROGRAMS).flatMap((name) => SANITIZERS.map((sanitizer
 describe.each(builds)('$name, with -fsanitize=$sanitizer,', ({ name, sanitizer }) => {
   let program: string;
   beforeAll(() => (program = build(name, sanitizer)));
-  test.each(Object.entries(PROGRAMS[name]!.scenarios))('%s: %s', (scenario) => {
-    for (const [level, manifest] of Object.entries(checkpoints)) {
-      const copy = path.join(directory, 'copy');
-      cpSync(path.join(directory, level), copy, { recursive: true });
-      if (scenario === 'damaged') damageExtent(copy, 2);
-      const { extentCount, extentPages } = manifest.pages;
-      const { pageIndexRoot, extentIndexRoot } = manifest.checksums;
-      const args = [scenario, copy, PAGE_COUNT, extentCount, extentPages, pageIndexRoot, extentIndexRoot];
-      expect(() => execFileSync(program, args.map(String), { timeout: 120_000 })).not.toThrow();
-      rmSync(copy, { recursive: true });
-    }
-  });
+  test.each(Object.entries(PROGRAMS[name]!.scenarios))('%s: %s', (scenario) =>
+    runScenario(program, scenario),
+  );
+
+  const problem = name === 'fault-server' ? hugePagesProblem(HUGE_PAGES) : 'not its concern';
+  describe.skipIf(problem !== undefined)(
+    `on huge pages${problem === undefined ? '' : ` (${problem})`}`,
+    () => {
+      withHugePages(HUGE_PAGES);
+      test('huge: gathers each from the extents that it is spread over', () => runScenario(program, 'huge'));
+    },
+  );
 });
+
+function runScenario(program: string, scenario: string): void {
+  for (const [level, manifest] of Object.entries(checkpoints)) {
+    const copy = path.join(directory, 'copy');
+    cpSync(path.join(directory, level), copy, { recursive: true });
+    if (scenario === 'damaged') damageExtent(copy, 2);
+    const { extentCount, extentPages } = manifest.pages;
+    const { pageIndexRoot, extentIndexRoot } = manifest.checksums;
+    const args = [scenario, copy, PAGE_COUNT, extentCount, extentPages, pageIndexRoot, extentIndexRoot];
+    expect(() => execFileSync(program, args.map(String), { timeout: 120_000 })).not.toThrow();
+    rmSync(copy, { recursive: true });
+  }
+}
 
 function build(name: string, sanitizer: string): string {
   const program = path.join(directory, `${name}-${sanitizer}`);

@@ -1,0 +1,57 @@
+/** `vmckpt uffd NAME[@GEN] --socket PATH` */
+import { Argument, type Command } from 'commander';
+import { serveMemory, type ServeReport } from '../uffd/serve.js';
+import { formatBytes, formatMs } from '../util/units.js';
+import { contextOf, interruptible, option, verb } from './verb.js';
+
+interface UffdFlags {
+  readonly socket: string;
+  readonly onFailure: 'report' | 'kill';
+  readonly demandOnly?: true;
+}
+
+export function uffdCommand(): Command {
+  return verb(
+    'uffd',
+    'Serve the page faults of one VM of another VMM (Firecracker), from memory that was imported with --raw-memory.',
+    ['failed', 'usage', 'notFound', 'locked', 'notPermitted', 'damaged', 'incompatible', 'interrupted'],
+  )
+    .addArgument(new Argument('<reference>', 'NAME or NAME@GENERATION'))
+    .addOption(
+      option('--socket <path>', 'unix socket on which the VMM hands over its memory').makeOptionMandatory(),
+    )
+    .addOption(
+      option('--on-failure <what>', 'report: say that memory cannot be had; kill: also kill the VMM')
+        .choices(['report', 'kill'])
+        .default('report'),
+    )
+    .addOption(
+      option('--demand-only', 'put nothing in place that the VM does not ask for, and stay until it ends'),
+    )
+    .action(async (reference: string, flags: UffdFlags, command: Command) => {
+      const { output, storeDir } = contextOf(command);
+      const report = await serveMemory({
+        storeDir,
+        reference,
+        socketPath: flags.socket,
+        onFailure: flags.onFailure,
+        demandOnly: flags.demandOnly === true,
+        onProgress: (done, total) => output.progress(done, total),
+        onMessage: (text) => output.message(text),
+        signal: interruptible(
+          output,
+          'Interrupted: a VM that is served gets the rest of its memory first. ' +
+            'Once more to leave at once; it then waits for ever for what it lacks.',
+        ),
+      });
+      output.result(report, describe(report));
+    });
+}
+
+function describe(report: ServeReport): string {
+  const { ending, peerPid, ramBytes, completeMs, servedMs, demandFaults } = report;
+  const faults = `${demandFaults} faults served`;
+  return ending === 'handed-back'
+    ? `All ${formatBytes(ramBytes)} in place after ${formatMs(completeMs!)}, ${faults}: process ${peerPid} goes on by itself.`
+    : `Process ${peerPid} has ended after ${formatMs(servedMs)}, ${faults}.`;
+}

@@ -1,0 +1,126 @@
+/**
+ * The message with which a VMM hands over its memory: a JSON array with one object for each region of guest memory.
+ * Whoever sends it may be broken or hostile, so every number is checked against its bounds and against the image.
+ * Source: Firecracker, docs/snapshotting/handling-page-faults-on-snapshot-resume.md. No I/O here.
+ */
+import { z } from 'zod';
+import { VmckptError } from '../errors.js';
+import { PAGE_BYTES } from '../pages/layout.js';
+
+export const MAX_MESSAGE_BYTES = 64 << 10;
+const MAX_REGIONS = 64;
+/** User space ends here on x86-64. */
+const ADDRESS_END = 2 ** 47;
+const HUGE_PAGE_BYTES = 2 << 20;
+const PAGE_SIZES: readonly number[] = [PAGE_BYTES, HUGE_PAGE_BYTES];
+/** What messages quote of a text that makes no sense. */
+const MAX_QUOTED = 40;
+
+/** A part of a VM's memory, and where the image has its contents. */
+export interface GuestRegion {
+  readonly address: number;
+  readonly bytes: number;
+  /** In the image. */
+  readonly offset: number;
+  readonly pageBytes: number;
+}
+
+const number = z.number().int().nonnegative().max(ADDRESS_END);
+const messageSchema = z
+  .array(
+    z.object({
+      base_host_virt_addr: number,
+      size: number.positive(),
+      offset: number,
+      page_size: number.optional(),
+      /** Bytes, whatever its name says: older Firecrackers have only this one. */
+      page_size_kib: number.optional(),
+    }),
+  )
+  .min(1)
+  .max(MAX_REGIONS);
+
+/**
+ * The regions that a message names; undefined while it is not complete.
+ * @throws VmckptError HANDSHAKE_REFUSED
+ */
+export function parseHandshake(message: Buffer, imageBytes: number): GuestRegion[] | undefined {
+  const text = message.toString('utf8').trim();
+  if (text !== '' && !text.startsWith('[')) refuse(`a JSON array expected, found ${quote(text)}`);
+  // No value in the array has brackets.
+  if (!text.endsWith(']')) return undefined;
+  const parsed = messageSchema.safeParse(parseJson(text));
+  if (!parsed.success) {
+    const [issue] = parsed.error.issues;
+    refuse(`an array of regions expected: ${issue?.path.join('.')}: ${issue?.message}`);
+  }
+  const regions = parsed.data.map((region, index) => {
+    const { page_size: pageSize, page_size_kib: oldPageSize } = region;
+    const pageBytes = pageSize ?? oldPageSize ?? PAGE_BYTES;
+    if (pageSize !== undefined && oldPageSize !== undefined && pageSize !== oldPageSize)
+      refuse(`region ${index} has page_size ${pageSize} and page_size_kib ${oldPageSize}, the same expected`);
+    return {
+      address: region.base_host_virt_addr,
+      bytes: region.size,
+      offset: region.offset,
+      pageBytes,
+    };
+  });
+  for (const [index, region] of regions.entries()) requireRegion(region, index, imageBytes);
+  requireApart(regions, 'address', 'lie at the same addresses');
+  requireApart(regions, 'offset', 'have the same part of the image');
+  return regions;
+}
+
+function requireRegion(
+  { address, bytes, offset, pageBytes }: GuestRegion,
+  index: number,
+  imageBytes: number,
+): void {
+  if (!PAGE_SIZES.includes(pageBytes))
+    refuse(`region ${index} has pages of ${pageBytes} bytes, ${PAGE_SIZES.join(' or ')} expected`);
+  if (address % pageBytes !== 0 || bytes % pageBytes !== 0)
+    refuse(
+      `region ${index} has ${bytes} bytes at address ${hex(address)}, multiples of ${pageBytes} expected`,
+    );
+  if (address === 0 || address + bytes > ADDRESS_END)
+    refuse(
+      `region ${index} runs from ${hex(address)} to ${hex(address + bytes)}, above 0 and up to ${hex(ADDRESS_END)} expected`,
+    );
+  if (offset % PAGE_BYTES !== 0)
+    refuse(`region ${index} has the offset ${offset}, a multiple of ${PAGE_BYTES} expected`);
+  if (offset + bytes > imageBytes)
+    refuse(
+      `region ${index} has the image's bytes ${offset} to ${offset + bytes}, but the image has ${imageBytes}: ` +
+        'the memory file of the same snapshot expected',
+    );
+}
+
+function requireApart(regions: readonly GuestRegion[], start: 'address' | 'offset', fault: string): void {
+  const order = [...regions.entries()].sort(([, a], [, b]) => a[start] - b[start]);
+  for (const [at, [index, region]] of order.entries()) {
+    const next = order[at + 1];
+    if (next !== undefined && region[start] + region.bytes > next[1][start])
+      refuse(`regions ${index} and ${next[0]} ${fault}`);
+  }
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text) as unknown;
+  } catch {
+    return refuse(`JSON expected, found ${quote(text)}`);
+  }
+}
+
+function quote(text: string): string {
+  return JSON.stringify(text.length > MAX_QUOTED ? `${text.slice(0, MAX_QUOTED)}…` : text);
+}
+
+function hex(address: number): string {
+  return `0x${address.toString(16)}`;
+}
+
+function refuse(message: string): never {
+  throw new VmckptError('HANDSHAKE_REFUSED', message);
+}

@@ -1,0 +1,106 @@
+/** The socket that a VMM connects to: its owner's alone, never in the place of something that is used. */
+import { on, once } from 'node:events';
+import { closeSync, lstatSync, unlinkSync } from 'node:fs';
+import net from 'node:net';
+import { z } from 'zod';
+import { errnoOf } from '../checkpoint/files.js';
+import { VmckptError } from '../errors.js';
+import { connectUnix } from '../native/index.js';
+
+/** sockaddr_un, without the zero at its end. */
+const MAX_PATH_BYTES = 107;
+/** Others than the owner may not connect. */
+const UMASK = 0o177;
+const MAX_WAITING = 16;
+
+/** Node shows the descriptor of a socket only on the handle below it. */
+const SocketHandle = z.object({ fd: z.number().int().nonnegative() });
+
+export interface Connection {
+  /** Belongs to the connection. */
+  readonly fd: number;
+  close(): void;
+}
+
+export class Listener {
+  readonly #server: net.Server;
+
+  private constructor(server: net.Server) {
+    this.#server = server;
+  }
+
+  /** @throws VmckptError FILE_EXISTS, NOT_PERMITTED, FAILED, USAGE */
+  static async open(socketPath: string): Promise<Listener> {
+    if (Buffer.byteLength(socketPath) > MAX_PATH_BYTES)
+      throw new VmckptError(
+        'USAGE',
+        `a socket's path has at most ${MAX_PATH_BYTES} bytes, this one has ${Buffer.byteLength(socketPath)}`,
+        { hint: 'give a shorter one, relative to the working directory for example' },
+      );
+    try {
+      removeStale(socketPath);
+      const server = net.createServer({ pauseOnConnect: true });
+      server.maxConnections = MAX_WAITING;
+      const umask = process.umask(UMASK);
+      try {
+        server.listen(socketPath);
+      } finally {
+        process.umask(umask);
+      }
+      await once(server, 'listening');
+      return new Listener(server);
+    } catch (error) {
+      throw listenFailure(error, socketPath);
+    }
+  }
+
+  /** The next connections, as they come. Rejects with the signal's reason. */
+  async *connections(signal: AbortSignal): AsyncGenerator<Connection> {
+    try {
+      for await (const [socket] of on(this.#server, 'connection', { signal }) as AsyncIterable<
+        [net.Socket]
+      >) {
+        const { fd } = SocketHandle.parse(Reflect.get(socket, '_handle'));
+        yield { fd, close: () => socket.destroy() };
+      }
+    } catch (error) {
+      signal.throwIfAborted();
+      throw error;
+    }
+  }
+
+  /** The socket's file goes with it. */
+  close(): void {
+    this.#server.close();
+  }
+}
+
+/** A socket that nobody listens on was left by a process that died. */
+function removeStale(socketPath: string): void {
+  const found = lstatSync(socketPath, { throwIfNoEntry: false });
+  if (found === undefined) return;
+  if (!found.isSocket())
+    throw new VmckptError('FILE_EXISTS', `${socketPath} exists and is not a socket`, {
+      hint: 'give another path',
+    });
+  try {
+    closeSync(connectUnix(socketPath));
+  } catch (error) {
+    if (errnoOf(error) !== 'ECONNREFUSED') throw error;
+    unlinkSync(socketPath);
+    return;
+  }
+  throw new VmckptError('FILE_EXISTS', `another process listens on ${socketPath}`, {
+    hint: 'every VM has a handler of its own: give another path',
+  });
+}
+
+function listenFailure(error: unknown, socketPath: string): unknown {
+  const errno = errnoOf(error);
+  if (error instanceof VmckptError || errno === undefined) return error;
+  const code = errno === 'EACCES' || errno === 'EPERM' || errno === 'EROFS' ? 'NOT_PERMITTED' : 'FAILED';
+  return new VmckptError(code, `cannot listen on ${socketPath}: ${(error as Error).message}`, {
+    hint: 'give a path in a directory that exists and that this user may write to',
+    cause: error,
+  });
+}

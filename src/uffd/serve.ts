@@ -1,0 +1,248 @@
+/**
+ * The story of a page-fault handler: open the image, wait for one VM on a socket, serve its memory, fill the rest, and
+ * hand the memory back, so that the VM needs nobody any more. docs/uffd.md says how it is used and what it promises.
+ */
+import { readManifest, holdsMemoryOnly, type Manifest } from '../checkpoint/manifest.js';
+import { openNativeImage } from '../checkpoint/native-image.js';
+import { CheckpointReader } from '../checkpoint/reader.js';
+import { VmckptError } from '../errors.js';
+import type { CheckpointImage, FaultPathCounters } from '../native/index.js';
+import { PAGE_BYTES } from '../pages/layout.js';
+import { holdGeneration } from '../store/generation-use.js';
+import { Store } from '../store/store.js';
+import { nowMs, roundMs } from '../timeline/clock.js';
+import { formatBytes } from '../util/units.js';
+import { GuestMemory } from './guest-memory.js';
+import { Listener } from './listener.js';
+import { Peer } from './peer.js';
+
+const PROGRESS_EVERY_MS = 100;
+
+export interface ServeOptions {
+  readonly storeDir: string;
+  /** NAME or NAME@GENERATION, of bare memory. */
+  readonly reference: string;
+  readonly socketPath: string;
+  /** What happens to a VM whose memory cannot be had: it waits, or it is killed. */
+  readonly onFailure: 'report' | 'kill';
+  /** Only what the VM asks for is put in place, for as long as it lives. */
+  readonly demandOnly: boolean;
+  readonly onProgress: (doneBytes: number, totalBytes: number) => void;
+  readonly onMessage: (text: string) => void;
+  /** A VM that is being served gets all of its memory first. */
+  readonly signal: AbortSignal;
+}
+
+export interface ServeReport {
+  readonly name: string;
+  readonly generation: number;
+  readonly peerPid: number;
+  /** `handed-back`: the VM has all of its memory and needs no handler; `vm-ended`: it was not alive for that. */
+  readonly ending: 'handed-back' | 'vm-ended';
+  /** Of the VM, as it was handed over. */
+  readonly ramBytes: number;
+  readonly storedBytes: number;
+  /** From the handshake until all data was in place; null when it never was. */
+  readonly completeMs: number | null;
+  readonly servedMs: number;
+  readonly demandFaults: number;
+  readonly prefetchedPages: number;
+  readonly backgroundPages: number;
+  readonly zeroPages: number;
+  readonly removedPages: number;
+  /** Inside the handler, for each demand fault. */
+  readonly faultUs: {
+    readonly p50: number;
+    readonly p90: number;
+    readonly p99: number;
+    readonly max: number;
+  };
+}
+
+interface Served {
+  readonly manifest: Manifest;
+  readonly image: CheckpointImage;
+  readonly peer: Peer;
+}
+
+/**
+ * @throws VmckptError NO_CHECKPOINT and what else opening a generation throws, NOT_MEMORY_ONLY, FILE_EXISTS,
+ *   INTERRUPTED before there was a VM; EXTENT_DAMAGED, INDEX_DAMAGED, TRANSFER_FAILED
+ */
+export async function serveMemory(options: ServeOptions): Promise<ServeReport> {
+  const store = await Store.open(options.storeDir);
+  const { dir } = await store.locate(options.reference);
+  const use = holdGeneration(dir);
+  try {
+    const manifest = readManifest(dir);
+    requireMemoryOnly(manifest);
+    (await CheckpointReader.open(dir)).close(); // has the headers verified
+    const image = openNativeImage(dir, manifest);
+    const peer = await awaitPeer(manifest, options);
+    try {
+      return await serve({ manifest, image, peer }, options);
+    } finally {
+      peer.close();
+    }
+  } finally {
+    use.release();
+  }
+}
+
+function requireMemoryOnly(manifest: Manifest): void {
+  if (holdsMemoryOnly(manifest)) return;
+  const { name, generation } = manifest;
+  throw new VmckptError(
+    'NOT_MEMORY_ONLY',
+    `bare memory expected, but ${name}@${generation} holds a whole QEMU machine`,
+    { hint: `vmckpt restore ${name}@${generation} starts it; vmckpt import --raw-memory makes bare memory` },
+  );
+}
+
+/** The first peer that hands over what can be served; others are refused by name. */
+async function awaitPeer(manifest: Manifest, options: ServeOptions): Promise<Peer> {
+  const { signal, onMessage } = options;
+  signal.throwIfAborted();
+  const listener = await Listener.open(options.socketPath);
+  try {
+    onMessage(`Waiting for a VM on ${options.socketPath}.`);
+    for await (const connection of listener.connections(signal)) {
+      try {
+        return await Peer.receive(connection.fd, manifest.sizes.ramBytes, signal);
+      } catch (error) {
+        if (!(error instanceof VmckptError) || error.code !== 'HANDSHAKE_REFUSED') throw error;
+        onMessage(`Refused: ${error.message}.`);
+      } finally {
+        connection.close();
+      }
+    }
+    throw new Error('the listener has ended by itself');
+  } finally {
+    listener.close();
+  }
+}
+
+async function serve({ manifest, image, peer }: Served, options: ServeOptions): Promise<ServeReport> {
+  const startMs = nowMs();
+  const { signal, onMessage } = options;
+  const ramBytes = peer.regions.reduce((sum, { bytes }) => sum + bytes, 0);
+  onMessage(`Serving ${formatBytes(ramBytes)} of memory to process ${peer.identity.pid}.`);
+  const damage = new DamageReport(peer, options);
+  const memory = new GuestMemory({
+    image,
+    pageCount: manifest.sizes.ramBytes / PAGE_BYTES,
+    userfaultfd: peer.userfaultfd,
+    regions: peer.regions,
+    onDamage: (error) => damage.add(error),
+  });
+  const fill = () => memory.fill();
+  const progress = setInterval(
+    () => options.onProgress(installedBytes(memory.counters()), manifest.sizes.nonZeroBytes),
+    PROGRESS_EVERY_MS,
+  );
+  const watch = new AbortController();
+  try {
+    if (!options.demandOnly || signal.aborted) fill();
+    signal.addEventListener('abort', fill, { once: true });
+    const ended = peer.ended(watch.signal).then(() => 'vm-ended' as const);
+    ended.catch(() => undefined); // told to watch no longer
+    const settled = await Promise.race([ended, memory.settled, damage.untilGivenUp(signal)]);
+    const completeMs = settled === 'complete' ? roundMs(nowMs() - startMs) : null;
+    const handedBack = settled === 'complete' && (await handBack(memory, ended, options));
+    if (settled !== 'complete') damage.throwIfAny();
+    return {
+      name: manifest.name,
+      generation: manifest.generation,
+      peerPid: peer.identity.pid,
+      ending: handedBack ? 'handed-back' : 'vm-ended',
+      ramBytes,
+      storedBytes: manifest.sizes.storedBytes,
+      completeMs,
+      servedMs: roundMs(nowMs() - startMs),
+      ...countersIn(memory.counters()),
+    };
+  } catch (error) {
+    if (options.onFailure === 'kill') damage.endPeer();
+    throw error;
+  } finally {
+    watch.abort();
+    clearInterval(progress);
+    signal.removeEventListener('abort', fill);
+    memory.stop();
+  }
+}
+
+/** Returns whether the VM goes on by itself. If not, it has been served to its end. */
+async function handBack(
+  memory: GuestMemory,
+  ended: Promise<unknown>,
+  { onMessage }: ServeOptions,
+): Promise<boolean> {
+  try {
+    memory.handBack();
+    return true;
+  } catch (error) {
+    onMessage(
+      `The memory cannot be handed back (${(error as Error).message}): it is served until the VM ends.`,
+    );
+    await ended;
+    return false;
+  }
+}
+
+/** What of the memory cannot be had. The VM goes on until it needs that, unless it is to be killed. */
+class DamageReport {
+  readonly #peer: Peer;
+  readonly #options: ServeOptions;
+  #first: VmckptError | undefined;
+  #giveUp: (error: VmckptError) => void = () => undefined;
+
+  constructor(peer: Peer, options: ServeOptions) {
+    this.#peer = peer;
+    this.#options = options;
+  }
+
+  add(error: VmckptError): void {
+    const { onFailure, onMessage, signal } = this.#options;
+    this.#first ??= error;
+    if (onFailure === 'kill' || signal.aborted) return this.#giveUp(this.#first);
+    onMessage(`${error.message}. A VM that needs it waits for ever; what can be had is still served.`);
+  }
+
+  /** Rejects when there is no use in going on: the VM cannot be completed, and is to be. */
+  untilGivenUp(signal: AbortSignal): Promise<never> {
+    return new Promise((_resolve, reject) => {
+      this.#giveUp = reject;
+      const check = () => {
+        if (this.#first !== undefined) reject(this.#first);
+      };
+      signal.addEventListener('abort', check, { once: true });
+    });
+  }
+
+  throwIfAny(): void {
+    if (this.#first !== undefined) throw this.#first;
+  }
+
+  endPeer(): void {
+    this.#options.onMessage(`Killing process ${this.#peer.identity.pid}, whose memory cannot be completed.`);
+    this.#peer.kill();
+  }
+}
+
+function installedBytes({ demandPages, neighbourPages, backgroundPages }: FaultPathCounters): number {
+  return (demandPages + neighbourPages + backgroundPages) * PAGE_BYTES;
+}
+
+function countersIn(counters: FaultPathCounters) {
+  const { demandFaults, prefetchedPages, backgroundPages, zeroPages, removedPages } = counters;
+  const { faultP50Us: p50, faultP90Us: p90, faultP99Us: p99, faultMaxUs: max } = counters;
+  return {
+    demandFaults,
+    prefetchedPages,
+    backgroundPages,
+    zeroPages,
+    removedPages,
+    faultUs: { p50, p90, p99, max },
+  };
+}
