@@ -30,7 +30,7 @@ export class Sampler {
     this.#timer = setInterval(() => this.#sample(), EVERY_MS);
   }
 
-  /** The most that any process but QEMU has had in memory. */
+  /** The most that any process but QEMU has had in memory, mapped files apart. */
   get helperPeakBytes(): number {
     return this.#helperPeakBytes;
   }
@@ -44,8 +44,7 @@ export class Sampler {
     if (this.#qemuPid === undefined) this.#look();
     const residentBytes = this.#qemuPid === undefined ? undefined : residentBytesOf(this.#qemuPid);
     if (residentBytes !== undefined) this.samples.push({ atMs: nowMs(), residentBytes });
-    for (const pid of this.#helpers)
-      this.#helperPeakBytes = Math.max(this.#helperPeakBytes, peakBytesOf(pid) ?? 0);
+    for (const pid of this.#helpers) this.#helperPeakBytes = Math.max(this.#helperPeakBytes, ownBytesOf(pid));
   }
 
   #look(): void {
@@ -63,9 +62,13 @@ function residentBytesOf(pid: number): number | undefined {
   return pages === undefined ? undefined : Number(pages) * PAGE_BYTES;
 }
 
-function peakBytesOf(pid: number): number | undefined {
-  const kib = /^VmHWM:\s+(\d+) kB$/m.exec(readProc(pid, 'status') ?? '')?.[1];
-  return kib === undefined ? undefined : Number(kib) * 1024;
+/** Resident memory that is its own; mapped checkpoint files are the page cache's. */
+function ownBytesOf(pid: number): number {
+  const status = readProc(pid, 'status') ?? '';
+  const kib = ['RssAnon', 'RssShmem'].map(
+    (field) => new RegExp(`^${field}:\\s+(\\d+) kB$`, 'm').exec(status)?.[1],
+  );
+  return kib.reduce((sum, value) => sum + Number(value ?? 0) * 1024, 0);
 }
 
 /** How much of the process's private memory lies in huge pages. */

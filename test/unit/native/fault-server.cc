@@ -322,7 +322,7 @@ void RunAll(std::vector<std::function<void()>> works) {
 void Removal(const Source& source) {
   for (uint64_t round = 0; round < 20; round++) {
     Balloon vm(source);
-    if (round % 4 != 0) vm.server_->StartBackground({});
+    if (round % 4 != 0) vm.server_->StartBackground({}, FaultServer::Clock::now());
     RunAll({[&] { vm.Inflate(round, 30); }, [&] { vm.Inflate(~round, 30); }, [&] { vm.Touch(1, 3000); },
             [&] { vm.Touch(2, 3000); }, [&] { vm.Touch(3, 3000); }});
     for (uint64_t page = 0; page < source.facts.page_count; page++) vm.TouchPage(page);
@@ -349,7 +349,7 @@ void SilentRemoval(const Source& source) {
 void HandBack(const Source& source) {
   for (uint64_t round = 0; round < 10; round++) {
     Balloon vm(source);
-    vm.server_->StartBackground({});
+    vm.server_->StartBackground({}, FaultServer::Clock::now());
     RunAll({[&] {
               vm.events_.Await(ServerEvent::Kind::kComplete);
               vm.server_->HandBack();
@@ -392,7 +392,8 @@ void Huge(const Source& source) {
   Check(::madvise(mapped, kHugeBytes, MADV_DONTNEED), "madvise");
   expect_image(kUnit, 2 * kUnit);
   Check(::madvise(static_cast<uint8_t*>(mapped) + kHugeBytes, kHugeBytes, MADV_DONTNEED), "madvise");
-  RunAll({[&] { server.StartBackground({}); }, [&] { expect_image(2 * kUnit, source.facts.page_count); },
+  RunAll({[&] { server.StartBackground({}, FaultServer::Clock::now()); },
+          [&] { expect_image(2 * kUnit, source.facts.page_count); },
           [&] { expect_image(2 * kUnit, source.facts.page_count); }});
   for (uint64_t page = 0; page < 2 * kUnit; page++) EXPECT(word(page, page % 1024) == 0);
   events.Await(ServerEvent::Kind::kComplete);
