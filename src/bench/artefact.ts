@@ -11,7 +11,8 @@ import type { Guest } from './guest.js';
 import { writeMemoryFile } from './memory-file.js';
 import { migrateAway, stockSave } from './stock.js';
 
-export type ArtefactName = 'stream' | 'mappedRam' | 'memoryFile' | 'checkpoint' | 'checkpointRaw';
+export type ArtefactName =
+  'stream' | 'mappedRam' | 'memoryFile' | 'checkpoint' | 'checkpointRaw' | 'checkpointLearned';
 
 export interface Workshop {
   /** Running, its verifier idle. */
@@ -66,6 +67,8 @@ export const ARTEFACTS: Readonly<Record<ArtefactName, Artefact>> = {
   },
   checkpoint: { make: (workshop) => checkpoint(workshop, 1) },
   checkpointRaw: { make: (workshop) => checkpoint(workshop, 'none') },
+  /** Of its own: every restore of it teaches the next. */
+  checkpointLearned: { make: (workshop) => checkpoint(workshop, 1) },
 };
 
 /** Lets a guest run again that a save has left paused: QEMU 7.2 refuses a second migration otherwise. */

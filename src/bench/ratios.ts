@@ -47,76 +47,106 @@ function term(cache: CacheState, scenario: string, figure: FigureName, ramMib?: 
 export const RATIOS: Readonly<Record<string, Quotient | Maximum | Unmeasured>> = {
   directRawCompleteVsFull: {
     what: 'all memory in place, lazy from raw pages, against a full restore',
+    goal: { atMost: 0.3 },
     of: warm('lazy-raw', 'completeMs'),
     against: warm('qemu-full', 'completeMs'),
   },
   directRawCompleteVsStream: {
     what: 'the same against the stream with a sequential background',
+    goal: { atMost: 0.5 },
     of: warm('lazy-raw', 'completeMs'),
     against: warm('stream-sequential', 'completeMs'),
   },
   directZstdCompleteVsFull: {
     what: 'all memory in place, lazy from compressed pages, against a full restore',
+    goal: { atMost: 0.6 },
     of: warm('lazy', 'completeMs'),
     against: warm('qemu-full', 'completeMs'),
   },
   eagerRawVsMappedRam: {
     what: 'eager from raw pages runs, against mapped-ram',
+    goal: { atMost: 1 },
     of: warm('eager-raw', 'resumeMs'),
     against: warm('qemu-mapped-ram', 'resumeMs'),
   },
   eagerZstdVsMappedRamCold: {
     what: 'eager from compressed pages runs, against mapped-ram, from the disk',
+    goal: { atMost: 1 },
     of: cold('eager', 'resumeMs'),
     against: cold('qemu-mapped-ram', 'resumeMs'),
   },
   client90LearnedColdVsMappedRamCold1GiB: {
     what: 'clients at 90 % with a learned working set, against mapped-ram, 1 GiB',
+    goal: { atMost: 0.7 },
     of: cold('learned', 'client90Ms', 1024),
     against: cold('qemu-mapped-ram', 'client90Ms', 1024),
   },
   client90LearnedColdVsMappedRamCold4GiB: {
     what: 'the same with 4 GiB',
+    goal: { atMost: 0.25 },
     of: cold('learned', 'client90Ms', 4096),
     against: cold('qemu-mapped-ram', 'client90Ms', 4096),
   },
   resumeVsPrivateMap: {
     what: 'lazy runs, with nothing prefetched, against the private mapping',
+    goal: { atMost: 1.5 },
     of: warm('lazy', 'resumeMs'),
     against: warm('private-map', 'resumeMs'),
   },
   resume4GiBVs1GiB: {
     what: 'lazy runs with 4 GiB, against itself with 1 GiB',
+    goal: { atMost: 1.15 },
     of: warm('lazy', 'resumeMs', 4096),
     against: warm('lazy', 'resumeMs', 1024),
   },
   bulkVsBareUffdCopy: {
     what: 'bulk transfer against a bare loop of UFFDIO_COPY',
+    goal: { atLeast: 0.8 },
     because: 'there is no bare loop of UFFDIO_COPY to measure yet',
   },
-  faultP50RawUs: { what: 'demand fault, raw pages, median', of: warm('lazy-raw', 'faultP50Us') },
-  faultP50ZstdUs: { what: 'demand fault, compressed pages, median', of: warm('lazy', 'faultP50Us') },
+  faultP50RawUs: {
+    what: 'demand fault, raw pages, median',
+    goal: { atMost: 10 },
+    of: warm('lazy-raw', 'faultP50Us'),
+  },
+  faultP50ZstdUs: {
+    what: 'demand fault, compressed pages, median',
+    goal: { atMost: 60 },
+    of: warm('lazy', 'faultP50Us'),
+  },
   faultP99LoadedVsIdle: {
     what: 'demand fault, 99th percentile, beside a busy background against none',
+    goal: { atMost: 5 },
     because: 'a lazy restore without a background is no mode yet',
   },
   learnedDemandFaultShare: {
     what: 'demand faults left by a learned working set',
+    goal: { atMost: 0.05 },
     of: cold('learned', 'demandFaults'),
     against: cold('lazy', 'demandFaults'),
   },
-  prefetchWasteShare: { what: 'prefetched and not used', of: cold('learned', 'prefetchWasteShare') },
+  prefetchWasteShare: {
+    what: 'prefetched and not used',
+    goal: { atMost: 0.25 },
+    of: cold('learned', 'prefetchWasteShare'),
+  },
   client90LearnedColdVsLazyCold: {
     what: 'clients at 90 % with a learned working set, against none',
+    goal: { atMost: 0.5 },
     of: cold('learned', 'client90Ms'),
     against: cold('lazy', 'client90Ms'),
   },
   client90LearnedColdVsPrivateMapWarm: {
     what: 'clients at 90 % with a learned working set, cold, against a warm private mapping',
+    goal: { atMost: 1.2 },
     of: cold('learned', 'client90Ms'),
     against: warm('private-map', 'client90Ms'),
   },
-  maxRssBytes: { what: 'resident set of a process that serves a VM', largest: 'processPeakBytes' },
+  maxRssBytes: {
+    what: 'resident set of a process that serves a VM',
+    goal: { atMost: 150e6 },
+    largest: 'processPeakBytes',
+  },
 };
 
 export interface Measured {

@@ -139,6 +139,12 @@ async function measureSize(work: SizeWork): Promise<SizeResult> {
   const absences = [...unavailable(scenarios, saved, ramMib)];
   const random = seededRandom(seed);
   const possible = scenarios.filter(({ artefact }) => saved.files.has(artefact));
+  for (const scenario of possible) {
+    for (let run = 1; run <= (scenario.trainingRuns ?? 0); run++) {
+      onMessage(`${ramMib} MiB: ${scenario.name} learns, ${run} of ${scenario.trainingRuns}`);
+      await measureOne({ scenario, cache: 'warm', round: 0, seed: seed - run }, saved, room);
+    }
+  }
   for (let round = 1; round <= rounds; round++) {
     const all = possible.flatMap((scenario) => CACHE_STATES.map((cache) => ({ scenario, cache })));
     for (const [at, { scenario, cache }] of shuffled(all, random).entries()) {

@@ -1,6 +1,7 @@
 /** All scenarios: baselines of stock QEMU first, then vmckpt's modes. */
 import { restore, type RestoreOptions } from '../restore/restore.js';
 import { nowMs } from '../timeline/clock.js';
+import { DEFAULT_EXPLORE, DEFAULT_PREFETCH_BUDGET_MS } from '../working-set/plan.js';
 import { MAPPED_RAM_SETTINGS, type ArtefactName } from './artefact.js';
 import { withMemoryFile } from './memory-file.js';
 import type { Restored, SavedGuest, Scenario } from './scenario.js';
@@ -39,6 +40,14 @@ export const SCENARIOS: readonly Scenario[] = [
   vmckpt('eager-raw', 'vmckpt eager, raw', 'checkpointRaw', { mode: 'eager' }),
   vmckpt('lazy', 'vmckpt lazy', 'checkpoint', { mode: 'lazy', path: 'direct' }),
   vmckpt('lazy-raw', 'vmckpt lazy, raw', 'checkpointRaw', { mode: 'lazy', path: 'direct' }),
+  {
+    ...vmckpt('learned', 'vmckpt, learned', 'checkpointLearned', {
+      mode: 'prefetch',
+      path: 'direct',
+      prefetch: { budgetMs: DEFAULT_PREFETCH_BUDGET_MS, explore: DEFAULT_EXPLORE },
+    }),
+    trainingRuns: 3,
+  },
 ];
 
 /** Against it the clients' throughput is held. */

@@ -55,7 +55,12 @@ const transferSchema = z.object({
   /** When the last page was in place: wall clock, ms. */
   completeAtMs: z.number().optional(),
 });
-export type TransferRecord = z.infer<typeof transferSchema>;
+export interface TransferRecord extends z.infer<typeof transferSchema> {
+  /** When it was last written, or touched: wall clock, ms. */
+  readonly notedAtMs?: number | undefined;
+}
+
+const REPLACED_WITHIN_MS = 3_000;
 
 /** `abandoned`: the restoring verb died before the VM ran, and now it never will. */
 export type VmStatus =
@@ -100,7 +105,8 @@ export class VmFolder {
   }
 
   readTransfer(): TransferRecord | undefined {
-    return transferSchema.safeParse(readJsonFile(this.file('transfer.json'))).data;
+    const record = transferSchema.safeParse(readJsonFile(this.file('transfer.json'))).data;
+    return record && { ...record, notedAtMs: this.transferNotedAtMs() };
   }
 
   /** When the transfer process last noted how it goes: wall clock, ms. */
@@ -118,7 +124,7 @@ export class VmFolder {
   }
 
   writeTransfer(record: TransferRecord): void {
-    writeJsonFile(this.file('transfer.json'), record);
+    writeJsonFile(this.file('transfer.json'), transferSchema.parse(record));
   }
 
   remove(): void {
@@ -187,11 +193,17 @@ function commandLineOf(pid: string): string[] {
   }
 }
 
+/** A keeper starts another process at once; one that has not by then has given up. */
+function isBeingReplaced({ keeper }: VmRecord, { notedAtMs }: TransferRecord): boolean {
+  return keeper !== undefined && isAlive(keeper) && Date.now() - (notedAtMs ?? 0) < REPLACED_WITHIN_MS;
+}
+
 export function statusOf(record: VmRecord, transfer: TransferRecord | undefined): VmStatus {
   if (record.qemu === undefined) return isAlive(record.verb) ? 'starting' : 'ended';
   if (!isAlive(record.qemu)) return 'ended';
   if (transfer === undefined) return isAlive(record.verb) ? 'starting' : 'abandoned';
-  if (transfer.status === 'serving' && isAlive(transfer.process)) return 'serving';
+  if (transfer.status === 'serving' && (isAlive(transfer.process) || isBeingReplaced(record, transfer)))
+    return 'serving';
   if (record.unattended && !transfer.loaded) return 'abandoned';
   return transfer.status === 'complete' || transfer.status === 'damaged' ? transfer.status : 'transfer-lost';
 }
