@@ -50,15 +50,7 @@ void FaultServer::Background::Lead() {
 
 template <typename Part>
 void FaultServer::Background::Guarded(Part part) {
-  try {
-    if (!MustStop()) part();
-  } catch (const DamagedImage& damage) {
-    failed_ = true;
-    server_.Report(damage);
-  } catch (const SystemError& error) {
-    failed_ = true;
-    server_.Report(error);
-  }
+  if (!MustStop() && !server_.Guarded(part)) failed_ = true;
 }
 
 void FaultServer::Background::BuildMap() {
@@ -113,6 +105,8 @@ void FaultServer::Background::SendExtent(Sender& sender, uint32_t extent, Withhe
   } catch (const DamagedImage&) {
     for (size_t slot = 0; slot < pages.size(); slot++)
       if (claimed[slot]) server_.table_.Settle(pages[slot], PageState::kFailed);
+    // Pages of extents before this one, which are sound.
+    sender.installer.Flush();
     throw;
   }
   TransferCounters& counters = server_.table_.counters();

@@ -71,17 +71,14 @@ void FaultServer::DemandLoop() {
   pollfd entries[] = {{.fd = userfaultfd_.get(), .events = POLLIN, .revents = 0},
                       {.fd = stop_event_.get(), .events = POLLIN, .revents = 0},
                       {.fd = postponed_event_.get(), .events = POLLIN, .revents = 0}};
-  try {
+  Guarded([&] {
     while (!stopping_) {
       Check(RetryOnSignal([&] { return ::poll(entries, 3, -1); }), "poll");
       if ((entries[0].revents & POLLERR) != 0) throw SystemError(EIO, "poll");
-      while (auto address = NextFault()) {
+      while (auto address = NextFault())
         if (uint64_t page = PageAt(*address); page != ExtentMap::kNoPage) Serve(worker, page);
-      }
     }
-  } catch (const SystemError& error) {
-    Report(error);
-  }
+  });
 }
 
 void FaultServer::Serve(Worker& worker, uint64_t page) {
@@ -101,6 +98,10 @@ void FaultServer::Serve(Worker& worker, uint64_t page) {
   } catch (const DamagedImage& damage) {
     table_.Settle(page, PageState::kFailed);
     Report(damage);
+  } catch (const SystemError& error) {
+    Report(error);
+  } catch (const std::exception& error) {
+    Report(ServerEvent::Kind::kFailed, error.what());
   }
 }
 
@@ -147,9 +148,15 @@ void FaultServer::InstallNeighbours(uint64_t page, const PageEntry& entry, const
       table_.counters().neighbour_pages.fetch_add(1, std::memory_order_relaxed);
     }
   };
-  look(page + 1, 1);
-  installer.Flush();
-  look(page - 1, -1);
+  try {
+    look(page + 1, 1);
+    installer.Flush();
+    look(page - 1, -1);
+  } catch (const DamagedImage&) {
+    // What is claimed has nobody else.
+    installer.Flush();
+    throw;
+  }
   installer.Flush();
 }
 
@@ -160,8 +167,12 @@ void FaultServer::InstallZeros(uint64_t page) {
   uint64_t high = std::min(page / kZeroWindowPages * kZeroWindowPages + kZeroWindowPages,
                            region.first_page + region.page_count);
   auto is_zero = [&](uint64_t other) {
-    PageKind kind = image_->EntryOf(other).kind;
-    return (kind == PageKind::kZero || kind == PageKind::kAbsent) && table_.Claim(other);
+    try {
+      PageKind kind = image_->EntryOf(other).kind;
+      return (kind == PageKind::kZero || kind == PageKind::kAbsent) && table_.Claim(other);
+    } catch (const DamagedImage&) {
+      return false;  // whoever asks for that one will hear of it
+    }
   };
   uint64_t first = page;
   uint64_t end = page + 1;
@@ -208,6 +219,7 @@ void FaultServer::Install(const Run& run) {
     case Userfaultfd::Outcome::kWasThere:
       throw SystemError(ENOMEM, "UFFDIO_COPY of a huge page");
     case Userfaultfd::Outcome::kUnreadable:
+      for (size_t i = 0; i < run.page_count; i++) table_.Settle(run.page + i, PageState::kFailed);
       throw DamagedImage(DamagedImage::Part::kExtent, "page " + std::to_string(run.page) + " of " +
                                                           image_->facts().label + " cannot be read");
     case Userfaultfd::Outcome::kGone:

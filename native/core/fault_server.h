@@ -163,6 +163,22 @@ class FaultServer {
   void Report(ServerEvent::Kind kind, const std::string& text);
   void Report(const DamagedImage& damage);
   void Report(const SystemError& error);
+  /** Runs a part of a thread's work: no exception leaves a thread. False when there was one; it is reported.
+   */
+  template <typename Part>
+  bool Guarded(Part part) {
+    try {
+      part();
+      return true;
+    } catch (const DamagedImage& damage) {
+      Report(damage);
+    } catch (const SystemError& error) {
+      Report(error);
+    } catch (const std::exception& error) {
+      Report(ServerEvent::Kind::kFailed, error.what());
+    }
+    return false;
+  }
 
   std::shared_ptr<CheckpointImage> image_;
   PageTable& table_;

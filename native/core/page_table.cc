@@ -132,7 +132,8 @@ void PageTable::MarkInstalled(uint64_t first, std::span<const uint8_t> presence)
 
 void PageTable::ForgetClaims() {
   for (uint64_t page = 0; page < page_count(); page++)
-    if (StateOf(page) == PageState::kInFlight) Set(page, PageState::kAbsent);
+    if (StateOf(page) == PageState::kInFlight || StateOf(page) == PageState::kFailed)
+      Set(page, PageState::kAbsent);
 }
 
 TransferCounters& PageTable::counters() { return header_->counters; }

@@ -98,7 +98,8 @@ class PageTable {
     states_[page].compare_exchange_strong(claimed, state, std::memory_order_acq_rel);
   }
 
-  /** What a dead process had claimed can be claimed again. */
+  /** What a dead process had claimed can be claimed again; what it could not have is tried, and reported,
+   * again. */
   void ForgetClaims();
 
   TransferCounters& counters();

@@ -20,6 +20,7 @@ import {
   type MemoryRegion,
   type ServerEventKind,
 } from '../native/index.js';
+import { damageIn } from '../checkpoint/native-image.js';
 import { PAGE_BYTES, type PlacedRamBlock, type RamLayout } from '../pages/layout.js';
 import { nowMs } from '../timeline/clock.js';
 import { bequeath } from './inheritance.js';
@@ -71,7 +72,8 @@ export class DirectMemory {
   /**
    * Puts in place what will be touched first. For the time when QEMU has emptied its memory and does not wait for its
    * pages yet, between DISCARD and LISTEN.
-   * @throws VmckptError EXTENT_DAMAGED, INDEX_DAMAGED; a system error EPERM without the right to ptrace QEMU
+   * Where it may not be written to, nothing is.
+   * @throws VmckptError EXTENT_DAMAGED, INDEX_DAMAGED
    */
   async prefetch(): Promise<void> {
     const { image, pid, prediction } = this.#options;
@@ -79,15 +81,11 @@ export class DirectMemory {
     const { beforeResume: order, budgetMs } = prediction;
     if (order.length > 0) {
       const threads = this.#threadCount;
-      await new MemoryFill({
-        image,
-        pid,
-        regions: this.#regions,
-        order,
-        table: this.#table,
-        threads,
-        budgetMs,
-      }).run();
+      const fill = { image, pid, regions: this.#regions, order, table: this.#table, threads, budgetMs };
+      await new MemoryFill(fill).run().catch((error: unknown) => {
+        const damage = damageIn(error);
+        if (damage !== undefined) throw damage;
+      });
     }
     this.#table.plan(prediction.planned);
   }
@@ -165,6 +163,11 @@ export class DirectMemory {
   inPlace(): PagePresence {
     const { pid, block, hostAddress } = this.#options;
     return { firstPage: block.firstPage, presence: presentPages(pid, hostAddress, block.pageCount) };
+  }
+
+  /** Whether faults are served, so that there is no way back. */
+  get isAttached(): boolean {
+    return this.#server !== undefined;
   }
 
   /** Everything goes through the stream after all; requests that have waited are handed on. */

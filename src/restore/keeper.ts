@@ -22,6 +22,8 @@ const START_TIMEOUT_MS = 10_000;
 /** A keeper that has not started another server by then has given up. */
 const GIVEN_UP_MS = 2_000;
 const WATCH_QEMU_EVERY_MS = 100;
+/** How long the server of a keeper that has ended gets to have said why. */
+const LAST_WORDS_MS = 500;
 
 export class Keeper {
   readonly transfer: TransferClient;
@@ -41,7 +43,10 @@ export class Keeper {
     this.transfer = new TransferClient(line, () => this.#killServer());
     this.#closed = once(control, 'close');
     control.on('error', () => undefined); // then it closes
-    child.on('error', () => control.destroy());
+    child.on('error', () => {
+      control.destroy();
+      line.destroy();
+    });
     createInterface({ input: control }).on('line', (text) => this.#onLine(text));
   }
 
@@ -71,7 +76,9 @@ export class Keeper {
     const length = Buffer.alloc(4);
     length.writeUInt32BE(text.length);
     this.#control.write(Buffer.concat([length, text]));
-    const lost = this.#died().then(() => {
+    const lost = this.#died().then(async () => {
+      // With a server that could not open the checkpoint it ends, too.
+      await Promise.race([this.transfer.failure(), sleep(LAST_WORDS_MS)]);
       throw new VmckptError('QEMU_FAILED_TO_START', 'the process that starts QEMU has died');
     });
     lost.catch(() => undefined); // later on nobody waits for it
@@ -100,7 +107,8 @@ export class Keeper {
     this.#process.kill('SIGKILL');
     await this.#closed;
     this.#killServer();
-    await this.transfer.closed;
+    // A server that the keeper had not told of yet sees the end of its line.
+    await this.transfer.close();
   }
 
   async #died(): Promise<void> {
@@ -116,7 +124,7 @@ export class Keeper {
     const [what, ...numbers] = text.split(' ');
     const number = Number(numbers.at(-1));
     if (what === 'server') this.#onServer(number);
-    else if (what === 'server-killed') this.#onServerKilled();
+    else if (what === 'server-killed' || (what === 'server-ended' && number !== 0)) this.#onServerLost();
     else if (what === 'started') this.#onStarted?.(number);
     else if (what === 'failed') this.#onStarted?.(failedToStart(numbers[0]!, number));
     else if (what === 'ended') this.#onQemuEnd?.({ exitCode: number, killedBy: null });
@@ -129,7 +137,8 @@ export class Keeper {
     clearTimeout(this.#givenUp);
   }
 
-  #onServerKilled(): void {
+  /** One that has said why it failed has said so before. */
+  #onServerLost(): void {
     this.#givenUp = setTimeout(() => this.transfer.giveUp(), GIVEN_UP_MS);
     this.#givenUp.unref();
   }

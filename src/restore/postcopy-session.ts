@@ -216,8 +216,8 @@ export class PostcopySession {
     try {
       attach();
     } catch (error) {
-      if (!isRefused(error)) throw error;
-      this.#forgoDirectPath(this.#direct);
+      if (this.#direct.isAttached) throw error;
+      await this.#forgoDirectPath(this.#direct);
       return;
     }
     const ranges = this.#streamRanges();
@@ -226,11 +226,14 @@ export class PostcopySession {
   }
 
   /** QEMU knows nothing of pages that were installed directly, and must not get them once more. */
-  #forgoDirectPath(direct: DirectMemory): void {
+  async #forgoDirectPath(direct: DirectMemory): Promise<void> {
     const { firstPage, presence } = direct.inPlace();
     for (const [at, isPresent] of presence.entries()) if (isPresent) this.feeder.markReceived(firstPage + at);
+    const owned = this.#options.source.layout.blocks.filter((block) => direct.owns(block)).map(rangeOf);
     this.#direct = undefined;
     direct.forgo();
+    // Of a fault that a dead process has read QEMU knows nothing: it will not ask for a zero page, nor make one.
+    if (presence.includes(1)) await this.feeder.sendZeros(owned, this.#stop.signal);
   }
 
   #streamRanges(): PageRange[] {
@@ -322,10 +325,6 @@ export class PostcopySession {
   #fail(error: Error): void {
     this.#stop.abort(error);
   }
-}
-
-function isRefused(error: unknown): boolean {
-  return ['EPERM', 'EACCES'].includes((error as NodeJS.ErrnoException).code ?? '');
 }
 
 function lostConnection(cause?: Error): VmckptError {

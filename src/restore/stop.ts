@@ -27,10 +27,19 @@ export async function stopVm(name: string): Promise<StopReport> {
     });
   const { qemu } = record;
   const endedBy = qemu === undefined || !isAlive(qemu) ? null : await endQemu(qemu, folder);
-  const transfer = folder.readTransfer()?.process;
-  if (transfer !== undefined) await endProcess(transfer, SIGKILL, KILL_TIMEOUT_MS);
+  await endTransfer(folder);
+  // It may have started another one meanwhile, and does so no more when it has ended.
+  if (record.keeper !== undefined && isAlive(record.keeper)) {
+    await endProcess(record.keeper, SIGKILL, KILL_TIMEOUT_MS);
+    await endTransfer(folder);
+  }
   folder.remove();
   return { name, qemuPid: endedBy === null ? null : qemu!.pid, endedBy };
+}
+
+async function endTransfer(folder: VmFolder): Promise<void> {
+  const transfer = folder.readTransfer()?.process;
+  if (transfer !== undefined) await endProcess(transfer, SIGKILL, KILL_TIMEOUT_MS);
 }
 
 /** Ends what a restore under this name has left behind that died before its VM ran; says whether there was one. */

@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError, type ErrorCode } from '../errors.js';
 import { withDeadline } from '../util/deadline.js';
 import { distFile } from '../util/package-paths.js';
@@ -11,6 +12,7 @@ import { SUCCESSOR_FLAG, type TransferMessage, type TransferOrder } from './tran
 import type { VmFolder } from './vm-record.js';
 
 const LOAD_TIMEOUT_MS = 30_000;
+const CLOSE_TIMEOUT_MS = 10_000;
 
 /** What a transfer process is started with, before its own arguments. */
 export const SERVER_COMMAND = [process.execPath, distFile('restore/transfer-process.js')];
@@ -42,8 +44,7 @@ export class TransferClient implements ServedTransfer {
   /** Resolves when the machine's state is in QEMU (its memory may not be). */
   readonly machineLoaded: Promise<void>;
   readonly ended: Promise<TransferEnd>;
-  /** Resolves when no process is left at the other end. */
-  readonly closed: Promise<unknown>;
+  readonly #closed: Promise<unknown>;
   takeoverCount = 0;
   onTakeover: () => void = () => undefined;
 
@@ -52,7 +53,7 @@ export class TransferClient implements ServedTransfer {
     this.#line = line;
     this.#kill = kill;
     line.on('error', () => undefined); // then it closes
-    this.closed = once(line, 'close');
+    this.#closed = once(line, 'close');
     const messages = createInterface({ input: line });
     const said = (type: TransferMessage['type']) =>
       new Promise<void>((resolve) => {
@@ -95,6 +96,12 @@ export class TransferClient implements ServedTransfer {
       timeoutMs: LOAD_TIMEOUT_MS,
     });
     this.#line.write(`${JSON.stringify(order)}\n`);
+  }
+
+  /** Says nothing more; resolves when no process is left at the other end. */
+  async close(): Promise<void> {
+    this.#line.end();
+    await Promise.race([this.#closed, sleep(CLOSE_TIMEOUT_MS)]);
   }
 
   noteTakeover(): void {

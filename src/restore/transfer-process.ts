@@ -112,8 +112,13 @@ class Transfer {
   }
 
   async #learn(): Promise<void> {
-    const problem = this.#observed && (await this.#prediction?.learn(this.#observed));
-    if (problem !== undefined) await log('info', {}, problem);
+    // The VM is whole, whatever becomes of this.
+    try {
+      const problem = this.#observed && (await this.#prediction?.learn(this.#observed));
+      if (problem !== undefined) await log('info', {}, problem);
+    } catch (error) {
+      await log('error', { err: error }, 'nothing was learnt from this restore').catch(() => undefined);
+    }
   }
 
   /** What a predecessor was told, and has not brought to its end. */
@@ -420,10 +425,10 @@ async function main(isSuccessor: boolean, subject: Omit<TransferSubject, 'verb'>
     return 0;
   } catch (error) {
     const known = transfer === undefined ? error : transfer.fail(error);
-    await log('error', { err: known }, 'failed');
     const { code, message, hint, exitCode } =
       known instanceof VmckptError ? known : new VmckptError('TRANSFER_FAILED', String(known));
     await verb.tell({ type: 'failed', code, message, hint });
+    await log('error', { err: known }, 'failed').catch(() => undefined);
     return exitCode;
   }
 }

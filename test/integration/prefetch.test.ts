@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
 import {
@@ -58,6 +58,23 @@ describeOnEachQemu('a guest that is restored again and again', (qemu) => {
   it('teaches its working set without a prediction, too', async () => {
     const report = await restoreOnce({ mode: 'lazy' });
     expect(report).toMatchObject({ mode: 'lazy', prefetchedPages: 0 });
+  });
+
+  it('is not run when what it would touch first is damaged', async () => {
+    const pages = openSync(path.join(generationDir, 'pages'), 'r+');
+    const flip = () => {
+      const byte = Buffer.alloc(1);
+      const { size } = fstatSync(pages);
+      for (let at = 10_000; at < size; at += 20_000) {
+        readSync(pages, byte, 0, 1, at);
+        byte[0]! ^= 1;
+        writeSync(pages, byte, 0, 1, at);
+      }
+    };
+    flip();
+    await expect(restoreOnce()).rejects.toMatchObject({ code: 'EXTENT_DAMAGED' });
+    flip();
+    closeSync(pages);
   });
 
   it('is restored without a prediction when its working set is damaged', async () => {
