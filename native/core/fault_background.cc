@@ -18,7 +18,8 @@ constexpr uint64_t kBatchExtents = 4;
 /** The kernel is told so far ahead of the sweep what will be read, a quarter at a time. */
 constexpr uint64_t kReadAheadExtents = 512;
 constexpr int kNiceness = 10;
-constexpr auto kLookAgainAfter = std::chrono::microseconds(200);
+constexpr std::chrono::microseconds kLookAgainAfter{200};
+constexpr std::chrono::microseconds kLongestPause{50'000};
 
 }  // namespace
 
@@ -44,7 +45,10 @@ void FaultServer::Background::Lead() {
   for (std::thread& helper : helpers) helper.join();
   Guarded([this] { SendWithheld(); });
   Guarded([this] { SendFillPages(); });
-  while (!MustStop() && !AllInstalled()) std::this_thread::sleep_for(kLookAgainAfter);
+  // Longer and longer: what others have in hand takes moments, what is damaged never comes.
+  for (auto pause = kLookAgainAfter; !MustStop() && !AllInstalled();
+       pause = std::min(2 * pause, kLongestPause))
+    std::this_thread::sleep_for(pause);
   if (!MustStop()) server_.Report(ServerEvent::Kind::kComplete, "");
 }
 
@@ -150,6 +154,7 @@ void FaultServer::Background::ReadAhead(uint64_t position) {
   constexpr uint64_t kStep = kReadAheadExtents / 4;
   if (position < first_.size() || (position - first_.size()) / kBatchExtents % (kStep / kBatchExtents) != 0)
     return;
+  if (position - first_.size() < kBatchExtents) server_.image_->ReadAhead(0, kReadAheadExtents);
   server_.image_->ReadAhead(position - first_.size() + kReadAheadExtents, kStep);
 }
 

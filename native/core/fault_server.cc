@@ -86,8 +86,9 @@ void FaultServer::Serve(Worker& worker, uint64_t page) {
   Counted active(demand_active_);
   const MemoryRegion& region = *RegionOf(page);
   page -= (page - region.first_page) % region.unit();
-  try {
-    if (table_.Claim(page)) {
+  const bool is_ours = table_.Claim(page);
+  bool done = Guarded([&] {
+    if (is_ours) {
       trace_.Add(page, since);
       InstallDemanded(worker, page, since);
     } else if (userfaultfd_.pages_may_go() && IsSettled(page)) {
@@ -95,14 +96,8 @@ void FaultServer::Serve(Worker& worker, uint64_t page) {
     } else {
       AwaitOther(page, since);
     }
-  } catch (const DamagedImage& damage) {
-    table_.Settle(page, PageState::kFailed);
-    Report(damage);
-  } catch (const SystemError& error) {
-    Report(error);
-  } catch (const std::exception& error) {
-    Report(ServerEvent::Kind::kFailed, error.what());
-  }
+  });
+  if (is_ours && !done) table_.Settle(page, PageState::kFailed);
 }
 
 void FaultServer::InstallDemanded(Worker& worker, uint64_t page, Clock::time_point since) {

@@ -7,28 +7,22 @@ import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { openSync, closeSync, readFileSync, readdirSync, readlinkSync } from 'node:fs';
 import path from 'node:path';
 import { poll } from '../util/deadline.js';
-
-interface Tracked {
-  readonly pid: number;
-  readonly startTime: string;
-}
+import { identifyProcess, isAlive as isSameAlive, type ProcessIdentity } from '../util/process-identity.js';
 
 export type TrackedProcess = ChildProcess & { readonly pid: number };
 
 const SWEEPS = 20;
 
-const tracked: Tracked[] = [];
+const tracked: ProcessIdentity[] = [];
 
 process.on('exit', () => {
-  for (const { pid, startTime } of tracked) {
-    if (startTimeOf(pid) === startTime) process.kill(pid, 'SIGKILL');
-  }
+  for (const each of tracked) if (isSameAlive(each)) process.kill(each.pid, 'SIGKILL');
 });
 
 /** Registers a process that something else started; a PID that was used again by then is left alone. */
 export function killAtExit(pid: number): void {
-  const startTime = startTimeOf(pid);
-  if (startTime !== undefined) tracked.push({ pid, startTime });
+  const identity = identifyProcess(pid);
+  if (identity !== undefined) tracked.push(identity);
 }
 
 /** Starts a program that dies with this process, its output in `logFile`. */
@@ -47,7 +41,7 @@ export function spawnTracked(command: readonly string[], logFile: string): Track
 }
 
 export function isAlive(pid: number): boolean {
-  return startTimeOf(pid) !== undefined;
+  return identifyProcess(pid) !== undefined;
 }
 
 /** Kills `pid` and returns once it is gone. */
@@ -84,20 +78,4 @@ export function killProcessesOf(runtimeDir: string): void {
     for (const { pid } of found) if (isAlive(pid)) process.kill(pid, 'SIGKILL');
     execFileSync('sleep', ['0.05']);
   }
-}
-
-/**
- * When the process began (a PID and this name one process), or undefined when it is gone. A zombie is gone
- * only with its last thread: until then it holds its sockets and ports.
- */
-function startTimeOf(pid: number): string | undefined {
-  let stat: string;
-  try {
-    stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-  } catch {
-    return undefined;
-  }
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  const [state, threadCount, startTime] = [fields[0], Number(fields[17]), fields[19]];
-  return state === 'Z' && threadCount <= 1 ? undefined : startTime;
 }

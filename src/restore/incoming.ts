@@ -104,15 +104,11 @@ export async function failedWhileLoading({ qemu, transfer, logPath }: Loading): 
   throw new VmckptError('TRANSFER_FAILED', 'the transfer process ended before the VM ran');
 }
 
-/** What a failure means: a QEMU that ends closes its monitor, and has more to say about it than that. */
-export async function explainFailure(
-  error: unknown,
-  { exited }: LaunchedQemu,
-  logPath: string,
-): Promise<unknown> {
+/** What a failure means: a QEMU that ends closes its monitor, and it or its transfer has more to say about it than that. */
+export async function explainFailure(error: unknown, loading: Loading): Promise<unknown> {
   if (!(error instanceof VmckptError) || error.code !== 'QMP_CLOSED') return error;
-  const end = await Promise.race([exited, sleep(LAST_WORDS_MS)]);
-  return end === undefined ? error : endOfQemu(end, logPath);
+  const reason = failedWhileLoading(loading).catch((said: unknown) => said);
+  return Promise.race([reason, sleep(3 * LAST_WORDS_MS).then(() => error)]);
 }
 
 function endOfQemu({ exitCode, killedBy }: ProcessEnd, logPath: string): VmckptError {

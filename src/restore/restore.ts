@@ -145,7 +145,8 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
     });
     return buildReport({ record, manifest, times, result });
   } catch (error) {
-    const reason = await explainFailure(error, qemu, folder.file('qemu.log'));
+    const logPath = folder.file('qemu.log');
+    const reason = await explainFailure(error, { qemu, transfer: keeper.transfer, logPath });
     if (record.qemu === undefined) await undo(qemu);
     throw reason;
   } finally {

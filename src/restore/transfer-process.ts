@@ -11,14 +11,14 @@ import { VmckptError } from '../errors.js';
 import { DecodePool } from '../checkpoint/decode-pool.js';
 import { damageIn, openNativeImage } from '../checkpoint/native-image.js';
 import { CheckpointReader } from '../checkpoint/reader.js';
-import { connectUnix, MemoryFill, type CheckpointImage, type FaultPathCounters } from '../native/index.js';
+import { connectUnix, MemoryFill, type CheckpointImage } from '../native/index.js';
 import type { BlockAddress } from '../qemu/guest-memory.js';
 import { adoptMonitor, holdMonitor, releaseMonitor, type HeldMonitor } from '../qemu/held-monitor.js';
 import { queryMigrate } from '../qemu/migration-control.js';
 import { QmpClient } from '../qemu/qmp.js';
 import { holdGeneration } from '../store/generation-use.js';
-import { nowMs, roundMs } from '../timeline/clock.js';
-import { PAGE_BYTES, type PlacedRamBlock } from '../pages/layout.js';
+import { nowMs } from '../timeline/clock.js';
+import type { PlacedRamBlock } from '../pages/layout.js';
 import type { PageFeeder } from '../transfer/page-feeder.js';
 import { readMachineState, sendWholeMachine, type MachineState } from '../transfer/whole-machine.js';
 import { poll } from '../util/deadline.js';
@@ -29,6 +29,7 @@ import { Prediction, type ObservedFaults, type PrefetchWishes } from './predicti
 import { PostcopySession } from './postcopy-session.js';
 import { prepareRecovery } from './recovery.js';
 import { SUCCESSOR_FLAG, type TransferCounters, type TransferOrder } from './transfer-job.js';
+import { countTransfer } from './transfer-counters.js';
 import { VerbLine } from './verb-line.js';
 import { VmFolder } from './vm-record.js';
 
@@ -352,43 +353,13 @@ class Transfer {
   }
 
   #counters(): TransferCounters {
-    const direct = this.#direct?.counters();
-    const feeder = this.#sending?.feeder;
-    const sent = feeder?.counters;
-    const directPages = direct
-      ? direct.demandPages + direct.neighbourPages + direct.prefetchedPages + direct.backgroundPages
-      : 0;
-    const background =
-      (sent?.backgroundPages ?? 0) +
-      (sent?.neighbourPages ?? 0) +
-      (direct?.backgroundPages ?? 0) +
-      (direct?.neighbourPages ?? 0);
-    const filledPages = this.#fill?.pageCount ?? 0;
-    return {
-      demandFaults: (feeder?.faults.count ?? 0) + (direct?.demandFaults ?? 0),
-      prefetchedPages: direct?.prefetchedPages ?? 0,
-      backgroundPages: filledPages + background,
-      zeroPages: (sent?.zeroPages ?? 0) + (direct?.zeroPages ?? 0),
-      transferredBytes: (filledPages + directPages) * PAGE_BYTES + (this.#sending?.sentBytes ?? 0),
-      ...faultTimes(feeder, direct),
-    };
+    return countTransfer({
+      feeder: this.#sending?.feeder,
+      direct: this.#direct?.counters(),
+      filledPages: this.#fill?.pageCount ?? 0,
+      sentBytes: this.#sending?.sentBytes ?? 0,
+    });
   }
-}
-
-/** Of the path that has served the faults: on the direct one the stream's are a handful. */
-function faultTimes(feeder: PageFeeder | undefined, direct: FaultPathCounters | undefined) {
-  if (direct !== undefined && direct.demandFaults > 0) {
-    const { faultP50Us, faultP90Us, faultP99Us, faultMaxUs, faultTotalMs } = direct;
-    return { faultP50Us, faultP90Us, faultP99Us, faultMaxUs, vcpuBlockedMs: roundMs(faultTotalMs) };
-  }
-  const times = feeder?.faults.summary();
-  return {
-    faultP50Us: times?.p50 ?? 0,
-    faultP90Us: times?.p90 ?? 0,
-    faultP99Us: times?.p99 ?? 0,
-    faultMaxUs: times?.max ?? 0,
-    vcpuBlockedMs: roundMs(feeder?.faults.totalMs ?? 0),
-  };
 }
 
 /** Until QEMU has the whole machine: it then runs, since the returned wall clock (ms), or stays paused as it was told. */
