@@ -13,12 +13,12 @@
       'target_name': 'vmckpt_native',
       'sources': [
         '<(core)/checkpoint_image.cc',
-        '<(core)/extent_map.cc',
         '<(core)/fault_background.cc',
         '<(core)/fault_huge.cc',
         '<(core)/fault_removal.cc',
         '<(core)/fault_server.cc',
         '<(core)/file_range.cc',
+        '<(core)/install_order.cc',
         '<(core)/mapped_file.cc',
         '<(core)/memory_fill.cc',
         '<(core)/page_table.cc',

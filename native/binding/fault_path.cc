@@ -65,10 +65,38 @@ class Image : public Napi::ObjectWrap<Image> {
     });
   }
 
-  static Napi::Function Define(Napi::Env env) { return DefineClass(env, "CheckpointImage", {}); }
+  static Napi::Function Define(Napi::Env env) {
+    return DefineClass(env, "CheckpointImage", {InstanceMethod<&Image::ReadAhead>("readAhead")});
+  }
   const std::shared_ptr<CheckpointImage>& get() const { return image_; }
 
  private:
+  /** Beside the JavaScript thread: it may wait for the disk. */
+  class ReadAheadWorker : public Napi::AsyncWorker {
+   public:
+    ReadAheadWorker(Napi::Env env, std::shared_ptr<CheckpointImage> image, std::vector<PageRange> ranges)
+        : Napi::AsyncWorker(env), image_(std::move(image)), ranges_(std::move(ranges)) {}
+
+   protected:
+    void Execute() override {
+      try {
+        image_->ReadAhead(ranges_);
+      } catch (const DamagedImage&) {
+        // Whoever needs these pages will hear of it.
+      }
+    }
+
+   private:
+    std::shared_ptr<CheckpointImage> image_;
+    std::vector<PageRange> ranges_;
+  };
+
+  // Uint32Array of (firstPage, pageCount)…
+  Napi::Value ReadAhead(const Napi::CallbackInfo& info) {
+    (new ReadAheadWorker(info.Env(), image_, PageRangesOf(info[0])))->Queue();
+    return info.Env().Undefined();
+  }
+
   std::shared_ptr<CheckpointImage> image_;
 };
 
@@ -112,6 +140,7 @@ class Table : public Napi::ObjectWrap<Table> {
       result.Set(name, Napi::Number::New(info.Env(), value));
     };
     set("demandFaults", counters.demand_faults);
+    set("withheldFaults", counters.withheld_faults);
     set("demandPages", counters.demand_pages);
     set("neighbourPages", counters.neighbour_pages);
     set("prefetchedPages", counters.prefetched_pages);
@@ -218,12 +247,12 @@ class Server : public Napi::ObjectWrap<Server> {
     Translated(info.Env(), [&] { server_->WakeAll(ranges); });
     return info.Env().Undefined();
   }
-  // firstExtents, withheldMs
+  // predicted, likely, withheldMs
   Napi::Value StartBackground(const Napi::CallbackInfo& info) {
-    auto first = info[0].As<Napi::Uint32Array>();
-    auto withheld = std::chrono::milliseconds(info[1].As<Napi::Number>().Int64Value());
-    server_->StartBackground({first.Data(), first.Data() + first.ElementLength()},
-                             FaultServer::Clock::now() + withheld);
+    auto withheld = std::chrono::milliseconds(info[2].As<Napi::Number>().Int64Value());
+    server_->StartBackground({.predicted = PageRangesOf(info[0]),
+                              .likely = PageRangesOf(info[1]),
+                              .withheld_until = FaultServer::Clock::now() + withheld});
     return info.Env().Undefined();
   }
   // → Uint32Array of (page, microseconds since the server's start)…
@@ -329,6 +358,14 @@ std::vector<MemoryRegion> RegionsOf(Napi::Value value) {
                        .page_count = numbers[i + 2],
                        .page_bytes = numbers[i + 3]});
   return regions;
+}
+
+std::vector<PageRange> PageRangesOf(Napi::Value value) {
+  auto numbers = value.As<Napi::Uint32Array>();
+  std::vector<PageRange> ranges;
+  for (size_t i = 0; i + 1 < numbers.ElementLength(); i += 2)
+    ranges.push_back({.first = numbers[i], .count = numbers[i + 1]});
+  return ranges;
 }
 
 void ExportFaultPath(Napi::Object exports) {

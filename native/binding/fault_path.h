@@ -22,4 +22,7 @@ PageTable& TableOf(Napi::Value value);
 /** Of a BigUint64Array of (address, firstPage, pageCount)… */
 std::vector<MemoryRegion> RegionsOf(Napi::Value value);
 
+/** Of a Uint32Array of (firstPage, pageCount)… */
+std::vector<PageRange> PageRangesOf(Napi::Value value);
+
 }  // namespace vmckpt::binding

@@ -54,16 +54,6 @@ class Worker : public Napi::AsyncWorker {
   std::exception_ptr failure_;
 };
 
-// Uint32Array of (firstPage, pageCount)…, or undefined
-std::optional<std::vector<ExtentMap::PageRange>> OrderOf(Napi::Value value) {
-  if (value.IsUndefined()) return std::nullopt;
-  auto numbers = value.As<Napi::Uint32Array>();
-  std::vector<ExtentMap::PageRange> order;
-  for (size_t i = 0; i + 1 < numbers.ElementLength(); i += 2)
-    order.push_back({.first = numbers[i], .count = numbers[i + 1]});
-  return order;
-}
-
 class Fill : public Napi::ObjectWrap<Fill> {
  public:
   // image, pid, regions, order, table or undefined, threads, budgetMs
@@ -73,11 +63,13 @@ class Fill : public Napi::ObjectWrap<Fill> {
       table_ = Napi::Persistent(info[4].As<Napi::Object>());
       table = &TableOf(info[4]);
     }
+    std::optional<std::vector<PageRange>> order;
+    if (!info[3].IsUndefined()) order = PageRangesOf(info[3]);
     fill_.emplace(
         ImageOf(info[0]),
         MemoryFill::Options{.pid = info[1].As<Napi::Number>().Int32Value(),
                             .regions = RegionsOf(info[2]),
-                            .order = OrderOf(info[3]),
+                            .order = std::move(order),
                             .table = table,
                             .threads = info[5].As<Napi::Number>().Uint32Value(),
                             .budget = std::chrono::milliseconds(info[6].As<Napi::Number>().Uint32Value())});

@@ -22,6 +22,8 @@ constexpr size_t kPageEntryBytes = 8;
 constexpr size_t kExtentRecordBytes = 32;
 constexpr uint8_t kCodecRaw = 0;
 constexpr uint8_t kCodecZstd = 1;
+/** Reading what lies between two extents costs less than a second request. */
+constexpr uint64_t kReadAheadGapExtents = 4;
 
 std::string Number(uint64_t value) { return std::to_string(value); }
 
@@ -176,8 +178,24 @@ void CheckpointImage::ReadAhead(uint64_t first, uint64_t count) {
   if (first >= end) return;
   Record from = RecordOf(first);
   Record to = RecordOf(end - 1);
-  if (from.offset < to.offset)
+  if (from.offset <= to.offset)
     pages_.Advise(from.offset, to.offset + to.stored_bytes - from.offset, MADV_WILLNEED);
+}
+
+void CheckpointImage::ReadAhead(std::span<const PageRange> ranges) {
+  std::vector<uint32_t> extents;
+  for (auto [first, count] : ranges) {
+    for (uint64_t page = first; page < first + count; page++) {
+      PageEntry entry = EntryOf(page);
+      if (entry.kind == PageKind::kData) extents.push_back(entry.extent);
+    }
+  }
+  std::ranges::sort(extents);
+  for (size_t at = 0; at < extents.size();) {
+    const uint32_t first = extents[at++];
+    while (at < extents.size() && extents[at] - extents[at - 1] <= kReadAheadGapExtents) at++;
+    ReadAhead(first, extents[at - 1] - first + 1);
+  }
 }
 
 }  // namespace vmckpt

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -24,6 +25,11 @@ namespace vmckpt {
 
 constexpr size_t kPageBytes = 4096;
 constexpr size_t kMaxExtentPages = 64;
+
+struct PageRange {
+  uint64_t first;
+  uint64_t count;
+};
 
 /** What the manifest says of the files. */
 struct ImageFacts {
@@ -130,6 +136,9 @@ class CheckpointImage {
 
   /** Lets the kernel read the stored bytes of `count` extents from `first` on. */
   void ReadAhead(uint64_t first, uint64_t count);
+
+  /** The same for the extents of these pages, in the order of the file; may wait for the disk. */
+  void ReadAhead(std::span<const PageRange> pages);
 
  private:
   struct Record {

@@ -1,21 +1,23 @@
-// The part of a fault server that installs what nobody has asked for yet, extent by extent in the order of
-// the file: one sequential sweep over the disk. Some threads of low priority, which give way to every fault.
+// The part of a fault server that installs what nobody has asked for yet: what is predicted, then what lies
+// where much is asked for, then the rest in the order of the file, one sequential sweep over the disk. Some
+// threads of low priority, which give way to every fault.
 #pragma once
 
 #include <atomic>
+#include <bitset>
 #include <cstdint>
-#include <optional>
+#include <span>
 #include <thread>
 #include <vector>
 
-#include "core/extent_map.h"
 #include "core/fault_server.h"
+#include "core/install_order.h"
 
 namespace vmckpt {
 
 class FaultServer::Background {
  public:
-  Background(FaultServer& server, std::vector<uint32_t> first, Clock::time_point withheld_until);
+  Background(FaultServer& server, BackgroundPlan plan);
   /** Ends the threads; the server's `stopping_` is set. */
   ~Background();
 
@@ -29,18 +31,20 @@ class FaultServer::Background {
   };
 
   void Lead();
-  void BuildMap();
-  void SendAll();
-  void SendExtents();
-  void SendWithheld();
+  void SendPredicted();
+  void SendRest();
+  /** All pieces, by all threads. */
+  void Send(const InstallOrder& order);
+  void SendPieces(const InstallOrder& order);
+  void SendWithheld(const InstallOrder& order);
   enum class Withheld { kSpared, kSent };
-  void SendExtent(Sender& sender, uint32_t extent, Withheld withheld);
-  void SendFillPages();
+  void SendPiece(Sender& sender, const InstallOrder& order, const InstallOrder::Piece& piece,
+                 Withheld withheld);
+  void Gather(Sender& sender, const InstallOrder::Piece& piece, std::span<const uint32_t> pages,
+              const std::bitset<kMaxExtentPages>& claimed);
+  void FindHugePages();
   void SendHugePages();
-  /** Extent number `position` in the order in which they are sent. */
-  uint32_t ExtentAt(uint64_t position) const;
-  void ReadAhead(uint64_t position);
-  bool AllInstalled() const;
+  bool AllInstalled(const InstallOrder& order) const;
   bool HasData(const MemoryRegion& region, uint64_t first_page) const;
   bool MustStop() const { return server_.stopping_ || server_.gone_ || failed_; }
   /** Runs a part of the work; what it throws is reported and ends all of it. */
@@ -48,11 +52,10 @@ class FaultServer::Background {
   void Guarded(Part part);
 
   FaultServer& server_;
-  std::vector<uint32_t> first_;
-  const Clock::time_point withheld_until_;
-  std::optional<ExtentMap> map_;
-  /** The first page of every huge page that carries data. The map knows nothing of them. */
+  const BackgroundPlan plan_;
+  /** The first page of every huge page that carries data. Orders leave them out. */
   std::vector<uint64_t> huge_pages_;
+  /** Of the order that is being sent. */
   std::atomic<uint64_t> next_{0};
   std::atomic<bool> failed_{false};
   std::thread leader_;

@@ -58,8 +58,8 @@ FaultServer::~FaultServer() {
   background_.reset();
 }
 
-void FaultServer::StartBackground(std::vector<uint32_t> first, Clock::time_point withheld_until) {
-  background_ = std::make_unique<Background>(*this, std::move(first), withheld_until);
+void FaultServer::StartBackground(BackgroundPlan plan) {
+  background_ = std::make_unique<Background>(*this, std::move(plan));
 }
 
 void FaultServer::WakeAll(std::span<const AddressRange> ranges) {
@@ -76,7 +76,7 @@ void FaultServer::DemandLoop() {
       Check(RetryOnSignal([&] { return ::poll(entries, 3, -1); }), "poll");
       if ((entries[0].revents & POLLERR) != 0) throw SystemError(EIO, "poll");
       while (auto address = NextFault())
-        if (uint64_t page = PageAt(*address); page != ExtentMap::kNoPage) Serve(worker, page);
+        if (uint64_t page = PageAt(*address); page != InstallOrder::kNoPage) Serve(worker, page);
     }
   });
 }
@@ -86,10 +86,12 @@ void FaultServer::Serve(Worker& worker, uint64_t page) {
   Counted active(demand_active_);
   const MemoryRegion& region = *RegionOf(page);
   page -= (page - region.first_page) % region.unit();
-  const bool is_ours = table_.Claim(page);
+  const auto former = table_.Claim(page, true);
+  const bool is_ours = former.has_value();
   bool done = Guarded([&] {
     if (is_ours) {
       trace_.Add(page, since);
+      if (former == PageState::kWithheld) table_.counters().withheld_faults++;
       InstallDemanded(worker, page, since);
     } else if (userfaultfd_.pages_may_go() && IsSettled(page)) {
       InstallRemoved(page, since);
@@ -189,8 +191,9 @@ FaultServer::Decoded FaultServer::Read(Worker& worker, uint32_t extent) {
 }
 
 void FaultServer::RunInstaller::Add(uint64_t page, const uint8_t* bytes) {
+  const uint8_t* next = run_.bytes == nullptr ? nullptr : run_.bytes + run_.page_count * kPageBytes;
   bool follows = run_.page_count > 0 && run_.page_count < kMaxRunPages &&
-                 page == run_.page + run_.page_count && bytes == run_.bytes + run_.page_count * kPageBytes &&
+                 page == run_.page + run_.page_count && bytes == next &&
                  server_.RegionOf(page) == server_.RegionOf(run_.page);
   if (!follows) {
     Flush();
@@ -259,7 +262,7 @@ uint64_t FaultServer::PageAt(uint64_t address) const {
   for (const MemoryRegion& region : options_.regions)
     if (address - region.address < region.page_count * kPageBytes)
       return region.first_page + (address - region.address) / kPageBytes;
-  return ExtentMap::kNoPage;
+  return InstallOrder::kNoPage;
 }
 
 /** A fault on a page that is installed, or about to be. Whoever installs it wakes the waiter. */

@@ -21,8 +21,8 @@
 #include "core/anonymous_memory.h"
 #include "core/checkpoint_image.h"
 #include "core/extent_cache.h"
-#include "core/extent_map.h"
 #include "core/fault_trace.h"
+#include "core/install_order.h"
 #include "core/memory_region.h"
 #include "core/page_table.h"
 #include "core/shared_gate.h"
@@ -80,11 +80,17 @@ class FaultServer {
   /** Lets every thread that waits for a page there try again: a dead process may have read its fault. */
   void WakeAll(std::span<const AddressRange> ranges);
 
-  /**
-   * Begins to install all data in the order of the file, behind the extents in `first`. Withheld pages come
-   * last, and not before `withheld_until`. Once only.
-   */
-  void StartBackground(std::vector<uint32_t> first, Clock::time_point withheld_until);
+  struct BackgroundPlan {
+    /** These come first, zero pages among them, in this order. */
+    std::vector<PageRange> predicted;
+    /** Then these. */
+    std::vector<PageRange> likely;
+    /** Withheld pages come last, and not before. */
+    Clock::time_point withheld_until;
+  };
+
+  /** Begins to install all data, what the plan does not name in the order of the file. Once only. */
+  void StartBackground(BackgroundPlan plan);
 
   /** The demand faults so far, each page once. */
   const FaultTrace& trace() const { return trace_; }
@@ -98,7 +104,7 @@ class FaultServer {
  private:
   class Background;
 
-  /** Pages that follow each other both in the VM and in memory here; zeros where there are no bytes. */
+  /** Pages that follow each other in the VM, and their bytes in memory here; zeros where there are none. */
   struct Run {
     uint64_t page;
     const uint8_t* bytes;

@@ -2,8 +2,8 @@
 // machine: process_vm_writev(2) from several threads, from the mapped file or out of the cache that a thread
 // has just decompressed into. The process faults as if it wrote there itself, so its huge pages stay huge.
 //
-// The memory must be fresh (pages that read as zero are left out) and must not wait for its pages
-// (userfaultfd): a write would wait with it.
+// The memory must be fresh (where all of it is written, pages that read as zero are left out) and must not
+// wait for its pages (userfaultfd): a write would wait with it.
 #pragma once
 
 #include <sys/types.h>
@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "core/checkpoint_image.h"
-#include "core/extent_map.h"
+#include "core/install_order.h"
 #include "core/memory_region.h"
 #include "core/page_table.h"
 
@@ -30,9 +30,8 @@ class MemoryFill {
   struct Options {
     pid_t pid;
     std::vector<MemoryRegion> regions;
-    /** The pages to write, those wanted first in front; without it all of the regions, in the file's order.
-     */
-    std::optional<std::vector<ExtentMap::PageRange>> order;
+    /** The pages to write, zero ones too, those wanted first in front; without it all data of the regions. */
+    std::optional<std::vector<PageRange>> order;
     /** Told of every page in place, for a fault server that serves the rest; may be null. Outlives the fill.
      */
     PageTable* table;
@@ -53,7 +52,7 @@ class MemoryFill {
   /** Lets Run() return soon; from any thread. */
   void Stop() { stopped_ = true; }
 
-  /** Pages in place so far; those that were left out because they are zero do not count. */
+  /** Pages in place so far that carry data. */
   uint64_t page_count() const { return page_count_.load(std::memory_order_relaxed); }
 
  private:
@@ -61,23 +60,19 @@ class MemoryFill {
   class Writer;
 
   void Plan();
-  void PlanInOrder(std::span<const ExtentMap::PageRange> order);
   void Work();
   /** Writes pieces [first, end), unless it must stop. */
   void WriteStretch(Writer& writer, uint64_t first, uint64_t end);
-  void ReadAhead(uint64_t position, uint64_t count);
   bool MustStop() const;
   void Fail(std::exception_ptr failure);
 
   std::shared_ptr<CheckpointImage> image_;
   const Options options_;
-  const uint64_t batch_extents_;
-  std::optional<ExtentMap> map_;
-  /** Extents in the order in which they are written. */
-  std::vector<uint32_t> extents_;
+  const uint64_t batch_pieces_;
+  InstallOrder order_;
   Clock::time_point deadline_ = Clock::time_point::max();
 
-  /** The next piece of work: first extents, in this order, then pages of one repeated byte. */
+  /** The next piece of `order_`. */
   std::atomic<uint64_t> next_{0};
   std::atomic<uint64_t> page_count_{0};
   std::atomic<bool> stopped_{false};

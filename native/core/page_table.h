@@ -46,16 +46,18 @@ class LatencyHistogram {
   std::atomic<uint64_t> max_;
 };
 
-/** All of these count pages, but for the first. */
+/** All of these count pages, but for the first two. */
 struct TransferCounters {
   std::atomic<uint64_t> demand_faults;
+  /** Of them, those on withheld pages. */
+  std::atomic<uint64_t> withheld_faults;
   /** Installed because somebody waited for them. */
   std::atomic<uint64_t> demand_pages;
   /** Of the same extents as demanded pages. */
   std::atomic<uint64_t> neighbour_pages;
   std::atomic<uint64_t> prefetched_pages;
   std::atomic<uint64_t> background_pages;
-  /** Demanded pages, and their neighbours, that carry no data. */
+  /** Pages that carry no data: demanded, neighbours of those, predicted. */
   std::atomic<uint64_t> zero_pages;
   /** Given back by the VM; one that is given back twice counts twice. */
   std::atomic<uint64_t> removed_pages;

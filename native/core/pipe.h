@@ -1,5 +1,5 @@
-// A large pipe between another process, which writes as it likes, and a reader that never waits in the kernel.
-// See pipe(7).
+// A large pipe between another process, which writes as it likes, and a reader that never waits in the
+// kernel. See pipe(7).
 #pragma once
 
 #include <sys/types.h>

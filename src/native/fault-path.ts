@@ -34,6 +34,8 @@ export interface MemoryRegion {
 /** Times are those of demand faults, from their arrival until the page is in place. */
 export interface FaultPathCounters {
   readonly demandFaults: number;
+  /** Of them, those on pages that were withheld. */
+  readonly withheldFaults: number;
   /** Installed because somebody waited for them. */
   readonly demandPages: number;
   /** Of the same extents. */
@@ -70,6 +72,9 @@ export interface PagePresence {
   readonly presence: Uint8Array;
 }
 
+interface NativeImage {
+  readAhead(runs: Uint32Array): void;
+}
 interface NativeTable {
   readonly fd: number;
   streamPhase: number;
@@ -81,7 +86,7 @@ interface NativeTable {
 }
 interface NativeServer {
   wakeAll(ranges: BigUint64Array): void;
-  startBackground(firstExtents: Uint32Array, withheldMs: number): void;
+  startBackground(predicted: Uint32Array, likely: Uint32Array, withheldMs: number): void;
   trace(): Uint32Array;
   handBack(): void;
   stop(): void;
@@ -98,7 +103,7 @@ interface FaultPathAddon {
     pagesFd: number,
     facts: BigUint64Array,
     label: string,
-  ) => object;
+  ) => NativeImage;
   readonly PageTable: new (pageCount: number, memfd: number | undefined) => NativeTable;
   readonly FaultServer: new (
     image: object,
@@ -124,7 +129,7 @@ const PAGE_BYTES = 4096;
 
 /** The files of a generation, opened; duplicates of the descriptors are kept. An error of its own: INDEX_DAMAGED. */
 export class CheckpointImage {
-  readonly native: object;
+  readonly native: NativeImage;
   readonly pageCount: number;
 
   constructor(files: ImageFiles, facts: ImageFacts) {
@@ -137,6 +142,11 @@ export class CheckpointImage {
       BigUint64Array.of(...numbers, facts.pageIndexRoot, facts.extentIndexRoot),
       facts.label,
     );
+  }
+
+  /** Lets the kernel read into the page cache what these pages need, (firstPage, pageCount) each; returns at once. */
+  readAhead(runs: Uint32Array): void {
+    this.native.readAhead(runs);
   }
 }
 
@@ -206,6 +216,16 @@ export interface FaultServerOptions {
   readonly pagesMayGo?: boolean;
 }
 
+export interface BackgroundPlan {
+  /** Sequences of (firstPage, pageCount). */
+  readonly predicted: Uint32Array;
+  readonly likely: Uint32Array;
+  readonly withheldMs: number;
+}
+
+const NO_PAGES = new Uint32Array(0);
+const NOTHING_PREDICTED: BackgroundPlan = { predicted: NO_PAGES, likely: NO_PAGES, withheldMs: 0 };
+
 /** Serves faults from its construction on. */
 export class FaultServer {
   readonly native: NativeServer;
@@ -230,9 +250,12 @@ export class FaultServer {
     this.native.wakeAll(BigUint64Array.from(numbers, BigInt));
   }
 
-  /** Installs all data behind the faults, these extents first, and withheld pages last, not before `withheldMs`. Once only. */
-  startBackground(firstExtents: Uint32Array, withheldMs: number): void {
-    this.native.startBackground(firstExtents, integer('withheldMs', withheldMs));
+  /**
+   * Installs all data behind the faults: predicted pages first, zero ones too, then likely ones, then the rest in the
+   * order of the file; withheld ones last, not before `withheldMs`. Once only.
+   */
+  startBackground({ predicted, likely, withheldMs }: BackgroundPlan = NOTHING_PREDICTED): void {
+    this.native.startBackground(predicted, likely, integer('withheldMs', withheldMs));
   }
 
   /** The demand faults so far, in no order: (page, microseconds since this server's start) each. At most 2^20. */

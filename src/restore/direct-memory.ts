@@ -177,11 +177,7 @@ export class DirectMemory {
 
   /** Puts everything in place that nobody has asked for, what is predicted first. */
   startBackground(): void {
-    const { prediction } = this.#options;
-    this.#server!.startBackground(
-      prediction?.firstExtents ?? new Uint32Array(0),
-      prediction?.withheldMs ?? 0,
-    );
+    this.#server!.startBackground(this.#options.prediction?.background);
   }
 
   /** Ends the threads. */

@@ -4,15 +4,16 @@
  */
 import { randomBytes } from 'node:crypto';
 import type { CheckpointReader } from '../checkpoint/reader.js';
-import { PAGE_KINDS } from '../pages/contracts.js';
+import type { BackgroundPlan } from '../native/index.js';
 import { readWorkingSet, updateWorkingSet } from '../working-set/file.js';
 import { planPrefetch, prefetchedBy, type PrefetchPlan } from '../working-set/plan.js';
-import { pagesOf, type PageRuns } from '../working-set/runs.js';
+import { concatenated, type PageRuns } from '../working-set/runs.js';
 import { TraceRecorder } from '../working-set/trace.js';
 import { installUnits, type InstallUnits } from '../working-set/units.js';
 import { learnRestore } from '../working-set/working-set.js';
 
 const NOTHING: PageRuns = new Uint32Array(0);
+const NO_PLAN = { beforeResume: NOTHING, afterResume: [], likely: NOTHING, warm: NOTHING } as const;
 /** So long withheld pages may show whether they are touched: what comes later is no early touch any more. */
 const WITHHELD_MS = 1_000;
 
@@ -65,17 +66,20 @@ export class Prediction {
     return { queued: prefetchedBy(this.#plan), withheld: this.#plan.withheld };
   }
 
-  get withheldMs(): number {
-    return this.planned.withheld.length > 0 ? WITHHELD_MS : 0;
+  /** What the background begins with. */
+  get background(): BackgroundPlan {
+    const { beforeResume, afterResume, likely } = this.#plan ?? NO_PLAN;
+    return {
+      predicted: concatenated([beforeResume, ...afterResume]),
+      likely,
+      withheldMs: this.planned.withheld.length > 0 ? WITHHELD_MS : 0,
+    };
   }
 
-  /** The extents of the predicted pages, in the order in which they are to come. */
-  get firstExtents(): Uint32Array {
-    const extents = new Set<number>();
-    for (const runs of this.#plan === undefined ? [] : [this.#plan.beforeResume, ...this.#plan.afterResume])
-      for (const page of pagesOf(runs))
-        if (this.#reader.kindOf(page) === PAGE_KINDS.data) extents.add(this.#reader.extentOf(page));
-    return Uint32Array.from(extents);
+  /** All that is worth reading before it is asked for. */
+  get worthReading(): PageRuns {
+    const { beforeResume, afterResume, warm } = this.#plan ?? NO_PLAN;
+    return concatenated([beforeResume, ...afterResume, warm]);
   }
 
   /** Keeps what was seen beside the generation. @returns why that was not possible, as a clause for the user */

@@ -100,8 +100,8 @@ class Transfer {
   async run(isSuccessor: boolean): Promise<void> {
     const state = await readMachineState(this.#reader);
     await this.#verb.tell({ type: 'loaded' });
-    // While QEMU sets up its machine. A successor finds the plan in the page table.
-    if (!isSuccessor) this.#prediction = new Prediction(this.#reader, this.#generationDir, this.#wishes);
+    // A successor finds the plan in the page table.
+    if (!isSuccessor) this.#predict();
     const order = isSuccessor ? this.#formerOrder() : await this.#verb.nextOrder();
     await this.#carryOut(order, state, isSuccessor);
     this.#writeStatus('complete');
@@ -110,6 +110,13 @@ class Transfer {
     // Before the verb ends: whoever stops the VM next ends this process as well.
     await this.#learn();
     await this.#verb.tell({ type: 'complete', counters, completeAtMs });
+  }
+
+  /** The disk is read while QEMU sets up its machine. */
+  #predict(): void {
+    this.#prediction = new Prediction(this.#reader, this.#generationDir, this.#wishes);
+    const { worthReading } = this.#prediction;
+    if (worthReading.length > 0) this.#openImage().readAhead(worthReading);
   }
 
   async #learn(): Promise<void> {

@@ -66,7 +66,7 @@ export class GuestMemory {
   fill(): void {
     if (this.#filling) return;
     this.#filling = true;
-    this.#server.startBackground(new Uint32Array(0), 0);
+    this.#server.startBackground();
   }
 
   /** Gives the memory, which is complete, back to the VM. @throws a system error when that cannot be, or it ends */

@@ -5,8 +5,8 @@
  * 2. `afterResume`: the rest of the set, those touched sooner first, several threads at a time;
  * 3. `warm`: units outside the set that still have heat. They are probably not touched: installing them would cost
  *    copies and memory, but reading them into the page cache makes a fault cheap. Hottest first;
- * 4. `rest`: all of memory, by heat and locality: regions of 2 MiB in the order of the heat in them, each in
- *    address order, then the cold ones in address order. Whoever walks it skips what is in place or withheld;
+ * 4. `likely`: memory around what is hot: regions of 2 MiB that hold some heat, in the order of it, each in address
+ *    order. Whoever walks them skips what is in place or withheld. The cold rest of memory has no order;
  * 5. `withheld`: members that only a fault may bring until all else is in place. Whether they fault is the only
  *    thing that shows what prefetching hides.
  *
@@ -24,7 +24,7 @@ import type { InstallUnits } from './units.js';
 export const DEFAULT_PREFETCH_BUDGET_MS = 20;
 export const DEFAULT_EXPLORE = 0.01;
 export const MAX_EXPLORE = 0.5;
-/** Of memory in one region of `rest`: what locality means. */
+/** Of memory in one region of `likely`: what locality means. */
 const REGION_PAGES = 512;
 /** Reading, verifying, decompressing and installing, all threads together, when nobody has measured it: 1 GiB/s. */
 export const DEFAULT_FILL_BYTES_PER_MS = (1 << 30) / 1000;
@@ -47,12 +47,12 @@ export interface Exploration {
 }
 
 export interface PrefetchPlan {
-  /** A set, as are all but `warm` and `rest`: in address order, apart from each other. */
+  /** A set, as are all but `warm` and `likely`: in address order, apart from each other. */
   readonly beforeResume: PageRuns;
   /** Sets of pages by TouchClass, to be worked off one after the other. */
   readonly afterResume: readonly PageRuns[];
   readonly warm: PageRuns;
-  readonly rest: PageRuns;
+  readonly likely: PageRuns;
   readonly withheld: PageRuns;
   /** The trace of the restore states it. */
   readonly explorePhase: number;
@@ -64,7 +64,7 @@ export interface PlanInput {
   readonly units: InstallUnits;
 }
 
-/** An empty histogram gives `rest` alone. @throws RangeError for options out of range; what `units` throws */
+/** An empty histogram gives an empty plan. @throws RangeError for options out of range; what `units` throws */
 export function planPrefetch(
   { histogram, exploration, units }: PlanInput,
   {
@@ -99,7 +99,7 @@ export function planPrefetch(
     beforeResume: runsOf(before),
     afterResume: after.map(runsOf),
     warm: warm.finish(),
-    rest: byHeatAndLocality(hottestFirst, units.pageCount),
+    likely: hotRegions(hottestFirst, units.pageCount),
     withheld: runsOf(withheld),
     explorePhase: exploration.phase,
   };
@@ -136,16 +136,18 @@ function scattered(page: number, seed: number): number {
   return (hash ^ (hash >>> 16)) >>> 0;
 }
 
-function byHeatAndLocality(entries: readonly HeatEntry[], pageCount: number): PageRuns {
-  const regions = Array.from({ length: Math.ceil(pageCount / REGION_PAGES) }, (_, region) => region);
-  const heat = new Float64Array(regions.length);
-  for (const entry of entries) heat[Math.floor(entry.leader / REGION_PAGES)]! += heatOf(entry);
-  const rest = new RunList();
-  for (const region of regions.sort((a, b) => heat[b]! - heat[a]! || a - b)) {
-    const firstPage = region * REGION_PAGES;
-    rest.add(firstPage, Math.min(REGION_PAGES, pageCount - firstPage));
+function hotRegions(entries: readonly HeatEntry[], pageCount: number): PageRuns {
+  const heat = new Map<number, number>();
+  for (const entry of entries) {
+    const region = Math.floor(entry.leader / REGION_PAGES);
+    heat.set(region, (heat.get(region) ?? 0) + heatOf(entry));
   }
-  return rest.finish();
+  const likely = new RunList();
+  for (const [region] of [...heat].sort(([a, ofA], [b, ofB]) => ofB - ofA || a - b)) {
+    const firstPage = region * REGION_PAGES;
+    likely.add(firstPage, Math.min(REGION_PAGES, pageCount - firstPage));
+  }
+  return likely.finish();
 }
 
 function requireRange(name: string, value: number, max: number): void {

@@ -37,3 +37,14 @@ export function countPages(runs: PageRuns): number {
   for (let at = 1; at < runs.length; at += 2) count += runs[at]!;
   return count;
 }
+
+/** One sequence after the other. */
+export function concatenated(sequences: readonly PageRuns[]): PageRuns {
+  const all = new Uint32Array(sequences.reduce((length, runs) => length + runs.length, 0));
+  let at = 0;
+  for (const runs of sequences) {
+    all.set(runs, at);
+    at += runs.length;
+  }
+  return all;
+}

@@ -1,6 +1,6 @@
 /**
- * What one demand fault installs: the page and the other pages of its extent around it, or the page alone when it
- * lies in no extent (a zero page, one of a repeated byte). Neighbours that came with a fault can never fault
+ * What one demand fault installs: the page and the other pages of its extent around it; of a zero page, the zero pages
+ * around it in a window of 128 KiB; a page of one repeated byte alone. Neighbours that came with a fault can never fault
  * themselves, so a *unit* and not a page is what faults, what a prefetch saves a fault for, and what may be withheld
  * to see whether it would have faulted. All pages of a unit therefore share one place in the histogram.
  *
@@ -8,6 +8,9 @@
  * next generation of a machine.
  */
 import { MAX_EXTENT_PAGES, PAGE_KINDS, type PageSource } from '../pages/contracts.js';
+
+/** As native/core/fault_server.cc has it. */
+const ZERO_WINDOW_PAGES = 32;
 
 export interface InstallUnits {
   /** Of the whole RAM; every page below it may be asked for. */
@@ -25,7 +28,8 @@ type ExtentMap = Pick<PageSource, 'layout' | 'kindOf' | 'extentOf'>;
  * a unit of its own. The methods throw what the source throws (INDEX_DAMAGED).
  */
 export function installUnits(source: ExtentMap): InstallUnits {
-  const siblings = (page: number, step: 1 | -1): number[] => siblingsOf(source, page, step);
+  const siblings = (page: number, step: 1 | -1): number[] =>
+    readsAsZero(source, page) ? zerosBeside(source, page, step) : siblingsOf(source, page, step);
   return {
     pageCount: source.layout.pageCount,
     leaderOf: (page) => siblings(page, -1).at(-1) ?? page,
@@ -51,4 +55,21 @@ function siblingsOf(source: ExtentMap, page: number, step: 1 | -1): number[] {
     nearest = other;
   }
   return siblings;
+}
+
+function readsAsZero(source: ExtentMap, page: number): boolean {
+  const kind = source.kindOf(page);
+  return kind === PAGE_KINDS.zero || kind === PAGE_KINDS.absent;
+}
+
+/** The zero pages that follow `page` on one side within its window. */
+function zerosBeside(source: ExtentMap, page: number, step: 1 | -1): number[] {
+  const { firstPage, pageCount } = source.layout.blockOf(page);
+  const window = Math.floor(page / ZERO_WINDOW_PAGES) * ZERO_WINDOW_PAGES;
+  const first = Math.max(window, firstPage);
+  const end = Math.min(window + ZERO_WINDOW_PAGES, firstPage + pageCount);
+  const zeros: number[] = [];
+  for (let other = page + step; other >= first && other < end && readsAsZero(source, other); other += step)
+    zeros.push(other);
+  return zeros;
 }

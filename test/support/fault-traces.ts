@@ -98,7 +98,7 @@ export const NO_PLAN: PrefetchPlan = {
   beforeResume: NOTHING,
   afterResume: [],
   warm: NOTHING,
-  rest: NOTHING,
+  likely: NOTHING,
   withheld: NOTHING,
   explorePhase: 0,
 };

@@ -163,12 +163,28 @@ void DemandOnly(const Source& source) {
 void Background(const Source& source) {
   Machine vm(source);
   auto server = Serve(source, vm.served());
-  server->StartBackground({7, 3, 5}, FaultServer::Clock::now());
+  server->StartBackground({.predicted = {{.first = 60, .count = 3}, {.first = 25, .count = 8}},
+                           .likely = {{.first = 128, .count = 64}},
+                           .withheld_until = FaultServer::Clock::now()});
   ReadBy(vm.guest, 3);
   vm.events.Await(ServerEvent::Kind::kComplete);
   for (uint64_t page = 0; page < source.facts.page_count; page++)
     EXPECT(vm.table.StateOf(page) == PageState::kInstalled);
   EXPECT(!vm.events.Has(ServerEvent::Kind::kFailed) && !vm.events.Has(ServerEvent::Kind::kExtentDamaged));
+}
+
+/** Nobody asks for anything: zero pages come where they are predicted, and nowhere else. */
+void Predicted(const Source& source) {
+  Machine vm(source);
+  auto server = Serve(source, vm.served());
+  server->StartBackground({.predicted = {{.first = 60, .count = 40}, {.first = 25, .count = 8}},
+                           .likely = {{.first = 128, .count = 64}},
+                           .withheld_until = {}});
+  vm.events.Await(ServerEvent::Kind::kComplete);
+  for (uint64_t page = 0; page < source.facts.page_count; page++) {
+    bool is_predicted = page - 60 < 40 || page - 25 < 8;
+    EXPECT(vm.guest.IsPresent(page) == (HoldsData(page) || is_predicted));
+  }
 }
 
 /** Servers come and go, and leave claims behind, while the guest reads. */
@@ -179,7 +195,7 @@ void TakeOver(const Source& source) {
   for (int round = 0; round < 20; round++) {
     auto server = Serve(source, vm.served());
     server->WakeAll(vm.guest.Ranges());
-    if (round % 2 == 1) server->StartBackground({}, FaultServer::Clock::now());
+    if (round % 2 == 1) server->StartBackground({});
     std::this_thread::sleep_for(std::chrono::microseconds(random() % 2000));
     server.reset();
     for (int claim = 0; claim < 20; claim++) vm.table.Claim(random() % source.facts.page_count);
@@ -188,7 +204,7 @@ void TakeOver(const Source& source) {
   }
   auto server = Serve(source, vm.served());
   server->WakeAll(vm.guest.Ranges());
-  server->StartBackground({}, FaultServer::Clock::now());
+  server->StartBackground({});
   guest.join();
   vm.events.Await(ServerEvent::Kind::kComplete);
 }
@@ -200,13 +216,18 @@ void Withheld(const Source& source) {
   vm.table.Plan(1000, 100, PageState::kWithheld);
   vm.table.Plan(2000, 50, PageState::kQueued);
   auto server = Serve(source, vm.served());
-  server->StartBackground({}, FaultServer::Clock::now() + std::chrono::milliseconds(300));
-  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  const auto withheld_until = FaultServer::Clock::now() + std::chrono::milliseconds(500);
+  server->StartBackground({.predicted = {}, .likely = {}, .withheld_until = withheld_until});
   EXPECT(vm.guest.IsRight(1001));
-  for (uint64_t page = 1000; page < 1100; page++)
-    if (page != 1001) EXPECT(!vm.guest.IsPresent(page));
-  EXPECT(vm.table.counters().prefetched_pages > 0);
+  EXPECT(vm.table.counters().withheld_faults == 1);
+  do {
+    std::vector<uint64_t> present;
+    for (uint64_t page = 1000; page < 1100; page++)
+      if (vm.guest.IsPresent(page)) present.push_back(page);
+    EXPECT(present == std::vector<uint64_t>{1001} || FaultServer::Clock::now() >= withheld_until);
+  } while (vm.table.counters().prefetched_pages < 25 && FaultServer::Clock::now() < withheld_until);
   vm.events.Await(ServerEvent::Kind::kComplete);
+  EXPECT(vm.table.counters().prefetched_pages > 0);
   ReadBy(vm.guest, 1);
   EXPECT(server->trace().Faults().front().page == 1001);
 }
@@ -215,7 +236,7 @@ void TwoMachines(const Source& source) {
   Machine first(source), second(source);
   auto one = Serve(source, first.served());
   auto other = Serve(source, second.served());
-  one->StartBackground({}, FaultServer::Clock::now());
+  one->StartBackground({});
   std::thread reader([&] { ReadBy(second.guest, 2); });
   ReadBy(first.guest, 2);
   reader.join();
@@ -227,7 +248,7 @@ void Damaged(const Source& source) {
   Machine vm(source);
   auto image = source.Open();
   auto server = Serve(source, vm.served());
-  server->StartBackground({}, FaultServer::Clock::now());
+  server->StartBackground({});
   std::string text = vm.events.Await(ServerEvent::Kind::kExtentDamaged);
   EXPECT(text.find("extent 2 of web/1 (") != text.npos);
   server.reset();
@@ -322,7 +343,7 @@ void RunAll(std::vector<std::function<void()>> works) {
 void Removal(const Source& source) {
   for (uint64_t round = 0; round < 20; round++) {
     Balloon vm(source);
-    if (round % 4 != 0) vm.server_->StartBackground({}, FaultServer::Clock::now());
+    if (round % 4 != 0) vm.server_->StartBackground({});
     RunAll({[&] { vm.Inflate(round, 30); }, [&] { vm.Inflate(~round, 30); }, [&] { vm.Touch(1, 3000); },
             [&] { vm.Touch(2, 3000); }, [&] { vm.Touch(3, 3000); }});
     for (uint64_t page = 0; page < source.facts.page_count; page++) vm.TouchPage(page);
@@ -349,7 +370,7 @@ void SilentRemoval(const Source& source) {
 void HandBack(const Source& source) {
   for (uint64_t round = 0; round < 10; round++) {
     Balloon vm(source);
-    vm.server_->StartBackground({}, FaultServer::Clock::now());
+    vm.server_->StartBackground({});
     RunAll({[&] {
               vm.events_.Await(ServerEvent::Kind::kComplete);
               vm.server_->HandBack();
@@ -392,8 +413,7 @@ void Huge(const Source& source) {
   Check(::madvise(mapped, kHugeBytes, MADV_DONTNEED), "madvise");
   expect_image(kUnit, 2 * kUnit);
   Check(::madvise(static_cast<uint8_t*>(mapped) + kHugeBytes, kHugeBytes, MADV_DONTNEED), "madvise");
-  RunAll({[&] { server.StartBackground({}, FaultServer::Clock::now()); },
-          [&] { expect_image(2 * kUnit, source.facts.page_count); },
+  RunAll({[&] { server.StartBackground({}); }, [&] { expect_image(2 * kUnit, source.facts.page_count); },
           [&] { expect_image(2 * kUnit, source.facts.page_count); }});
   for (uint64_t page = 0; page < 2 * kUnit; page++) EXPECT(word(page, page % 1024) == 0);
   events.Await(ServerEvent::Kind::kComplete);
@@ -404,7 +424,7 @@ void Unregistered(const Source& source) {
   Machine vm(source);
   auto server = Serve(source, vm.served());
   vm.guest.Unregister();
-  server->StartBackground({}, FaultServer::Clock::now());
+  server->StartBackground({});
   vm.events.Await(ServerEvent::Kind::kGone);
 }
 
@@ -498,6 +518,7 @@ int main(int argc, char** argv) {
   return RunScenario(argc, argv,
                      {{"demand-only", DemandOnly},
                       {"background", Background},
+                      {"predicted", Predicted},
                       {"take-over", TakeOver},
                       {"withheld", Withheld},
                       {"two-machines", TwoMachines},

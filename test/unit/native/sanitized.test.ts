@@ -22,7 +22,7 @@ interface Program {
   readonly scenarios: Readonly<Record<string, string>>;
 }
 
-const IMAGE = ['checkpoint_image', 'extent_map', 'mapped_file', 'page_table'];
+const IMAGE = ['checkpoint_image', 'install_order', 'mapped_file', 'page_table'];
 const PROGRAMS: Readonly<Record<string, Program>> = {
   'fault-server': {
     sources: [
@@ -38,6 +38,7 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
     scenarios: {
       'demand-only': 'gives four readers every page, and counts what it did',
       background: 'puts all data in place behind the faults',
+      predicted: 'installs zero pages where they are predicted',
       'take-over': 'goes on where a server before it has died, with its claims left behind',
       withheld: 'leaves withheld pages out until they are wanted, or all else is in place',
       'two-machines': 'serves two machines in one process',

@@ -44,10 +44,10 @@ describe('planPrefetch', () => {
     expect([...prefetchedBy(found)]).toEqual([72, 8]);
   });
 
-  it('orders all of memory by the heat of its regions, then by address', () => {
-    const { rest } = plan([entry(200, 0.5), entry(640, 0.4), entry(641, 0.4)]);
-    expect([...rest]).toEqual([5120, 512, 1536, 512, 0, 1536, 2048, 3072, 5632, RAM_PAGES - 5632]);
-    expect([...plan([]).rest]).toEqual([0, RAM_PAGES]);
+  it('goes on with what lies around hot units, the hottest region first', () => {
+    const { likely } = plan([entry(200, 0.5), entry(640, 0.4), entry(641, 0.4)]);
+    expect([...likely]).toEqual([5120, 512, 1536, 512]);
+    expect([...plan([]).likely]).toEqual([]);
   });
 
   it('gives every unit its turn to be withheld within 1/explore restores, a random share each time', () => {

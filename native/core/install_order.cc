@@ -1,0 +1,78 @@
+#include "core/install_order.h"
+
+#include <algorithm>
+#include <tuple>
+
+namespace vmckpt {
+
+namespace {
+
+constexpr uint32_t kNoPiece = UINT32_MAX;
+
+}  // namespace
+
+InstallOrder::InstallOrder(CheckpointImage& image, std::span<const MemoryRegion> regions)
+    : image_(image),
+      regions_(regions),
+      extent_pages_(image.facts().extent_pages),
+      is_added_(image.facts().page_count),
+      piece_of_(image.facts().extent_count, kNoPiece) {}
+
+void InstallOrder::Add(PageRange range, Zeros zeros) {
+  for (const MemoryRegion& region : regions_) {
+    if (region.is_huge()) continue;
+    uint64_t first = std::max(range.first, region.first_page);
+    uint64_t end = std::min(range.first + range.count, region.first_page + region.page_count);
+    for (uint64_t page = first; page < end; page++) AddPage(page, zeros);
+  }
+}
+
+void InstallOrder::AddRest() {
+  const size_t begin = pieces_.size();
+  for (const MemoryRegion& region : regions_)
+    Add({.first = region.first_page, .count = region.page_count}, Zeros::kLeftOut);
+  // Pages of one repeated byte need nothing of the file: they come last.
+  auto place = [](const Piece& piece) { return std::tuple(piece.kind != PageKind::kData, piece.number); };
+  std::ranges::sort(pieces_.begin() + begin, pieces_.end(), {}, place);
+}
+
+void InstallOrder::AddPage(uint64_t page, Zeros zeros) {
+  if (is_added_[page]) return;
+  PageEntry entry = image_.EntryOf(page);
+  const auto number = static_cast<uint32_t>(page);
+  switch (entry.kind) {
+    case PageKind::kData: {
+      uint32_t& piece = piece_of_[entry.extent];
+      if (piece == kNoPiece) {
+        piece = pieces_.size();
+        const auto first_slot = static_cast<uint32_t>(slots_.size());
+        pieces_.push_back({.kind = PageKind::kData, .number = entry.extent, .first_slot = first_slot});
+        slots_.resize(slots_.size() + extent_pages_, kNoPage);
+      }
+      slots_[pieces_[piece].first_slot + entry.slot] = number;
+      break;
+    }
+    case PageKind::kFill:
+      pieces_.push_back({.kind = PageKind::kFill, .number = number, .first_slot = 0});
+      break;
+    default:
+      if (zeros == Zeros::kLeftOut) return;
+      pieces_.push_back({.kind = PageKind::kZero, .number = number, .first_slot = 0});
+  }
+  is_added_[page] = true;
+}
+
+void InstallOrder::ReadAhead(uint64_t first, uint64_t count) const {
+  const uint64_t end = std::min<uint64_t>(first + count, pieces_.size());
+  auto follows = [this](uint64_t at) {
+    return pieces_[at].kind == PageKind::kData && pieces_[at].number == pieces_[at - 1].number + 1;
+  };
+  while (first < end) {
+    const uint64_t begin = first++;
+    if (pieces_[begin].kind != PageKind::kData) continue;
+    while (first < end && follows(first)) first++;
+    image_.ReadAhead(pieces_[begin].number, first - begin);
+  }
+}
+
+}  // namespace vmckpt
