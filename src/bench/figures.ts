@@ -15,6 +15,8 @@ const FIGURES = {
   http90Ms: ({ perceived }) => perceived.http.backMs,
   storageReadBytes: (run) => run.storageReadBytes,
   demandFaults: ({ transfer }) => transfer?.demandFaults,
+  /** Withheld pages apart. */
+  missedFaults: ({ transfer }) => transfer && transfer.demandFaults - transfer.withheldFaults,
   faultP50Us: ({ transfer }) => faults(transfer)?.p50,
   faultP99Us: ({ transfer }) => faults(transfer)?.p99,
   prefetchPrecision: ({ transfer }) => precision(transfer),

@@ -120,9 +120,9 @@ export const RATIOS: Readonly<Record<string, Quotient | Maximum | Unmeasured>> =
     because: 'a lazy restore without a background is no mode yet',
   },
   learnedDemandFaultShare: {
-    what: 'demand faults left by a learned working set',
+    what: 'demand faults left by a learned working set, withheld pages apart',
     goal: { atMost: 0.05 },
-    of: cold('learned', 'demandFaults'),
+    of: cold('learned', 'missedFaults'),
     against: cold('lazy', 'demandFaults'),
   },
   prefetchWasteShare: {

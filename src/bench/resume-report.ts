@@ -24,6 +24,7 @@ const ofEachClient = <T extends z.ZodType>(schema: T) =>
 const transferSchema = z.object({
   path: z.enum(['direct', 'stream']),
   demandFaults: z.number().int(),
+  withheldFaults: z.number().int(),
   prefetchedPages: z.number().int(),
   /** Null: not known. */
   prefetchUsedPages: z.number().int().nullable(),

@@ -85,12 +85,13 @@ function transferOf(
   report: NonNullable<Restored['report']>,
   { helperPeakBytes }: Sampler,
 ): Pick<Run, 'transfer'> {
-  const { demandFaults, prefetchedPages, prefetchUsedPages, transferredBytes, faultUs, vcpuBlockedMs } =
-    report;
+  const { demandFaults, withheldFaults, prefetchedPages, prefetchUsedPages } = report;
+  const { transferredBytes, faultUs, vcpuBlockedMs } = report;
   return {
     transfer: {
       path: report.path,
       demandFaults,
+      withheldFaults,
       prefetchedPages,
       prefetchUsedPages,
       transferredBytes,

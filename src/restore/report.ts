@@ -36,6 +36,8 @@ export interface RestoreReport {
   readonly verbMs: number | null;
   readonly completeMs: number | null;
   readonly demandFaults: number;
+  /** Of them, those on pages that were withheld to see whether they are missed. */
+  readonly withheldFaults: number;
   readonly prefetchedPages: number;
   /** Null: not known. */
   readonly prefetchUsedPages: number | null;
@@ -49,6 +51,7 @@ export interface RestoreReport {
 
 const NOTHING: TransferCounters = {
   demandFaults: 0,
+  withheldFaults: 0,
   prefetchedPages: 0,
   backgroundPages: 0,
   zeroPages: 0,
@@ -73,7 +76,8 @@ export function buildReport({ record, manifest, times, result }: ReportParts): R
   const counters = result?.counters ?? NOTHING;
   const since = (fromMs: number | undefined, toMs: number | undefined) =>
     fromMs === undefined || toMs === undefined ? null : roundMs(toMs - fromMs);
-  const { demandFaults, prefetchedPages, backgroundPages, zeroPages, transferredBytes } = counters;
+  const { demandFaults, withheldFaults, prefetchedPages } = counters;
+  const { backgroundPages, zeroPages, transferredBytes } = counters;
   return {
     name: record.name,
     generation: record.generation,
@@ -89,6 +93,7 @@ export function buildReport({ record, manifest, times, result }: ReportParts): R
     verbMs: since(times?.verbStartMs, times?.resumedAtMs),
     completeMs: since(times?.spawnedAtMs, result?.completeAtMs),
     demandFaults,
+    withheldFaults,
     prefetchedPages,
     prefetchUsedPages: prefetchedPages === 0 ? 0 : null,
     backgroundPages,

@@ -25,6 +25,7 @@ export type TransferOrder = z.infer<typeof orderSchema>;
 
 export const countersSchema = z.object({
   demandFaults: z.number(),
+  withheldFaults: z.number().default(0),
   prefetchedPages: z.number(),
   backgroundPages: z.number(),
   zeroPages: z.number(),

@@ -28,6 +28,7 @@ export function sampleRun({ demandFaults, ramMib = 1024, round = 1, ...times }: 
       transfer: {
         path: 'direct',
         demandFaults,
+        withheldFaults: 0,
         prefetchedPages: 100,
         prefetchUsedPages: 75,
         transferredBytes: 1 << 20,
