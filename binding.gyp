@@ -18,6 +18,7 @@
         '<(core)/fault_removal.cc',
         '<(core)/fault_server.cc',
         '<(core)/file_range.cc',
+        '<(core)/hot_pack.cc',
         '<(core)/install_order.cc',
         '<(core)/mapped_file.cc',
         '<(core)/memory_fill.cc',

@@ -49,19 +49,21 @@ class Callback {
 class Image : public Napi::ObjectWrap<Image> {
  public:
   // pageIndexFd, extentIndexFd, pagesFd, [pageCount, extentCount, extentPages, pageIndexRoot,
-  // extentIndexRoot]
+  // extentIndexRoot], label, hotPackFd or undefined
   explicit Image(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Image>(info) {
     auto facts = info[3].As<Napi::BigUint64Array>();
     image_ = Translated(info.Env(), [&] {
-      return std::make_shared<CheckpointImage>(ImageFiles{.page_index = Duplicate(info[0]),
-                                                          .extent_index = Duplicate(info[1]),
-                                                          .pages = Duplicate(info[2])},
-                                               ImageFacts{.page_count = facts[0],
-                                                          .extent_count = facts[1],
-                                                          .extent_pages = facts[2],
-                                                          .page_index_root = facts[3],
-                                                          .extent_index_root = facts[4],
-                                                          .label = info[4].As<Napi::String>().Utf8Value()});
+      return std::make_shared<CheckpointImage>(
+          ImageFiles{.page_index = Duplicate(info[0]),
+                     .extent_index = Duplicate(info[1]),
+                     .pages = Duplicate(info[2]),
+                     .hot_pack = info[5].IsUndefined() ? Fd() : Duplicate(info[5])},
+          ImageFacts{.page_count = facts[0],
+                     .extent_count = facts[1],
+                     .extent_pages = facts[2],
+                     .page_index_root = facts[3],
+                     .extent_index_root = facts[4],
+                     .label = info[4].As<Napi::String>().Utf8Value()});
     });
   }
 

@@ -104,7 +104,8 @@ CheckpointImage::CheckpointImage(ImageFiles files, const ImageFacts& facts)
                                                     .entry_count = facts.extent_count,
                                                     .entry_bytes = kExtentRecordBytes,
                                                     .root = facts.extent_index_root}),
-      pages_(files.pages) {}
+      pages_(files.pages),
+      hot_pack_(files.hot_pack ? HotPack::Open(files.hot_pack, facts.extent_index_root) : nullptr) {}
 
 PageEntry CheckpointImage::EntryOf(uint64_t page) {
   auto entry = Load<uint64_t>(page_index_.At(page));
@@ -145,8 +146,19 @@ CheckpointImage::Record CheckpointImage::RecordOf(uint64_t extent) {
 
 const uint8_t* CheckpointImage::Read(uint64_t extent, ExtentDecoder& decoder, uint8_t* into) {
   Record record = RecordOf(extent);
+  auto place = [&](const uint8_t* stored) { return record.codec == kCodecRaw ? stored : into; };
+  if (hot_pack_ != nullptr)
+    if (const uint8_t* packed = hot_pack_->Find(extent, record.stored_bytes))
+      if (Decode(record, packed, decoder, into).empty()) return place(packed);
   const uint8_t* stored = pages_.data() + record.offset;
-  size_t decoded_bytes = record.page_count * kPageBytes;
+  std::string fault = Decode(record, stored, decoder, into);
+  if (!fault.empty()) DamagedExtent(extent, record, fault);
+  return place(stored);
+}
+
+std::string CheckpointImage::Decode(const Record& record, const uint8_t* stored, ExtentDecoder& decoder,
+                                    uint8_t* into) {
+  const size_t decoded_bytes = record.page_count * kPageBytes;
   XXH64_hash_t found = 0;
   size_t result = decoded_bytes;
   bool readable = ReadGuarded([&] {
@@ -157,14 +169,12 @@ const uint8_t* CheckpointImage::Read(uint64_t extent, ExtentDecoder& decoder, ui
   if (!readable) {
     // The jump may have left the context in its midst.
     ZSTD_DCtx_reset(decoder.context(), ZSTD_reset_session_only);
-    DamagedExtent(extent, record, "it cannot be read");
+    return "it cannot be read";
   }
   if (found != record.checksum)
-    DamagedExtent(extent, record,
-                  "its checksum is " + Hex(found) + ", " + Hex(record.checksum) + " expected");
-  if (result != decoded_bytes)
-    DamagedExtent(extent, record, "it does not decompress to " + Number(record.page_count) + " pages");
-  return record.codec == kCodecRaw ? stored : into;
+    return "its checksum is " + Hex(found) + ", " + Hex(record.checksum) + " expected";
+  if (result != decoded_bytes) return "it does not decompress to " + Number(record.page_count) + " pages";
+  return "";
 }
 
 void CheckpointImage::DamagedExtent(uint64_t extent, const Record& record, const std::string& fault) const {
@@ -187,9 +197,10 @@ void CheckpointImage::ReadAhead(std::span<const PageRange> ranges) {
   for (auto [first, count] : ranges) {
     for (uint64_t page = first; page < first + count; page++) {
       PageEntry entry = EntryOf(page);
-      if (entry.kind == PageKind::kData) extents.push_back(entry.extent);
+      if (entry.kind == PageKind::kData && !IsPacked(entry.extent)) extents.push_back(entry.extent);
     }
   }
+  if (hot_pack_ != nullptr) hot_pack_->ReadAhead();
   std::ranges::sort(extents);
   for (size_t at = 0; at < extents.size();) {
     const uint32_t first = extents[at++];

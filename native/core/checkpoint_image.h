@@ -19,6 +19,7 @@
 
 #include "core/anonymous_memory.h"
 #include "core/fd.h"
+#include "core/hot_pack.h"
 #include "core/mapped_file.h"
 
 namespace vmckpt {
@@ -46,6 +47,8 @@ struct ImageFiles {
   Fd page_index;
   Fd extent_index;
   Fd pages;
+  /** May be none. */
+  Fd hot_pack;
 };
 
 /** Something in the files is not what was saved. */
@@ -134,10 +137,13 @@ class CheckpointImage {
    */
   const uint8_t* Read(uint64_t extent, ExtentDecoder& decoder, uint8_t* into);
 
+  /** Whether the extent's bytes lie in the hot pack as well. */
+  bool IsPacked(uint64_t extent) const { return hot_pack_ != nullptr && hot_pack_->Has(extent); }
+
   /** Lets the kernel read the stored bytes of `count` extents from `first` on. */
   void ReadAhead(uint64_t first, uint64_t count);
 
-  /** The same for the extents of these pages, in the order of the file; may wait for the disk. */
+  /** The same for the hot pack and the extents of these pages; may wait for the disk. */
   void ReadAhead(std::span<const PageRange> pages);
 
  private:
@@ -149,12 +155,15 @@ class CheckpointImage {
     uint64_t checksum;
   };
   Record RecordOf(uint64_t extent);
+  /** What is wrong with the stored bytes; empty when they were decoded. */
+  std::string Decode(const Record& record, const uint8_t* stored, ExtentDecoder& decoder, uint8_t* into);
   [[noreturn]] void DamagedExtent(uint64_t extent, const Record& record, const std::string& fault) const;
 
   ImageFacts facts_;
   IndexFile page_index_;
   IndexFile extent_index_;
   MappedFile pages_;
+  std::unique_ptr<HotPack> hot_pack_;
 };
 
 }  // namespace vmckpt

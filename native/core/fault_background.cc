@@ -16,7 +16,9 @@ namespace {
 constexpr uint64_t kBatchPieces = 4;
 /** The kernel is told so far ahead what will be read, a quarter at a time. */
 constexpr uint64_t kReadAheadPieces = 512;
-constexpr int kNiceness = 10;
+/** What is predicted is wanted soon; the rest is only wanted some time. */
+constexpr int kPredictedNiceness = 4;
+constexpr int kRestNiceness = 10;
 constexpr std::chrono::microseconds kLookAgainAfter{200};
 constexpr std::chrono::microseconds kLongestPause{50'000};
 
@@ -47,7 +49,7 @@ void FaultServer::Background::SendPredicted() {
   if (plan_.predicted.empty()) return;
   InstallOrder order(*server_.image_, server_.options_.regions);
   for (PageRange range : plan_.predicted) order.Add(range, InstallOrder::Zeros::kIncluded);
-  Send(order);
+  Send(order, kPredictedNiceness);
 }
 
 void FaultServer::Background::SendRest() {
@@ -55,7 +57,7 @@ void FaultServer::Background::SendRest() {
   for (PageRange range : plan_.likely) order.Add(range, InstallOrder::Zeros::kLeftOut);
   order.AddRest();
   FindHugePages();
-  Send(order);
+  Send(order, kRestNiceness);
   SendWithheld(order);
   // Longer and longer: what others have in hand takes moments, what is damaged never comes.
   for (auto pause = kLookAgainAfter; !MustStop() && !AllInstalled(order);
@@ -63,16 +65,18 @@ void FaultServer::Background::SendRest() {
     std::this_thread::sleep_for(pause);
 }
 
-void FaultServer::Background::Send(const InstallOrder& order) {
+void FaultServer::Background::Send(const InstallOrder& order, int niceness) {
   next_ = 0;
   std::vector<std::jthread> threads;
   for (unsigned i = 0; i < server_.options_.background_threads; i++)
-    threads.emplace_back([this, &order] { Guarded([this, &order] { SendPieces(order); }); });
+    threads.emplace_back([this, &order, niceness] {
+      (void)::setpriority(PRIO_PROCESS, ::gettid(), niceness);
+      Guarded([this, &order] { SendPieces(order); });
+    });
 }
 
 void FaultServer::Background::SendPieces(const InstallOrder& order) {
   constexpr uint64_t kStep = kReadAheadPieces / 4;
-  (void)::setpriority(PRIO_PROCESS, ::gettid(), kNiceness);
   Sender sender(server_);
   const uint64_t end = order.pieces().size();
   for (uint64_t at; !MustStop() && (at = next_.fetch_add(kBatchPieces)) < end;) {

@@ -34,7 +34,7 @@ class FaultServer::Background {
   void SendPredicted();
   void SendRest();
   /** All pieces, by all threads. */
-  void Send(const InstallOrder& order);
+  void Send(const InstallOrder& order, int niceness);
   void SendPieces(const InstallOrder& order);
   void SendWithheld(const InstallOrder& order);
   enum class Withheld { kSpared, kSent };

@@ -69,7 +69,7 @@ void InstallOrder::ReadAhead(uint64_t first, uint64_t count) const {
   };
   while (first < end) {
     const uint64_t begin = first++;
-    if (pieces_[begin].kind != PageKind::kData) continue;
+    if (pieces_[begin].kind != PageKind::kData || image_.IsPacked(pieces_[begin].number)) continue;
     while (first < end && follows(first)) first++;
     image_.ReadAhead(pieces_[begin].number, first - begin);
   }

@@ -9,6 +9,8 @@ import { PAGE_KINDS } from '../pages/contracts.js';
 
 export const FORMAT_VERSION = 1;
 export const CHECKSUM_ALGORITHM = 'xxh3-64';
+/** May lie beside the files of a generation; src/working-set/hot-pack.ts makes it. */
+export const HOT_PACK_FILE = 'hot-pack';
 
 export const GENERATION_FILES = {
   manifest: 'manifest.json',

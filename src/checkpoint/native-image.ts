@@ -1,9 +1,10 @@
 /** A generation as the native fault path reads it, beside the CheckpointReader that has checked its headers. */
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, constants, openSync } from 'node:fs';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
 import { CheckpointImage } from '../native/index.js';
-import { GENERATION_FILES } from './format.js';
+import { errnoOf } from './files.js';
+import { GENERATION_FILES, HOT_PACK_FILE } from './format.js';
 import { generationLabel, openFailure, type Manifest } from './manifest.js';
 
 /** @throws VmckptError INDEX_DAMAGED, GENERATION_INCOMPLETE, NOT_PERMITTED */
@@ -14,8 +15,10 @@ export function openNativeImage(dir: string, manifest: Manifest): CheckpointImag
     for (const file of ['pageIndex', 'extentIndex', 'pages'] as const)
       fds.push(openSync(path.join(dir, GENERATION_FILES[file]), 'r'));
     const [pageIndexFd, extentIndexFd, pagesFd] = fds as [number, number, number];
+    const hotPackFd = openHotPack(dir);
+    if (hotPackFd !== undefined) fds.push(hotPackFd);
     return new CheckpointImage(
-      { pageIndexFd, extentIndexFd, pagesFd },
+      { pageIndexFd, extentIndexFd, pagesFd, hotPackFd },
       {
         pageCount: manifest.sizes.ramBytes / manifest.ram.pageBytes,
         extentCount: pages.extentCount,
@@ -29,6 +32,19 @@ export function openNativeImage(dir: string, manifest: Manifest): CheckpointImag
     throw damageIn(error) ?? openFailure(error, generationLabel(dir), 'its files');
   } finally {
     for (const fd of fds) closeSync(fd);
+  }
+}
+
+/** Undefined where there is none, or none to be had: it is not needed. */
+function openHotPack(dir: string): number | undefined {
+  try {
+    return openSync(
+      path.join(dir, HOT_PACK_FILE),
+      constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK,
+    );
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error;
+    return undefined;
   }
 }
 

@@ -1,5 +1,8 @@
 /** `vmckpt show NAME[@GEN]` */
+import { statSync } from 'node:fs';
+import path from 'node:path';
 import { Argument, type Command } from 'commander';
+import { HOT_PACK_FILE } from '../checkpoint/format.js';
 import { holdsMemoryOnly, readManifest, type Manifest } from '../checkpoint/manifest.js';
 import { Store } from '../store/store.js';
 import { shellQuote } from '../util/shell.js';
@@ -40,6 +43,8 @@ type Shown = Omit<Manifest, 'migration'> & {
 interface WorkingSetSummary {
   /** Units that are predicted: pages that one fault brings (docs/working-set.md). */
   readonly unitCount: number;
+  /** Of the file that holds its extents side by side; 0 when there is none. */
+  readonly hotPackBytes: number;
   /** Restores that it was learnt from. */
   readonly restoreCount: number;
   /** Of the last restores, oldest first. */
@@ -50,7 +55,9 @@ interface WorkingSetSummary {
 function describeWorkingSet(dir: string, { sizes, ram }: Manifest): WorkingSetSummary {
   const { workingSet, problem } = readWorkingSet(dir, sizes.ramBytes / ram.pageBytes);
   const { histogram, restoreCount, scores } = workingSet;
-  return { unitCount: histogram.memberCount, restoreCount, restores: scores, problem: problem ?? null };
+  const hotPackBytes = statSync(path.join(dir, HOT_PACK_FILE), { throwIfNoEntry: false })?.size ?? 0;
+  const unitCount = histogram.memberCount;
+  return { unitCount, hotPackBytes, restoreCount, restores: scores, problem: problem ?? null };
 }
 
 function describe(shown: Shown): string {
@@ -123,10 +130,11 @@ function describe(shown: Shown): string {
   ].join('\n');
 }
 
-function describeSet({ unitCount, restoreCount, problem }: WorkingSetSummary): string {
+function describeSet({ unitCount, restoreCount, hotPackBytes, problem }: WorkingSetSummary): string {
   if (problem !== null) return problem;
   if (restoreCount === 0) return 'not known yet: every restore teaches it';
-  return `${unitCount} units, from ${restoreCount} restore${restoreCount === 1 ? '' : 's'}`;
+  const packed = hotPackBytes === 0 ? '' : `; ${formatBytes(hotPackBytes)} to read in one sweep`;
+  return `${unitCount} units, from ${restoreCount} restore${restoreCount === 1 ? '' : 's'}${packed}`;
 }
 
 /** What is not known is a dash. Late, missed and withheld count units. */

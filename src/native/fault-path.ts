@@ -19,6 +19,8 @@ export interface ImageFiles {
   readonly pageIndexFd: number;
   readonly extentIndexFd: number;
   readonly pagesFd: number;
+  /** Of the file `hot-pack`; one that is not whole is not used. */
+  readonly hotPackFd?: number | undefined;
 }
 
 /** Pages of the VM that lie side by side in a process. */
@@ -103,6 +105,7 @@ interface FaultPathAddon {
     pagesFd: number,
     facts: BigUint64Array,
     label: string,
+    hotPackFd: number | undefined,
   ) => NativeImage;
   readonly PageTable: new (pageCount: number, memfd: number | undefined) => NativeTable;
   readonly FaultServer: new (
@@ -141,6 +144,7 @@ export class CheckpointImage {
       integer('pagesFd', files.pagesFd),
       BigUint64Array.of(...numbers, facts.pageIndexRoot, facts.extentIndexRoot),
       facts.label,
+      files.hotPackFd,
     );
   }
 

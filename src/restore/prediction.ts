@@ -6,11 +6,12 @@ import { randomBytes } from 'node:crypto';
 import type { CheckpointReader } from '../checkpoint/reader.js';
 import type { BackgroundPlan } from '../native/index.js';
 import { readWorkingSet, updateWorkingSet } from '../working-set/file.js';
+import { refreshHotPack } from '../working-set/hot-pack.js';
 import { planPrefetch, prefetchedBy, type PrefetchPlan } from '../working-set/plan.js';
 import { concatenated, type PageRuns } from '../working-set/runs.js';
 import { TraceRecorder } from '../working-set/trace.js';
 import { installUnits, type InstallUnits } from '../working-set/units.js';
-import { learnRestore } from '../working-set/working-set.js';
+import { learnRestore, type WorkingSet } from '../working-set/working-set.js';
 
 const NOTHING: PageRuns = new Uint32Array(0);
 const NO_PLAN = { beforeResume: NOTHING, afterResume: [], likely: NOTHING, warm: NOTHING } as const;
@@ -99,8 +100,12 @@ export class Prediction {
       explorePhase: this.#plan?.explorePhase ?? 0,
       isComplete: true,
     });
-    return updateWorkingSet(this.#generationDir, pageCount, (known) =>
-      learnRestore(known, { trace, units: this.#units }),
-    );
+    let known: WorkingSet | undefined;
+    const problem = await updateWorkingSet(this.#generationDir, pageCount, (former) => {
+      known = learnRestore(former, { trace, units: this.#units });
+      return known;
+    });
+    if (problem !== undefined || known === undefined) return problem;
+    return refreshHotPack(this.#generationDir, this.#reader, { ...known, units: this.#units });
   }
 }

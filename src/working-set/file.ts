@@ -1,26 +1,17 @@
 /**
  * The file `working-set` in a generation's folder. It is a hint: whatever is wrong with it, and whatever goes wrong with
  * writing it, is told in words and never thrown, because a restore that has succeeded must not fail over it.
- *
- * It is replaced as a whole: written to `.working-set.tmp`, fsynced, renamed. That temporary file is at the same time the
- * lock of whoever learns (an open-file-description lock, gone with its process): restores of one generation
- * that end together learn one after the other and none is lost, and what a crash leaves is used by the next one.
  */
 import fs from 'node:fs';
-import { rename } from 'node:fs/promises';
 import path from 'node:path';
-import { FILE_MODE, errnoOf, fsyncPath, readAt, writeAt, writeFailure } from '../checkpoint/files.js';
+import { errnoOf, readAt, writeAt, writeFailure } from '../checkpoint/files.js';
 import { VmckptError } from '../errors.js';
-import { tryLockFile } from '../native/index.js';
-import { poll } from '../util/deadline.js';
 import { MAX_WORKING_SET_BYTES, decodeWorkingSet, encodeWorkingSet } from './codec.js';
 import type { Opened } from './envelope.js';
+import { replaceFile } from './replace-file.js';
 import { newWorkingSet, type WorkingSet } from './working-set.js';
 
 export const WORKING_SET_FILE = 'working-set';
-const TEMPORARY_FILE = '.working-set.tmp';
-const LOCK_TIMEOUT_MS = 5000;
-const LOCK_POLL_MS = 20;
 
 export interface KnownWorkingSet {
   /** An empty one when there is none to be had. */
@@ -48,52 +39,24 @@ export async function updateWorkingSet(
   learn: (known: WorkingSet) => WorkingSet,
 ): Promise<string | undefined> {
   const file = path.join(generationDir, WORKING_SET_FILE);
-  try {
-    const temporary = path.join(generationDir, TEMPORARY_FILE);
-    const fd = await lockTemporary(temporary);
-    try {
-      const found = readFile(file, pageCount);
-      if (found?.status === 'unsupported') return `the working set stays as it is: ${found.problem}`;
-      const known = found?.status === 'ok' ? found.value : newWorkingSet(pageCount);
-      const bytes = encodeWorkingSet(learn(known));
-      fs.ftruncateSync(fd);
-      writeAt(fd, bytes, 0);
-      fs.fsyncSync(fd);
-      await rename(temporary, file);
-      await fsyncPath(generationDir);
-      return undefined;
-    } finally {
-      fs.closeSync(fd);
+  let refusal: string | undefined;
+  const write = (fd: number): boolean => {
+    const found = readFile(file, pageCount);
+    if (found?.status === 'unsupported') {
+      refusal = `the working set stays as it is: ${found.problem}`;
+      return false;
     }
+    const known = found?.status === 'ok' ? found.value : newWorkingSet(pageCount);
+    writeAt(fd, encodeWorkingSet(learn(known)), 0);
+    return true;
+  };
+  try {
+    await replaceFile(file, write);
+    return refusal;
   } catch (error) {
     if (!(error instanceof VmckptError) && errnoOf(error) === undefined) throw error;
     return `the working set was not recorded: ${writeFailure(error, file).message}`;
   }
-}
-
-/** The temporary file, locked. @throws VmckptError TIMEOUT; system errors as they are */
-function lockTemporary(temporary: string): Promise<number> {
-  return poll(() => tryLockTemporary(temporary), {
-    what: 'another restore to record its working set',
-    timeoutMs: LOCK_TIMEOUT_MS,
-    everyMs: LOCK_POLL_MS,
-  });
-}
-
-function tryLockTemporary(temporary: string): number | undefined {
-  const { O_RDWR, O_CREAT, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
-  const fd = fs.openSync(temporary, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK, FILE_MODE);
-  try {
-    // Whoever held the lock may have renamed the file away: then this is the working set itself.
-    const isStillThere = (): boolean =>
-      fs.statSync(temporary, { throwIfNoEntry: false })?.ino === fs.fstatSync(fd).ino;
-    if (tryLockFile(fd) && isStillThere()) return fd;
-  } catch (error) {
-    fs.closeSync(fd);
-    throw error;
-  }
-  fs.closeSync(fd);
-  return undefined;
 }
 
 /** undefined when there is no such file. */

@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <random>
 #include <string>
 #include <thread>
 
@@ -121,12 +124,47 @@ void FillDamaged(const Source& source) {
   }
 }
 
+/** The directory's extent 2 is damaged, but has a sound copy in the hot pack. */
+void FillFromPack(const Source& source) {
+  EXPECT(source.Open()->IsPacked(2));
+  Fill(source);
+}
+
+/** Whatever happens to the hot pack, pages come out right. */
+void FillFromDamagedPack(const Source& source) {
+  const std::string pack = source.directory + "/hot-pack";
+  std::mt19937_64 random(11);
+  const auto bytes = std::filesystem::file_size(pack);
+  for (int round = 0; round < 100; round++) {
+    std::fstream file(pack, std::ios::in | std::ios::out | std::ios::binary);
+    // More often where a byte means more.
+    file.seekp(random() % (round % 2 == 0 ? bytes : std::min<uint64_t>(bytes, 600)));
+    file.put(static_cast<char>(random()));
+    file.close();
+    if (round % 10 == 9) std::filesystem::resize_file(pack, random() % bytes);
+    auto image = source.Open();
+    ExtentDecoder decoder;
+    std::vector<uint8_t> room(image->facts().extent_pages * kPageBytes);
+    for (uint64_t page = 0; page < source.facts.page_count; page++) {
+      PageEntry entry = image->EntryOf(page);
+      if (entry.kind != PageKind::kData || !image->IsPacked(entry.extent)) continue;
+      const uint8_t* extent = image->Read(entry.extent, decoder, room.data());
+      auto* words = reinterpret_cast<const uint32_t*>(extent + entry.slot * kPageBytes);
+      for (size_t i = 0; i < kPageBytes / 4; i++) EXPECT(words[i] == WordOf(page, i));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace vmckpt
 
 int main(int argc, char** argv) {
   using namespace vmckpt;
-  return RunScenario(
-      argc, argv,
-      {{"whole", Fill}, {"in-order", FillInOrder}, {"stopped", FillStopped}, {"damaged", FillDamaged}});
+  return RunScenario(argc, argv,
+                     {{"whole", Fill},
+                      {"in-order", FillInOrder},
+                      {"stopped", FillStopped},
+                      {"damaged", FillDamaged},
+                      {"packed", FillFromPack},
+                      {"damaged-pack", FillFromDamagedPack}});
 }

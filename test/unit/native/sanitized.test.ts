@@ -7,8 +7,13 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { EXTENT_INDEX_SPEC, HEADER_BYTES, RECORD } from '../../../src/checkpoint/format.js';
 import type { Level } from '../../../src/checkpoint/extent-codec.js';
 import type { Manifest } from '../../../src/checkpoint/manifest.js';
+import { CheckpointReader } from '../../../src/checkpoint/reader.js';
 import { CheckpointWriter } from '../../../src/checkpoint/writer.js';
+import { PAGE_KINDS } from '../../../src/pages/contracts.js';
 import { PAGE_BYTES, RamLayout } from '../../../src/pages/layout.js';
+import { AdaptiveHistogram } from '../../../src/working-set/histogram.js';
+import { refreshHotPack } from '../../../src/working-set/hot-pack.js';
+import { installUnits } from '../../../src/working-set/units.js';
 import { hugePagesProblem, withHugePages } from '../../support/huge-pages.js';
 import { manifestParts } from '../checkpoint/synthetic-pages.js';
 
@@ -22,7 +27,7 @@ interface Program {
   readonly scenarios: Readonly<Record<string, string>>;
 }
 
-const IMAGE = ['checkpoint_image', 'install_order', 'mapped_file', 'page_table'];
+const IMAGE = ['checkpoint_image', 'hot_pack', 'install_order', 'mapped_file', 'page_table'];
 const PROGRAMS: Readonly<Record<string, Program>> = {
   'fault-server': {
     sources: [
@@ -59,6 +64,8 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
       'in-order': 'writes listed pages and no others, and notes which',
       stopped: 'notes exactly what is in place when it is stopped',
       damaged: 'never writes a page of a damaged extent, and says which it is',
+      packed: 'reads the extents of a hot pack from there',
+      'damaged-pack': 'takes nothing from a hot pack that is not right',
     },
   },
 };
@@ -92,11 +99,12 @@ describe.each(builds)('$name, with -fsanitize=$sanitizer,', ({ name, sanitizer }
   );
 });
 
-function runScenario(program: string, scenario: string): void {
+async function runScenario(program: string, scenario: string): Promise<void> {
   for (const [level, manifest] of Object.entries(checkpoints)) {
     const copy = path.join(directory, 'copy');
     cpSync(path.join(directory, level), copy, { recursive: true });
-    if (scenario === 'damaged') damageExtent(copy, 2);
+    if (scenario === 'packed' || scenario === 'damaged-pack') await packExtents(copy);
+    if (scenario === 'damaged' || scenario === 'packed') damageExtent(copy, 2);
     const { extentCount, extentPages } = manifest.pages;
     const { pageIndexRoot, extentIndexRoot } = manifest.checksums;
     const args = [scenario, copy, PAGE_COUNT, extentCount, extentPages, pageIndexRoot, extentIndexRoot];
@@ -133,6 +141,18 @@ async function writeCheckpoint(level: Level): Promise<Manifest> {
     }
   }
   return writer.finish(manifestParts(), Buffer.from('device state'));
+}
+
+async function packExtents(generation: string): Promise<void> {
+  const reader = await CheckpointReader.open(generation);
+  const units = installUnits(reader);
+  const entries = [];
+  for (let page = 0; page < PAGE_COUNT; page++)
+    if (reader.kindOf(page) === PAGE_KINDS.data && reader.extentOf(page) % 3 === 2)
+      entries.push({ leader: units.leaderOf(page), bins: [1, 0, 0] as const, isMember: true });
+  const histogram = new AdaptiveHistogram(entries);
+  expect(await refreshHotPack(generation, reader, { histogram, units })).toBeUndefined();
+  reader.close();
 }
 
 function damageExtent(generation: string, extent: number): void {

@@ -32,8 +32,10 @@ struct Source {
     auto file = [&](const char* name) {
       return Fd(Check(::open((directory + "/" + name).c_str(), O_RDONLY | O_CLOEXEC), "open"));
     };
-    ImageFiles files{
-        .page_index = file("page-index"), .extent_index = file("extent-index"), .pages = file("pages")};
+    ImageFiles files{.page_index = file("page-index"),
+                     .extent_index = file("extent-index"),
+                     .pages = file("pages"),
+                     .hot_pack = Fd(::open((directory + "/hot-pack").c_str(), O_RDONLY | O_CLOEXEC))};
     return std::make_shared<CheckpointImage>(std::move(files), facts);
   }
 };

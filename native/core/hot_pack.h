@@ -1,0 +1,44 @@
+// Copies of the extents of a working set, side by side in one file: from a cold disk they are read in one
+// sweep. docs/working-set.md specifies the file. It is a hint: one that is damaged, or of another generation,
+// is not used.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/fd.h"
+#include "core/mapped_file.h"
+
+namespace vmckpt {
+
+class HotPack {
+ public:
+  /** Null unless it is whole, and of the generation with this root of the extent index. */
+  static std::unique_ptr<HotPack> Open(const Fd& file, uint64_t extent_index_root);
+
+  bool Has(uint64_t extent) const { return EntryOf(extent) != nullptr; }
+
+  /** Where the extent is stored in `stored_bytes`, not verified; null when it is not here. */
+  const uint8_t* Find(uint64_t extent, uint32_t stored_bytes) const;
+
+  /** Lets the kernel read all of it. */
+  void ReadAhead() const;
+
+ private:
+  struct Entry {
+    uint32_t extent;
+    uint32_t stored_bytes;
+    uint64_t offset;
+  };
+
+  explicit HotPack(const Fd& file) : file_(file) {}
+  bool ReadTable(uint64_t extent_index_root);
+  const Entry* EntryOf(uint64_t extent) const;
+
+  MappedFile file_;
+  /** Ascending by extent. */
+  std::vector<Entry> entries_;
+};
+
+}  // namespace vmckpt

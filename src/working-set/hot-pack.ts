@@ -1,0 +1,149 @@
+/**
+ * The file `hot-pack` in a generation's folder: copies of the extents of the working set, side by side in the order in
+ * which a restore wants them. From a cold disk they are read in one sweep (native/core/hot_pack.h does that), where the
+ * extents themselves lie scattered. docs/working-set.md specifies its bytes.
+ */
+import fs from 'node:fs';
+import path from 'node:path';
+import { errnoOf, readAt, writeAt, writeFailure } from '../checkpoint/files.js';
+import { CHECKSUM_ALGORITHM, HOT_PACK_FILE } from '../checkpoint/format.js';
+import type { CheckpointReader } from '../checkpoint/reader.js';
+import { VmckptError } from '../errors.js';
+import { xxh3 } from '../native/index.js';
+import { PAGE_KINDS } from '../pages/contracts.js';
+import type { AdaptiveHistogram } from './histogram.js';
+import { planPrefetch } from './plan.js';
+import { replaceFile } from './replace-file.js';
+import { concatenated, pagesOf } from './runs.js';
+import type { InstallUnits } from './units.js';
+
+const MAGIC = 'VMCKPThp';
+const VERSION = 1;
+const HEADER_BYTES = 64;
+const ENTRY_BYTES = 16;
+const AT = {
+  version: 8,
+  headerBytes: 12,
+  algorithm: 16,
+  extentCount: 32,
+  extentIndexRoot: 40,
+  tableChecksum: 48,
+  checksum: 56,
+} as const;
+/** Of the file `pages`: a larger set is read about as fast from there. */
+const MAX_SHARE = 1 / 2;
+/** Of the set: while it has changed by less the pack is left as it is. */
+const TOLERATED_CHANGE = 1 / 8;
+
+interface Entry {
+  readonly extent: number;
+  readonly storedBytes: number;
+  readonly offset: number;
+}
+
+/**
+ * Makes the pack fit the set, unless it does so well enough.
+ * @returns why that was not possible, as a clause for the user. Never throws but for bugs.
+ */
+export async function refreshHotPack(
+  generationDir: string,
+  reader: CheckpointReader,
+  set: { readonly histogram: AdaptiveHistogram; readonly units: InstallUnits },
+): Promise<string | undefined> {
+  const file = path.join(generationDir, HOT_PACK_FILE);
+  try {
+    const extents = extentsOf(reader, set);
+    if (fits(packedExtents(file), extents)) return undefined;
+    await replaceFile(file, (fd) => writePack(fd, reader, extents));
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof VmckptError) && errnoOf(error) === undefined) throw error;
+    return `the hot pack was not written: ${writeFailure(error, file).message}`;
+  }
+}
+
+/** Those that a restore wants first in front. */
+function extentsOf(
+  reader: CheckpointReader,
+  { histogram, units }: { readonly histogram: AdaptiveHistogram; readonly units: InstallUnits },
+): Set<number> {
+  const everything = { budgetMs: Number.MAX_SAFE_INTEGER, fillBytesPerMs: 1, explore: 0 };
+  const nobodyWithheld = { seed: 0, phase: 0 };
+  const plan = planPrefetch({ histogram, units, exploration: nobodyWithheld }, everything);
+  const extents = new Set<number>();
+  for (const page of pagesOf(concatenated([plan.beforeResume, ...plan.afterResume])))
+    if (reader.kindOf(page) === PAGE_KINDS.data) extents.add(reader.extentOf(page));
+  return extents;
+}
+
+function fits(packed: ReadonlySet<number>, wanted: ReadonlySet<number>): boolean {
+  const common = [...wanted].filter((extent) => packed.has(extent)).length;
+  const changes = wanted.size - common + (packed.size - common);
+  return changes <= wanted.size * TOLERATED_CHANGE;
+}
+
+/** The extents that a pack claims to hold; none when there is no such file. Whoever reads it verifies it. */
+function packedExtents(file: string): Set<number> {
+  let fd: number;
+  try {
+    fd = fs.openSync(file, fs.constants.O_RDONLY | fs.constants.O_NOFOLLOW | fs.constants.O_NONBLOCK);
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return new Set();
+    throw error;
+  }
+  try {
+    const header = Buffer.alloc(HEADER_BYTES);
+    const isWhole = readAt(fd, header, 0) === HEADER_BYTES && header.toString('latin1', 0, 8) === MAGIC;
+    const count = isWhole ? Number(header.readBigUInt64LE(AT.extentCount)) : 0;
+    if (HEADER_BYTES + count * ENTRY_BYTES > fs.fstatSync(fd).size) return new Set();
+    const table = Buffer.alloc(count * ENTRY_BYTES);
+    readAt(fd, table, HEADER_BYTES);
+    return new Set(Array.from({ length: count }, (_, at) => table.readUInt32LE(at * ENTRY_BYTES)));
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
+/** @returns false when the set is too large for a pack */
+function writePack(fd: number, reader: CheckpointReader, extents: ReadonlySet<number>): boolean {
+  const entries: Entry[] = [];
+  let offset = HEADER_BYTES + extents.size * ENTRY_BYTES;
+  for (const extent of extents) {
+    const { storedBytes } = reader.extentInfo(extent);
+    entries.push({ extent, storedBytes, offset });
+    offset += storedBytes;
+  }
+  if (offset > reader.manifest.pages.fileBytes * MAX_SHARE) return false;
+  for (const { extent, storedBytes, offset } of entries) {
+    const stored = Buffer.alloc(storedBytes);
+    readAt(reader.pagesFd, stored, reader.extentInfo(extent).offset);
+    writeAt(fd, stored, offset);
+  }
+  const table = tableOf(entries);
+  writeAt(fd, Buffer.concat([headerOf(reader, table), table]), 0);
+  return true;
+}
+
+function tableOf(entries: readonly Entry[]): Buffer {
+  const table = Buffer.alloc(entries.length * ENTRY_BYTES);
+  const ascending = [...entries].sort((a, b) => a.extent - b.extent);
+  for (const [at, { extent, storedBytes, offset }] of ascending.entries()) {
+    table.writeUInt32LE(extent, at * ENTRY_BYTES);
+    table.writeUInt32LE(storedBytes, at * ENTRY_BYTES + 4);
+    table.writeBigUInt64LE(BigInt(offset), at * ENTRY_BYTES + 8);
+  }
+  return table;
+}
+
+function headerOf({ manifest }: CheckpointReader, table: Buffer): Buffer {
+  const header = Buffer.alloc(HEADER_BYTES);
+  header.write(MAGIC, 0, 'latin1');
+  header.writeUInt32LE(VERSION, AT.version);
+  header.writeUInt32LE(HEADER_BYTES, AT.headerBytes);
+  header.write(CHECKSUM_ALGORITHM, AT.algorithm, 'latin1');
+  header.writeBigUInt64LE(BigInt(table.length / ENTRY_BYTES), AT.extentCount);
+  header.writeBigUInt64LE(BigInt(`0x${manifest.checksums.extentIndexRoot}`), AT.extentIndexRoot);
+  header.writeBigUInt64LE(xxh3(table), AT.tableChecksum);
+  header.writeBigUInt64LE(xxh3(header, 0, AT.checksum), AT.checksum);
+  return header;
+}

@@ -1,0 +1,57 @@
+/**
+ * Replaces a file beside a generation as a whole: written to `.NAME.tmp`, fsynced, renamed. The temporary file is at the
+ * same time the lock of whoever writes (an open-file-description lock, gone with its process): restores of one
+ * generation that end together write one after the other and none is lost, and what a crash leaves is used by the next.
+ */
+import fs from 'node:fs';
+import { rename } from 'node:fs/promises';
+import path from 'node:path';
+import { FILE_MODE, fsyncPath } from '../checkpoint/files.js';
+import { tryLockFile } from '../native/index.js';
+import { poll } from '../util/deadline.js';
+
+const LOCK_TIMEOUT_MS = 5000;
+const LOCK_POLL_MS = 20;
+
+/**
+ * `write` gets an empty file; when it returns false, `file` stays as it is.
+ * @throws VmckptError TIMEOUT while somebody else writes; system errors as they are; what `write` throws
+ */
+export async function replaceFile(file: string, write: (fd: number) => boolean): Promise<void> {
+  const dir = path.dirname(file);
+  const temporary = path.join(dir, `.${path.basename(file)}.tmp`);
+  const fd = await lockTemporary(temporary);
+  try {
+    fs.ftruncateSync(fd);
+    if (!write(fd)) return fs.rmSync(temporary);
+    fs.fsyncSync(fd);
+    await rename(temporary, file);
+    await fsyncPath(dir);
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
+function lockTemporary(temporary: string): Promise<number> {
+  return poll(() => tryLockTemporary(temporary), {
+    what: `another process to write ${temporary}`,
+    timeoutMs: LOCK_TIMEOUT_MS,
+    everyMs: LOCK_POLL_MS,
+  });
+}
+
+function tryLockTemporary(temporary: string): number | undefined {
+  const { O_RDWR, O_CREAT, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
+  const fd = fs.openSync(temporary, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK, FILE_MODE);
+  try {
+    // Whoever held the lock may have renamed the file away: then this is the file itself.
+    const isStillThere = (): boolean =>
+      fs.statSync(temporary, { throwIfNoEntry: false })?.ino === fs.fstatSync(fd).ino;
+    if (tryLockFile(fd) && isStillThere()) return fd;
+  } catch (error) {
+    fs.closeSync(fd);
+    throw error;
+  }
+  fs.closeSync(fd);
+  return undefined;
+}
