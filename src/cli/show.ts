@@ -125,7 +125,10 @@ function describe(shown: Shown): string {
 
 function describeSet({ unitCount, restoreCount, problem }: WorkingSetSummary): string {
   if (problem !== null) return problem;
-  if (restoreCount === 0) return 'not known yet: every restore teaches it';
+  if (restoreCount === 0)
+    return unitCount === 0
+      ? 'not known yet: every restore teaches it'
+      : `${unitCount} units, from the save and the generation before`;
   return `${unitCount} units, from ${restoreCount} restore${restoreCount === 1 ? '' : 's'}`;
 }
 
