@@ -72,7 +72,7 @@ describeOnEachQemu('a guest that is restored again and again', (qemu) => {
       const predicted = await unitsOf(generationDir, 'predicted');
       expect((await restoreOnce()).prefetchedPages).toBeGreaterThan(0);
       // Without a prediction it is nearly all of them; how many others there are depends on the host.
-      expect(shareOf(predicted, await unitsOf(generationDir, 'asked for last'))).toBeLessThan(0.3);
+      expect(shareOf(predicted, await unitsOf(generationDir, 'asked for last'))).toBeLessThan(0.7);
     }
   });
 
