@@ -178,6 +178,7 @@ class Transfer {
       connect: () => connectUnix(this.#folder.file('migration.sock')),
       preempt: order.preempt,
       direct: this.#direct,
+      prediction: this.#prediction,
     });
     this.#sending = session;
     try {
@@ -206,8 +207,7 @@ class Transfer {
     await Promise.race([loaded, sleep(BACKGROUND_WAITS_MS)]);
     await session.bequeath();
     await Promise.all([session.finish(state.ramSectionId), loaded]);
-    if (resumedAtMs !== undefined && this.#direct !== undefined)
-      this.#observed = { ...this.#direct.observed(), resumedAtMs };
+    if (resumedAtMs !== undefined) this.#observed = { ...session.observed(), resumedAtMs };
   }
 
   /** In the place of a process that died: on its connection when the stream on it is whole, else on a new one. */

@@ -24,6 +24,12 @@ import type { Heartbeat } from '../support/console.js';
 import { startGuest, type Guest } from '../support/guest.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 
+interface Wishes {
+  readonly explore?: number;
+  readonly mode?: 'prefetch' | 'lazy';
+  readonly path?: 'auto' | 'stream';
+}
+
 const WHOLE = { memory: true, disk: true, tmpfs: true, counter: true };
 
 describeOnEachQemu('a guest that is restored again and again', (qemu) => {
@@ -46,10 +52,10 @@ describeOnEachQemu('a guest that is restored again and again', (qemu) => {
   afterEach(stopRestored);
   afterAll(async () => guest.stop());
 
-  const restoreOnce = async (wishes: { explore?: number; mode?: 'prefetch' | 'lazy' } = {}) => {
-    const { mode = 'prefetch', explore = 0 } = wishes;
+  const restoreOnce = async (wishes: Wishes = {}) => {
+    const { mode = 'prefetch', path = 'auto', explore = 0 } = wishes;
     const prefetch = { budgetMs: 20, explore };
-    const restored = await restoreGuest(guest, { storeDir, reference: 'web', qemu, mode, prefetch });
+    const restored = await restoreGuest(guest, { storeDir, reference: 'web', qemu, mode, path, prefetch });
     expect(await examineGuest(restored.console, before)).toEqual(WHOLE);
     await restored.stop();
     return restored.report;
@@ -78,6 +84,18 @@ describeOnEachQemu('a guest that is restored again and again', (qemu) => {
 
   it('finds itself whole when a part of the prediction is withheld', async () => {
     await restoreOnce({ explore: 0.5 });
+  });
+
+  it('learns and is prefetched through the stream, too', async () => {
+    rmSync(path.join(generationDir, 'working-set'));
+    expect(await restoreOnce({ path: 'stream' })).toMatchObject({ path: 'stream', prefetchedPages: 0 });
+    const predicted = await unitsOf(generationDir, 'predicted');
+    expect(predicted.size).toBeGreaterThan(50);
+    const { prefetchedPages } = await restoreOnce({ path: 'stream', explore: 0.1 });
+    expect(prefetchedPages).toBeGreaterThan(predicted.size / 2);
+    expect(shareOf(predicted, await unitsOf(generationDir, 'asked for last'))).toBeLessThan(0.7);
+    // What one path has taught the other one uses.
+    expect((await restoreOnce()).prefetchedPages).toBeGreaterThan(predicted.size / 2);
   });
 
   it('begins its next generation with what restores of this one have taught', async () => {
