@@ -17,7 +17,7 @@ import type { MachineState } from '../transfer/whole-machine.js';
 import { withDeadline } from '../util/deadline.js';
 import { rangesOf } from '../working-set/runs.js';
 import type { DirectMemory } from './direct-memory.js';
-import type { ObservedFaults, Prediction } from './prediction.js';
+import type { ObservedFaults, Prediction } from '../working-set/prediction.js';
 
 const PINGS = { connected: 1, discarded: 2, listening: 3, packaged: 4 } as const;
 const ANSWER_TIMEOUT_MS = 30_000;
@@ -176,7 +176,7 @@ export class PostcopySession {
   }
 
   /** What was asked for, for the working set; complete once the session is closed. */
-  observed(): Omit<ObservedFaults, 'resumedAtMs'> {
+  observed(): Pick<ObservedFaults, 'faults' | 'beganAtMs'> {
     return this.#direct?.observed() ?? this.feeder.observed();
   }
 
