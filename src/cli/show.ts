@@ -132,8 +132,11 @@ function describe(shown: Shown): string {
 
 function describeSet({ unitCount, restoreCount, hotPackBytes, problem }: WorkingSetSummary): string {
   if (problem !== null) return problem;
-  if (restoreCount === 0) return 'not known yet: every restore teaches it';
   const packed = hotPackBytes === 0 ? '' : `; ${formatBytes(hotPackBytes)} to read in one sweep`;
+  if (restoreCount === 0)
+    return unitCount === 0
+      ? 'not known yet: every restore teaches it'
+      : `${unitCount} units, from the save and the generation before`;
   return `${unitCount} units, from ${restoreCount} restore${restoreCount === 1 ? '' : 's'}${packed}`;
 }
 

@@ -18,6 +18,15 @@ export class PageBitmap {
     return ((this.#words[page >>> 5]! >>> (page & 31)) & 1) === 1;
   }
 
+  /** The first page from `page` on whose bit is clear; `pageCount` when there is none. */
+  nextClear(page: number): number {
+    let word = page >>> 5;
+    let clear = ~(this.#words[word] ?? 0) & (-1 << (page & 31));
+    while (clear === 0 && ++word < this.#words.length) clear = ~this.#words[word]!;
+    if (clear === 0) return this.pageCount;
+    return Math.min(word * 32 + 31 - Math.clz32(clear & -clear), this.pageCount);
+  }
+
   /** Sets a page's bit and tells whether it was clear: the one way to claim a page. */
   claim(page: number): boolean {
     const word = page >>> 5;

@@ -24,7 +24,7 @@ import { damageIn } from '../checkpoint/native-image.js';
 import { PAGE_BYTES, type PlacedRamBlock, type RamLayout } from '../pages/layout.js';
 import { nowMs } from '../timeline/clock.js';
 import { bequeath } from './inheritance.js';
-import type { Prediction } from './prediction.js';
+import type { Prediction } from '../working-set/prediction.js';
 
 const DEMAND_THREADS = 2;
 /** How far the migration stream has come, for a successor; 0 at first. */

@@ -14,7 +14,7 @@ import { KEEPER_PATH } from '../native/index.js';
 import type { ProcessEnd, StartedProcess, StartOptions } from '../qemu/launch.js';
 import { withDeadline } from '../util/deadline.js';
 import { identifyProcess, isAlive, type ProcessIdentity } from '../util/process-identity.js';
-import type { PrefetchWishes } from './prediction.js';
+import type { PrefetchWishes } from '../working-set/prediction.js';
 import { SERVER_COMMAND, TransferClient } from './transfer-client.js';
 import type { VmFolder } from './vm-record.js';
 

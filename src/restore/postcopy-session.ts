@@ -4,16 +4,20 @@
  * that died has stopped.
  */
 import { Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError } from '../errors.js';
 import { ReturnPathParser, type ReturnPathMessage } from '../migration-stream/return-path.js';
 import * as wire from '../migration-stream/serializer.js';
 import type { BulkDecoder, PageSource } from '../pages/contracts.js';
 import { rangeOf, type PageRange } from '../pages/layout.js';
+import { nowMs } from '../timeline/clock.js';
 import { Channel } from '../transfer/channel.js';
 import { PageFeeder } from '../transfer/page-feeder.js';
 import type { MachineState } from '../transfer/whole-machine.js';
 import { withDeadline } from '../util/deadline.js';
+import { rangesOf } from '../working-set/runs.js';
 import type { DirectMemory } from './direct-memory.js';
+import type { ObservedFaults, Prediction } from '../working-set/prediction.js';
 
 const PINGS = { connected: 1, discarded: 2, listening: 3, packaged: 4 } as const;
 const ANSWER_TIMEOUT_MS = 30_000;
@@ -29,6 +33,8 @@ export interface SessionOptions {
   readonly preempt: 'off' | 'at-once' | 'after-pong';
   /** Fills what it owns without the stream; excludes `postcopy-preempt`, with which QEMU 10 would never complete. */
   readonly direct: DirectMemory | undefined;
+  /** What goes through the stream first, where there is no direct path. */
+  readonly prediction: Prediction | undefined;
 }
 
 type MessageOf<Type extends ReturnPathMessage['type']> = Extract<ReturnPathMessage, { type: Type }>;
@@ -94,6 +100,8 @@ export class PostcopySession {
     if (this.#direct !== undefined) {
       await this.#pong(PINGS.discarded);
       await this.#direct.prefetch();
+    } else {
+      await this.#sendBeforeResume(ramSectionId);
     }
     const rest = [wire.packaged(machine), wire.ping(PINGS.packaged), wire.ramPartOpen(ramSectionId)];
     this.#main.send(Buffer.concat(rest));
@@ -143,6 +151,7 @@ export class PostcopySession {
   /** Sends all remaining memory, ends the migration, and resolves when QEMU says that it has everything. */
   async finish(ramSectionId: number): Promise<void> {
     this.#direct?.startBackground();
+    if (this.#direct === undefined) await this.#sendPredicted();
     await this.feeder.sendRest(this.#streamRanges(), this.#stop.signal);
     await this.#direct?.complete;
     this.#direct?.noteEnd();
@@ -164,6 +173,11 @@ export class PostcopySession {
     if (status !== 0)
       throw new VmckptError('TRANSFER_FAILED', `QEMU ended the transfer with status ${status}, 0 expected`);
     this.close();
+  }
+
+  /** What was asked for, for the working set; complete once the session is closed. */
+  observed(): Pick<ObservedFaults, 'faults' | 'beganAtMs'> {
+    return this.#direct?.observed() ?? this.feeder.observed();
   }
 
   close(): void {
@@ -234,6 +248,31 @@ export class PostcopySession {
     direct.forgo();
     // Of a fault that a dead process has read QEMU knows nothing: it will not ask for a zero page, nor make one.
     if (presence.includes(1)) await this.feeder.sendZeros(owned, this.#stop.signal);
+  }
+
+  /** QEMU takes pages before LISTEN as those of a pre-copy: they are simply there when it runs. */
+  async #sendBeforeResume(ramSectionId: number): Promise<void> {
+    const { prediction } = this.#options;
+    if (prediction === undefined || prediction.beforeResume.length === 0) return;
+    const { beforeResume, budgetMs } = prediction;
+    this.#main.send(wire.ramPartOpen(ramSectionId));
+    await this.feeder.sendPredicted(beforeResume, this.#stop.signal, nowMs() + budgetMs);
+    this.#main.send(wire.ramClose(ramSectionId));
+  }
+
+  /** In the order of the direct path's background; what is withheld, last. */
+  async #sendPredicted(): Promise<void> {
+    const { prediction } = this.#options;
+    if (prediction === undefined) return;
+    const { predicted, likely, withheldMs } = prediction.background;
+    const { signal } = this.#stop;
+    const withheldUntilMs = nowMs() + withheldMs;
+    this.feeder.withhold(prediction.planned.withheld);
+    await this.feeder.sendPredicted(predicted, signal);
+    await this.feeder.sendRest(rangesOf(likely), signal);
+    await this.feeder.sendRest(this.#streamRanges(), signal);
+    if (withheldMs > 0) await sleep(Math.max(0, withheldUntilMs - nowMs()), undefined, { signal });
+    this.feeder.withholdNoLonger();
   }
 
   #streamRanges(): PageRange[] {

@@ -19,7 +19,7 @@ import {
   runWhenLoaded,
   type IncomingMode,
 } from './incoming.js';
-import type { PrefetchWishes } from './prediction.js';
+import type { PrefetchWishes } from '../working-set/prediction.js';
 import { planLaunch, type LaunchPlan, type LaunchWishes } from './launch-plan.js';
 import { buildReport, type RestoreReport } from './report.js';
 import { superviseTransfer } from './supervise.js';

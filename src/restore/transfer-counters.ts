@@ -17,12 +17,12 @@ export function countTransfer({ feeder, direct, filledPages, sentBytes }: Transf
   const sent = feeder?.counters;
   const unasked = (sent?.backgroundPages ?? 0) + (sent?.neighbourPages ?? 0);
   const unaskedDirect = (direct?.backgroundPages ?? 0) + (direct?.neighbourPages ?? 0);
-  const prefetchedPages = direct?.prefetchedPages ?? 0;
-  const directPages = (direct?.demandPages ?? 0) + unaskedDirect + prefetchedPages;
+  const prefetchedDirect = direct?.prefetchedPages ?? 0;
+  const directPages = (direct?.demandPages ?? 0) + unaskedDirect + prefetchedDirect;
   return {
     demandFaults: (feeder?.faults.count ?? 0) + (direct?.demandFaults ?? 0),
     withheldFaults: direct?.withheldFaults ?? 0,
-    prefetchedPages,
+    prefetchedPages: (sent?.prefetchedPages ?? 0) + prefetchedDirect,
     backgroundPages: filledPages + unasked + unaskedDirect,
     zeroPages: (sent?.zeroPages ?? 0) + (direct?.zeroPages ?? 0),
     transferredBytes: (filledPages + directPages) * PAGE_BYTES + sentBytes,

@@ -25,7 +25,7 @@ import { poll } from '../util/deadline.js';
 import { identifyProcess } from '../util/process-identity.js';
 import { DirectMemory } from './direct-memory.js';
 import { disclaim, inherited, type Estate } from './inheritance.js';
-import { Prediction, type ObservedFaults, type PrefetchWishes } from './prediction.js';
+import { Prediction, type ObservedFaults, type PrefetchWishes } from '../working-set/prediction.js';
 import { PostcopySession } from './postcopy-session.js';
 import { prepareRecovery } from './recovery.js';
 import { SUCCESSOR_FLAG, type TransferCounters, type TransferOrder } from './transfer-job.js';
@@ -178,6 +178,7 @@ class Transfer {
       connect: () => connectUnix(this.#folder.file('migration.sock')),
       preempt: order.preempt,
       direct: this.#direct,
+      prediction: this.#prediction,
     });
     this.#sending = session;
     try {
@@ -206,8 +207,7 @@ class Transfer {
     await Promise.race([loaded, sleep(BACKGROUND_WAITS_MS)]);
     await session.bequeath();
     await Promise.all([session.finish(state.ramSectionId), loaded]);
-    if (resumedAtMs !== undefined && this.#direct !== undefined)
-      this.#observed = { ...this.#direct.observed(), resumedAtMs };
+    if (resumedAtMs !== undefined) this.#observed = { ...session.observed(), resumedAtMs, isComplete: true };
   }
 
   /** In the place of a process that died: on its connection when the stream on it is whole, else on a new one. */

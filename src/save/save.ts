@@ -19,11 +19,13 @@ import { VmckptError } from '../errors.js';
 import { identifyProcess, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
 import { manifestParts } from './manifest-parts.js';
+import { DirtyPages } from './dirty-pages.js';
 import { CAPABILITIES_OF, runMethod, type MethodResult, type SaveMethod } from './methods.js';
 import { connectToVm, giveBack, putRight } from './putting-right.js';
 import { readStream } from './read-stream.js';
 import { Receiver } from './receiver.js';
 import { refuseUnsafe } from './refusals.js';
+import { teachWorkingSet } from './teach.js';
 import { VmJournal, type JournalNote } from './vm-journal.js';
 
 const DEATH_TIMEOUT_MS = 2_000;
@@ -111,9 +113,12 @@ async function saveInto(
   let saved = false;
   try {
     await changeSettings(work);
-    const { stream, writer, result } = await transfer(pending, work);
+    const { stream, writer, dirty, result } = await transfer(pending, work);
     const parts = manifestParts({ vm, method, name: options.name, generation: pending.generation, stream });
     const manifest = await writer.finish(parts, stream.deviceState);
+    const { dir, formerDir } = pending;
+    const problem = await teachWorkingSet({ dir, formerDir, dirtyPages: dirty.pages });
+    if (problem !== undefined) options.onMessage(`Restores begin without a prediction: ${problem}.`);
     await pending.commit();
     saved = true;
     return { manifest, result };
@@ -186,6 +191,7 @@ async function changeSettings({ qmp, method }: Work): Promise<void> {
 interface Transferred {
   readonly stream: ParsedStream;
   readonly writer: CheckpointWriter;
+  readonly dirty: DirtyPages;
   readonly result: MethodResult;
 }
 
@@ -194,12 +200,16 @@ async function transfer(pending: PendingGeneration, work: Work): Promise<Transfe
   const { options, qmp, vm, method } = work;
   const receiver = await Receiver.start();
   let writer: CheckpointWriter | undefined;
+  let dirty: DirtyPages | undefined;
   const giveUp = new AbortController();
   const signal = AbortSignal.any([options.signal, giveUp.signal]);
   const writing = readStream({
     fd: receiver.stream,
     handler: {
-      onLayout: (layout) => (writer = CheckpointWriter.create(pending.dir, { layout, level: options.level })),
+      onLayout: (layout) => {
+        writer = CheckpointWriter.create(pending.dir, { layout, level: options.level });
+        return (dirty = new DirtyPages(writer, { method, pageCount: layout.pageCount }));
+      },
     },
     ready: () => writer?.ready() ?? Promise.resolve(),
     onProgress: (streamBytes) => options.onProgress(streamBytes, vm.ramBytes),
@@ -213,7 +223,7 @@ async function transfer(pending: PendingGeneration, work: Work): Promise<Transfe
     ]);
     const stream = await writing;
     receiver.discard();
-    return { stream, writer: writer!, result };
+    return { stream, writer: writer!, dirty: dirty!, result };
   } catch (error) {
     // The reader is not waited for: it touches neither the pipe nor the writer from here on.
     giveUp.abort(error);

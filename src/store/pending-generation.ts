@@ -12,6 +12,8 @@ export interface PendingOptions {
   readonly generation: number;
   /** The temporary directory. */
   readonly dir: string;
+  /** Of the newest generation before it, if there is one. */
+  readonly formerDir: string | undefined;
   /** Gives up the lock on the name. */
   readonly unlock: () => Promise<void>;
 }
@@ -21,6 +23,8 @@ export class PendingGeneration {
   readonly generation: number;
   /** Where to write; empty at first, and gone after commit() or abort(). */
   readonly dir: string;
+  /** Of the newest generation before it, if there is one. */
+  readonly formerDir: string | undefined;
   readonly #options: PendingOptions;
   #settled = false;
 
@@ -28,6 +32,7 @@ export class PendingGeneration {
     this.name = options.name;
     this.generation = options.generation;
     this.dir = options.dir;
+    this.formerDir = options.formerDir;
     this.#options = options;
   }
 

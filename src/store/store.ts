@@ -142,10 +142,12 @@ export class Store {
     try {
       const unlock = await this.#lock(name);
       try {
-        const generation = ((await this.generations(name)).at(-1) ?? 0) + 1;
+        const former = (await this.generations(name)).at(-1);
+        const generation = (former ?? 0) + 1;
+        const formerDir = former === undefined ? undefined : path.join(nameDir, String(former));
         const dir = path.join(nameDir, `${PENDING}${generation}-${process.pid}`);
         await mkdir(dir, { mode: DIRECTORY_MODE });
-        return new PendingGeneration({ storeDir: this.dir, name, generation, dir, unlock });
+        return new PendingGeneration({ storeDir: this.dir, name, generation, dir, formerDir, unlock });
       } catch (error) {
         await unlock();
         throw error;

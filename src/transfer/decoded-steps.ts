@@ -1,14 +1,14 @@
-/** Walks over the pages of a source in address order, a step at a time, with the next steps being decoded meanwhile. */
+/** Walks over pages of a source, a step at a time, with the next steps being decoded meanwhile. */
 import { PAGE_KINDS, type BulkDecoder, type DecodedExtents, type PageSource } from '../pages/contracts.js';
-import type { PageRange } from '../pages/layout.js';
 
 /** 512 KiB: what waits behind one step waits for little. */
 const PAGES_PER_STEP = 128;
 /** Steps that are being decoded while one is used. */
 const STEPS_AHEAD = 2;
 
-/** The pages of a range that carry data, decoded; valid until the next step is asked for. */
-export interface DecodedStep extends PageRange {
+/** Pages to be sent together, those that carry data decoded; valid until the next step is asked for. */
+export interface DecodedStep {
+  readonly pages: readonly number[];
   /** Extent → its decoded pages. */
   readonly bytesOf: ReadonlyMap<number, Uint8Array>;
 }
@@ -16,9 +16,8 @@ export interface DecodedStep extends PageRange {
 export interface StepOptions {
   readonly source: PageSource;
   readonly decoder: BulkDecoder;
-  readonly range: PageRange;
-  /** Pages that it refuses need not be decoded. */
-  readonly isWanted: (page: number) => boolean;
+  /** Taken a few steps ahead. */
+  readonly pages: Iterable<number>;
 }
 
 /** @throws VmckptError EXTENT_DAMAGED, INDEX_DAMAGED */
@@ -36,41 +35,41 @@ export async function* decodedSteps(options: StepOptions): AsyncGenerator<Decode
       }
       const next = ahead.shift();
       if (next === undefined) return;
-      const { step } = next;
+      const { pages, extents } = next.step;
       const decoded = await next.decoded;
       const bytesOf = new Map(
-        step.extents.map((extent, position) => [extent, decoded.bytesAt(position)] as const),
+        extents.map((extent, position) => [extent, decoded.bytesAt(position)] as const),
       );
-      yield { firstPage: step.firstPage, endPage: step.endPage, bytesOf };
-      decoded.release();
+      try {
+        yield { pages, bytesOf };
+      } finally {
+        decoded.release();
+      }
     }
   } finally {
     for (const { decoded } of ahead) void decoded.then((extents) => extents.release()).catch(() => undefined);
   }
 }
 
-interface Step extends PageRange {
+interface Step {
+  readonly pages: readonly number[];
   readonly extents: readonly number[];
 }
 
 /** A step ends only where a new extent would begin, so that few extents are read twice. */
-function* stepsOf({ source, range, isWanted }: StepOptions): Generator<Step, undefined> {
-  let { firstPage } = range;
-  let stepPages = 0;
+function* stepsOf({ source, pages }: StepOptions): Generator<Step, undefined> {
+  let inStep: number[] = [];
   let extents = new Set<number>();
-  for (let page = firstPage; page < range.endPage; page++) {
-    const kind = source.kindOf(page);
-    if ((kind !== PAGE_KINDS.data && kind !== PAGE_KINDS.fill) || !isWanted(page)) continue;
-    const extent = kind === PAGE_KINDS.data ? source.extentOf(page) : undefined;
-    if (stepPages >= PAGES_PER_STEP && !(extent !== undefined && extents.has(extent))) {
-      yield { firstPage, endPage: page, extents: [...extents] };
-      firstPage = page;
-      stepPages = 0;
+  for (const page of pages) {
+    const extent = source.kindOf(page) === PAGE_KINDS.data ? source.extentOf(page) : undefined;
+    if (inStep.length >= PAGES_PER_STEP && !(extent !== undefined && extents.has(extent))) {
+      yield { pages: inStep, extents: [...extents] };
+      inStep = [];
       extents = new Set();
     }
     if (extent !== undefined) extents.add(extent);
-    stepPages++;
+    inStep.push(page);
   }
-  yield { firstPage, endPage: range.endPage, extents: [...extents] };
+  if (inStep.length > 0) yield { pages: inStep, extents: [...extents] };
   return undefined;
 }

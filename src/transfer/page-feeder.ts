@@ -1,6 +1,6 @@
 /**
- * Which page goes next: demand faults first, then the rest of their extents, and behind them everything else in
- * address order. A claim bitmap over all of it makes sure that no page is sent twice: QEMU ends a post-copy
+ * Which page goes next: demand faults first, then the rest of their extents, and behind them what is predicted, and
+ * everything else in address order. A claim bitmap over all of it makes sure that no page is sent twice: QEMU ends a post-copy
  * stream that does (its UFFDIO_COPY answers EEXIST).
  */
 import { performance } from 'node:perf_hooks';
@@ -8,6 +8,9 @@ import { PageBitmap } from '../pages/bitmap.js';
 import { MAX_EXTENT_PAGES, PAGE_KINDS, type BulkDecoder, type PageSource } from '../pages/contracts.js';
 import { PAGE_BYTES, type PageRange } from '../pages/layout.js';
 import type { Channel } from './channel.js';
+import { nowMs } from '../timeline/clock.js';
+import { pagesOf, type PageRuns } from '../working-set/runs.js';
+import { MAX_TRACE_FAULTS } from '../working-set/trace.js';
 import { decodedSteps, type DecodedStep } from './decoded-steps.js';
 import { FaultRecorder } from './fault-times.js';
 
@@ -25,9 +28,19 @@ export interface FeederOptions {
 
 export class PageFeeder {
   readonly faults = new FaultRecorder();
-  readonly counters = { demandPages: 0, neighbourPages: 0, backgroundPages: 0, zeroPages: 0 };
+  readonly counters = {
+    demandPages: 0,
+    neighbourPages: 0,
+    prefetchedPages: 0,
+    backgroundPages: 0,
+    zeroPages: 0,
+  };
   readonly #options: FeederOptions;
   readonly #claims: PageBitmap;
+  readonly #beganAtMs = nowMs();
+  /** (page, microseconds since it began) for every page that was asked for. */
+  readonly #asked: number[] = [];
+  #withheld: PageBitmap | undefined;
   readonly #scratch = Buffer.alloc(MAX_EXTENT_PAGES * PAGE_BYTES);
 
   constructor(options: FeederOptions) {
@@ -40,26 +53,50 @@ export class PageFeeder {
     this.#claims.claim(page);
   }
 
+  /** What was asked for, whether it was under way or not. */
+  observed(): { readonly faults: Uint32Array; readonly beganAtMs: number } {
+    return { faults: Uint32Array.from(this.#asked), beganAtMs: this.#beganAtMs };
+  }
+
   /** Answers a demand fault. @throws VmckptError EXTENT_DAMAGED, and then the page stays unanswered. */
   answer(firstPage: number, pageCount: number): void {
     const startedMs = performance.now();
     let answered = false;
+    this.#note(firstPage, pageCount);
     for (let page = firstPage; page < firstPage + pageCount; page++)
       answered = this.#answerPage(page) || answered;
     if (answered) this.faults.record((performance.now() - startedMs) * 1000);
   }
 
+  /** These pages are sent to nobody but who asks for them, until they are no longer withheld. */
+  withhold(pages: PageRuns): void {
+    this.#withheld = new PageBitmap(this.#options.source.layout.pageCount);
+    for (const page of pagesOf(pages)) this.#withheld.claim(page);
+  }
+
+  withholdNoLonger(): void {
+    this.#withheld = undefined;
+  }
+
+  /**
+   * Sends these pages, zero pages too, as long as nobody has asked for them and it is not later than `untilMs`.
+   * @throws VmckptError EXTENT_DAMAGED
+   */
+  async sendPredicted(pages: PageRuns, signal: AbortSignal, untilMs = Infinity): Promise<void> {
+    await this.#send(this.#unsent(pagesOf(pages)), {
+      signal,
+      isOver: () => nowMs() > untilMs,
+      onSent: () => this.counters.prefetchedPages++,
+    });
+  }
+
   /** Sends every data page of these ranges that nobody has asked for, in address order. @throws VmckptError EXTENT_DAMAGED */
   async sendRest(ranges: readonly PageRange[], signal: AbortSignal): Promise<void> {
-    const { source, decoder, background, backgroundAheadBytes } = this.#options;
-    const isWanted = (page: number): boolean => !this.#claims.has(page);
-    for (const range of ranges) {
-      for await (const step of decodedSteps({ source, decoder, range, isWanted })) {
-        this.#sendStep(step);
-        await background.room(backgroundAheadBytes);
-        signal.throwIfAborted();
-      }
-    }
+    await this.#send(this.#unsent(this.#dataPagesOf(ranges)), {
+      signal,
+      isOver: () => false,
+      onSent: () => this.counters.backgroundPages++,
+    });
   }
 
   /** Says of the pages of these ranges that carry no data that they are zero. */
@@ -79,6 +116,35 @@ export class PageFeeder {
       }
     }
     background.flush();
+  }
+
+  #note(firstPage: number, pageCount: number): void {
+    if (this.#asked.length >= 2 * MAX_TRACE_FAULTS) return;
+    const sinceUs = Math.round((nowMs() - this.#beganAtMs) * 1000);
+    for (let page = firstPage; page < firstPage + pageCount; page++) this.#asked.push(page, sinceUs);
+  }
+
+  *#dataPagesOf(ranges: readonly PageRange[]): Generator<number> {
+    const { source } = this.#options;
+    for (const { firstPage, endPage } of ranges)
+      for (let page = firstPage; page < endPage; page++) {
+        const kind = source.kindOf(page);
+        if (kind === PAGE_KINDS.data || kind === PAGE_KINDS.fill) yield page;
+      }
+  }
+
+  *#unsent(pages: Iterable<number>): Generator<number> {
+    for (const page of pages) if (!this.#claims.has(page) && this.#withheld?.has(page) !== true) yield page;
+  }
+
+  async #send(pages: Iterable<number>, { signal, isOver, onSent }: Sending): Promise<void> {
+    const { source, decoder, background, backgroundAheadBytes } = this.#options;
+    for await (const step of decodedSteps({ source, decoder, pages })) {
+      if (isOver()) return;
+      this.#sendStep(step, onSent);
+      await background.room(backgroundAheadBytes);
+      signal.throwIfAborted();
+    }
   }
 
   #answerPage(page: number): boolean {
@@ -123,21 +189,29 @@ export class PageFeeder {
     demand.flush();
   }
 
-  #sendStep({ firstPage, endPage, bytesOf }: DecodedStep): void {
+  #sendStep({ pages, bytesOf }: DecodedStep, onSent: () => void): void {
     const { source, background } = this.#options;
-    for (let page = firstPage; page < endPage; page++) {
+    for (const page of pages) {
+      // It may have been asked for since the step was cut.
+      if (!this.#claims.claim(page)) continue;
       const kind = source.kindOf(page);
-      if (kind === PAGE_KINDS.fill) {
-        if (!this.#claims.claim(page)) continue;
-        background.records.fill(page, source.fillByteOf(page));
-      } else if (kind === PAGE_KINDS.data) {
-        const bytes = bytesOf.get(source.extentOf(page));
-        // Not among them: it was claimed when the step was cut.
-        if (bytes === undefined || !this.#claims.claim(page)) continue;
-        background.records.page(page, bytes, source.slotOf(page) * PAGE_BYTES);
-      } else continue;
-      this.counters.backgroundPages++;
+      if (kind === PAGE_KINDS.data)
+        background.records.page(page, bytesOf.get(source.extentOf(page))!, source.slotOf(page) * PAGE_BYTES);
+      else if (kind === PAGE_KINDS.fill) background.records.fill(page, source.fillByteOf(page));
+      else {
+        background.records.zero(page);
+        this.counters.zeroPages++;
+        continue;
+      }
+      onSent();
     }
     background.flush();
   }
+}
+
+interface Sending {
+  readonly signal: AbortSignal;
+  /** Asked before every step. */
+  readonly isOver: () => boolean;
+  readonly onSent: () => void;
 }

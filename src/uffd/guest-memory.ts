@@ -9,6 +9,8 @@ import {
   type ServerEventKind,
 } from '../native/index.js';
 import { PAGE_BYTES } from '../pages/layout.js';
+import { nowMs } from '../timeline/clock.js';
+import type { ObservedFaults, Prediction } from '../working-set/prediction.js';
 import type { GuestRegion } from './handshake.js';
 
 const DEMAND_THREADS = 2;
@@ -20,6 +22,7 @@ export interface GuestMemoryOptions {
   readonly pageCount: number;
   readonly userfaultfd: number;
   readonly regions: readonly GuestRegion[];
+  readonly prediction: Prediction;
   /** A part of memory cannot be had; all else is still served. Every time that this is noticed. */
   readonly onDamage: (damage: VmckptError) => void;
 }
@@ -29,11 +32,15 @@ export class GuestMemory {
   readonly settled: Promise<'complete' | 'gone'>;
   readonly #table: PageTable;
   readonly #server: FaultServer;
+  readonly #prediction: Prediction;
+  readonly #beganAtMs: number;
   #filling = false;
 
   /** Faults are served from here on. */
-  constructor({ image, pageCount, userfaultfd, regions, onDamage }: GuestMemoryOptions) {
+  constructor({ image, pageCount, userfaultfd, regions, prediction, onDamage }: GuestMemoryOptions) {
+    this.#prediction = prediction;
     this.#table = new PageTable(pageCount);
+    this.#table.plan(prediction.planned);
     const { promise, resolve, reject } = withResolvers<'complete' | 'gone'>();
     this.settled = promise;
     promise.catch(() => undefined); // whoever serves the memory awaits it
@@ -56,17 +63,24 @@ export class GuestMemory {
         else onDamage(damageOf(kind, text));
       },
     });
+    this.#beganAtMs = nowMs();
   }
 
   counters(): FaultPathCounters {
     return this.#table.counters();
   }
 
-  /** Puts everything in place that nobody has asked for. Once more does nothing. */
+  /** What was asked for so far, for the working set. The VM runs since it has handed over its memory. */
+  observed(): Omit<ObservedFaults, 'isComplete'> {
+    const beganAtMs = this.#beganAtMs;
+    return { faults: this.#server.trace(), beganAtMs, resumedAtMs: beganAtMs };
+  }
+
+  /** Puts everything in place that nobody has asked for, what is predicted first. Once more does nothing. */
   fill(): void {
     if (this.#filling) return;
     this.#filling = true;
-    this.#server.startBackground();
+    this.#server.startBackground(this.#prediction.background);
   }
 
   /** Gives the memory, which is complete, back to the VM. @throws a system error when that cannot be, or it ends */

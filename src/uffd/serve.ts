@@ -1,6 +1,6 @@
 /**
- * The story of a page-fault handler: open the image, wait for one VM on a socket, serve its memory, fill the rest, and
- * hand the memory back, so that the VM needs nobody any more. docs/uffd.md says how it is used and what it promises.
+ * The story of a page-fault handler: open the image, wait for one VM on a socket, serve its memory, fill the rest, what
+ * VMs before it have asked for first, and hand the memory back, so that the VM needs nobody any more. docs/uffd.md says how it is used and what it promises.
  */
 import { readManifest, holdsMemoryOnly, type Manifest } from '../checkpoint/manifest.js';
 import { openNativeImage } from '../checkpoint/native-image.js';
@@ -12,11 +12,15 @@ import { holdGeneration } from '../store/generation-use.js';
 import { Store } from '../store/store.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
 import { formatBytes } from '../util/units.js';
+import { DEFAULT_EXPLORE } from '../working-set/plan.js';
+import { Prediction, type PrefetchWishes } from '../working-set/prediction.js';
 import { GuestMemory } from './guest-memory.js';
 import { Listener } from './listener.js';
 import { Peer } from './peer.js';
 
 const PROGRESS_EVERY_MS = 100;
+/** A VM may run as soon as it has handed over its memory: nothing comes before its first instruction. */
+const WISHES: PrefetchWishes = { budgetMs: 0, explore: DEFAULT_EXPLORE };
 
 export interface ServeOptions {
   readonly storeDir: string;
@@ -62,6 +66,7 @@ export interface ServeReport {
 interface Served {
   readonly manifest: Manifest;
   readonly image: CheckpointImage;
+  readonly prediction: Prediction;
   readonly peer: Peer;
 }
 
@@ -76,13 +81,17 @@ export async function serveMemory(options: ServeOptions): Promise<ServeReport> {
   try {
     const manifest = readManifest(dir);
     requireMemoryOnly(manifest);
-    (await CheckpointReader.open(dir)).close(); // has the headers verified
+    const reader = await CheckpointReader.open(dir);
     const image = openNativeImage(dir, manifest);
+    const prediction = new Prediction(reader, dir, options.demandOnly ? undefined : WISHES);
+    if (prediction.problem !== undefined) options.onMessage(`Nothing is predicted: ${prediction.problem}.`);
+    image.readAhead(prediction.worthReading);
     const peer = await awaitPeer(manifest, options);
     try {
-      return await serve({ manifest, image, peer }, options);
+      return await serve({ manifest, image, prediction, peer }, options);
     } finally {
       peer.close();
+      reader.close();
     }
   } finally {
     use.release();
@@ -122,7 +131,10 @@ async function awaitPeer(manifest: Manifest, options: ServeOptions): Promise<Pee
   }
 }
 
-async function serve({ manifest, image, peer }: Served, options: ServeOptions): Promise<ServeReport> {
+async function serve(
+  { manifest, image, prediction, peer }: Served,
+  options: ServeOptions,
+): Promise<ServeReport> {
   const startMs = nowMs();
   const { signal, onMessage } = options;
   const ramBytes = peer.regions.reduce((sum, { bytes }) => sum + bytes, 0);
@@ -133,6 +145,7 @@ async function serve({ manifest, image, peer }: Served, options: ServeOptions): 
     pageCount: manifest.sizes.ramBytes / PAGE_BYTES,
     userfaultfd: peer.userfaultfd,
     regions: peer.regions,
+    prediction,
     onDamage: (error) => damage.add(error),
   });
   const fill = () => memory.fill();
@@ -148,8 +161,11 @@ async function serve({ manifest, image, peer }: Served, options: ServeOptions): 
     ended.catch(() => undefined); // told to watch no longer
     const settled = await Promise.race([ended, memory.settled, damage.untilGivenUp(signal)]);
     const completeMs = settled === 'complete' ? roundMs(nowMs() - startMs) : null;
+    const observed = { ...memory.observed(), isComplete: settled === 'complete' };
     const handedBack = settled === 'complete' && (await handBack(memory, ended, options));
     if (settled !== 'complete') damage.throwIfAny();
+    const problem = await prediction.learn(observed);
+    if (problem !== undefined) onMessage(`Nothing is learnt: ${problem}.`);
     return {
       name: manifest.name,
       generation: manifest.generation,

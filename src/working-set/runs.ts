@@ -1,3 +1,5 @@
+import type { PageRange } from '../pages/layout.js';
+
 /**
  * Sets and sequences of pages as native code takes them: [firstPage, pageCount, firstPage, pageCount, …]. A set has
  * its runs in ascending order, apart from each other; a sequence has them in the order in which they are worked off.
@@ -30,6 +32,13 @@ export function runsOf(pages: ArrayLike<number>): PageRuns {
 export function* pagesOf(runs: PageRuns): Generator<number> {
   for (let at = 0; at < runs.length; at += 2)
     for (let page = runs[at]!, end = page + runs[at + 1]!; page < end; page++) yield page;
+}
+
+export function rangesOf(runs: PageRuns): PageRange[] {
+  return Array.from({ length: runs.length / 2 }, (_, run) => {
+    const [firstPage, pageCount] = [runs[2 * run]!, runs[2 * run + 1]!];
+    return { firstPage, endPage: firstPage + pageCount };
+  });
 }
 
 export function countPages(runs: PageRuns): number {

@@ -1,6 +1,18 @@
-import { closeSync, fstatSync, openSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  fstatSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
+import { CheckpointReader } from '../../src/checkpoint/reader.js';
+import { readWorkingSet } from '../../src/working-set/file.js';
+import { installUnits } from '../../src/working-set/units.js';
 import {
   examineGuest,
   restoreGuest,
@@ -12,6 +24,12 @@ import type { Heartbeat } from '../support/console.js';
 import { startGuest, type Guest } from '../support/guest.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 
+interface Wishes {
+  readonly explore?: number;
+  readonly mode?: 'prefetch' | 'lazy';
+  readonly path?: 'auto' | 'stream';
+}
+
 const WHOLE = { memory: true, disk: true, tmpfs: true, counter: true };
 
 describeOnEachQemu('a guest that is restored again and again', (qemu) => {
@@ -20,39 +38,77 @@ describeOnEachQemu('a guest that is restored again and again', (qemu) => {
   const generationDir = path.join(storeDir, 'web/1');
   let guest: Guest;
   let before: Heartbeat;
+  /** What the guest wrote to during its save. */
+  let written: Set<number>;
 
   beforeAll(async () => {
     guest = await startGuest({ dir, qemu });
     await guest.waitReady();
     before = await guest.console.nextHeartbeat();
     await saveGuest(guest, { storeDir, name: 'web' });
+    written = await unitsOf(generationDir, 'predicted');
     await guest.stop();
   });
   afterEach(stopRestored);
   afterAll(async () => guest.stop());
 
-  const restoreOnce = async (wishes: { explore?: number; mode?: 'prefetch' | 'lazy' } = {}) => {
-    const { mode = 'prefetch', explore = 0 } = wishes;
+  const restoreOnce = async (wishes: Wishes = {}) => {
+    const { mode = 'prefetch', path = 'auto', explore = 0 } = wishes;
     const prefetch = { budgetMs: 20, explore };
-    const restored = await restoreGuest(guest, { storeDir, reference: 'web', qemu, mode, prefetch });
+    const restored = await restoreGuest(guest, { storeDir, reference: 'web', qemu, mode, path, prefetch });
     expect(await examineGuest(restored.console, before)).toEqual(WHOLE);
     await restored.stop();
     return restored.report;
   };
 
+  it('touches much of what it wrote to while it was saved', async () => {
+    const { prefetchedPages } = await restoreOnce({ mode: 'lazy' });
+    expect(prefetchedPages).toBe(0);
+    expect(written.size).toBeGreaterThan(0);
+    const touched = await unitsOf(generationDir, 'asked for last');
+    expect(shareOf(written, touched)).toBeGreaterThan(0.2);
+  });
+
   it('has more and more of what it touches in place before it asks', async () => {
+    rmSync(path.join(generationDir, 'working-set'), { force: true });
     const first = await restoreOnce();
     expect(first).toMatchObject({ mode: 'prefetch', path: 'direct', prefetchedPages: 0 });
     expect(first.demandFaults).toBeGreaterThan(0);
     for (let run = 2; run <= 4; run++) {
-      const report = await restoreOnce();
-      expect(report.prefetchedPages).toBeGreaterThan(0);
-      expect(report.demandFaults).toBeLessThan(first.demandFaults);
+      const predicted = await unitsOf(generationDir, 'predicted');
+      expect((await restoreOnce()).prefetchedPages).toBeGreaterThan(0);
+      // Without a prediction it is nearly all of them; how many others there are depends on the host.
+      expect(shareOf(predicted, await unitsOf(generationDir, 'asked for last'))).toBeLessThan(0.7);
     }
   });
 
   it('finds itself whole when a part of the prediction is withheld', async () => {
     await restoreOnce({ explore: 0.5 });
+  });
+
+  it('learns and is prefetched through the stream, too', async () => {
+    rmSync(path.join(generationDir, 'working-set'));
+    expect(await restoreOnce({ path: 'stream' })).toMatchObject({ path: 'stream', prefetchedPages: 0 });
+    const predicted = await unitsOf(generationDir, 'predicted');
+    expect(predicted.size).toBeGreaterThan(50);
+    const { prefetchedPages } = await restoreOnce({ path: 'stream', explore: 0.1 });
+    expect(prefetchedPages).toBeGreaterThan(predicted.size / 2);
+    expect(shareOf(predicted, await unitsOf(generationDir, 'asked for last'))).toBeLessThan(0.7);
+    // What one path has taught the other one uses.
+    expect((await restoreOnce()).prefetchedPages).toBeGreaterThan(predicted.size / 2);
+  });
+
+  it('begins its next generation with what restores of this one have taught', async () => {
+    const known = await unitsOf(generationDir, 'predicted');
+    const restored = await restoreGuest(guest, { storeDir, reference: 'web', qemu });
+    await saveGuest(guest, { storeDir, name: 'web' });
+    await restored.stop();
+    const nextDir = path.join(storeDir, 'web/2');
+    const inherited = await unitsOf(nextDir, 'predicted');
+    expect(inherited.size).toBeGreaterThan(known.size / 2);
+    await (await restoreGuest(guest, { storeDir, reference: 'web@2', qemu })).stop();
+    expect(shareOf(await unitsOf(nextDir, 'asked for last'), inherited)).toBeGreaterThan(0.4);
+    rmSync(nextDir, { recursive: true });
   });
 
   it('teaches its working set without a prediction, too', async () => {
@@ -72,6 +128,8 @@ describeOnEachQemu('a guest that is restored again and again', (qemu) => {
       }
     };
     flip();
+    // It has a sound copy.
+    rmSync(path.join(generationDir, 'hot-pack'));
     await expect(restoreOnce()).rejects.toMatchObject({ code: 'EXTENT_DAMAGED' });
     flip();
     closeSync(pages);
@@ -85,3 +143,20 @@ describeOnEachQemu('a guest that is restored again and again', (qemu) => {
     expect((await restoreOnce()).prefetchedPages).toBe(0);
   });
 });
+
+/** By their leaders. */
+async function unitsOf(generationDir: string, which: 'predicted' | 'asked for last'): Promise<Set<number>> {
+  const reader = await CheckpointReader.open(generationDir);
+  const found = installUnits(reader);
+  const { histogram, lastTrace } = readWorkingSet(generationDir, found.pageCount).workingSet;
+  const members = histogram.entries.filter(({ isMember }) => isMember).map(({ leader }) => leader);
+  const units = new Set(
+    which === 'predicted' ? members : Array.from(lastTrace!.faultPages, (page) => found.leaderOf(page)),
+  );
+  reader.close();
+  return units;
+}
+
+function shareOf(units: ReadonlySet<number>, among: ReadonlySet<number>): number {
+  return [...units].filter((leader) => among.has(leader)).length / units.size;
+}

@@ -5,7 +5,7 @@
 //                                     and waits until the other side hangs up
 //        uffd-client SOCKET IMAGE WORK PAGE_BYTES ADDRESS:OFFSET:BYTES…
 //   WORK is a list of letters: u user-mode faults, k kernel-mode faults, b balloon beside user-mode faults,
-//   a everything is compared, w waits for a byte on standard input, d dies.
+//   a everything is compared, w waits for a byte on standard input, s sleeps for 200 ms, d dies.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -226,6 +226,9 @@ static void work(char what) {
       printf("waiting\n");
       fflush(stdout);
       if (read(0, &byte, 1) == -1) fail("read");
+      return;
+    case 's':
+      usleep(200000);
       return;
     case 'd':
       raise(SIGKILL);

@@ -4,7 +4,16 @@
  */
 import { execFile, execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, existsSync, openSync, readFileSync, statSync, writeFileSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -115,6 +124,24 @@ describe('vmckpt uffd', () => {
       expect(json).toMatchObject({ ending: 'vm-ended', completeMs: null, backgroundPages: 0 });
     expect((json as { removedPages: number }).removedPages).toBeGreaterThan(0);
     expect(existsSync(socket)).toBe(false);
+  });
+
+  it('has in place what VMs before it have asked for', async () => {
+    const serveOnce = async (...flags: string[]) => {
+      const { cli, socket } = await startHandler(...flags);
+      await runClient(socket, 'sk');
+      const { code, json } = await cli.ended;
+      expect(code).toBe(0);
+      return json as { demandFaults: number; prefetchedPages: number };
+    };
+    rmSync(path.join(storeDir, 'vm/1/working-set'), { force: true });
+    const first = await serveOnce('--demand-only');
+    expect(first.demandFaults).toBeGreaterThan(200);
+    for (let run = 2; run <= 3; run++) {
+      const { demandFaults, prefetchedPages } = await serveOnce();
+      expect(demandFaults).toBeLessThan(first.demandFaults / 3);
+      expect(prefetchedPages).toBeGreaterThan(first.demandFaults / 2);
+    }
   });
 
   const problem = hugePagesProblem(45);

@@ -1,4 +1,4 @@
-/** The predictor as a whole, on synthetic runs, against what one would do without it. */
+/** The predictor as a whole, on synthetic and on recorded runs, against what one would do without it. */
 import { describe, expect, it } from 'vitest';
 import { PAGE_BYTES } from '../../../src/pages/layout.js';
 import { planPrefetch } from '../../../src/working-set/plan.js';
@@ -17,6 +17,13 @@ import {
   type Touch,
   type Workload,
 } from '../../support/fault-traces.js';
+import {
+  RECORDED_WORKLOADS,
+  recordedTraces,
+  recordedUnits,
+  replayWith,
+  type RecordedWorkload,
+} from '../../support/recorded-traces.js';
 
 const UNIT_COUNT = 4000;
 const fresh = (): WorkingSet => ({ ...newWorkingSet(RAM_PAGES), exploration: { seed: 7, phase: 0 } });
@@ -36,13 +43,18 @@ interface Quality {
   readonly wastedBytes: number;
 }
 
-function qualityOf(predicted: ReadonlySet<number>, demand: ReadonlySet<number>): Quality {
-  const hits = [...predicted].filter((leader) => demand.has(leader)).length;
+function qualityOf(
+  predicted: ReadonlySet<number>,
+  demand: ReadonlySet<number>,
+  pagesIn: (leader: number) => number = () => UNIT_PAGES,
+): Quality {
+  const wasted = [...predicted].filter((leader) => !demand.has(leader));
+  const hits = predicted.size - wasted.length;
   return {
     setUnits: predicted.size,
     precision: hits / predicted.size,
     recall: hits / demand.size,
-    wastedBytes: (predicted.size - hits) * UNIT_PAGES * PAGE_BYTES,
+    wastedBytes: wasted.reduce((pages, leader) => pages + pagesIn(leader), 0) * PAGE_BYTES,
   };
 }
 
@@ -60,6 +72,10 @@ function repeat(all: readonly (readonly Touch[])[], explore = 0.01): Quality[] {
   });
 }
 
+function averageOf(rows: readonly Quality[], key: keyof Quality): number {
+  return mean(rows.map((row) => row[key]));
+}
+
 function mean(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
@@ -69,7 +85,7 @@ function show(title: string, rows: readonly Quality[]): void {
   if (process.env['VMCKPT_SHOW_PREDICTOR'] === undefined) return;
   console.log(title);
   console.table(
-    rows.map((row) => ({ ...row, wastedBytes: `${(row.wastedBytes / 2 ** 20).toFixed(1)} MiB` })),
+    rows.map((row) => ({ ...row, wastedBytes: `${(row.wastedBytes / 2 ** 20).toFixed(2)} MiB` })),
   );
 }
 
@@ -133,12 +149,11 @@ describe('the predictor', () => {
     show('ours', ours);
     show('the last run', last);
     show('the union', union);
-    const average = (of: readonly Quality[], key: keyof Quality) => mean(of.map((one) => one[key]));
-    expect(average(none, 'recall')).toBe(0);
-    expect(average(ours, 'recall')).toBeGreaterThan(average(last, 'recall'));
-    expect(average(ours, 'precision')).toBeGreaterThan(average(last, 'precision') - 0.01);
-    expect(average(ours, 'recall')).toBeGreaterThan(average(union, 'recall') - 0.03);
-    expect(average(ours, 'wastedBytes')).toBeLessThan(average(union, 'wastedBytes') / 2);
+    expect(averageOf(none, 'recall')).toBe(0);
+    expect(averageOf(ours, 'recall')).toBeGreaterThan(averageOf(last, 'recall'));
+    expect(averageOf(ours, 'precision')).toBeGreaterThan(averageOf(last, 'precision') - 0.01);
+    expect(averageOf(ours, 'recall')).toBeGreaterThan(averageOf(union, 'recall') - 0.03);
+    expect(averageOf(ours, 'wastedBytes')).toBeLessThan(averageOf(union, 'wastedBytes') / 2);
   });
 
   it('does not swing as replaying the last record does, which lacks what its prefetch hid', () => {
@@ -196,3 +211,85 @@ describe('the predictor', () => {
     expect(left.at(-1)).toBeLessThanOrEqual(atFirst / 100);
   });
 });
+
+describe('the predictor, on recorded restores of a real guest', () => {
+  const units = recordedUnits();
+  const leaders = (pages: Iterable<number>) => new Set(Array.from(pages, (page) => units.leaderOf(page)));
+  const quality = (predicted: ReadonlySet<number>, demand: ReadonlySet<number>): Quality =>
+    qualityOf(predicted, demand, (leader) => units.membersOf(leader).length);
+  const kept = (before: ReadonlySet<number>, after: ReadonlySet<number>): number =>
+    [...before].filter((leader) => after.has(leader)).length / before.size;
+
+  /** What is predicted for each restore from the second on, and what it demanded, as sets of units. */
+  function predictions(workload: RecordedWorkload) {
+    const traces = recordedTraces(workload);
+    const demands = traces.map(({ faultPages }) => leaders(faultPages));
+    let known: WorkingSet = { ...newWorkingSet(units.pageCount), exploration: { seed: 7, phase: 0 } };
+    const ours = traces.map((lazy) => {
+      const trace = replayWith(planPrefetch({ ...known, units }), lazy, units);
+      known = learnRestore(known, { trace, units });
+      return leaders([...pagesOf(trace.prefetched), ...pagesOf(trace.withheld)]);
+    });
+    const union = demands.map((_, i) => new Set(demands.slice(0, i).flatMap((demand) => [...demand])));
+    return {
+      demands: demands.slice(1),
+      ours: ours.slice(1),
+      last: demands.slice(0, -1),
+      union: union.slice(1),
+    };
+  }
+
+  function averagesOf(workload: RecordedWorkload) {
+    const { demands, ...sets } = predictions(workload);
+    const rate = (predicted: readonly ReadonlySet<number>[]) =>
+      averages(predicted.map((set, i) => quality(set, demands[i]!)));
+    const [ours, last, union] = [rate(sets.ours), rate(sets.last), rate(sets.union)];
+    show(`${workload}, on average: the last run, the union, ours`, [last, union, ours]);
+    return { ours, last, union };
+  }
+
+  it.each(RECORDED_WORKLOADS)(
+    'misses little of %s, and wastes no more than the union of runs',
+    (workload) => {
+      const { ours, last, union } = averagesOf(workload);
+      expect(ours.recall).toBeGreaterThan(0.8);
+      expect(ours.precision).toBeGreaterThan(0.75);
+      expect(ours.recall).toBeGreaterThan(last.recall - 0.02);
+      expect(ours.recall).toBeGreaterThan(union.recall - 0.1);
+      expect(ours.wastedBytes).toBeLessThanOrEqual(union.wastedBytes);
+    },
+  );
+
+  it('misses less than the last run would, and wastes three quarters of what the union would, over all', () => {
+    const all = RECORDED_WORKLOADS.map(averagesOf);
+    const over = (who: 'ours' | 'last' | 'union', key: keyof Quality) =>
+      averageOf(
+        all.map((rows) => rows[who]),
+        key,
+      );
+    expect(over('ours', 'recall')).toBeGreaterThan(over('last', 'recall') + 0.02);
+    expect(over('ours', 'recall')).toBeGreaterThan(over('union', 'recall') - 0.06);
+    expect(over('ours', 'wastedBytes')).toBeLessThan(over('union', 'wastedBytes') * 0.75);
+  });
+
+  it.each(RECORDED_WORKLOADS)('does not oscillate over ten restores of %s', (workload) => {
+    const { ours } = predictions(workload);
+    const gone = new Set<number>();
+    for (const [i, set] of ours.slice(1).entries()) {
+      expect(kept(ours[i]!, set)).toBeGreaterThan(0.98);
+      for (const leader of ours[i]!) if (!set.has(leader)) gone.add(leader);
+    }
+    const back = [...gone].filter((leader) => ours.at(-1)!.has(leader)).length;
+    expect(back / ours.at(-1)!.size).toBeLessThan(0.03);
+  });
+});
+
+function averages(rows: readonly Quality[]): Quality {
+  const of = (key: keyof Quality) => averageOf(rows, key);
+  return {
+    setUnits: of('setUnits'),
+    precision: of('precision'),
+    recall: of('recall'),
+    wastedBytes: of('wastedBytes'),
+  };
+}

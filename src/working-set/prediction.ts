@@ -1,17 +1,17 @@
 /**
- * What a restore expects its VM to touch, from the restores before it, and what it teaches the next ones
- * (docs/working-set.md). A restore without a prediction teaches as well.
+ * What whoever serves a VM's memory expects it to touch, from the times before, and what that teaches the next ones
+ * (docs/working-set.md). Serving without a prediction teaches as well.
  */
 import { randomBytes } from 'node:crypto';
 import type { CheckpointReader } from '../checkpoint/reader.js';
 import type { BackgroundPlan } from '../native/index.js';
-import { readWorkingSet, updateWorkingSet } from '../working-set/file.js';
-import { refreshHotPack } from '../working-set/hot-pack.js';
-import { planPrefetch, prefetchedBy, type PrefetchPlan } from '../working-set/plan.js';
-import { concatenated, type PageRuns } from '../working-set/runs.js';
-import { TraceRecorder } from '../working-set/trace.js';
-import { installUnits, type InstallUnits } from '../working-set/units.js';
-import { learnRestore, type WorkingSet } from '../working-set/working-set.js';
+import { readWorkingSet, updateWorkingSet } from './file.js';
+import { refreshHotPack } from './hot-pack.js';
+import { planPrefetch, prefetchedBy, type PrefetchPlan } from './plan.js';
+import { concatenated, type PageRuns } from './runs.js';
+import { TraceRecorder } from './trace.js';
+import { installUnits, type InstallUnits } from './units.js';
+import { learnRestore, type WorkingSet } from './working-set.js';
 
 const NOTHING: PageRuns = new Uint32Array(0);
 const NO_PLAN = { beforeResume: NOTHING, afterResume: [], likely: NOTHING, warm: NOTHING } as const;
@@ -31,6 +31,8 @@ export interface ObservedFaults {
   /** Wall clock, ms. */
   readonly beganAtMs: number;
   readonly resumedAtMs: number;
+  /** All of memory came into place. */
+  readonly isComplete: boolean;
 }
 
 export class Prediction {
@@ -84,7 +86,7 @@ export class Prediction {
   }
 
   /** Keeps what was seen beside the generation. @returns why that was not possible, as a clause for the user */
-  async learn({ faults, beganAtMs, resumedAtMs }: ObservedFaults): Promise<string | undefined> {
+  async learn({ faults, beganAtMs, resumedAtMs, isComplete }: ObservedFaults): Promise<string | undefined> {
     const recorder = new TraceRecorder();
     const offsetUs = (beganAtMs - resumedAtMs) * 1000;
     for (let at = 0; at < faults.length; at += 2) recorder.fault(faults[at]!, faults[at + 1]! + offsetUs);
@@ -98,7 +100,7 @@ export class Prediction {
       prefetched: queued,
       withheld,
       explorePhase: this.#plan?.explorePhase ?? 0,
-      isComplete: true,
+      isComplete,
     });
     let known: WorkingSet | undefined;
     const problem = await updateWorkingSet(this.#generationDir, pageCount, (former) => {

@@ -1,0 +1,70 @@
+/**
+ * What a save knows of the working set of the generation that it has written, before anything was restored from it: that
+ * of the generation before, if that was of the same machine, and the pages that the guest wrote to meanwhile.
+ */
+import type { Manifest } from '../checkpoint/manifest.js';
+import { CheckpointReader } from '../checkpoint/reader.js';
+import { VmckptError } from '../errors.js';
+import { readWorkingSet, updateWorkingSet } from '../working-set/file.js';
+import { inheritWorkingSet } from '../working-set/inherit.js';
+import { installUnits, type InstallUnits } from '../working-set/units.js';
+import { learnDirtyPages, newWorkingSet, type WorkingSet } from '../working-set/working-set.js';
+
+export interface SaveLesson {
+  /** Of the generation that was written; all of it is there. */
+  readonly dir: string;
+  /** Of the generation before, if there is one. */
+  readonly formerDir: string | undefined;
+  readonly dirtyPages: readonly number[];
+}
+
+/**
+ * @returns why the new generation begins without a working set, as a clause for the user
+ * @throws VmckptError when the new generation cannot be read
+ */
+export async function teachWorkingSet({
+  dir,
+  formerDir,
+  dirtyPages,
+}: SaveLesson): Promise<string | undefined> {
+  const reader = await CheckpointReader.open(dir);
+  try {
+    const units = installUnits(reader);
+    const former = formerDir && (await inheritFrom(formerDir, { manifest: reader.manifest, units }));
+    if (!former && dirtyPages.length === 0) return undefined;
+    const lesson = { pages: dirtyPages, units };
+    return await updateWorkingSet(dir, units.pageCount, () =>
+      learnDirtyPages(former || newWorkingSet(units.pageCount), lesson),
+    );
+  } finally {
+    reader.close();
+  }
+}
+
+interface Heir {
+  readonly manifest: Manifest;
+  readonly units: InstallUnits;
+}
+
+/** Undefined when there is nothing to be had: another machine, nothing learnt yet, or damage. */
+async function inheritFrom(formerDir: string, { manifest, units }: Heir): Promise<WorkingSet | undefined> {
+  try {
+    const reader = await CheckpointReader.open(formerDir);
+    try {
+      if (!isSameMachine(reader.manifest, manifest)) return undefined;
+      const { workingSet } = readWorkingSet(formerDir, units.pageCount);
+      if (workingSet.histogram.memberCount === 0) return undefined;
+      return inheritWorkingSet({ workingSet, units: installUnits(reader) }, units);
+    } finally {
+      reader.close();
+    }
+  } catch (error) {
+    if (error instanceof VmckptError) return undefined;
+    throw error;
+  }
+}
+
+/** Its memory then lies where it lay. */
+function isSameMachine(a: Manifest, b: Manifest): boolean {
+  return a.machine.type === b.machine.type && JSON.stringify(a.ram) === JSON.stringify(b.ram);
+}
