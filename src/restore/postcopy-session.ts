@@ -8,6 +8,7 @@ import { VmckptError } from '../errors.js';
 import { ReturnPathParser, type ReturnPathMessage } from '../migration-stream/return-path.js';
 import * as wire from '../migration-stream/serializer.js';
 import type { BulkDecoder, PageSource } from '../pages/contracts.js';
+import type { HostPages } from '../pages/host-pages.js';
 import { rangeOf, type PageRange } from '../pages/layout.js';
 import { Channel } from '../transfer/channel.js';
 import { PageFeeder } from '../transfer/page-feeder.js';
@@ -29,6 +30,8 @@ export interface SessionOptions {
   readonly preempt: 'off' | 'at-once' | 'after-pong';
   /** Fills what it owns without the stream; excludes `postcopy-preempt`, with which QEMU 10 would never complete. */
   readonly direct: DirectMemory | undefined;
+  /** QEMU's. */
+  readonly hostPages: HostPages;
 }
 
 type MessageOf<Type extends ReturnPathMessage['type']> = Extract<ReturnPathMessage, { type: Type }>;
@@ -62,7 +65,7 @@ export class PostcopySession {
 
   /** Sends the machine's state; resolves when QEMU has taken it and its memory is served on demand. */
   async start({ configuration, ramSectionId, deviceState }: MachineState): Promise<void> {
-    const { source } = this.#options;
+    const { source, hostPages } = this.#options;
     this.#openMain();
     this.#listen();
     if (this.#options.preempt === 'at-once') this.#openPreempt();
@@ -71,8 +74,8 @@ export class PostcopySession {
         wire.streamHeader(configuration),
         wire.openReturnPath(),
         wire.ping(PINGS.connected),
-        wire.postcopyAdvise(),
-        wire.ramStart(ramSectionId, source.layout),
+        wire.postcopyAdvise(hostPages.sizeBits),
+        wire.ramStart(ramSectionId, source.layout, hostPages),
       ]),
     );
     if (this.#options.preempt === 'after-pong') {
@@ -241,7 +244,7 @@ export class PostcopySession {
   }
 
   #startFeeding(): void {
-    const { source, decoder } = this.#options;
+    const { source, decoder, hostPages } = this.#options;
     const backgroundAheadBytes = BACKGROUND_AHEAD_BYTES[this.#demand === this.#main ? 'shared' : 'preempt'];
     this.feeder = new PageFeeder({
       source,
@@ -249,6 +252,7 @@ export class PostcopySession {
       demand: this.#demand,
       background: this.#main,
       backgroundAheadBytes,
+      hostPages,
     });
   }
 
