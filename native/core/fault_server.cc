@@ -81,6 +81,11 @@ void FaultServer::DemandLoop() {
   });
 }
 
+void FaultServer::ServeAll(Worker& worker, uint64_t first, uint64_t count) {
+  const uint64_t step = RegionOf(first)->unit();
+  for (uint64_t page = first; page < first + count; page += step) Serve(worker, page);
+}
+
 void FaultServer::Serve(Worker& worker, uint64_t page) {
   auto since = Clock::now();
   Counted active(demand_active_);

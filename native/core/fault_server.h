@@ -74,8 +74,9 @@ class FaultServer {
     std::vector<uint8_t> huge_page;
   };
 
-  /** Serves one page as if it had faulted; for faults that reach us by another way than the userfaultfd. */
-  void Serve(Worker& worker, uint64_t page);
+  /** Serves pages of one region as if they had faulted; for faults that reach us by another way than the
+   * userfaultfd. */
+  void ServeAll(Worker& worker, uint64_t first, uint64_t count);
 
   /** Lets every thread that waits for a page there try again: a dead process may have read its fault. */
   void WakeAll(std::span<const AddressRange> ranges);
@@ -133,6 +134,7 @@ class FaultServer {
   };
 
   void DemandLoop();
+  void Serve(Worker& worker, uint64_t page);
   std::optional<uint64_t> NextFault();
   void InstallDemanded(Worker& worker, uint64_t page, Clock::time_point since);
   void InstallNeighbours(uint64_t page, const PageEntry& entry, const uint8_t* extent);

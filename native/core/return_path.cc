@@ -129,7 +129,7 @@ size_t ReturnPath::HandleRequest(std::span<const uint8_t> message, bool names_bl
   if (server == nullptr || !fits) {
     GatherRequest(message, block.name);
   } else {
-    for (uint64_t page = first; page < first + count; page++) server->Serve(worker_, block.first_page + page);
+    server->ServeAll(worker_, block.first_page + first, count);
   }
   return message.size();
 }

@@ -35,6 +35,8 @@ export interface GuestOptions {
   /** 2: memory in two backends on two NUMA nodes. */
   readonly numaNodes?: 1 | 2;
   readonly extraArgs?: readonly string[];
+  /** More for the guest's kernel. */
+  readonly kernelArgs?: string;
 }
 
 export interface Guest {
@@ -134,6 +136,7 @@ function machineArgs(options: GuestOptions, ramMb: number): string[] {
       'console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off',
       `vmckpt.fill_mb=${fillMb} vmckpt.dirty_mb=${dirtyMb}`,
       `vmckpt.check_mbps=${checkMbps} vmckpt.write_mbps=${writeMbps}`,
+      ...(options.kernelArgs === undefined ? [] : [options.kernelArgs]),
     ].join(' '),
   ];
 }

@@ -2,6 +2,7 @@
  * Writes QEMU's migration stream: small functions that give the bytes of a command or section, and
  * RecordWriter for page records. Source of the wire facts: constants.ts.
  */
+import type { HostPages } from '../pages/host-pages.js';
 import { PAGE_BYTES, type PlacedRamBlock, type RamLayout } from '../pages/layout.js';
 import {
   COMMAND,
@@ -38,8 +39,9 @@ export function ping(value: number): Buffer {
   return command(COMMAND.ping, u32(value));
 }
 
-export function postcopyAdvise(): Buffer {
-  return command(COMMAND.postcopyAdvise, u64(PAGE_BYTES), u64(PAGE_BYTES));
+/** @param pageSizeBits all page sizes of the receiver's RAM blocks, or-ed: it compares them with its own */
+export function postcopyAdvise(pageSizeBits: number): Buffer {
+  return command(COMMAND.postcopyAdvise, u64(pageSizeBits), u64(PAGE_BYTES));
 }
 
 export function postcopyListen(): Buffer {
@@ -76,8 +78,15 @@ export function discardRanges(blockName: string, ranges: readonly ByteRange[]): 
   return Buffer.concat(commands);
 }
 
-/** The section "ram" with the list of its blocks, and its footer. */
-export function ramStart(ramSectionId: number, { ramBytes, blocks }: RamLayout): Buffer {
+/**
+ * The section "ram" with the list of its blocks, and its footer.
+ * @param hostPages after POSTCOPY_ADVISE: a block of huge pages then tells their size
+ */
+export function ramStart(
+  ramSectionId: number,
+  { ramBytes, blocks }: RamLayout,
+  hostPages?: HostPages,
+): Buffer {
   const instance = 0;
   return Buffer.concat([
     Buffer.of(SECTION.start),
@@ -86,7 +95,11 @@ export function ramStart(ramSectionId: number, { ramBytes, blocks }: RamLayout):
     u32(instance),
     u32(RAM_SECTION_VERSION),
     u64(ramBytes + RAM_FLAG.memSize),
-    ...blocks.flatMap(({ name, usedBytes }) => [counted(name), u64(usedBytes)]),
+    ...blocks.flatMap((block) => {
+      const pageBytes = hostPages?.bytesIn(block) ?? PAGE_BYTES;
+      const size = pageBytes === PAGE_BYTES ? [] : [u64(pageBytes)];
+      return [counted(block.name), u64(block.usedBytes), ...size];
+    }),
     ramClose(ramSectionId),
   ]);
 }

@@ -71,9 +71,8 @@ export async function refuseBlockers(qmp: QmpClient, vm: VmDescription): Promise
 
 function unsupportedParts(vm: VmDescription): SaveBlocker[] {
   const found: string[] = [];
-  for (const { id, hugePages } of vm.memoryBackends)
-    if (hugePages) found.push(`memory "${id}" is made of huge pages`);
-  for (const { id, kind } of vm.memoryDevices) found.push(`memory was plugged in ("${id}", ${kind})`);
+  for (const { id, kind } of vm.memoryDevices)
+    if (kind !== 'dimm') found.push(`the memory device "${id}" is of the kind ${kind}`);
   const types = [...vm.devices.named, ...vm.devices.anonymous.map((type) => ({ id: '', type }))];
   for (const { id, type } of types) {
     const name = id === '' ? type : `${type} "${id}"`;

@@ -63,6 +63,7 @@ const HINTS: Readonly<Record<HostResource['kind'], string>> = {
   pidfile: `End that process, or ${CHANGE}`,
   tap: `End the VM that has it, or ${CHANGE}`,
   vsock: `End the VM that has it, or ${CHANGE}`,
+  memoryFile: `End that process, or ${CHANGE}`,
 };
 
 async function whyTaken(resource: HostResource): Promise<string | undefined> {
@@ -80,6 +81,8 @@ async function whyTaken(resource: HostResource): Promise<string | undefined> {
         : undefined;
     case 'vsock':
       return vsockTaken(resource.cid);
+    case 'memoryFile':
+      return memoryFileTaken(resource.path);
   }
 }
 
@@ -125,7 +128,7 @@ function pidfileTaken(file: string): string | undefined {
 
 /** The kernel tells nobody which ids are taken, but the other VMs' command lines do. */
 function vsockTaken(cid: number): string | undefined {
-  for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
+  for (const pid of runningProcesses()) {
     const words = readText(`/proc/${pid}/cmdline`)?.split('\0') ?? [];
     const has = words.some((word, index) => words[index - 1]?.endsWith('-device') && vsockCid(word) === cid);
     if (has) return `process ${pid} has the vsock id ${cid}`;
@@ -133,9 +136,24 @@ function vsockTaken(cid: number): string | undefined {
   return undefined;
 }
 
+function runningProcesses(): string[] {
+  return readdirSync('/proc').filter((name) => /^\d+$/.test(name));
+}
+
 function vsockCid(text: string): number | undefined {
   const match = /guest-cid["=: ]+(\d+)/.exec(text);
   return match === null ? undefined : Number(match[1]);
+}
+
+/** Nobody locks such a file, but whoever has it mapped would find another VM's memory in it. */
+function memoryFileTaken(file: string): string | undefined {
+  const stat = statSync(file, { throwIfNoEntry: false });
+  if (!stat?.isFile()) return undefined;
+  const [major, minor] = [(stat.dev >>> 8) & 0xfff, (stat.dev & 0xff) | ((stat.dev >>> 12) & 0xfff00)];
+  const hex = (number: number): string => number.toString(16).padStart(2, '0');
+  const mapping = ` ${hex(major)}:${hex(minor)} ${stat.ino} `;
+  const owner = runningProcesses().find((pid) => readText(`/proc/${pid}/maps`)?.includes(mapping));
+  return owner === undefined ? undefined : `process ${owner} has its memory in the file ${file}`;
 }
 
 function memoryShortage(ramBytes: number): Collision | undefined {

@@ -43,15 +43,20 @@ export interface RamBlockSize {
   readonly usedBytes: number;
   /** What a resizable block may grow to. */
   readonly maxBytes: number;
+  /** Of the memory behind it: more than 4096 on hugetlbfs. */
+  readonly pageBytes: number;
 }
+
+const UNIT_BYTES: Readonly<Record<string, number>> = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
 
 /** The RAM blocks of a QEMU, from its monitor for people: QMP has no such command. */
 export async function readRamBlocks(qmp: QmpClient): Promise<RamBlockSize[]> {
   const text = await qmp.query(z.string(), 'human-monitor-command', { 'command-line': 'info ramblock' });
   // Name, page size and its unit, offset, used, total; newer versions add columns.
-  const rows = text.matchAll(/^\s*(\S.*?)\s+\d+ [KMG]iB\s+0x[0-9a-f]+\s+0x([0-9a-f]+)\s+0x([0-9a-f]+)/gm);
-  return Array.from(rows, ([, name, used, total]) => ({
+  const rows = text.matchAll(/^\s*(\S.*?)\s+(\d+) ([KMG])iB\s+0x[0-9a-f]+\s+0x([0-9a-f]+)\s+0x([0-9a-f]+)/gm);
+  return Array.from(rows, ([, name, page, unit, used, total]) => ({
     name: name!,
+    pageBytes: Number(page) * UNIT_BYTES[unit!]!,
     usedBytes: Number.parseInt(used!, 16),
     maxBytes: Number.parseInt(total!, 16),
   }));

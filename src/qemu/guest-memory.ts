@@ -11,15 +11,14 @@ export interface BlockAddress {
   readonly hostAddress: number;
 }
 
-/** How the main memory can be filled from outside: nobody but QEMU sees it, or others share it. */
 export interface MainMemory extends BlockAddress {
-  /** Private anonymous memory, which is zero until somebody writes to it. */
-  readonly isPrivate: boolean;
+  /** It began with this QEMU and ends with it, as anonymous memory does: it is zero where nobody has written. */
+  readonly isFresh: boolean;
 }
 
 /**
- * The block that holds guest address 0: the machine's main memory. Undefined unless it is mapped in one piece of the
- * expected length, with pages of 4 KiB.
+ * The block that holds guest address 0: the machine's main memory. Undefined unless it is mapped without a gap over the
+ * expected length.
  */
 export async function locateMainMemory(
   qmp: QmpClient,
@@ -32,14 +31,12 @@ export async function locateMainMemory(
   const hostAddress = Number.parseInt(match[2]!, 16);
   const pid = qmp.peerPid();
   const mappings = mappingsOf(pid, hostAddress, hostAddress + block.usedBytes);
-  if (mappings === undefined || mappings.some(({ isHuge }) => isHuge)) return undefined;
-  return { blockName: block.name, pid, hostAddress, isPrivate: mappings.every(({ isPrivate }) => isPrivate) };
+  if (mappings === undefined) return undefined;
+  return { blockName: block.name, pid, hostAddress, isFresh: mappings.every(({ isFresh }) => isFresh) };
 }
 
 interface Mapping {
-  readonly isPrivate: boolean;
-  /** Of hugetlbfs, whose pages are larger. */
-  readonly isHuge: boolean;
+  readonly isFresh: boolean;
 }
 
 /** What [start, end) of the process consists of; undefined when there is a gap, or something that cannot be written. */
@@ -47,13 +44,13 @@ function mappingsOf(pid: number, start: number, end: number): Mapping[] | undefi
   const found: Mapping[] = [];
   let covered = start;
   for (const line of readFileSync(`/proc/${pid}/maps`, 'latin1').split('\n')) {
-    const match = /^([0-9a-f]+)-([0-9a-f]+) rw.([ps]) \S+ \S+ (\d+)\s*(.*)$/.exec(line);
+    const match = /^([0-9a-f]+)-([0-9a-f]+) rw.. \S+ \S+ (\d+)\s*(.*)$/.exec(line);
     if (match === null) continue;
     const [low, high] = [Number.parseInt(match[1]!, 16), Number.parseInt(match[2]!, 16)];
     if (low > covered || covered >= high) continue;
     covered = high;
-    const isHuge = match[5]!.includes('hugepage');
-    found.push({ isPrivate: match[3] === 'p' && match[4] === '0', isHuge });
+    // A file without a name (memfd, temporary) was made by this QEMU, and nobody else can open it.
+    found.push({ isFresh: match[3] === '0' || match[4]!.endsWith(' (deleted)') });
     if (covered >= end) return found;
   }
   return undefined;

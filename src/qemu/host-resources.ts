@@ -1,11 +1,11 @@
 /** What of the host a command line lays claim to, as far as two QEMUs cannot have it at once. */
 import path from 'node:path';
 import { characterDeviceOf } from './character-device.js';
-import { parseCommandLine, propertiesOf, propertyOf, type Option } from './command-line.js';
+import { isOn, parseCommandLine, propertiesOf, propertyOf, type Option } from './command-line.js';
 
 export type HostResource =
   | { readonly kind: 'port'; readonly protocol: 'tcp' | 'udp'; readonly host: string; readonly port: number }
-  | { readonly kind: 'socket' | 'pidfile'; readonly path: string }
+  | { readonly kind: 'socket' | 'pidfile' | 'memoryFile'; readonly path: string }
   | { readonly kind: 'tap'; readonly interface: string }
   | { readonly kind: 'vsock'; readonly cid: number };
 
@@ -37,11 +37,19 @@ function resourcesOf(option: Option, cwd: string): HostResource[] {
   if (name === 'pidfile') return [{ kind: 'pidfile', path: path.resolve(cwd, value) }];
   if (name === 'netdev' || name === 'nic' || name === 'net') return networkResources(option);
   if (name === 'vnc' || name === 'display') return vncResources(option, cwd);
+  if (name === 'object') return memoryFileOf(option, cwd);
   if (name === 'device') {
     const cid = propertyOf(option, 'guest-cid');
     return cid === undefined ? [] : [{ kind: 'vsock', cid: Number(cid) }];
   }
   return [];
+}
+
+/** Memory that the guest writes into a file. */
+function memoryFileOf(option: Option, cwd: string): HostResource[] {
+  const file = propertyOf(option, 'mem-path');
+  if (file === undefined || !isOn(propertyOf(option, 'share'))) return [];
+  return [{ kind: 'memoryFile', path: path.resolve(cwd, file) }];
 }
 
 function networkResources(option: Option): HostResource[] {

@@ -2,15 +2,13 @@
  * What a running QEMU is made of, asked through QMP and /proc: everything that a restore needs to build the same
  * machine again, and to notice that it cannot. Plain JSON, kept in the manifest.
  */
-import { readFileSync, readlinkSync, statfsSync, statSync } from 'node:fs';
+import { readFileSync, readlinkSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { VmckptError } from '../errors.js';
 import { identifyProcess } from '../util/process-identity.js';
 import { parseCommandLine } from './command-line.js';
 import type { QmpClient } from './qmp.js';
-
-const HUGETLBFS_MAGIC = 0x958458f6;
 
 export const VmDescription = z.object({
   pid: z.number().int(),
@@ -44,10 +42,9 @@ export const VmDescription = z.object({
       sizeBytes: z.number().int(),
       share: z.boolean(),
       path: z.string().optional(),
-      hugePages: z.boolean(),
     }),
   ),
-  /** Memory that was plugged in, by id and kind; empty on a VM that can be saved. */
+  /** Memory that can be plugged, by id and kind: `dimm`, `virtio-mem`, … */
   memoryDevices: z.array(z.object({ id: z.string(), kind: z.string() })),
   /** Devices with an id, and the types of those without one, in their order. */
   devices: z.object({
@@ -211,16 +208,15 @@ async function inspectMemoryBackends(qmp: QmpClient): Promise<VmDescription['mem
   for (const { id, size, share } of await qmp.query(MemoryBackends, 'query-memdev')) {
     const object = `/objects/${id}`;
     const type = id === undefined ? 'unknown' : await typeOf(qmp, object);
-    const property = async (name: string): Promise<unknown> =>
-      qmp.execute('qom-get', { path: object, property: name });
-    const file = type === 'memory-backend-file' ? String(await property('mem-path')) : undefined;
-    const hugeFile = file !== undefined && exists(file) && statfsSync(file).type === HUGETLBFS_MAGIC;
-    const hugeMemfd =
-      type === 'memory-backend-memfd' && (await property('hugetlb').catch(() => false)) === true;
-    const base = { id: id ?? 'unknown', type, sizeBytes: size, share, hugePages: hugeFile || hugeMemfd };
-    described.push(file === undefined ? base : { ...base, path: file });
+    const base = { id: id ?? 'unknown', type, sizeBytes: size, share };
+    if (type !== 'memory-backend-file') described.push(base);
+    else described.push({ ...base, path: await memoryPathOf(qmp, object) });
   }
   return described;
+}
+
+function memoryPathOf(qmp: QmpClient, object: string): Promise<string> {
+  return qmp.query(z.string(), 'qom-get', { path: object, property: 'mem-path' });
 }
 
 function describeDisk(device: string, node: z.infer<typeof Node>): VmDescription['disks'][number] {

@@ -51,6 +51,11 @@ export function withoutUserfaultfd(
   { what, instead }: { readonly what: string; readonly instead: string },
 ): unknown {
   if (!(error instanceof VmckptError) || error.code !== 'QMP_COMMAND_FAILED') return error;
+  if (error.message.includes('guest memory configuration'))
+    return new VmckptError('MIGRATION_BLOCKED', `${what}: ${error.message}`, {
+      hint: `Its memory is of a kind that cannot be watched for writes, a file on a disk for example. Instead: ${instead}.`,
+      cause: error,
+    });
   return new VmckptError('NOT_PERMITTED', `${what}: ${error.message}`, {
     hint: `Run QEMU as root, or: sysctl vm.unprivileged_userfaultfd=1. Without it: ${instead}.`,
     cause: error,

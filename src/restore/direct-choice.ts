@@ -4,6 +4,7 @@ import { VmckptError } from '../errors.js';
 import { pidfdGetfd, pidfdOpen } from '../native/index.js';
 import type { RamBlock } from '../pages/layout.js';
 import { locateMainMemory, type BlockAddress } from '../qemu/guest-memory.js';
+import { findVhostUser } from '../qemu/on-demand.js';
 import type { QmpClient } from '../qemu/qmp.js';
 
 export type PathWish = 'auto' | 'direct' | 'stream';
@@ -33,11 +34,10 @@ export async function chooseDirectMemory(qmp: QmpClient, wish: DirectWish): Prom
 }
 
 async function examine(qmp: QmpClient, { mode, args, blocks }: DirectWish): Promise<DirectChoice> {
-  if (args.some((argument) => argument.includes('vhost-user')))
-    return { whyNot: 'a vhost-user device writes to it without QEMU' };
+  if (findVhostUser(args) !== undefined) return { whyNot: 'a vhost-user device writes to it without QEMU' };
   const memory = await locateMainMemory(qmp, blocks);
-  if (memory === undefined) return { whyNot: 'it is not one piece of ordinary memory' };
-  if (mode === 'eager' && !memory.isPrivate) return { whyNot: 'it is shared, and may not be empty' };
+  if (memory === undefined) return { whyNot: 'it is not one piece of memory' };
+  if (mode === 'eager' && !memory.isFresh) return { whyNot: 'it is a file, which may not be empty' };
   if (!mayTrace(memory.pid)) return { whyNot: 'this user may not trace QEMU (root and its parent may)' };
   return { memory };
 }

@@ -21,6 +21,7 @@ import {
   type ServerEventKind,
 } from '../native/index.js';
 import { damageIn } from '../checkpoint/native-image.js';
+import type { HostPages } from '../pages/host-pages.js';
 import { PAGE_BYTES, type PlacedRamBlock, type RamLayout } from '../pages/layout.js';
 import { nowMs } from '../timeline/clock.js';
 import { bequeath } from './inheritance.js';
@@ -40,6 +41,8 @@ export interface DirectMemoryOptions {
   readonly pid: number;
   /** Where the block begins in QEMU's address space. */
   readonly hostAddress: number;
+  /** QEMU's. */
+  readonly hostPages: HostPages;
   /** What a process before this one has left behind. */
   readonly pageTable: number | undefined;
   readonly userfaultfd: number | undefined;
@@ -154,7 +157,8 @@ export class DirectMemory {
   /** As `attach`, in the place of a process that died: what is in place is known, and every fault is heard again. */
   reattach(): void {
     const { pid, pageTable } = this.#options;
-    if (pageTable === undefined) this.#table.markInstalled(this.inPlace());
+    // Of a huge page that is there already the kernel says the same as when it has none to give.
+    if (pageTable === undefined || this.#hasHugePages) this.#table.markInstalled(this.inPlace());
     this.attach();
     this.#server!.wakeAll(missingPageRegions(pid));
   }
@@ -192,8 +196,14 @@ export class DirectMemory {
   }
 
   get #regions(): MemoryRegion[] {
-    const { block, hostAddress } = this.#options;
-    return [{ address: hostAddress, firstPage: block.firstPage, pageCount: block.pageCount }];
+    const { block, hostAddress, hostPages } = this.#options;
+    const { firstPage, pageCount } = block;
+    return [{ address: hostAddress, firstPage, pageCount, pageBytes: hostPages.bytesIn(block) }];
+  }
+
+  get #hasHugePages(): boolean {
+    const { block, hostPages } = this.#options;
+    return hostPages.bytesIn(block) > PAGE_BYTES;
   }
 
   get #threadCount(): number {

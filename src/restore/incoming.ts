@@ -7,6 +7,7 @@ import { readLogTail, type LaunchedQemu, type ProcessEnd } from '../qemu/launch.
 import { queryMigrate, withoutUserfaultfd } from '../qemu/migration-control.js';
 import type { BlockAddress } from '../qemu/guest-memory.js';
 import type { QmpClient } from '../qemu/qmp.js';
+import type { HugePageSizes } from '../pages/host-pages.js';
 import { poll } from '../util/deadline.js';
 import type { TransferClient } from './transfer-client.js';
 import type { TransferOrder } from './transfer-job.js';
@@ -19,12 +20,13 @@ const LAST_WORDS_MS = 1_000;
 /** From this version on QEMU wants the second connection only after the first has answered. */
 const PREEMPT_AFTER_PONG_SINCE = 8;
 
-export type IncomingMode = Pick<TransferOrder, 'mode' | 'preempt' | 'capabilities' | 'memory'>;
+export type IncomingMode = Pick<TransferOrder, 'mode' | 'preempt' | 'capabilities' | 'memory' | 'hugePages'>;
 
 export interface ListenOptions {
   readonly mode: 'lazy' | 'eager';
   /** What is to be filled directly. */
   readonly memory: BlockAddress | undefined;
+  readonly hugePages: HugePageSizes;
   /** Where QEMU is to listen. */
   readonly socket: string;
 }
@@ -32,7 +34,7 @@ export interface ListenOptions {
 /** Switches on what the mode needs, and lets QEMU listen. @throws VmckptError NOT_PERMITTED without userfaultfd */
 export async function listenForMachine(
   qmp: QmpClient,
-  { mode, memory, socket }: ListenOptions,
+  { mode, memory, hugePages, socket }: ListenOptions,
 ): Promise<IncomingMode> {
   const known = (await qmp.query(Capabilities, 'query-migrate-capabilities')).map(
     ({ capability }) => capability,
@@ -47,6 +49,7 @@ export async function listenForMachine(
     preempt: canPreempt ? whenPreempt : 'off',
     capabilities: ['events', ...postcopy],
     ...(memory && { memory }),
+    hugePages,
   };
 }
 

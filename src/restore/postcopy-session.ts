@@ -9,6 +9,7 @@ import { VmckptError } from '../errors.js';
 import { ReturnPathParser, type ReturnPathMessage } from '../migration-stream/return-path.js';
 import * as wire from '../migration-stream/serializer.js';
 import type { BulkDecoder, PageSource } from '../pages/contracts.js';
+import type { HostPages } from '../pages/host-pages.js';
 import { rangeOf, type PageRange } from '../pages/layout.js';
 import { nowMs } from '../timeline/clock.js';
 import { Channel } from '../transfer/channel.js';
@@ -35,6 +36,8 @@ export interface SessionOptions {
   readonly direct: DirectMemory | undefined;
   /** What goes through the stream first, where there is no direct path. */
   readonly prediction: Prediction | undefined;
+  /** QEMU's. */
+  readonly hostPages: HostPages;
 }
 
 type MessageOf<Type extends ReturnPathMessage['type']> = Extract<ReturnPathMessage, { type: Type }>;
@@ -68,7 +71,7 @@ export class PostcopySession {
 
   /** Sends the machine's state; resolves when QEMU has taken it and its memory is served on demand. */
   async start({ configuration, ramSectionId, deviceState }: MachineState): Promise<void> {
-    const { source } = this.#options;
+    const { source, hostPages } = this.#options;
     this.#openMain();
     this.#listen();
     if (this.#options.preempt === 'at-once') this.#openPreempt();
@@ -77,8 +80,8 @@ export class PostcopySession {
         wire.streamHeader(configuration),
         wire.openReturnPath(),
         wire.ping(PINGS.connected),
-        wire.postcopyAdvise(),
-        wire.ramStart(ramSectionId, source.layout),
+        wire.postcopyAdvise(hostPages.sizeBits),
+        wire.ramStart(ramSectionId, source.layout, hostPages),
       ]),
     );
     if (this.#options.preempt === 'after-pong') {
@@ -280,7 +283,7 @@ export class PostcopySession {
   }
 
   #startFeeding(): void {
-    const { source, decoder } = this.#options;
+    const { source, decoder, hostPages } = this.#options;
     const backgroundAheadBytes = BACKGROUND_AHEAD_BYTES[this.#demand === this.#main ? 'shared' : 'preempt'];
     this.feeder = new PageFeeder({
       source,
@@ -288,6 +291,7 @@ export class PostcopySession {
       demand: this.#demand,
       background: this.#main,
       backgroundAheadBytes,
+      hostPages,
     });
   }
 

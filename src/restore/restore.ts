@@ -5,12 +5,14 @@
 import { readManifest, requireMachine, type Manifest } from '../checkpoint/manifest.js';
 import { refuseCollisions } from '../qemu/collisions.js';
 import { requireCompatible } from '../qemu/compatibility.js';
+import { refuseOnDemand } from '../qemu/on-demand.js';
 import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
 import { Store } from '../store/store.js';
 import { nowMs } from '../timeline/clock.js';
 import { withDeadline } from '../util/deadline.js';
 import { identifyProcess } from '../util/process-identity.js';
 import { chooseDirectMemory, type PathWish } from './direct-choice.js';
+import { findHugePages } from './huge-pages.js';
 import {
   EAGER_TIMEOUT_MS,
   explainFailure,
@@ -76,6 +78,7 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
   try {
     const plan = planLaunch(manifest, folder, options);
     for (const note of plan.notes) options.onMessage(note);
+    if (options.mode !== 'eager') refuseOnDemand(plan.args, plan.cwd);
     await refuseCollisions(plan.args, {
       original: manifest.qemu.process,
       ramBytes: manifest.sizes.ramBytes,
@@ -125,8 +128,8 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
       requireCompatible(qemu.qmp, manifest),
     ]);
     const order = { ...incoming, runs: attempt.plan.runs };
-    const { preempt, capabilities, memory } = incoming;
-    const known = { ...record, preempt, capabilities, ...(memory && { memory }) };
+    const { preempt, capabilities, memory, hugePages } = incoming;
+    const known = { ...record, preempt, capabilities, hugePages, ...(memory && { memory }) };
     // Before the VM can run: whoever takes it over when we are killed has to know it.
     folder.write(known);
     const resumedAtMs = await letRun(attempt, qemu, order);
@@ -161,6 +164,7 @@ async function prepareMemory(
 ): Promise<IncomingMode> {
   const { path } = options;
   const mode = options.mode === 'eager' ? 'eager' : 'lazy';
+  const hugePages = await findHugePages(qmp, mode);
   const { memory, whyNot } = await chooseDirectMemory(qmp, {
     mode,
     path,
@@ -169,7 +173,7 @@ async function prepareMemory(
   });
   if (whyNot !== undefined)
     options.onMessage(`Memory goes through QEMU's stream, which is slower: ${whyNot}.`);
-  return listenForMachine(qmp, { mode, memory, socket: folder.file('migration.sock') });
+  return listenForMachine(qmp, { mode, memory, hugePages, socket: folder.file('migration.sock') });
 }
 
 /** Lets the transfer process load the machine into QEMU; returns when it runs (ms of the wall clock), or is loaded and stays paused. */

@@ -1,6 +1,6 @@
 /** What the verb and the transfer process say to each other: lines of JSON on a socket of their own. */
 import { z } from 'zod';
-import { memorySchema } from './vm-record.js';
+import { hugePagesSchema, memorySchema } from './vm-record.js';
 
 /** Among the arguments of a transfer process that takes the place of one that died. */
 export const SUCCESSOR_FLAG = '--successor';
@@ -18,6 +18,7 @@ export const orderSchema = z.object({
   capabilities: z.array(z.string()),
   /** Where main memory lies in QEMU, to be filled directly; absent where it goes through the stream. */
   memory: memorySchema.optional(),
+  hugePages: hugePagesSchema.optional(),
   /** Whether the VM runs as soon as it is loaded; background pages wait for that. */
   runs: z.boolean(),
 });

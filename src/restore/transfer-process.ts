@@ -18,6 +18,7 @@ import { queryMigrate } from '../qemu/migration-control.js';
 import { QmpClient } from '../qemu/qmp.js';
 import { holdGeneration } from '../store/generation-use.js';
 import { nowMs } from '../timeline/clock.js';
+import { HostPages } from '../pages/host-pages.js';
 import type { PlacedRamBlock } from '../pages/layout.js';
 import type { PageFeeder } from '../transfer/page-feeder.js';
 import { readMachineState, sendWholeMachine, type MachineState } from '../transfer/whole-machine.js';
@@ -141,8 +142,8 @@ class Transfer {
         hint: 'An eager restore cannot be taken over: stop it, and restore the VM again.',
       });
     this.#loaded = true;
-    const { preempt, capabilities, memory } = record;
-    return { mode: 'lazy', preempt, capabilities, ...(memory && { memory }), runs: true };
+    const { preempt, capabilities, memory, hugePages } = record;
+    return { mode: 'lazy', preempt, capabilities, hugePages, ...(memory && { memory }), runs: true };
   }
 
   async #carryOut(order: TransferOrder, state: MachineState, isSuccessor: boolean): Promise<void> {
@@ -171,7 +172,10 @@ class Transfer {
     this.#monitor = await this.#openMonitor();
     this.#writeStatus('serving');
     const estate = inherited();
-    this.#direct = order.memory && this.#directMemory(order.memory, estate);
+    const hostPages = new HostPages(this.#reader.layout, order.hugePages);
+    // What a prediction knows are pages of 4 KiB.
+    if (order.memory && order.hugePages?.[order.memory.blockName]) this.#prediction = undefined;
+    this.#direct = order.memory && this.#directMemory(order.memory, hostPages, estate);
     const session = new PostcopySession({
       source: this.#reader,
       decoder: this.#pool,
@@ -179,6 +183,7 @@ class Transfer {
       preempt: order.preempt,
       direct: this.#direct,
       prediction: this.#prediction,
+      hostPages,
     });
     this.#sending = session;
     try {
@@ -223,7 +228,11 @@ class Transfer {
     await session.finish(state.ramSectionId);
   }
 
-  #directMemory({ blockName, pid, hostAddress }: BlockAddress, estate: Estate): DirectMemory | undefined {
+  #directMemory(
+    { blockName, pid, hostAddress }: BlockAddress,
+    hostPages: HostPages,
+    estate: Estate,
+  ): DirectMemory | undefined {
     const { layout } = this.#reader;
     const block = layout.byName(blockName);
     if (block === undefined) return undefined;
@@ -236,6 +245,7 @@ class Transfer {
       block,
       pid,
       hostAddress,
+      hostPages,
       pageTable,
       userfaultfd,
       prediction,

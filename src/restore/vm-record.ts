@@ -16,6 +16,9 @@ const processSchema = z.object({ pid: z.number().int(), startTicks: z.number() }
 /** Main memory that is filled directly, and where it lies in QEMU's address space. */
 export const memorySchema = z.object({ blockName: z.string(), pid: z.number(), hostAddress: z.number() });
 
+/** RAM block → bytes of a page of its memory, where those are larger than ours (src/pages/host-pages.ts). */
+export const hugePagesSchema = z.record(z.string(), z.number());
+
 export const RESTORE_MODES = ['prefetch', 'lazy', 'eager'] as const;
 export type RestoreMode = (typeof RESTORE_MODES)[number];
 
@@ -27,6 +30,7 @@ const vmSchema = z.object({
   preempt: z.enum(['off', 'at-once', 'after-pong']),
   capabilities: z.array(z.string()),
   memory: memorySchema.optional(),
+  hugePages: hugePagesSchema.optional(),
   ramBytes: z.number(),
   restoredAt: z.string(),
   /** The verb that is restoring, or has restored it. */

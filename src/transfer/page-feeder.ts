@@ -6,6 +6,7 @@
 import { performance } from 'node:perf_hooks';
 import { PageBitmap } from '../pages/bitmap.js';
 import { MAX_EXTENT_PAGES, PAGE_KINDS, type BulkDecoder, type PageSource } from '../pages/contracts.js';
+import { HostPages } from '../pages/host-pages.js';
 import { PAGE_BYTES, type PageRange } from '../pages/layout.js';
 import type { Channel } from './channel.js';
 import { nowMs } from '../timeline/clock.js';
@@ -24,6 +25,8 @@ export interface FeederOptions {
   readonly background: Channel;
   /** Background bytes that may wait in front of the socket. */
   readonly backgroundAheadBytes: number;
+  /** The receiver's, which takes only whole ones; by default as small as ours. */
+  readonly hostPages?: HostPages;
 }
 
 export class PageFeeder {
@@ -41,11 +44,13 @@ export class PageFeeder {
   /** (page, microseconds since it began) for every page that was asked for. */
   readonly #asked: number[] = [];
   #withheld: PageBitmap | undefined;
+  readonly #hostPages: HostPages;
   readonly #scratch = Buffer.alloc(MAX_EXTENT_PAGES * PAGE_BYTES);
 
   constructor(options: FeederOptions) {
     this.#options = options;
     this.#claims = new PageBitmap(options.source.layout.pageCount);
+    this.#hostPages = options.hostPages ?? new HostPages(options.source.layout);
   }
 
   /** Tells that QEMU has this page already (after a recovery). */
@@ -62,9 +67,12 @@ export class PageFeeder {
   answer(firstPage: number, pageCount: number): void {
     const startedMs = performance.now();
     let answered = false;
-    this.#note(firstPage, pageCount);
-    for (let page = firstPage; page < firstPage + pageCount; page++)
-      answered = this.#answerPage(page) || answered;
+    for (let page = firstPage; page < firstPage + pageCount;) {
+      const whole = this.#hostPages.around(page);
+      if (!isHuge(whole)) this.#note(page);
+      answered = (isHuge(whole) ? this.#answerHuge(whole) : this.#answerPage(page)) || answered;
+      page = whole.endPage;
+    }
     if (answered) this.faults.record((performance.now() - startedMs) * 1000);
   }
 
@@ -79,11 +87,12 @@ export class PageFeeder {
   }
 
   /**
-   * Sends these pages, zero pages too, as long as nobody has asked for them and it is not later than `untilMs`.
+   * Sends these pages, zero pages too, as long as nobody has asked for them and it is not later than `untilMs`. Huge
+   * pages are not predicted: they are sent as a whole or not at all.
    * @throws VmckptError EXTENT_DAMAGED
    */
   async sendPredicted(pages: PageRuns, signal: AbortSignal, untilMs = Infinity): Promise<void> {
-    await this.#send(this.#unsent(pagesOf(pages)), {
+    await this.#send(this.#unsent(this.#smallOf(pages)), {
       signal,
       isOver: () => nowMs() > untilMs,
       onSent: () => this.counters.prefetchedPages++,
@@ -92,7 +101,13 @@ export class PageFeeder {
 
   /** Sends every data page of these ranges that nobody has asked for, in address order. @throws VmckptError EXTENT_DAMAGED */
   async sendRest(ranges: readonly PageRange[], signal: AbortSignal): Promise<void> {
-    await this.#send(this.#unsent(this.#dataPagesOf(ranges)), {
+    for (const range of ranges)
+      if (this.#isOfHugePages(range)) await this.#sendHugeOf(range, { withData: true }, signal);
+      else await this.#sendRestOf(range, signal);
+  }
+
+  async #sendRestOf(range: PageRange, signal: AbortSignal): Promise<void> {
+    await this.#send(this.#unsent(this.#dataPagesOf(range)), {
       signal,
       isOver: () => false,
       onSent: () => this.counters.backgroundPages++,
@@ -101,36 +116,42 @@ export class PageFeeder {
 
   /** Says of the pages of these ranges that carry no data that they are zero. */
   async sendZeros(ranges: readonly PageRange[], signal: AbortSignal): Promise<void> {
+    for (const range of ranges)
+      if (this.#isOfHugePages(range)) await this.#sendHugeOf(range, { withData: false }, signal);
+      else await this.#sendZerosOf(range, signal);
+    this.#options.background.flush();
+  }
+
+  async #sendZerosOf({ firstPage, endPage }: PageRange, signal: AbortSignal): Promise<void> {
     const { source, background, backgroundAheadBytes } = this.#options;
     let unflushed = 0;
-    for (const { firstPage, endPage } of ranges) {
-      for (let page = firstPage; page < endPage; page++) {
-        const kind = source.kindOf(page);
-        if ((kind !== PAGE_KINDS.zero && kind !== PAGE_KINDS.absent) || !this.#claims.claim(page)) continue;
-        background.records.zero(page);
-        if (++unflushed < ZERO_PAGES_PER_FLUSH) continue;
-        background.flush();
-        unflushed = 0;
-        await background.room(backgroundAheadBytes);
-        signal.throwIfAborted();
-      }
+    for (let page = firstPage; page < endPage; page++) {
+      const kind = source.kindOf(page);
+      if ((kind !== PAGE_KINDS.zero && kind !== PAGE_KINDS.absent) || !this.#claims.claim(page)) continue;
+      background.records.zero(page);
+      if (++unflushed < ZERO_PAGES_PER_FLUSH) continue;
+      background.flush();
+      unflushed = 0;
+      await background.room(backgroundAheadBytes);
+      signal.throwIfAborted();
     }
-    background.flush();
   }
 
-  #note(firstPage: number, pageCount: number): void {
+  #note(page: number): void {
     if (this.#asked.length >= 2 * MAX_TRACE_FAULTS) return;
-    const sinceUs = Math.round((nowMs() - this.#beganAtMs) * 1000);
-    for (let page = firstPage; page < firstPage + pageCount; page++) this.#asked.push(page, sinceUs);
+    this.#asked.push(page, Math.round((nowMs() - this.#beganAtMs) * 1000));
   }
 
-  *#dataPagesOf(ranges: readonly PageRange[]): Generator<number> {
+  *#dataPagesOf({ firstPage, endPage }: PageRange): Generator<number> {
     const { source } = this.#options;
-    for (const { firstPage, endPage } of ranges)
-      for (let page = firstPage; page < endPage; page++) {
-        const kind = source.kindOf(page);
-        if (kind === PAGE_KINDS.data || kind === PAGE_KINDS.fill) yield page;
-      }
+    for (let page = firstPage; page < endPage; page++) {
+      const kind = source.kindOf(page);
+      if (kind === PAGE_KINDS.data || kind === PAGE_KINDS.fill) yield page;
+    }
+  }
+
+  *#smallOf(pages: PageRuns): Generator<number> {
+    for (const page of pagesOf(pages)) if (!isHuge(this.#hostPages.around(page))) yield page;
   }
 
   *#unsent(pages: Iterable<number>): Generator<number> {
@@ -189,6 +210,62 @@ export class PageFeeder {
     demand.flush();
   }
 
+  #isOfHugePages(range: PageRange): boolean {
+    return range.firstPage < range.endPage && isHuge(this.#hostPages.around(range.firstPage));
+  }
+
+  #answerHuge(whole: PageRange): boolean {
+    if (!this.#sendHuge(whole, this.#options.demand)) return false;
+    this.counters.demandPages += whole.endPage - whole.firstPage;
+    if (!this.#hasData(whole)) this.counters.zeroPages += whole.endPage - whole.firstPage;
+    return true;
+  }
+
+  /** Huge pages with data, or those without, that nobody has asked for. */
+  async #sendHugeOf(
+    range: PageRange,
+    { withData }: { withData: boolean },
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { background, backgroundAheadBytes } = this.#options;
+    for (let page = range.firstPage; page < range.endPage;) {
+      const whole = this.#hostPages.around(page);
+      page = whole.endPage;
+      if (this.#hasData(whole) !== withData || !this.#sendHuge(whole, background)) continue;
+      if (withData) this.counters.backgroundPages += whole.endPage - whole.firstPage;
+      await background.room(backgroundAheadBytes);
+      signal.throwIfAborted();
+    }
+  }
+
+  #hasData({ firstPage, endPage }: PageRange): boolean {
+    const { source } = this.#options;
+    for (let page = firstPage; page < endPage; page++) {
+      const kind = source.kindOf(page);
+      if (kind === PAGE_KINDS.data || kind === PAGE_KINDS.fill) return true;
+    }
+    return false;
+  }
+
+  /** All pages of a huge one, in order and without a pause: QEMU puts it in place with the last of them. */
+  #sendHuge({ firstPage, endPage }: PageRange, channel: Channel): boolean {
+    const { source } = this.#options;
+    if (this.#claims.has(firstPage)) return false;
+    let decoded: number | undefined;
+    for (let page = firstPage; page < endPage; page++) {
+      const kind = source.kindOf(page);
+      if (kind === PAGE_KINDS.data) {
+        const extent = source.extentOf(page);
+        if (extent !== decoded) source.readExtent(extent, this.#scratch);
+        decoded = extent;
+        channel.records.page(page, this.#scratch, source.slotOf(page) * PAGE_BYTES);
+      } else channel.records.fill(page, kind === PAGE_KINDS.fill ? source.fillByteOf(page) : 0);
+    }
+    for (let page = firstPage; page < endPage; page++) this.#claims.claim(page);
+    channel.flush();
+    return true;
+  }
+
   #sendStep({ pages, bytesOf }: DecodedStep, onSent: () => void): void {
     const { source, background } = this.#options;
     for (const page of pages) {
@@ -214,4 +291,8 @@ interface Sending {
   /** Asked before every step. */
   readonly isOver: () => boolean;
   readonly onSent: () => void;
+}
+
+function isHuge({ firstPage, endPage }: PageRange): boolean {
+  return endPage - firstPage > 1;
 }

@@ -98,7 +98,7 @@ describe('inspectVm', () => {
       accelerator: 'tcg',
       cpu: { model: 'max', count: 2 },
       ramBytes: 64 << 20,
-      memoryBackends: [{ id: 'pc.ram', type: 'memory-backend-ram', share: false, hugePages: false }],
+      memoryBackends: [{ id: 'pc.ram', type: 'memory-backend-ram', share: false }],
       memoryDevices: [],
       devices: {
         named: [{ id: 'blk', type: 'virtio-blk-pci' }],
@@ -157,16 +157,12 @@ describe('inspectVm', () => {
         '-device',
         'vhost-user-fs-pci',
       ],
-      memoryBackends: [
-        { id: 'huge', type: 'memory-backend-file', sizeBytes: 1, share: true, hugePages: true },
-      ],
-      memoryDevices: [{ id: 'dimm0', kind: 'dimm' }],
+      memoryDevices: [{ id: 'nv0', kind: 'nvdimm' }],
       devices: { named: [{ id: 'gpu', type: 'vfio-pci' }], anonymous: ['vhost-user-fs-pci'] },
     };
     const messages = (await blockersOfSave(qmp, parts)).map(({ message }) => message).join('\n');
     for (const named of [
-      /"huge" is made of huge pages/,
-      /"dimm0", dimm/,
+      /"nv0" is of the kind nvdimm/,
       /vfio-pci "gpu"/,
       /vhost-user-fs-pci/,
       /-netdev vhost-user,id=n/,

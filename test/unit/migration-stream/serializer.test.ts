@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { HostPages } from '../../../src/pages/host-pages.js';
 import { PAGE_BYTES, RamLayout } from '../../../src/pages/layout.js';
 import * as wire from '../../../src/migration-stream/serializer.js';
 import { be32, be64, bytes, counted, CONFIGURATION, patternPage, SMALL_LAYOUT } from './streams.js';
@@ -7,7 +8,7 @@ describe('commands and sections', () => {
   it.each([
     ['openReturnPath', wire.openReturnPath(), '0800010000'],
     ['ping', wire.ping(3), '080002000400000003'],
-    ['postcopyAdvise', wire.postcopyAdvise(), `0800030010${be64(4096)}${be64(4096)}`],
+    ['postcopyAdvise', wire.postcopyAdvise(4096), `0800030010${be64(4096)}${be64(4096)}`],
     ['postcopyListen', wire.postcopyListen(), '0800040000'],
     ['postcopyRun', wire.postcopyRun(), '0800050000'],
     ['packaged', wire.packaged(Buffer.from('abcd', 'hex')), '080007000400000002abcd'],
@@ -37,6 +38,18 @@ describe('commands and sections', () => {
         .flat()
         .join(''),
     );
+  });
+
+  it('tells the page size of a block of huge pages, and only of that', () => {
+    const layout = new RamLayout([
+      { name: 'mem', usedBytes: 4 << 20 },
+      { name: 'pc.rom', usedBytes: 4096 },
+    ]);
+    const hostPages = new HostPages(layout, { mem: 2 << 20 });
+    expect(wire.ramStart(2, layout, hostPages).toString('hex')).toContain(
+      [counted('mem'), be64(4 << 20), be64(2 << 20), counted('pc.rom'), be64(4096), be64(0x10)].join(''),
+    );
+    expect(hostPages.sizeBits).toBe(0x201000);
   });
 
   it('splits discards into commands of at most twelve ranges', () => {

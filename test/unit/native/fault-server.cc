@@ -267,7 +267,7 @@ void CutOff(const Source& source) {
   auto server = Serve(source, vm.served());
   EXPECT(::truncate((source.directory + "/pages").c_str(), 8192) == 0);
   FaultServer::Worker worker;
-  server->Serve(worker, source.facts.page_count - 2);
+  server->ServeAll(worker, source.facts.page_count - 2, 1);
   std::string text = vm.events.Await(ServerEvent::Kind::kExtentDamaged);
   EXPECT(text.find("cannot be read") != text.npos);
   EXPECT(!vm.guest.IsPresent(source.facts.page_count - 2));

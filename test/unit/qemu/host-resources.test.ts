@@ -25,6 +25,14 @@ describe('collisionCandidates', () => {
     expect(resources('-chardev', 'socket,id=c,path=/x', '-serial', 'null')).toEqual([]);
   });
 
+  it('finds files that the guest has its memory in, not those that it only reads', () => {
+    expect(resources('-object', 'memory-backend-file,id=m,size=1G,mem-path=ram,share=on')).toEqual([
+      { kind: 'memoryFile', path: '/home/vm/ram' },
+    ]);
+    expect(resources('-object', 'memory-backend-file,id=m,size=1G,mem-path=ram')).toEqual([]);
+    expect(resources('-object', 'memory-backend-memfd,id=m,size=1G,share=on')).toEqual([]);
+  });
+
   it('finds displays, taps, vsock ids and pid files', () => {
     expect(resources('-vnc', '127.0.0.1:2')).toEqual([
       { kind: 'port', protocol: 'tcp', host: '127.0.0.1', port: 5902 },
