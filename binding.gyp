@@ -14,6 +14,7 @@
       'sources': [
         '<(core)/checkpoint_image.cc',
         '<(core)/fault_background.cc',
+        '<(core)/fault_bench.cc',
         '<(core)/fault_huge.cc',
         '<(core)/fault_removal.cc',
         '<(core)/fault_server.cc',
@@ -32,6 +33,7 @@
         '<(core)/userfaultfd_rescue.cc',
         'native/binding/addon.cc',
         'native/binding/errors.cc',
+        'native/binding/fault_bench.cc',
         'native/binding/fault_path.cc',
         'native/binding/memory_fill.cc',
         'native/binding/receive_fds.cc',

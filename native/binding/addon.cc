@@ -5,6 +5,7 @@
 #include <xxhash.h>
 
 #include "binding/errors.h"
+#include "binding/fault_bench.h"
 #include "binding/fault_path.h"
 #include "binding/memory_fill.h"
 #include "binding/receive_fds.h"
@@ -159,6 +160,7 @@ Napi::Object Initialize(Napi::Env, Napi::Object exports) {
   Export<TakeUserfaultfds>(exports, "takeUserfaultfds");
   Export<MissingPageRegions>(exports, "missingPageRegions");
   Export<PresentPages>(exports, "presentPages");
+  ExportFaultBench(exports);
   ExportFaultPath(exports);
   ExportMemoryFill(exports);
   return exports;

@@ -1,7 +1,8 @@
 /** The ratios that vmckpt is held to, as data. One whose scenarios were not measured is absent, with the reason. */
+import { faultPathMedian } from './fault-path.js';
 import { findFigure, type FigureName } from './figures.js';
 import type { CacheState } from './page-cache.js';
-import type { Absence, Summary } from './resume-report.js';
+import type { Absence, FaultPathSample, Summary } from './resume-report.js';
 import { SCENARIOS } from './scenarios.js';
 
 interface Term {
@@ -28,9 +29,10 @@ interface Maximum extends Ratio {
   readonly largest: FigureName;
 }
 
-/** Not to be had from these experiments. */
-interface Unmeasured extends Ratio {
-  readonly because: string;
+/** Of the fault path by itself. */
+interface Sampled extends Ratio {
+  readonly stored: FaultPathSample['stored'];
+  readonly sampled: (sample: FaultPathSample) => number | null;
 }
 
 const DEFAULT_RAM_MIB = 1024;
@@ -44,7 +46,7 @@ function term(cache: CacheState, scenario: string, figure: FigureName, ramMib?: 
   return { scenario, cache, figure, ...(ramMib !== undefined && { ramMib }) };
 }
 
-export const RATIOS: Readonly<Record<string, Quotient | Maximum | Unmeasured>> = {
+export const RATIOS: Readonly<Record<string, Quotient | Maximum | Sampled>> = {
   directRawCompleteVsFull: {
     what: 'all memory in place, lazy from raw pages, against a full restore',
     goal: { atMost: 0.3 },
@@ -100,24 +102,28 @@ export const RATIOS: Readonly<Record<string, Quotient | Maximum | Unmeasured>> =
     against: warm('lazy', 'resumeMs', 1024),
   },
   bulkVsBareUffdCopy: {
-    what: 'bulk transfer against a bare loop of UFFDIO_COPY',
+    what: 'one thread of the background, raw pages, against a bare loop of UFFDIO_COPY',
     goal: { atLeast: 0.8 },
-    because: 'there is no bare loop of UFFDIO_COPY to measure yet',
+    stored: 'raw',
+    sampled: ({ bulkBytesPerS, bareBytesPerS }) => bareBytesPerS && bulkBytesPerS / bareBytesPerS,
   },
   faultP50RawUs: {
-    what: 'demand fault, raw pages, median',
+    what: 'fault on raw pages, nothing else going on, median',
     goal: { atMost: 10 },
-    of: warm('lazy-raw', 'faultP50Us'),
+    stored: 'raw',
+    sampled: ({ idle }) => idle.p50Us,
   },
   faultP50ZstdUs: {
-    what: 'demand fault, compressed pages, median',
+    what: 'fault on compressed pages, nothing else going on, median',
     goal: { atMost: 60 },
-    of: warm('lazy', 'faultP50Us'),
+    stored: 'zstd',
+    sampled: ({ idle }) => idle.p50Us,
   },
   faultP99LoadedVsIdle: {
-    what: 'demand fault, 99th percentile, beside a busy background against none',
+    what: 'fault on compressed pages, 99th percentile, beside a busy background against none',
     goal: { atMost: 5 },
-    because: 'a lazy restore without a background is no mode yet',
+    stored: 'zstd',
+    sampled: ({ loaded, idle }) => loaded.p99Us / idle.p99Us,
   },
   learnedDemandFaultShare: {
     what: 'demand faults left by a learned working set, withheld pages apart',
@@ -153,6 +159,7 @@ export interface Measured {
   readonly summaries: readonly Summary[];
   readonly absences: readonly Absence[];
   readonly sizesMib: readonly number[];
+  readonly faultPath: readonly FaultPathSample[];
 }
 
 export interface RatioValues {
@@ -175,8 +182,12 @@ export function computeRatios(measured: Measured): RatioValues {
 }
 
 /** The value, or why there is none. */
-function valueOf(ratio: Quotient | Maximum | Unmeasured, measured: Measured): number | string {
-  if ('because' in ratio) return ratio.because;
+function valueOf(ratio: Quotient | Maximum | Sampled, measured: Measured): number | string {
+  if ('sampled' in ratio)
+    return (
+      faultPathMedian(measured.faultPath, ratio.stored, ratio.sampled) ??
+      `the fault path was not measured with ${ratio.stored} pages`
+    );
   if ('largest' in ratio) {
     const medians = measured.summaries.flatMap(({ figures }) => figures[ratio.largest]?.median ?? []);
     return medians.length === 0 ? 'no restore by vmckpt was measured' : Math.max(...medians);

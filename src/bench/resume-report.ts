@@ -111,6 +111,22 @@ const absenceSchema = z.object({
 });
 export type Absence = z.infer<typeof absenceSchema>;
 
+/** The fault path by itself: nobody else touches memory, and no VM is there. */
+const faultPathSchema = z.object({
+  stored: z.enum(['raw', 'zstd']),
+  round: z.number().int().positive(),
+  ramMib: z.number().int(),
+  /** One thread touches one page of each extent, one after the other. */
+  idle: z.object({ count: z.number().int(), p50Us: z.number(), p99Us: z.number() }),
+  /** The same beside two threads of the background. */
+  loaded: z.object({ count: z.number().int(), p99Us: z.number() }),
+  /** All data by one thread of the background. */
+  bulkBytesPerS: z.number(),
+  /** The same by a loop of UFFDIO_COPY from a mapping that has been read before; null unless stored raw. */
+  bareBytesPerS: z.number().nullable(),
+});
+export type FaultPathSample = z.infer<typeof faultPathSchema>;
+
 export const resumeReportSchema = z.object({
   kind: z.literal('vmckpt bench resume'),
   version: z.literal(1),
@@ -132,5 +148,6 @@ export const resumeReportSchema = z.object({
   /** Scenarios that were to be measured and were not. */
   absences: z.array(absenceSchema),
   runs: z.array(runSchema),
+  faultPath: z.array(faultPathSchema),
 });
 export type ResumeReport = z.infer<typeof resumeReportSchema>;

@@ -12,6 +12,7 @@ import { withDeadline } from '../util/deadline.js';
 import { ARTEFACTS, makeArtefacts, type ArtefactName } from './artefact.js';
 import { CLIENT_NAMES, type ClientName } from './clients/load.js';
 import { describeHost, diskReadRate } from './environment.js';
+import { measureFaultPath } from './fault-path.js';
 import { summarize } from './figures.js';
 import {
   defaultFillMb,
@@ -29,6 +30,7 @@ import { renderReport } from './report/page.js';
 import {
   resumeReportSchema,
   type Absence,
+  type FaultPathSample,
   type ResumeReport,
   type Run,
   type Sampled,
@@ -66,6 +68,7 @@ interface SizeResult {
   readonly reference: Reference;
   readonly runs: readonly Run[];
   readonly absences: readonly Absence[];
+  readonly faultPath: readonly FaultPathSample[];
   readonly version: QemuVersion;
   readonly diskReadBytesPerS: number;
 }
@@ -90,6 +93,7 @@ export async function benchResume(options: BenchResumeOptions): Promise<ResumeRe
   }
   const runs = results.flatMap((result) => result.runs);
   const absences = results.flatMap((result) => result.absences);
+  const faultPath = results.flatMap((result) => result.faultPath);
   const summaries = summarize(runs);
   const report = resumeReportSchema.parse({
     kind: 'vmckpt bench resume',
@@ -103,10 +107,11 @@ export async function benchResume(options: BenchResumeOptions): Promise<ResumeRe
       loadAtEnd: os.loadavg()[0]!,
     },
     references: results.map(({ reference }) => reference),
-    ...computeRatios({ summaries, absences, sizesMib }),
+    ...computeRatios({ summaries, absences, sizesMib, faultPath }),
     summaries,
     absences,
     runs,
+    faultPath,
   } satisfies ResumeReport);
   writeFileSync(path.join(outDir, 'report.json'), `${JSON.stringify(report)}\n`);
   writeFileSync(path.join(outDir, 'report.html'), renderReport(report));
@@ -163,8 +168,11 @@ async function measureSize(work: SizeWork): Promise<SizeResult> {
       }
     }
   }
-  const { version } = saved;
-  return { reference, runs, absences, version, diskReadBytesPerS: await diskReadRate(largestOf(saved)) };
+  onMessage(`${ramMib} MiB: the fault path by itself`);
+  const { version, files, guest } = saved;
+  const faultPath = await measureFaultPath({ files, ramBytes: guest.ramBytes, rounds, seed });
+  const diskReadBytesPerS = await diskReadRate(largestOf(saved));
+  return { reference, runs, absences, faultPath, version, diskReadBytesPerS };
 }
 
 /** Boots the guest, fills it, saves it in every form that is needed, ends it. */

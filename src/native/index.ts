@@ -8,6 +8,7 @@ import path from 'node:path';
 import { PACKAGE_ROOT } from '../util/package-paths.js';
 import { integer, loadAddon } from './addon.js';
 
+export * from './fault-bench.js';
 export * from './fault-path.js';
 export * from './memory-fill.js';
 

@@ -69,6 +69,7 @@ describe('vmckpt bench resume', () => {
       expect(transfer === undefined).toBe(scenario === 'qemu-full');
     }
     expect(report.ratios['directZstdCompleteVsFull']).toBeGreaterThan(0);
+    expect(report.ratios['faultP50ZstdUs']).toBeGreaterThan(0);
     expect(report.missing['client90LearnedColdVsLazyCold']).toEqual(expect.any(String));
 
     const html = readFileSync(path.join(out, 'report.html'), 'utf8');

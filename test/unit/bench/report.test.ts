@@ -30,6 +30,7 @@ describe('report.json', () => {
   test('compares medians, without the run that the reference is taken from', () => {
     expect(report.ratios['directRawCompleteVsFull']).toBe(200 / 800);
     expect(report.ratios['faultP50RawUs']).toBe(5);
+    expect(report.ratios['bulkVsBareUffdCopy']).toBeCloseTo(0.9);
     expect(report.ratios['maxRssBytes']).toBe(64 << 20);
   });
 
@@ -37,6 +38,7 @@ describe('report.json', () => {
     const named = [...Object.keys(report.ratios), ...Object.keys(report.missing)];
     expect(named.sort()).toEqual(Object.keys(RATIOS).sort());
     expect(report.missing['directRawCompleteVsStream']).toBe('failed: it was <unwell>');
+    expect(report.missing['faultP99LoadedVsIdle']).toContain('zstd');
     expect(report.missing['resume4GiBVs1GiB']).toContain('4096 MiB');
   });
 });

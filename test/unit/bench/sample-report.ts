@@ -53,6 +53,18 @@ export function sampleRun({ demandFaults, ramMib = 1024, round = 1, ...times }: 
   };
 }
 
+const faultPath: ResumeReport['faultPath'] = [
+  {
+    stored: 'raw',
+    round: 1,
+    ramMib: 1024,
+    idle: { count: 2000, p50Us: 5, p99Us: 20 },
+    loaded: { count: 1900, p99Us: 60 },
+    bulkBytesPerS: 1.8e9,
+    bareBytesPerS: 2e9,
+  },
+];
+
 export function sampleReport(runs: readonly Run[], absences: ResumeReport['absences'] = []): ResumeReport {
   const ramMib = [...new Set(runs.map((run) => run.ramMib))];
   const summaries = summarize(runs);
@@ -84,7 +96,8 @@ export function sampleReport(runs: readonly Run[], absences: ResumeReport['absen
       startedAt: '2026-11-21T00:00:00.000Z',
     },
     references: ramMib.map((each) => ({ ramMib: each, perS: { ping: 1000, memcached: 500, http: 10 } })),
-    ...computeRatios({ summaries, absences, sizesMib: ramMib }),
+    ...computeRatios({ summaries, absences, sizesMib: ramMib, faultPath }),
+    faultPath,
     summaries,
     absences,
     runs: [...runs],

@@ -1,0 +1,31 @@
+/** Measures the native fault path on memory of this process (native/core/fault_bench.h). */
+import { integer, loadAddon } from './addon.js';
+import type { CheckpointImage } from './fault-path.js';
+
+/** Times are those inside the server. */
+export interface FaultBenchFigures {
+  readonly idleCount: number;
+  readonly idleP50Ns: number;
+  readonly idleP99Ns: number;
+  /** While the background installs the rest. */
+  readonly loadedCount: number;
+  readonly loadedP99Ns: number;
+  /** All data, by one thread of the background. */
+  readonly bulkBytes: number;
+  readonly bulkNs: number;
+  /** The same by a loop of UFFDIO_COPY from a mapping that has been read before; 0 unless pages are stored raw. */
+  readonly bareNs: number;
+}
+
+interface FaultBenchAddon {
+  readonly measureFaults: (image: object, pageCount: number, seed: number) => Promise<FaultBenchFigures>;
+}
+
+/** Of the first `pageCount` pages, which should be in the page cache. May fail with a system error. */
+export function measureFaults(
+  image: CheckpointImage,
+  { pageCount, seed }: { readonly pageCount: number; readonly seed: number },
+): Promise<FaultBenchFigures> {
+  const count = integer('pageCount', pageCount, { min: 1 });
+  return loadAddon<FaultBenchAddon>().measureFaults(image.native, count, integer('seed', seed));
+}
