@@ -4,7 +4,7 @@
  */
 import { z } from 'zod';
 import { VmckptError } from '../errors.js';
-import { rescueUserfaultfd } from '../native/index.js';
+import { requireAddon, rescueUserfaultfd } from '../native/index.js';
 import {
   applyMigrationSettings,
   isMigrating,
@@ -52,6 +52,7 @@ function thawAbandoned(pid: number): boolean {
   const journal = VmJournal.open(qemu);
   try {
     if (journal.read()?.method !== 'background-snapshot') return false;
+    requireAddon('Freeing a VM that a save has frozen');
     rescueUserfaultfd(pid);
     return true;
   } finally {
@@ -102,6 +103,7 @@ async function endMigration(qmp: QmpClient, method: JournalNote['method']): Prom
 /** Before version 10 QEMU leaves the VM's memory write-protected when a background-snapshot fails: its next write hangs. */
 async function thaw(qmp: QmpClient): Promise<void> {
   if (qmp.version.major >= THAWS_BY_ITSELF_SINCE || (await queryMigrate(qmp)).status !== 'failed') return;
+  requireAddon('Freeing a VM that a failed save has frozen');
   try {
     rescueUserfaultfd(qmp.peerPid());
   } catch (cause) {
