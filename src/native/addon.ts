@@ -1,7 +1,7 @@
 /**
  * Where the native parts are, and whether there are any: the addon and, beside it, the helper executables. Found once,
  * at import, which never fails: this checkout's own build first, then the one that the package brings along
- * (scripts/prebuild.ts). Without them most of vmckpt works in other ways (docs/without-addon.md).
+ * (scripts/prebuild.sh). Without them most of vmckpt works in other ways (docs/without-addon.md).
  */
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -10,9 +10,9 @@ import { VmckptError } from '../errors.js';
 import { PACKAGE_ROOT } from '../util/package-paths.js';
 
 const ADDON = 'vmckpt_native.node';
-const DIRECTORIES = ['build/Release', `prebuilds/linux-${process.arch}-glibc`].map((directory) =>
-  path.join(PACKAGE_ROOT, directory),
-);
+/** The binaries that the package brings along. */
+export const BUNDLED = path.join(PACKAGE_ROOT, `prebuilds/linux-${process.arch}-glibc`);
+const DIRECTORIES = [path.join(PACKAGE_ROOT, 'build/Release'), BUNDLED];
 const MAX_INT = 0x7fff_ffff;
 
 /** The addon of a directory, or why there is none, as a clause for the user. */

@@ -12,6 +12,7 @@ export { addonProblem, addonRemedy, hasAddon, requireAddon } from './addon.js';
 export * from './fault-path.js';
 export * from './memory-fill.js';
 export { perlMayTake, perlTaking, taken } from './perl.js';
+export { zstd } from './zstd.js';
 
 export interface PeerCredentials {
   readonly pid: number;
