@@ -24,7 +24,7 @@ export function examineAddon(): Finding {
       status: 'warn',
       found: `there is none: ${problem}`,
       meaning:
-        "Memory of restored VMs goes through QEMU's stream, which is slower, and nothing is predicted; restore --path direct, uffd and rescue do not work.",
+        "Memory of restored VMs goes through QEMU's stream, which is slower; restore --path direct, uffd and rescue do not work. See docs/without-addon.md.",
       remedy: addonRemedy(),
     };
   try {

@@ -48,7 +48,9 @@ export function addonProblem(): string | undefined {
 export function addonRemedy(): string {
   if (process.env['VMCKPT_NATIVE'] === 'none') return 'unset VMCKPT_NATIVE';
   const isCheckout = existsSync(path.join(PACKAGE_ROOT, 'binding.gyp'));
-  return isCheckout ? 'npm run build:native' : `build vmckpt from its repository on this machine`;
+  return isCheckout
+    ? 'npm run build:native'
+    : 'npm ci && npm run build && npm link, in a clone of the repository';
 }
 
 /** @param what cannot do without, as the subject of a sentence. @throws VmckptError NATIVE_MISSING */

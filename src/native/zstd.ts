@@ -74,9 +74,10 @@ export function fromNode(node: NodeZstd): Zstd {
 /** Throws at first use, so that what needs no checkpoint works. */
 function missing(): Zstd {
   const fail = (): never => {
-    throw new VmckptError('NATIVE_MISSING', 'this host has no zstd for vmckpt', {
-      hint: 'Use Node.js 22.15 or newer, or install the package zstd-napi beside vmckpt.',
-    });
+    throw new VmckptError(
+      'NATIVE_MISSING',
+      'there is no zstd here: Node.js has it from 22.15 on, and the package zstd-napi, installed beside vmckpt',
+    );
   };
   return { bound: fail, compressor: fail, decompressor: fail };
 }

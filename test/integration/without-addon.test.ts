@@ -114,7 +114,7 @@ describeOnEachQemu('without the addon a guest', (qemu) => {
   });
 
   it('does not notice when its transfer is killed', async () => {
-    for (const pauseMs of [0, 100, 200]) {
+    for (const pauseMs of [0, 150]) {
       const restore = startRestore('--mode', 'lazy', 'web@1');
       await untilRunning('web', restore.ended);
       await sleep(pauseMs);
@@ -127,7 +127,7 @@ describeOnEachQemu('without the addon a guest', (qemu) => {
   });
 
   it('is resumed when transfer and verb are gone', async () => {
-    for (const pauseMs of [0, 100, 200]) {
+    for (const pauseMs of [0, 150]) {
       const restore = startRestore('web@1');
       await untilRunning('web', restore.ended);
       await sleep(pauseMs);
