@@ -40,7 +40,9 @@
       ],
       'include_dirs': ["<!(node -p \"require('node-addon-api').include_dir\")"],
       'defines': ['NAPI_VERSION=8', 'NAPI_CPP_EXCEPTIONS'],
-      'libraries': ['<!@(pkg-config --libs libzstd)'],
+      # Whoever gets this file needs nothing but its C library, and none of this is mistaken for what Node itself has of it.
+      'libraries': ['-l:libzstd.a'],
+      'ldflags': ['-Wl,--exclude-libs,libzstd.a'],
     },
     {
       'target_name': 'vmckpt-receiver',

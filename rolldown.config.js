@@ -8,6 +8,7 @@ const ENTRIES = [
   'index',
   'cli/main',
   'restore/transfer-process',
+  'save/receiver-process',
   'checkpoint/compress-worker',
   'checkpoint/decode-worker',
   'bench/client-worker',

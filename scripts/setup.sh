@@ -11,7 +11,6 @@ PACKAGES=(
   'g++: compiles the native addon and the test guest'
   'make: the same'
   'python3: the same, for node-gyp'
-  'pkg-config: the same'
   'libxxhash-dev: checksums in the native addon'
   'libzstd-dev: decompression in the native addon'
   'cpio: packs the test guest'

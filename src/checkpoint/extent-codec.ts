@@ -2,8 +2,7 @@
  * How an extent's pages become stored bytes and come back. The checksum covers the stored bytes and is verified
  * before the decompressor sees them, so that damage never reaches it.
  */
-import zstd from 'zstd-napi/binding.js';
-import { xxh3 } from '../native/index.js';
+import { xxh3, zstd } from '../native/index.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import { CODECS, checksumText, type ExtentInfo } from './format.js';
 
@@ -15,22 +14,20 @@ export type StoredExtent = Pick<ExtentInfo, 'storedBytes' | 'codec'>;
 
 /** The room that `ExtentEncoder.encode` needs for an extent of `bytes` bytes. */
 export function encodeBound(bytes: number): number {
-  return zstd.compressBound(bytes);
+  return zstd.bound(bytes);
 }
 
 export class ExtentEncoder {
-  readonly #context: zstd.CCtx | undefined;
+  readonly #compress: ReturnType<typeof zstd.compressor> | undefined;
 
   constructor(level: Level) {
-    if (level === 'none') return;
-    this.#context = new zstd.CCtx();
-    this.#context.setParameter(zstd.CParameter.compressionLevel, level);
+    if (level !== 'none') this.#compress = zstd.compressor(level);
   }
 
   /** Encodes `pages` to the start of `into`, which has room for `encodeBound(pages.length)` bytes. */
   encode(pages: Uint8Array, into: Uint8Array): StoredExtent {
-    if (this.#context !== undefined) {
-      const storedBytes = this.#context.compress2(into, pages);
+    if (this.#compress !== undefined) {
+      const storedBytes = this.#compress(pages, into);
       if (storedBytes <= pages.length * (1 - WORTHWHILE_SAVING)) return { storedBytes, codec: CODECS.zstd };
     }
     into.set(pages);
@@ -39,7 +36,7 @@ export class ExtentEncoder {
 }
 
 export class ExtentDecoder {
-  readonly #context = new zstd.DCtx();
+  readonly #decompress = zstd.decompressor();
 
   /**
    * Verifies `stored` and decodes it to the start of `into`, which has room for the extent's pages. Returns what is
@@ -57,7 +54,7 @@ export class ExtentDecoder {
       return undefined;
     }
     try {
-      const decodedBytes = this.#context.decompress(into.subarray(0, expectedBytes), stored);
+      const decodedBytes = this.#decompress(stored, into.subarray(0, expectedBytes));
       return decodedBytes === expectedBytes
         ? undefined
         : `${decodedBytes} bytes after decompression, ${expectedBytes} expected`;

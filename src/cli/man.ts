@@ -61,6 +61,7 @@ const VARIABLES: readonly (readonly [string, string])[] = [
     'VMCKPT_RUNTIME_DIR',
     'Where the sockets, logs and state of restored VMs are. By default vmckpt in $XDG_RUNTIME_DIR, else /run/vmckpt for root.',
   ],
+  ['VMCKPT_NATIVE', '"none": do without the native addon, also where there is one.'],
   ['XDG_DATA_HOME', 'The store is the folder vmckpt in it, by default. Without it: ~/.local/share.'],
   ['NO_COLOR', 'When it is set, no colours are used.'],
 ];

@@ -1,5 +1,5 @@
 /** Examines a host: everything that vmckpt needs, in the order in which it is needed. Changes nothing. */
-import { examineAddon, examineKernel, examineKvm, examineTracing } from './host.js';
+import { examineAddon, examineKernel, examineKvm, examinePerl, examineTracing } from './host.js';
 import { findLeftovers } from './leftovers.js';
 import { examineQemu } from './qemu.js';
 import { examineStore } from './store.js';
@@ -18,6 +18,7 @@ export interface DoctorOptions {
 export async function doctor({ storeDir, qemuBinary, signal }: DoctorOptions): Promise<Finding[]> {
   return [
     examineAddon(),
+    ...examinePerl(),
     examineKernel(),
     ...(await examineQemu(qemuBinary, signal)),
     examineKvm(),

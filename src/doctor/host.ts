@@ -1,31 +1,67 @@
 /** The kernel and the addon. Files and system calls are tried where that is harmless, and not guessed from versions. */
+import { spawnSync } from 'node:child_process';
 import { accessSync, closeSync, constants, existsSync, readFileSync } from 'node:fs';
 import os from 'node:os';
-import { pidfdGetfd, pidfdOpen, RECEIVER_PATH, xxh3 } from '../native/index.js';
+import path from 'node:path';
+import {
+  addonProblem,
+  addonRemedy,
+  hasAddon,
+  pidfdGetfd,
+  pidfdOpen,
+  RECEIVER_PATH,
+} from '../native/index.js';
 import type { Finding } from './finding.js';
 
 const CAP_SYS_PTRACE = 19n;
 
 export function examineAddon(): Finding {
   const check = { check: 'addon', title: 'Native addon' };
+  const problem = addonProblem();
+  if (problem !== undefined)
+    return {
+      ...check,
+      status: 'warn',
+      found: `there is none: ${problem}`,
+      meaning:
+        "Memory of restored VMs goes through QEMU's stream, which is slower; restore --path direct, uffd and rescue do not work. See docs/without-addon.md.",
+      remedy: addonRemedy(),
+    };
   try {
-    xxh3(new Uint8Array(1));
     accessSync(RECEIVER_PATH, constants.X_OK);
-    return { ...check, status: 'ok', found: 'addon and stream receiver are there' };
+    return { ...check, status: 'ok', found: `in ${path.dirname(RECEIVER_PATH)}, with its helper programs` };
   } catch (error) {
     return {
       ...check,
       status: 'fail',
       found: (error as Error).message,
       meaning: 'vmckpt can neither save nor restore.',
-      remedy: 'npm run build:native',
+      remedy: addonRemedy(),
     };
   }
+}
+
+/** Perl makes the system calls that Node does not have; nobody else needs it. */
+export function examinePerl(): Finding[] {
+  if (hasAddon()) return [];
+  const check = { check: 'perl', title: 'Perl, in place of the addon' };
+  const { stdout, error } = spawnSync('perl', ['-e', 'print $^V'], { encoding: 'utf8' });
+  if (error === undefined) return [{ ...check, status: 'ok', found: stdout }];
+  return [
+    {
+      ...check,
+      status: 'fail',
+      found: error.message,
+      meaning: 'Without the addon nothing works that takes a lock or talks to QEMU.',
+      remedy: 'apt install perl-base',
+    },
+  ];
 }
 
 export function examineKernel(): Finding {
   const check = { check: 'kernel', title: 'Kernel' };
   const found = `Linux ${os.release()}`;
+  if (!hasAddon()) return { ...check, status: 'ok', found };
   try {
     const pidfd = pidfdOpen(process.pid);
     try {

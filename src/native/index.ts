@@ -1,16 +1,19 @@
 /**
  * The typed face of the addon (native/), and its only importer. Arguments are checked here, so that C++ may take
  * them as they come. A failed system call throws an Error shaped like Node's own: `code` ('EAGAIN'), `errno`,
- * `syscall`. The addon is loaded at first use, so that importing this file never fails. Everything works in
- * worker threads, too. Descriptors returned are close-on-exec and belong to the caller.
+ * `syscall`. Without the addon importing this file does not fail: what has a substitute uses that, everything else
+ * throws NATIVE_MISSING. Everything works in worker threads, too. Descriptors returned are close-on-exec and belong to
+ * the caller.
  */
-import path from 'node:path';
-import { PACKAGE_ROOT } from '../util/package-paths.js';
-import { integer, loadAddon } from './addon.js';
+import { hasAddon, helperPath, integer, loadAddon } from './addon.js';
+import type { Substitutable } from './substitutes.js';
 
+export { addonProblem, addonRemedy, hasAddon, requireAddon } from './addon.js';
 export * from './fault-bench.js';
 export * from './fault-path.js';
 export * from './memory-fill.js';
+export { perlMayTake, perlTaking, taken } from './perl.js';
+export { zstd } from './zstd.js';
 
 export interface PeerCredentials {
   readonly pid: number;
@@ -40,7 +43,7 @@ export interface RescueResult {
   readonly regions: number;
 }
 
-interface Addon {
+export interface Addon {
   peerCredentials(fd: number): PeerCredentials;
   connectUnix(socketPath: string): number;
   sendFds(socketFd: number, payload: Uint8Array, fds: readonly number[]): void;
@@ -67,10 +70,10 @@ interface Addon {
 }
 
 /** The process that keeps a save's migration stream open: see native/core/receiver.h. */
-export const RECEIVER_PATH = path.join(PACKAGE_ROOT, 'build/Release/vmckpt-receiver');
+export const RECEIVER_PATH = helperPath('vmckpt-receiver');
 
 /** The process that a restored VM and the server of its memory have as their parent: see native/core/keeper.h. */
-export const KEEPER_PATH = path.join(PACKAGE_ROOT, 'build/Release/vmckpt-keeper');
+export const KEEPER_PATH = helperPath('vmckpt-keeper');
 
 /** Small enough that the kernel always queues a message whole. */
 export const MAX_SEND_BYTES = 16 << 10;
@@ -79,10 +82,11 @@ export const MAX_RECEIVE_BYTES = 1 << 20;
 export const MAX_FDS_PER_MESSAGE = 253;
 
 const addon = loadAddon<Addon>;
+const common: Substitutable = hasAddon() ? addon() : (await import('./substitutes.js')).substitutes;
 
 /** Who was at the other end of a unix socket when the connection was made. */
 export function peerCredentials(fd: number): PeerCredentials {
-  return addon().peerCredentials(integer('fd', fd));
+  return common.peerCredentials(integer('fd', fd));
 }
 
 /** Connects to a listening unix stream socket; ENAMETOOLONG when the path exceeds 107 bytes. */
@@ -96,7 +100,7 @@ export function sendFds(socketFd: number, payload: Uint8Array, fds: readonly num
   integer('payload.byteLength', payload.byteLength, { min: 1, max: MAX_SEND_BYTES });
   integer('fds.length', fds.length, { max: MAX_FDS_PER_MESSAGE });
   for (const fd of fds) integer('fds', fd);
-  addon().sendFds(integer('socketFd', socketFd), payload, fds);
+  common.sendFds(integer('socketFd', socketFd), payload, fds);
 }
 
 /**
@@ -135,7 +139,7 @@ export interface Pipe {
 
 /** A pipe of that capacity, or of the system's default where its limits do not allow it. */
 export function makePipe(capacityBytes: number): Pipe {
-  const [readEnd, writeEnd] = addon().makePipe(integer('capacityBytes', capacityBytes, { min: 1 }));
+  const [readEnd, writeEnd] = common.makePipe(integer('capacityBytes', capacityBytes, { min: 1 }));
   return { readEnd, writeEnd };
 }
 
@@ -144,7 +148,7 @@ export function makePipe(capacityBytes: number): Pipe {
  * is nothing yet.
  */
 export function readAvailable(fd: number, into: Uint8Array): number | undefined {
-  const length = addon().readAvailable(integer('fd', fd), into);
+  const length = common.readAvailable(integer('fd', fd), into);
   return length < 0 ? undefined : length;
 }
 
@@ -153,18 +157,18 @@ export function readAvailable(fd: number, into: Uint8Array): number | undefined 
  * false when another one holds a lock. `fd` must be open for writing.
  */
 export function tryLockFile(fd: number): boolean {
-  return addon().tryLockFile(integer('fd', fd));
+  return common.tryLockFile(integer('fd', fd));
 }
 
 /** Whether another open file description holds a lock on the file. */
 export function isFileLocked(fd: number): boolean {
-  return addon().isFileLocked(integer('fd', fd));
+  return common.isFileLocked(integer('fd', fd));
 }
 
 /** Starts writing a range of a file out to its disk, without waiting for it and without its metadata. */
 export function syncFileRange(fd: number, offsetBytes: number, lengthBytes: number): void {
   const max = Number.MAX_SAFE_INTEGER;
-  addon().syncFileRange(
+  common.syncFileRange(
     integer('fd', fd),
     integer('offsetBytes', offsetBytes, { max }),
     integer('lengthBytes', lengthBytes, { max }),
@@ -174,7 +178,7 @@ export function syncFileRange(fd: number, offsetBytes: number, lengthBytes: numb
 /** Where data begins that is not in a hole of the file, at `offsetBytes` or behind it; undefined when none follows. */
 export function nextData(fd: number, offsetBytes: number): number | undefined {
   const max = Number.MAX_SAFE_INTEGER;
-  const found = addon().nextData(integer('fd', fd), integer('offsetBytes', offsetBytes, { max }));
+  const found = common.nextData(integer('fd', fd), integer('offsetBytes', offsetBytes, { max }));
   return found < 0 ? undefined : found;
 }
 
@@ -202,7 +206,7 @@ export function xxh3(bytes: Uint8Array, start = 0, end = bytes.length): bigint {
     end <= bytes.length
   ))
     throw new RangeError(`bytes ${start} to ${end} asked for, 0 to ${bytes.length} there`);
-  return addon().xxh3(bytes, start, end);
+  return common.xxh3(bytes, start, end);
 }
 
 /**

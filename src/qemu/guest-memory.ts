@@ -55,3 +55,8 @@ function mappingsOf(pid: number, start: number, end: number): Mapping[] | undefi
   }
   return undefined;
 }
+
+/** Whether writes to memory of the process wait for somebody with its userfaultfd: the flag `uw` of proc_pid_smaps(5). */
+export function isWriteProtected(pid: number): boolean {
+  return /^VmFlags:.* uw\b/m.test(readFileSync(`/proc/${pid}/smaps`, 'latin1'));
+}

@@ -5,7 +5,7 @@
  * finds it in QEMU's own descriptor table (pidfd_getfd) and recovers the VM through it.
  */
 import { closeSync, fstatSync, readdirSync, readlinkSync } from 'node:fs';
-import { pidfdGetfd, pidfdOpen } from '../native/index.js';
+import { hasAddon, perlMayTake, perlTaking, pidfdGetfd, pidfdOpen, taken } from '../native/index.js';
 import { QmpClient } from './qmp.js';
 
 const NAME = 'vmckpt-monitor';
@@ -22,11 +22,7 @@ export async function holdMonitor(client: QmpClient): Promise<HeldMonitor | unde
   const fd = client.descriptor();
   const held = { pid: client.peerPid(), inode: fstatSync(fd).ino };
   await client.execute('getfd', { fdname: NAME }, { fd });
-  const taken = takeDescriptor(held);
-  if (taken !== undefined) {
-    closeSync(taken);
-    return held;
-  }
+  if (mayTake(held)) return held;
   await releaseMonitor(client);
   return undefined;
 }
@@ -36,20 +32,46 @@ export async function releaseMonitor(client: QmpClient): Promise<void> {
   await client.execute('closefd', { fdname: NAME });
 }
 
-/** A client on a held connection; undefined when it is gone, or may not be taken. Only one process may use it at a time. */
+/**
+ * A client on a held connection; undefined when it is gone, or may not be taken. Only one process may use it at a time.
+ * Without the addon only a process can do that which was started for it: see `adopting()`.
+ */
 export function adoptMonitor(held: HeldMonitor): QmpClient | undefined {
-  const fd = takeDescriptor(held);
+  const fd = hasAddon() ? takeDescriptor(held) : taken();
   return fd === undefined ? undefined : QmpClient.adopt(fd, `held by QEMU ${held.pid}`);
 }
 
-function takeDescriptor({ pid, inode }: HeldMonitor): number | undefined {
+/** The command, such that what it runs can adopt a held connection. */
+export function adopting(held: HeldMonitor | undefined, command: readonly string[]): readonly string[] {
+  const target = hasAddon() || held === undefined ? undefined : findDescriptor(held);
+  return target === undefined ? command : perlTaking(held!.pid, target, command);
+}
+
+function mayTake(held: HeldMonitor): boolean {
+  if (!hasAddon()) return perlMayTake(held.pid, findDescriptor(held) ?? -1);
+  const fd = takeDescriptor(held);
+  if (fd !== undefined) closeSync(fd);
+  return fd !== undefined;
+}
+
+/** The number that it has in QEMU. */
+function findDescriptor({ pid, inode }: HeldMonitor): number | undefined {
   const folder = `/proc/${pid}/fd`;
   try {
     const target = readdirSync(folder).find((fd) => linkOf(`${folder}/${fd}`) === `socket:[${inode}]`);
-    if (target === undefined) return undefined;
-    const pidfd = pidfdOpen(pid);
+    return target === undefined ? undefined : Number(target);
+  } catch {
+    return undefined;
+  }
+}
+
+function takeDescriptor(held: HeldMonitor): number | undefined {
+  const target = findDescriptor(held);
+  if (target === undefined) return undefined;
+  try {
+    const pidfd = pidfdOpen(held.pid);
     try {
-      return pidfdGetfd(pidfd, Number(target));
+      return pidfdGetfd(pidfd, target);
     } finally {
       closeSync(pidfd);
     }

@@ -157,7 +157,8 @@ function requireDirectory(cwd: string): void {
   });
 }
 
-async function startDetached({ binary, args, cwd, logPath }: StartOptions): Promise<StartedProcess> {
+/** Starts it in a session of its own, as a child of this process. @throws VmckptError QEMU_FAILED_TO_START */
+export async function startDetached({ binary, args, cwd, logPath }: StartOptions): Promise<StartedProcess> {
   const log = openSync(logPath, 'a', 0o600);
   try {
     const child = spawn(binary, args, { cwd, detached: true, stdio: ['ignore', log, log] });

@@ -1,7 +1,7 @@
 /** Whether a VM's main memory can be filled directly, and where it lies; or why that cannot be. */
 import { closeSync } from 'node:fs';
 import { VmckptError } from '../errors.js';
-import { pidfdGetfd, pidfdOpen } from '../native/index.js';
+import { hasAddon, pidfdGetfd, pidfdOpen } from '../native/index.js';
 import type { RamBlock } from '../pages/layout.js';
 import { locateMainMemory, type BlockAddress } from '../qemu/guest-memory.js';
 import { findVhostUser } from '../qemu/on-demand.js';
@@ -34,6 +34,7 @@ export async function chooseDirectMemory(qmp: QmpClient, wish: DirectWish): Prom
 }
 
 async function examine(qmp: QmpClient, { mode, args, blocks }: DirectWish): Promise<DirectChoice> {
+  if (!hasAddon()) return { whyNot: 'that needs the native addon, which is missing' };
   if (findVhostUser(args) !== undefined) return { whyNot: 'a vhost-user device writes to it without QEMU' };
   const memory = await locateMainMemory(qmp, blocks);
   if (memory === undefined) return { whyNot: 'it is not one piece of memory' };

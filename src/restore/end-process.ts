@@ -1,6 +1,9 @@
-/** Signals go through a pidfd, so that they reach this process and never a later one with its number. */
+/**
+ * Signals go through a pidfd, so that they reach this process and never a later one with its number. Without the addon
+ * there is a moment between the last look and the signal.
+ */
 import { closeSync } from 'node:fs';
-import { pidfdOpen, pidfdSendSignal } from '../native/index.js';
+import { hasAddon, pidfdOpen, pidfdSendSignal } from '../native/index.js';
 import { isAlive, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
 
 export const SIGUSR1 = 10;
@@ -16,6 +19,10 @@ export async function endProcess(target: ProcessIdentity, signal: number, timeou
 /** Nothing happens when it has ended. */
 export function sendSignal(target: ProcessIdentity, signal: number): void {
   try {
+    if (!hasAddon()) {
+      if (isAlive(target)) process.kill(target.pid, signal);
+      return;
+    }
     const pidfd = pidfdOpen(target.pid);
     try {
       // Only now, with the number held fast by the descriptor, is it sure whose it is.

@@ -14,9 +14,8 @@ import { KEEPER_PATH } from '../native/index.js';
 import type { ProcessEnd, StartedProcess, StartOptions } from '../qemu/launch.js';
 import { withDeadline } from '../util/deadline.js';
 import { identifyProcess, isAlive, type ProcessIdentity } from '../util/process-identity.js';
-import type { PrefetchWishes } from '../working-set/prediction.js';
-import { SERVER_COMMAND, TransferClient } from './transfer-client.js';
-import type { VmFolder } from './vm-record.js';
+import type { Guardian, ServerStart } from './guardian.js';
+import { SERVER_COMMAND, serverArguments, TransferClient, type ServedTransfer } from './transfer-client.js';
 
 const START_TIMEOUT_MS = 10_000;
 /** A keeper that has not started another server by then has given up. */
@@ -25,7 +24,7 @@ const WATCH_QEMU_EVERY_MS = 100;
 /** How long the server of a keeper that has ended gets to have said why. */
 const LAST_WORDS_MS = 500;
 
-export class Keeper {
+export class Keeper implements Guardian {
   readonly transfer: TransferClient;
   readonly #process: ChildProcess;
   readonly #control: Socket;
@@ -51,15 +50,20 @@ export class Keeper {
   }
 
   /** Starts it, and with it the server, which opens the checkpoint while everything else is prepared. */
-  static start(folder: VmFolder, generationDir: string, wishes: PrefetchWishes | undefined): Keeper {
+  static start({ folder, generationDir, wishes }: ServerStart): Keeper {
     const log = openSync(folder.file('transfer.log'), 'a', 0o600);
-    const args = [folder.name, generationDir, ...(wishes === undefined ? [] : [JSON.stringify(wishes)])];
-    const child = spawn(KEEPER_PATH, [...SERVER_COMMAND, ...args], {
+    const args = serverArguments(generationDir, wishes);
+    const child = spawn(KEEPER_PATH, [...SERVER_COMMAND, folder.name, ...args], {
       detached: true,
       stdio: ['ignore', log, log, 'pipe', 'pipe'],
     });
     closeSync(log);
     return new Keeper(child);
+  }
+
+  /** Its line to the verb passes from one server to the next. */
+  get served(): ServedTransfer {
+    return this.transfer;
   }
 
   get identity(): ProcessIdentity | undefined {

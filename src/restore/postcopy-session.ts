@@ -17,6 +17,7 @@ import { PageFeeder } from '../transfer/page-feeder.js';
 import type { MachineState } from '../transfer/whole-machine.js';
 import { withDeadline } from '../util/deadline.js';
 import { rangesOf } from '../working-set/runs.js';
+import { descriptorOf } from './connection.js';
 import type { DirectMemory } from './direct-memory.js';
 import type { ObservedFaults, Prediction } from '../working-set/prediction.js';
 
@@ -28,8 +29,8 @@ const BACKGROUND_AHEAD_BYTES = { shared: 256 * 1024, preempt: 1 << 20 } as const
 export interface SessionOptions {
   readonly source: PageSource;
   readonly decoder: BulkDecoder;
-  /** Opens one more connection to QEMU's incoming socket: its descriptor. */
-  readonly connect: () => number;
+  /** Opens one more connection to QEMU's incoming socket; one that is not readable is left to native code. */
+  readonly connect: (readable: boolean) => Socket;
   /** When the second connection of `postcopy-preempt` is made: QEMU 7.2 reads nothing before it has both. */
   readonly preempt: 'off' | 'at-once' | 'after-pong';
   /** Fills what it owns without the stream; excludes `postcopy-preempt`, with which QEMU 10 would never complete. */
@@ -53,7 +54,6 @@ export class PostcopySession {
   #seen: ReturnPathMessage[] = [];
   #main!: Channel;
   #demand!: Channel;
-  #mainFd = -1;
   #mainEnded = false;
   #shut = false;
   #direct: DirectMemory | undefined;
@@ -148,7 +148,7 @@ export class PostcopySession {
   async bequeath(): Promise<void> {
     if (this.#direct === undefined) return;
     await this.#main.room(1);
-    this.#direct.bequeath(this.#mainFd);
+    this.#direct.bequeath(descriptorOf(this.#sockets[0]!));
   }
 
   /** Sends all remaining memory, ends the migration, and resolves when QEMU says that it has everything. */
@@ -198,14 +198,12 @@ export class PostcopySession {
     });
   }
 
-  #openMain(fd = this.#options.connect()): void {
-    const { source } = this.#options;
+  #openMain(adopted?: number): void {
+    const { source, connect } = this.#options;
     // What QEMU says is read by the native reader where there is one.
-    this.#main = new Channel(
-      this.#watch(new Socket({ fd, readable: this.#direct === undefined })),
-      source.layout,
-    );
-    this.#mainFd = fd;
+    const readable = this.#direct === undefined;
+    const socket = adopted === undefined ? connect(readable) : new Socket({ fd: adopted, readable });
+    this.#main = new Channel(this.#watch(socket), source.layout);
     this.#demand = this.#main;
   }
 
@@ -216,12 +214,11 @@ export class PostcopySession {
     );
     const read = (chunk: Buffer) => this.#guarded(() => returnPath.push(chunk));
     if (this.#direct === undefined) this.#sockets[0]!.on('data', read);
-    else this.#direct.listen(this.#mainFd, read, () => this.#onMainClosed());
+    else this.#direct.listen(descriptorOf(this.#sockets[0]!), read, () => this.#onMainClosed());
   }
 
   #openPreempt(): void {
-    const socket = new Socket({ fd: this.#options.connect() });
-    this.#demand = new Channel(this.#watch(socket), this.#options.source.layout);
+    this.#demand = new Channel(this.#watch(this.#options.connect(true)), this.#options.source.layout);
   }
 
   /**

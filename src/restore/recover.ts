@@ -33,10 +33,11 @@ export async function recover({
   const former = folder.readTransfer();
   const keeperLives = record.keeper !== undefined && isAlive(record.keeper);
   const wasSilent = await endSilentTransfer(folder);
-  // A keeper starts another process by itself when one was killed.
-  if (keeperLives && !wasSilent) await sleep(KEEPER_REACTS_MS);
+  // A keeper, or without one the verb, starts another process by itself when one was killed.
+  const isTold = keeperLives && wasSilent;
+  if (isAlive(record.keeper ?? record.verb) && !isTold) await sleep(KEEPER_REACTS_MS);
   const status = statusOf(record, folder.readTransfer());
-  if ((status !== 'transfer-lost' && !wasSilent) || record.qemu === undefined)
+  if ((status !== 'transfer-lost' && !isTold) || record.qemu === undefined)
     throw new VmckptError(
       'VM_STATE',
       `"${name}" has the status ${status}, only a lost transfer can be taken over`,

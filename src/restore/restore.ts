@@ -25,7 +25,7 @@ import type { PrefetchWishes } from '../working-set/prediction.js';
 import { planLaunch, type LaunchPlan, type LaunchWishes } from './launch-plan.js';
 import { buildReport, type RestoreReport } from './report.js';
 import { superviseTransfer } from './supervise.js';
-import { Keeper } from './keeper.js';
+import { startGuardian, type Guardian } from './guardian.js';
 import type { TransferOrder } from './transfer-job.js';
 import { endAbandoned } from './stop.js';
 import { claimFolder, type RestoreMode, type VmFolder, type VmRecord } from './vm-record.js';
@@ -56,7 +56,7 @@ interface Attempt {
   readonly folder: VmFolder;
   readonly plan: LaunchPlan;
   readonly record: VmRecord;
-  readonly keeper: Keeper;
+  readonly guardian: Guardian;
   readonly verbStartMs: number;
 }
 
@@ -74,7 +74,8 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
     options.onMessage('An earlier restore died before its VM ran: what it had left is cleared away.');
   const folder = claimFolder(name);
   // First of all: it opens the checkpoint while everything else is prepared.
-  const keeper = Keeper.start(folder, dir, options.mode === 'prefetch' ? options.prefetch : undefined);
+  const wishes = options.mode === 'prefetch' ? options.prefetch : undefined;
+  const guardian = startGuardian({ folder, generationDir: dir, wishes });
   try {
     const plan = planLaunch(manifest, folder, options);
     for (const note of plan.notes) options.onMessage(note);
@@ -94,32 +95,32 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
       ramBytes: manifest.sizes.ramBytes,
       restoredAt: new Date(verbStartMs).toISOString(),
       verb: identifyProcess(process.pid)!,
-      ...(keeper.identity && { keeper: keeper.identity }),
+      ...(guardian.identity && { keeper: guardian.identity }),
       qmpSocket: plan.qmpSocket,
       ...(plan.consoleSocket !== undefined && { consoleSocket: plan.consoleSocket }),
     };
     folder.write(record);
-    return await startAndFill({ options, manifest, folder, plan, record, keeper, verbStartMs });
+    return await startAndFill({ options, manifest, folder, plan, record, guardian, verbStartMs });
   } catch (error) {
     if (folder.read()?.qemu === undefined) {
-      await keeper.kill();
+      await guardian.kill();
       folder.remove();
     }
     throw error;
   } finally {
-    keeper.release();
+    guardian.release();
   }
 }
 
 async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
-  const { options, manifest, folder, keeper, verbStartMs } = attempt;
+  const { options, manifest, folder, guardian, verbStartMs } = attempt;
   const { signal, detach } = options;
   const qemu = await launchQemu({
     ...attempt.plan,
     logPath: folder.file('qemu.log'),
     qmpSocket: folder.file('qmp.sock'),
     signal,
-    start: (program) => keeper.startQemu(program),
+    start: (program) => guardian.startQemu(program),
   });
   let record = attempt.record;
   try {
@@ -138,10 +139,9 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
     const times = { verbStartMs, spawnedAtMs: qemu.spawnedAtMs, qemuReadyMs: qemu.qemuReadyMs, resumedAtMs };
     if (detach) return buildReport({ record, manifest, times, result: undefined });
     const totalBytes = manifest.sizes.nonZeroBytes;
-    const { transfer } = keeper;
     const result = await superviseTransfer({
       folder,
-      transfer,
+      transfer: guardian.served,
       qemuEnded: qemu.exited,
       totalBytes,
       ...options,
@@ -149,7 +149,7 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
     return buildReport({ record, manifest, times, result });
   } catch (error) {
     const logPath = folder.file('qemu.log');
-    const reason = await explainFailure(error, { qemu, transfer: keeper.transfer, logPath });
+    const reason = await explainFailure(error, { qemu, transfer: guardian.transfer, logPath });
     if (record.qemu === undefined) await undo(qemu);
     throw reason;
   } finally {
@@ -178,7 +178,7 @@ async function prepareMemory(
 
 /** Lets the transfer process load the machine into QEMU; returns when it runs (ms of the wall clock), or is loaded and stays paused. */
 async function letRun(
-  { options, folder, plan, keeper: { transfer } }: Attempt,
+  { options, folder, plan, guardian: { transfer } }: Attempt,
   qemu: LaunchedQemu,
   order: TransferOrder,
 ): Promise<number | undefined> {

@@ -6,8 +6,10 @@ import type { Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError, type ErrorCode } from '../errors.js';
+import { adopting } from '../qemu/held-monitor.js';
 import { withDeadline } from '../util/deadline.js';
 import { distFile } from '../util/package-paths.js';
+import type { PrefetchWishes } from '../working-set/prediction.js';
 import { SUCCESSOR_FLAG, type TransferMessage, type TransferOrder } from './transfer-job.js';
 import type { VmFolder } from './vm-record.js';
 
@@ -16,6 +18,11 @@ const CLOSE_TIMEOUT_MS = 10_000;
 
 /** What a transfer process is started with, before its own arguments. */
 export const SERVER_COMMAND = [process.execPath, distFile('restore/transfer-process.js')];
+
+/** The first process of a restore gets these behind the VM's name. */
+export function serverArguments(generationDir: string, wishes: PrefetchWishes | undefined): string[] {
+  return [generationDir, ...(wishes === undefined ? [] : [JSON.stringify(wishes)])];
+}
 
 type Complete = Extract<TransferMessage, { type: 'complete' }>;
 
@@ -76,11 +83,20 @@ export class TransferClient implements ServedTransfer {
     });
   }
 
-  /** A process of its own, without a keeper, for a VM that has lost both. */
+  /** A process without a keeper, for a VM whose last one has died. */
   static takeOver(folder: VmFolder, generationDir: string): TransferClient {
+    const command = [...SERVER_COMMAND, folder.name, generationDir, SUCCESSOR_FLAG];
+    return TransferClient.#run(folder, adopting(folder.readTransfer()?.held, command));
+  }
+
+  /** The first process of a restore without a keeper. @param args what `serverArguments()` returns */
+  static start(folder: VmFolder, args: readonly string[]): TransferClient {
+    return TransferClient.#run(folder, [...SERVER_COMMAND, folder.name, ...args]);
+  }
+
+  static #run(folder: VmFolder, [program, ...args]: readonly string[]): TransferClient {
     const log = openSync(folder.file('transfer.log'), 'a', 0o600);
-    const [program, ...script] = SERVER_COMMAND;
-    const child = spawn(program!, [...script, folder.name, generationDir, SUCCESSOR_FLAG], {
+    const child = spawn(program!, args, {
       detached: true,
       stdio: ['ignore', log, log, 'pipe'],
     });

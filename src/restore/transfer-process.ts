@@ -3,7 +3,6 @@
  * nothing else delays a fault and the verb may end. Its arguments are the VM's name and the generation's folder.
  */
 import { once } from 'node:events';
-import { Socket } from 'node:net';
 import { availableParallelism } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
@@ -11,7 +10,7 @@ import { VmckptError } from '../errors.js';
 import { DecodePool } from '../checkpoint/decode-pool.js';
 import { damageIn, openNativeImage } from '../checkpoint/native-image.js';
 import { CheckpointReader } from '../checkpoint/reader.js';
-import { connectUnix, MemoryFill, type CheckpointImage } from '../native/index.js';
+import { MemoryFill, type CheckpointImage } from '../native/index.js';
 import type { BlockAddress } from '../qemu/guest-memory.js';
 import { adoptMonitor, holdMonitor, releaseMonitor, type HeldMonitor } from '../qemu/held-monitor.js';
 import { queryMigrate } from '../qemu/migration-control.js';
@@ -24,6 +23,7 @@ import type { PageFeeder } from '../transfer/page-feeder.js';
 import { readMachineState, sendWholeMachine, type MachineState } from '../transfer/whole-machine.js';
 import { poll } from '../util/deadline.js';
 import { identifyProcess } from '../util/process-identity.js';
+import { connectTo } from './connection.js';
 import { DirectMemory } from './direct-memory.js';
 import { disclaim, inherited, type Estate } from './inheritance.js';
 import { Prediction, type ObservedFaults, type PrefetchWishes } from '../working-set/prediction.js';
@@ -179,7 +179,7 @@ class Transfer {
     const session = new PostcopySession({
       source: this.#reader,
       decoder: this.#pool,
-      connect: () => connectUnix(this.#folder.file('migration.sock')),
+      connect: (readable) => connectTo(this.#folder.file('migration.sock'), { readable }),
       preempt: order.preempt,
       direct: this.#direct,
       prediction: this.#prediction,
@@ -275,7 +275,7 @@ class Transfer {
 
   async #sendEagerly({ memory, runs }: TransferOrder, state: MachineState): Promise<void> {
     const filled = memory && (await this.#fillMemory(memory));
-    const socket = new Socket({ fd: connectUnix(this.#folder.file('migration.sock')) });
+    const socket = connectTo(this.#folder.file('migration.sock'), { readable: true });
     const broken = once(socket, 'error').then(([cause]) => {
       throw new VmckptError(
         'TRANSFER_FAILED',

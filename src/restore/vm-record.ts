@@ -197,9 +197,9 @@ function commandLineOf(pid: string): string[] {
   }
 }
 
-/** A keeper starts another process at once; one that has not by then has given up. */
-function isBeingReplaced({ keeper }: VmRecord, { notedAtMs }: TransferRecord): boolean {
-  return keeper !== undefined && isAlive(keeper) && Date.now() - (notedAtMs ?? 0) < REPLACED_WITHIN_MS;
+/** A keeper, or without one the verb, starts another process at once; one that has not by then has given up. */
+function isBeingReplaced({ keeper, verb }: VmRecord, { notedAtMs }: TransferRecord): boolean {
+  return isAlive(keeper ?? verb) && Date.now() - (notedAtMs ?? 0) < REPLACED_WITHIN_MS;
 }
 
 export function statusOf(record: VmRecord, transfer: TransferRecord | undefined): VmStatus {

@@ -4,7 +4,8 @@
  */
 import { z } from 'zod';
 import { VmckptError } from '../errors.js';
-import { rescueUserfaultfd } from '../native/index.js';
+import { hasAddon, requireAddon, rescueUserfaultfd } from '../native/index.js';
+import { isWriteProtected } from '../qemu/guest-memory.js';
 import {
   applyMigrationSettings,
   isMigrating,
@@ -52,6 +53,7 @@ function thawAbandoned(pid: number): boolean {
   const journal = VmJournal.open(qemu);
   try {
     if (journal.read()?.method !== 'background-snapshot') return false;
+    requireAddon('Freeing a VM that a save has frozen');
     rescueUserfaultfd(pid);
     return true;
   } finally {
@@ -102,14 +104,17 @@ async function endMigration(qmp: QmpClient, method: JournalNote['method']): Prom
 /** Before version 10 QEMU leaves the VM's memory write-protected when a background-snapshot fails: its next write hangs. */
 async function thaw(qmp: QmpClient): Promise<void> {
   if (qmp.version.major >= THAWS_BY_ITSELF_SINCE || (await queryMigrate(qmp)).status !== 'failed') return;
+  const pid = qmp.peerPid();
+  if (!hasAddon() && !isWriteProtected(pid)) return;
+  requireAddon('Freeing a VM that a failed save has frozen');
   try {
-    rescueUserfaultfd(qmp.peerPid());
+    rescueUserfaultfd(pid);
   } catch (cause) {
     throw new VmckptError(
       'NOT_PERMITTED',
       'the failed save may have frozen the VM, and this user may not free it',
       {
-        hint: `As root: vmckpt rescue ${qmp.peerPid()} --qmp ${qmp.path}`,
+        hint: `As root: vmckpt rescue ${pid} --qmp ${qmp.path}`,
         cause,
       },
     );

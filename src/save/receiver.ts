@@ -11,11 +11,13 @@ import { closeSync } from 'node:fs';
 import { once } from 'node:events';
 import type { Socket } from 'node:net';
 import { VmckptError } from '../errors.js';
-import { makePipe, RECEIVER_PATH, type Pipe } from '../native/index.js';
+import { hasAddon, makePipe, RECEIVER_PATH, type Pipe } from '../native/index.js';
 import type { QmpClient } from '../qemu/qmp.js';
+import { distFile } from '../util/package-paths.js';
 
 /** What the system lets everybody have. */
 const PIPE_BYTES = 1 << 20;
+const COMMAND = hasAddon() ? [RECEIVER_PATH] : [process.execPath, distFile('save/receiver-process.js')];
 /** QEMU's name for the write end. */
 const FD_NAME = 'vmckpt-stream';
 
@@ -33,7 +35,8 @@ export class Receiver {
   /** @throws VmckptError NATIVE_MISSING */
   static async start(): Promise<Receiver> {
     const pipe = makePipe(PIPE_BYTES);
-    const child = spawn(RECEIVER_PATH, [], {
+    const [program, ...args] = COMMAND;
+    const child = spawn(program!, args, {
       detached: true,
       stdio: ['pipe', 'ignore', 'ignore', pipe.readEnd],
     });

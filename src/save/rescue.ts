@@ -6,7 +6,7 @@
 import { readlinkSync } from 'node:fs';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
-import { rescueUserfaultfd, type RescueResult } from '../native/index.js';
+import { requireAddon, rescueUserfaultfd, type RescueResult } from '../native/index.js';
 import { QmpClient } from '../qemu/qmp.js';
 import { isEmulatorName } from '../qemu/launch.js';
 import { identifyProcess, type ProcessIdentity } from '../util/process-identity.js';
@@ -31,9 +31,10 @@ export interface RescueReport extends RescueResult {
 
 /**
  * @throws VmckptError NO_SUCH_VM, USAGE when the process is no QEMU or the socket is not its own, VM_BUSY while a
- * vmckpt saves it (a snapshot that works would be torn), NOT_PERMITTED
+ * vmckpt saves it (a snapshot that works would be torn), NOT_PERMITTED, NATIVE_MISSING
  */
 export async function rescue({ pid, qmpSocket, onMessage, signal }: RescueOptions): Promise<RescueReport> {
+  requireAddon('vmckpt rescue');
   const journal = VmJournal.open(requireQemu(pid));
   try {
     // Memory first: until it is writable QEMU may not answer at all.

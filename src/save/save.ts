@@ -217,7 +217,11 @@ async function transfer(pending: PendingGeneration, work: Work): Promise<Transfe
   });
   try {
     const result = await Promise.race([
-      receiver.lendTo(qmp).then((uri) => runMethod(method, { qmp, uri, wasRunning: vm.running })),
+      receiver.lendTo(qmp).then((uri) => {
+        // The pipe of a save that was given up in between is taken back: QEMU would fail for want of it.
+        signal.throwIfAborted();
+        return runMethod(method, { qmp, uri, wasRunning: vm.running });
+      }),
       failureOf(writing),
       rejectOnAbort(options.signal),
     ]);

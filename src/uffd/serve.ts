@@ -6,7 +6,7 @@ import { readManifest, holdsMemoryOnly, type Manifest } from '../checkpoint/mani
 import { openNativeImage } from '../checkpoint/native-image.js';
 import { CheckpointReader } from '../checkpoint/reader.js';
 import { VmckptError } from '../errors.js';
-import type { CheckpointImage, FaultPathCounters } from '../native/index.js';
+import { requireAddon, type CheckpointImage, type FaultPathCounters } from '../native/index.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import { holdGeneration } from '../store/generation-use.js';
 import { Store } from '../store/store.js';
@@ -71,10 +71,11 @@ interface Served {
 }
 
 /**
- * @throws VmckptError NO_CHECKPOINT and what else opening a generation throws, NOT_MEMORY_ONLY, FILE_EXISTS,
+ * @throws VmckptError NO_CHECKPOINT and what else opening a generation throws, NOT_MEMORY_ONLY, FILE_EXISTS, NATIVE_MISSING,
  *   INTERRUPTED before there was a VM; EXTENT_DAMAGED, INDEX_DAMAGED, TRANSFER_FAILED
  */
 export async function serveMemory(options: ServeOptions): Promise<ServeReport> {
+  requireAddon('vmckpt uffd');
   const store = await Store.open(options.storeDir);
   const { dir } = await store.locate(options.reference);
   const use = holdGeneration(dir);

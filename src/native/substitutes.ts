@@ -1,0 +1,104 @@
+/**
+ * What stands in for the addon where there is none: the same calls with the same meaning, made by Node itself, by
+ * WebAssembly, and, for system calls that Node does not have, by Perl. Locks are the same kernel's locks, so that
+ * processes with and without the addon exclude each other.
+ */
+import { execFileSync } from 'node:child_process';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { createXXHash3 } from 'hash-wasm';
+import type { Addon } from './index.js';
+import { perlCall, perlSendFd } from './perl.js';
+
+/** What does not need the addon. */
+export type Substitutable = Pick<
+  Addon,
+  | 'isFileLocked'
+  | 'makePipe'
+  | 'nextData'
+  | 'peerCredentials'
+  | 'readAvailable'
+  | 'sendFds'
+  | 'syncFileRange'
+  | 'tryLockFile'
+  | 'xxh3'
+>;
+
+const F_UNLCK = 2;
+
+const hasher = await createXXHash3();
+
+export const substitutes: Substitutable = {
+  tryLockFile(fd) {
+    try {
+      perlCall('F_OFD_SETLK', fd);
+      return true;
+    } catch (error) {
+      if (isErrno(error, 'EAGAIN') || isErrno(error, 'EACCES')) return false;
+      throw error;
+    }
+  },
+
+  isFileLocked: (fd) => perlCall('F_OFD_GETLK', fd)[0] !== F_UNLCK,
+
+  peerCredentials(fd) {
+    const [pid, uid, gid] = perlCall('SO_PEERCRED', fd) as [number, number, number];
+    return { pid, uid, gid };
+  },
+
+  sendFds(socketFd, payload, fds) {
+    const [fd] = fds;
+    if (fd === undefined || fds.length > 1)
+      throw new RangeError(`one descriptor expected, not ${fds.length}`);
+    perlSendFd(socketFd, payload, fd);
+  },
+
+  makePipe(capacityBytes) {
+    const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'vmckpt-pipe-'));
+    const name = path.join(directory, 'pipe');
+    try {
+      execFileSync('mkfifo', ['-m', '600', name]);
+      const readEnd = fs.openSync(name, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
+      const writeEnd = fs.openSync(name, 'w');
+      enlargePipe(readEnd, capacityBytes);
+      return [readEnd, writeEnd];
+    } finally {
+      fs.rmSync(directory, { recursive: true });
+    }
+  },
+
+  readAvailable(fd, into) {
+    try {
+      return fs.readSync(fd, into);
+    } catch (error) {
+      if (isErrno(error, 'EAGAIN')) return -1;
+      throw error;
+    }
+  },
+
+  /** The fsync at the end finds more left to do. */
+  syncFileRange: () => undefined,
+
+  /** A hole is not known as one, and read as the zeros that it holds. */
+  nextData: (fd, offsetBytes) => (offsetBytes < fs.fstatSync(fd).size ? offsetBytes : -1),
+
+  xxh3(bytes, start, end) {
+    hasher.init();
+    hasher.update(bytes.subarray(start, end));
+    return BigInt(`0x${hasher.digest('hex')}`);
+  },
+};
+
+/** A user who holds many pipes gets small ones, which are slower and otherwise as good. */
+function enlargePipe(fd: number, capacityBytes: number): void {
+  try {
+    perlCall('F_SETPIPE_SZ', fd, capacityBytes);
+  } catch (error) {
+    if (!isErrno(error, 'EPERM')) throw error;
+  }
+}
+
+function isErrno(error: unknown, code: string): boolean {
+  return (error as NodeJS.ErrnoException).code === code;
+}
