@@ -32,7 +32,7 @@ export async function writeMemoryFile(generationDir: string, { dir, signal }: Me
     writeMemory(reader, memory, files[0]);
     const state = await readMachineState(reader);
     const out = createWriteStream(files[1]);
-    await sendWholeMachine({ source: reader, decoder, out, state, filled: memory, signal });
+    await sendWholeMachine({ source: reader, decoder, out, state, filled: [memory], signal });
     execFileSync('sync', files);
     return files;
   } finally {

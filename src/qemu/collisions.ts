@@ -7,6 +7,7 @@ import path from 'node:path';
 import { VmckptError } from '../errors.js';
 import { isAlive, identifyProcess, type ProcessIdentity } from '../util/process-identity.js';
 import { collisionCandidates, type HostResource } from './host-resources.js';
+import { usesHugePages } from './memory-files.js';
 
 /** What QEMU needs beside the guest's RAM. */
 const OVERHEAD_BYTES = 64 << 20;
@@ -44,7 +45,8 @@ export async function findCollisions(
     if (taken !== undefined)
       found.push({ what: resource.kind, message: `${option}: ${taken}`, hint: HINTS[resource.kind] });
   }
-  found.push(memoryShortage(ramBytes));
+  // Of huge pages QEMU itself says whether there are enough.
+  if (!usesHugePages(args, cwd)) found.push(memoryShortage(ramBytes));
   return found.filter((collision) => collision !== undefined);
 }
 

@@ -1,38 +1,75 @@
-/** Where a RAM block lies in QEMU's address space: asked of QEMU, believed only if the kernel's map agrees. */
+/** Where a VM's memory lies in QEMU's address space: asked of QEMU, believed only if the kernel's map agrees. */
 import { readFileSync } from 'node:fs';
 import { z } from 'zod';
 import type { RamBlock } from '../pages/layout.js';
 import type { QmpClient } from './qmp.js';
 
-export interface BlockAddress {
+export interface LocatedBlock {
   readonly blockName: string;
-  readonly pid: number;
   /** Below 2^47. */
   readonly hostAddress: number;
-}
-
-export interface MainMemory extends BlockAddress {
   /** It began with this QEMU and ends with it, as anonymous memory does: it is zero where nobody has written. */
   readonly isFresh: boolean;
 }
 
 /**
- * The block that holds guest address 0: the machine's main memory. Undefined unless it is mapped without a gap over the
- * expected length.
+ * The blocks that are the machine's memory: the one that holds guest address 0, and those of its other memory
+ * backends. Without those that are not mapped without a gap over the expected length.
+ * @param backendIds all memory backends, as far as they are known
  */
-export async function locateMainMemory(
+export async function locateMemory(
   qmp: QmpClient,
   blocks: readonly RamBlock[],
-): Promise<MainMemory | undefined> {
-  const text = await qmp.query(z.string(), 'human-monitor-command', { 'command-line': 'gpa2hva 0x0' });
-  const match = /^Host virtual address for 0x0 \((.+)\) is (0x[0-9a-f]+)/.exec(text);
-  const block = blocks.find(({ name }) => name === match?.[1]);
-  if (match === null || block === undefined) return undefined;
-  const hostAddress = Number.parseInt(match[2]!, 16);
-  const pid = qmp.peerPid();
-  const mappings = mappingsOf(pid, hostAddress, hostAddress + block.usedBytes);
-  if (mappings === undefined) return undefined;
-  return { blockName: block.name, pid, hostAddress, isFresh: mappings.every(({ isFresh }) => isFresh) };
+  backendIds: readonly string[],
+): Promise<LocatedBlock[]> {
+  const ids = new Set(backendIds.flatMap((id) => [id, `/objects/${id}`]));
+  const isAlone = blocks.filter(({ name }) => ids.has(name)).length < 2;
+  const pieces = isAlone ? [{ guestAddress: 0, offset: 0 }] : await findPieces(qmp, ids);
+  const located: LocatedBlock[] = [];
+  for (const piece of pieces) {
+    const found = await askHostAddress(qmp, piece.guestAddress);
+    const block = blocks.find(({ name }) => name === found?.blockName);
+    if (found === undefined || block === undefined) continue;
+    const hostAddress = found.hostAddress - piece.offset;
+    const mappings = mappingsOf(qmp.peerPid(), hostAddress, hostAddress + block.usedBytes);
+    if (mappings === undefined) continue;
+    located.push({
+      blockName: block.name,
+      hostAddress,
+      isFresh: mappings.every(({ isFresh }) => isFresh),
+    });
+  }
+  return located;
+}
+
+/** Where a part of a block is seen by the guest. */
+interface Piece {
+  readonly guestAddress: number;
+  /** In the block. */
+  readonly offset: number;
+}
+
+/** One piece of each named block. */
+async function findPieces(qmp: QmpClient, names: ReadonlySet<string>): Promise<Piece[]> {
+  const text = await qmp.query(z.string(), 'human-monitor-command', { 'command-line': 'info mtree -f' });
+  const found = new Map<string, Piece>();
+  // First and last guest address, priority and kind, name, offset unless it is 0.
+  const rows = text.matchAll(/^ *([0-9a-f]+)-[0-9a-f]+ \(prio -?\d+, ram\): (\S+)(?: @([0-9a-f]+))?/gm);
+  for (const [, start, name, offset = '0'] of rows)
+    if (names.has(name!) && !found.has(name!))
+      found.set(name!, { guestAddress: Number.parseInt(start!, 16), offset: Number.parseInt(offset, 16) });
+  return [...found.values()];
+}
+
+async function askHostAddress(
+  qmp: QmpClient,
+  guestAddress: number,
+): Promise<Omit<LocatedBlock, 'isFresh'> | undefined> {
+  const text = await qmp.query(z.string(), 'human-monitor-command', {
+    'command-line': `gpa2hva 0x${guestAddress.toString(16)}`,
+  });
+  const match = /^Host virtual address for 0x[0-9a-f]+ \((.+)\) is (0x[0-9a-f]+)/.exec(text);
+  return match === null ? undefined : { blockName: match[1]!, hostAddress: Number.parseInt(match[2]!, 16) };
 }
 
 interface Mapping {

@@ -1,16 +1,17 @@
-/** Whether a VM's main memory can be filled directly, and where it lies; or why that cannot be. */
+/** Whether a VM's memory can be filled directly, and where it lies; or why that cannot be. */
 import { closeSync } from 'node:fs';
 import { VmckptError } from '../errors.js';
 import { hasAddon, pidfdGetfd, pidfdOpen } from '../native/index.js';
 import type { RamBlock } from '../pages/layout.js';
-import { locateMainMemory, type BlockAddress } from '../qemu/guest-memory.js';
+import { locateMemory } from '../qemu/guest-memory.js';
 import { findVhostUser } from '../qemu/on-demand.js';
 import type { QmpClient } from '../qemu/qmp.js';
+import type { DirectlyFilled } from './vm-record.js';
 
 export type PathWish = 'auto' | 'direct' | 'stream';
 
 export interface DirectChoice {
-  readonly memory?: BlockAddress;
+  readonly memory?: DirectlyFilled;
   /** Undefined when the user has asked for the stream. */
   readonly whyNot?: string;
 }
@@ -20,6 +21,7 @@ export interface DirectWish {
   readonly mode: 'lazy' | 'eager';
   readonly args: readonly string[];
   readonly blocks: readonly RamBlock[];
+  readonly backendIds: readonly string[];
 }
 
 /** @throws VmckptError DIRECT_REFUSED when the user insists on it */
@@ -33,14 +35,19 @@ export async function chooseDirectMemory(qmp: QmpClient, wish: DirectWish): Prom
   return choice;
 }
 
-async function examine(qmp: QmpClient, { mode, args, blocks }: DirectWish): Promise<DirectChoice> {
+async function examine(
+  qmp: QmpClient,
+  { mode, args, blocks, backendIds }: DirectWish,
+): Promise<DirectChoice> {
   if (!hasAddon()) return { whyNot: 'that needs the native addon, which is missing' };
   if (findVhostUser(args) !== undefined) return { whyNot: 'a vhost-user device writes to it without QEMU' };
-  const memory = await locateMainMemory(qmp, blocks);
-  if (memory === undefined) return { whyNot: 'it is not one piece of memory' };
-  if (mode === 'eager' && !memory.isFresh) return { whyNot: 'it is a file, which may not be empty' };
-  if (!mayTrace(memory.pid)) return { whyNot: 'this user may not trace QEMU (root and its parent may)' };
-  return { memory };
+  const located = await locateMemory(qmp, blocks, backendIds);
+  if (located.length === 0) return { whyNot: 'it is not where QEMU says' };
+  const usable = located.filter(({ isFresh }) => mode === 'lazy' || isFresh);
+  if (usable.length === 0) return { whyNot: 'it is a file, which may not be empty' };
+  const pid = qmp.peerPid();
+  if (!mayTrace(pid)) return { whyNot: 'this user may not trace QEMU (root and its parent may)' };
+  return { memory: { pid, blocks: usable } };
 }
 
 function mayTrace(pid: number): boolean {

@@ -1,5 +1,5 @@
 /**
- * The direct path: QEMU's main memory is filled through a duplicate of QEMU's own userfaultfd, by native threads that
+ * The direct path: QEMU's memory is filled through a duplicate of QEMU's own userfaultfd, by native threads that
  * read the faults and QEMU's return path themselves. The migration stream carries none of its pages. docs/direct.md
  * says how and why.
  */
@@ -32,15 +32,19 @@ const DEMAND_THREADS = 2;
 const STREAM_PHASES = { idle: 1, ending: 2 } as const;
 const MAX_BACKGROUND_THREADS = 4;
 
+export interface BlockInQemu {
+  readonly block: PlacedRamBlock;
+  /** Where it begins in QEMU's address space. */
+  readonly hostAddress: number;
+}
+
 export interface DirectMemoryOptions {
   readonly image: CheckpointImage;
   readonly layout: RamLayout;
-  /** The block that is filled directly. */
-  readonly block: PlacedRamBlock;
   /** QEMU's. */
   readonly pid: number;
-  /** Where the block begins in QEMU's address space. */
-  readonly hostAddress: number;
+  /** What is filled directly. */
+  readonly blocks: readonly BlockInQemu[];
   /** QEMU's. */
   readonly hostPages: HostPages;
   /** What a process before this one has left behind. */
@@ -94,7 +98,7 @@ export class DirectMemory {
   }
 
   owns(block: PlacedRamBlock): boolean {
-    return block === this.#options.block;
+    return this.#options.blocks.some((owned) => owned.block === block);
   }
 
   counters(): FaultPathCounters {
@@ -158,15 +162,19 @@ export class DirectMemory {
   reattach(): void {
     const { pid, pageTable } = this.#options;
     // Of a huge page that is there already the kernel says the same as when it has none to give.
-    if (pageTable === undefined || this.#hasHugePages) this.#table.markInstalled(this.inPlace());
+    if (pageTable === undefined || this.#hasHugePages)
+      for (const part of this.inPlace()) this.#table.markInstalled(part);
     this.attach();
     this.#server!.wakeAll(missingPageRegions(pid));
   }
 
-  /** For each page of the block 1 if it is in place, by the kernel's account. */
-  inPlace(): PagePresence {
-    const { pid, block, hostAddress } = this.#options;
-    return { firstPage: block.firstPage, presence: presentPages(pid, hostAddress, block.pageCount) };
+  /** Of each block, by the kernel's account. */
+  inPlace(): PagePresence[] {
+    const { pid, blocks } = this.#options;
+    return blocks.map(({ block: { firstPage, pageCount }, hostAddress }) => ({
+      firstPage,
+      presence: presentPages(pid, hostAddress, pageCount),
+    }));
   }
 
   /** Whether faults are served, so that there is no way back. */
@@ -196,14 +204,17 @@ export class DirectMemory {
   }
 
   get #regions(): MemoryRegion[] {
-    const { block, hostAddress, hostPages } = this.#options;
-    const { firstPage, pageCount } = block;
-    return [{ address: hostAddress, firstPage, pageCount, pageBytes: hostPages.bytesIn(block) }];
+    const { blocks, hostPages } = this.#options;
+    return blocks.map(({ block, hostAddress }) => ({
+      address: hostAddress,
+      firstPage: block.firstPage,
+      pageCount: block.pageCount,
+      pageBytes: hostPages.bytesIn(block),
+    }));
   }
 
   get #hasHugePages(): boolean {
-    const { block, hostPages } = this.#options;
-    return hostPages.bytesIn(block) > PAGE_BYTES;
+    return this.#regions.some(({ pageBytes = PAGE_BYTES }) => pageBytes > PAGE_BYTES);
   }
 
   get #threadCount(): number {
@@ -211,12 +222,15 @@ export class DirectMemory {
   }
 
   #takeUserfaultfd(): number {
-    const { pid, block, hostAddress } = this.#options;
-    const endAddress = hostAddress + block.pageCount * PAGE_BYTES;
+    const { pid } = this.#options;
     const [userfaultfd, ...others] = takeUserfaultfds(pid);
     for (const fd of others) closeSync(fd);
     const known = userfaultfd !== undefined && others.length === 0;
-    if (known && covers(missingPageRegions(pid), hostAddress, endAddress)) return userfaultfd;
+    const waiting = missingPageRegions(pid);
+    const waits = this.#regions.every(({ address, pageCount }) =>
+      covers(waiting, address, address + pageCount * PAGE_BYTES),
+    );
+    if (known && waits) return userfaultfd;
     if (userfaultfd !== undefined) closeSync(userfaultfd);
     const found = known
       ? 'waits for its pages elsewhere'

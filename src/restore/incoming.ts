@@ -5,12 +5,12 @@ import { VmckptError } from '../errors.js';
 import { explainQemuMessage } from '../qemu/qemu-messages.js';
 import { readLogTail, type LaunchedQemu, type ProcessEnd } from '../qemu/launch.js';
 import { queryMigrate, withoutUserfaultfd } from '../qemu/migration-control.js';
-import type { BlockAddress } from '../qemu/guest-memory.js';
 import type { QmpClient } from '../qemu/qmp.js';
 import type { HugePageSizes } from '../pages/host-pages.js';
 import { poll } from '../util/deadline.js';
 import type { TransferClient } from './transfer-client.js';
 import type { TransferOrder } from './transfer-job.js';
+import type { DirectlyFilled } from './vm-record.js';
 
 const Capabilities = z.array(z.object({ capability: z.string(), state: z.boolean() }));
 /** All memory of a large VM from a slow disk. */
@@ -25,7 +25,7 @@ export type IncomingMode = Pick<TransferOrder, 'mode' | 'preempt' | 'capabilitie
 export interface ListenOptions {
   readonly mode: 'lazy' | 'eager';
   /** What is to be filled directly. */
-  readonly memory: BlockAddress | undefined;
+  readonly memory: DirectlyFilled | undefined;
   readonly hugePages: HugePageSizes;
   /** Where QEMU is to listen. */
   readonly socket: string;

@@ -241,13 +241,16 @@ export class PostcopySession {
 
   /** QEMU knows nothing of pages that were installed directly, and must not get them once more. */
   async #forgoDirectPath(direct: DirectMemory): Promise<void> {
-    const { firstPage, presence } = direct.inPlace();
-    for (const [at, isPresent] of presence.entries()) if (isPresent) this.feeder.markReceived(firstPage + at);
+    const inPlace = direct.inPlace();
+    for (const { firstPage, presence } of inPlace)
+      for (const [at, isPresent] of presence.entries())
+        if (isPresent) this.feeder.markReceived(firstPage + at);
     const owned = this.#options.source.layout.blocks.filter((block) => direct.owns(block)).map(rangeOf);
     this.#direct = undefined;
     direct.forgo();
     // Of a fault that a dead process has read QEMU knows nothing: it will not ask for a zero page, nor make one.
-    if (presence.includes(1)) await this.feeder.sendZeros(owned, this.#stop.signal);
+    if (inPlace.some(({ presence }) => presence.includes(1)))
+      await this.feeder.sendZeros(owned, this.#stop.signal);
   }
 
   /** QEMU takes pages before LISTEN as those of a pre-copy: they are simply there when it runs. */

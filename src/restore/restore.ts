@@ -170,6 +170,7 @@ async function prepareMemory(
     path,
     args: plan.args,
     blocks: manifest.ram.blocks,
+    backendIds: manifest.memoryBackends.map(({ id }) => id),
   });
   if (whyNot !== undefined)
     options.onMessage(`Memory goes through QEMU's stream, which is slower: ${whyNot}.`);

@@ -16,7 +16,7 @@ export const orderSchema = z.object({
   preempt: z.enum(['off', 'at-once', 'after-pong']),
   /** Capabilities to switch off again once all memory is there: with them on, the next save would be refused. */
   capabilities: z.array(z.string()),
-  /** Where main memory lies in QEMU, to be filled directly; absent where it goes through the stream. */
+  /** What is to be filled directly; absent where all goes through the stream. */
   memory: memorySchema.optional(),
   hugePages: hugePagesSchema.optional(),
   /** Whether the VM runs as soon as it is loaded; background pages wait for that. */

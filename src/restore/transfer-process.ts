@@ -11,7 +11,6 @@ import { DecodePool } from '../checkpoint/decode-pool.js';
 import { damageIn, openNativeImage } from '../checkpoint/native-image.js';
 import { CheckpointReader } from '../checkpoint/reader.js';
 import { MemoryFill, type CheckpointImage } from '../native/index.js';
-import type { BlockAddress } from '../qemu/guest-memory.js';
 import { adoptMonitor, holdMonitor, releaseMonitor, type HeldMonitor } from '../qemu/held-monitor.js';
 import { queryMigrate } from '../qemu/migration-control.js';
 import { QmpClient } from '../qemu/qmp.js';
@@ -24,7 +23,7 @@ import { readMachineState, sendWholeMachine, type MachineState } from '../transf
 import { poll } from '../util/deadline.js';
 import { identifyProcess } from '../util/process-identity.js';
 import { connectTo } from './connection.js';
-import { DirectMemory } from './direct-memory.js';
+import { DirectMemory, type BlockInQemu } from './direct-memory.js';
 import { disclaim, inherited, type Estate } from './inheritance.js';
 import { Prediction, type ObservedFaults, type PrefetchWishes } from '../working-set/prediction.js';
 import { PostcopySession } from './postcopy-session.js';
@@ -32,7 +31,7 @@ import { prepareRecovery } from './recovery.js';
 import { SUCCESSOR_FLAG, type TransferCounters, type TransferOrder } from './transfer-job.js';
 import { countTransfer } from './transfer-counters.js';
 import { VerbLine } from './verb-line.js';
-import { VmFolder } from './vm-record.js';
+import { VmFolder, type DirectlyFilled } from './vm-record.js';
 
 const STATUS_EVERY_MS = 250;
 const PAUSE_TIMEOUT_MS = 5_000;
@@ -174,7 +173,8 @@ class Transfer {
     const estate = inherited();
     const hostPages = new HostPages(this.#reader.layout, order.hugePages);
     // What a prediction knows are pages of 4 KiB.
-    if (order.memory && order.hugePages?.[order.memory.blockName]) this.#prediction = undefined;
+    if (order.memory?.blocks.some(({ blockName }) => order.hugePages?.[blockName]))
+      this.#prediction = undefined;
     this.#direct = order.memory && this.#directMemory(order.memory, hostPages, estate);
     const session = new PostcopySession({
       source: this.#reader,
@@ -228,28 +228,28 @@ class Transfer {
     await session.finish(state.ramSectionId);
   }
 
-  #directMemory(
-    { blockName, pid, hostAddress }: BlockAddress,
-    hostPages: HostPages,
-    estate: Estate,
-  ): DirectMemory | undefined {
+  #directMemory(memory: DirectlyFilled, hostPages: HostPages, estate: Estate): DirectMemory {
     const { layout } = this.#reader;
-    const block = layout.byName(blockName);
-    if (block === undefined) return undefined;
     const image = this.#openImage();
     const { pageTable, userfaultfd } = estate;
     const prediction = this.#prediction;
     return new DirectMemory({
       image,
       layout,
-      block,
-      pid,
-      hostAddress,
+      pid: memory.pid,
+      blocks: this.#placed(memory),
       hostPages,
       pageTable,
       userfaultfd,
       prediction,
     });
+  }
+
+  #placed({ blocks }: DirectlyFilled): BlockInQemu[] {
+    return blocks.map(({ blockName, hostAddress }) => ({
+      block: this.#reader.layout.byName(blockName)!,
+      hostAddress,
+    }));
   }
 
   #openImage(): CheckpointImage {
@@ -274,7 +274,7 @@ class Transfer {
   }
 
   async #sendEagerly({ memory, runs }: TransferOrder, state: MachineState): Promise<void> {
-    const filled = memory && (await this.#fillMemory(memory));
+    const filled = memory === undefined ? [] : await this.#fillMemory(memory);
     const socket = connectTo(this.#folder.file('migration.sock'), { readable: true });
     const broken = once(socket, 'error').then(([cause]) => {
       throw new VmckptError(
@@ -309,25 +309,27 @@ class Transfer {
     }
   }
 
-  /** The block whose memory it has put in place; undefined where this process may not write into QEMU. */
-  async #fillMemory({ blockName, pid, hostAddress }: BlockAddress): Promise<PlacedRamBlock | undefined> {
-    const block = this.#reader.layout.byName(blockName);
-    if (block === undefined) return undefined;
-    const { firstPage, pageCount } = block;
+  /** The blocks whose memory it has put in place; none where this process may not write into QEMU. */
+  async #fillMemory(memory: DirectlyFilled): Promise<PlacedRamBlock[]> {
+    const blocks = this.#placed(memory);
     this.#fill = new MemoryFill({
       image: this.#openImage(),
-      pid,
-      regions: [{ address: hostAddress, firstPage, pageCount }],
+      pid: memory.pid,
+      regions: blocks.map(({ block: { firstPage, pageCount }, hostAddress }) => ({
+        address: hostAddress,
+        firstPage,
+        pageCount,
+      })),
       threads: Math.min(availableParallelism(), MAX_FILL_THREADS),
     });
     try {
       await this.#fill.run();
-      return block;
+      return blocks.map(({ block }) => block);
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EPERM') throw damageIn(error) ?? error;
       this.#fill = undefined;
       await log('info', { err: error }, 'no right to write into QEMU: its memory goes through the stream');
-      return undefined;
+      return [];
     }
   }
 

@@ -13,8 +13,13 @@ import { ensureRuntimeDir, runtimeDir } from '../util/runtime-dir.js';
 
 const processSchema = z.object({ pid: z.number().int(), startTicks: z.number() });
 
-/** Main memory that is filled directly, and where it lies in QEMU's address space. */
-export const memorySchema = z.object({ blockName: z.string(), pid: z.number(), hostAddress: z.number() });
+/** Memory that is filled directly, and where it lies in QEMU's address space. */
+export const memorySchema = z.object({
+  /** QEMU's. */
+  pid: z.number(),
+  blocks: z.array(z.object({ blockName: z.string(), hostAddress: z.number() })).min(1),
+});
+export type DirectlyFilled = z.infer<typeof memorySchema>;
 
 /** RAM block → bytes of a page of its memory, where those are larger than ours (src/pages/host-pages.ts). */
 export const hugePagesSchema = z.record(z.string(), z.number());

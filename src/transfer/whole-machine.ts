@@ -39,8 +39,8 @@ export interface WholeMachineOptions {
   readonly decoder: BulkDecoder;
   readonly out: Writable;
   readonly state: MachineState;
-  /** A block whose memory is in place already (see MemoryFill in src/native); none of its pages is sent. */
-  readonly filled?: PlacedRamBlock | undefined;
+  /** Blocks whose memory is in place already (see MemoryFill in src/native); none of their pages is sent. */
+  readonly filled?: readonly PlacedRamBlock[];
   readonly signal: AbortSignal;
 }
 
@@ -49,7 +49,14 @@ export interface WholeMachineOptions {
  * @throws VmckptError EXTENT_DAMAGED, INDEX_DAMAGED; the signal's reason; what `out` fails with. `out` is then
  *   destroyed, and what went into it is of no use.
  */
-export async function sendWholeMachine({ source, decoder, out, state, filled, signal }: WholeMachineOptions) {
+export async function sendWholeMachine({
+  source,
+  decoder,
+  out,
+  state,
+  filled = [],
+  signal,
+}: WholeMachineOptions) {
   const broken = new AbortController();
   out.once('error', (error) => broken.abort(error));
   const either = AbortSignal.any([signal, broken.signal]);
@@ -62,7 +69,7 @@ export async function sendWholeMachine({ source, decoder, out, state, filled, si
     backgroundAheadBytes: AHEAD_BYTES,
   });
   const { ramSectionId } = state;
-  const ranges = source.layout.blocks.filter((block) => block !== filled).map(rangeOf);
+  const ranges = source.layout.blocks.filter((block) => !filled.includes(block)).map(rangeOf);
   try {
     channel.send(wire.streamHeader(state.configuration));
     channel.send(wire.ramStart(ramSectionId, source.layout));

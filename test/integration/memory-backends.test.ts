@@ -6,6 +6,9 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { QmpClient } from '../../src/qemu/qmp.js';
+import { VmFolder } from '../../src/restore/vm-record.js';
+import { poll } from '../../src/util/deadline.js';
+import { isAlive } from '../../src/util/process-identity.js';
 import {
   examineGuest,
   restoreGuest,
@@ -15,7 +18,7 @@ import {
   type Restored,
 } from '../support/checkpointing.js';
 import type { Heartbeat } from '../support/console.js';
-import { killTransfer, untilRunning } from '../support/faults.js';
+import { killTransfer } from '../support/faults.js';
 import { startGuest, type Guest, type GuestOptions } from '../support/guest.js';
 import { hugePagesProblem, withHugePages } from '../support/huge-pages.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
@@ -39,6 +42,16 @@ async function command(socket: string, name: string, args?: Record<string, unkno
   } finally {
     await qmp.close();
   }
+}
+
+/** Until the QEMU that is noted runs: not the one of the restore before, which has ended. */
+async function untilThisRuns(): Promise<void> {
+  const folder = new VmFolder('vm');
+  const runs = () => {
+    const qemu = folder.read()?.qemu;
+    return (qemu !== undefined && isAlive(qemu)) || undefined;
+  };
+  await poll(runs, { what: 'the VM to run', timeoutMs: 60_000, everyMs: 1 });
 }
 
 /** What the suites here share: guests in folders of their own, and their restores. */
@@ -237,7 +250,7 @@ describe.skipIf(problem !== undefined)(`huge pages (${problem ?? 'of 2 MiB'})`, 
       let recoveries = 0;
       for (const path of ['direct', 'stream'] as const) {
         const restoring = vm.restore({ mode: 'lazy', path });
-        await untilRunning('vm', restoring);
+        await untilThisRuns();
         killTransfer('vm');
         const restored = await restoring;
         expect(await vm.examine(restored)).toEqual(WHOLE);

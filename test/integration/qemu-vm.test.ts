@@ -6,6 +6,7 @@ import path from 'node:path';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { blockersOfSave, refuseBlockers } from '../../src/qemu/blockers.js';
 import { findCollisions, refuseCollisions } from '../../src/qemu/collisions.js';
+import { locateMemory } from '../../src/qemu/guest-memory.js';
 import { readRamBlocks, requireCompatible } from '../../src/qemu/compatibility.js';
 import { inspectVm, VmDescription } from '../../src/qemu/inspect.js';
 import { findQemuBinary, launchQemu, type LaunchOptions, readLogTail } from '../../src/qemu/launch.js';
@@ -141,6 +142,35 @@ describe('inspectVm', () => {
     const gone = (await blockersOfSave(qmp, withGone)).map(({ message }) => message).join('\n');
     expect(gone).toMatch(/"other" \(pcie-root-port\) was removed/);
     expect(gone).toMatch(/1 devices without an id \(edu\), 0 expected/);
+  });
+
+  it('is found in QEMU’s memory, all backends of it', async () => {
+    const { qmp } = await start(
+      ...[
+        '-machine',
+        'q35',
+        '-accel',
+        'tcg',
+        '-nodefaults',
+        '-display',
+        'none',
+        '-m',
+        '64M,slots=1,maxmem=1G',
+      ],
+      ...['-object', 'memory-backend-ram,id=a,size=32M', '-numa', 'node,memdev=a'],
+      ...['-object', 'memory-backend-memfd,id=b,size=32M', '-numa', 'node,memdev=b'],
+      ...['-object', 'memory-backend-ram,id=c,size=128M,share=on', '-device', 'pc-dimm,memdev=c'],
+    );
+    const blocks = (await readRamBlocks(qmp)).filter(({ usedBytes }) => usedBytes >= 32 << 20);
+    const located = await locateMemory(qmp, blocks, ['a', 'b', 'c']);
+    expect(located.map(({ blockName }) => blockName.replace('/objects/', ''))).toEqual(['a', 'b', 'c']);
+    const addresses = located.map(({ hostAddress }) => hostAddress);
+    expect(new Set(addresses).size).toBe(3);
+    for (const [index, { isFresh }] of located.entries()) {
+      expect(isFresh).toBe(true);
+      expect(addresses[index]! % 4096).toBe(0);
+    }
+    expect(await locateMemory(qmp, blocks, [])).toEqual([located[0]]);
   });
 
   it('names the parts whose state QEMU cannot give away', async () => {

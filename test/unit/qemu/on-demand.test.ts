@@ -1,10 +1,20 @@
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { usesHugePages } from '../../../src/qemu/memory-files.js';
 import { refuseOnDemand } from '../../../src/qemu/on-demand.js';
 import { suiteDirectory } from '../../support/vitest.js';
 
 const REFUSED = { code: 'COMMAND_LINE_UNSUPPORTED', hint: expect.stringContaining('--mode eager') as string };
+
+describe('usesHugePages', () => {
+  it('finds memfds of huge pages, and nothing in ordinary memory', () => {
+    const memfd = (properties: string) => ['-object', `memory-backend-memfd,id=m,size=2M${properties}`];
+    expect(usesHugePages(memfd(',hugetlb=on,hugetlbsize=2M'), '/')).toBe(true);
+    expect(usesHugePages(memfd(',hugetlb=off'), '/')).toBe(false);
+    expect(usesHugePages(['-mem-path', '/dev/shm', '-m', '1G'], '/')).toBe(false);
+  });
+});
 
 describe('refuseOnDemand', () => {
   const disk = suiteDirectory();
@@ -40,6 +50,11 @@ describe('refuseOnDemand', () => {
   it('refuses files on a disk, also those that QEMU is yet to make, and vhost-user', () => {
     expect(attempt(`mem-path=${disk}/yet-to-come,share=on`)).toThrow(expect.objectContaining(REFUSED));
     expect(() => refuseOnDemand(['-mem-path', disk], '/')).toThrow(/only on tmpfs and hugetlbfs/);
-    expect(() => refuseOnDemand(['-netdev', 'vhost-user,id=n,chardev=c'], '/')).toThrow(/vhost-user/);
+    for (const args of [
+      ['-netdev', 'vhost-user,id=n,chardev=c'],
+      ['-device', '{"driver":"vhost-user-fs-pci","chardev":"c"}'],
+    ])
+      expect(() => refuseOnDemand(args, '/')).toThrow(/vhost-user/);
+    expect(() => refuseOnDemand(['-name', 'vhost-user', '-append', 'x=vhost-user'], '/')).not.toThrow();
   });
 });
