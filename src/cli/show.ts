@@ -1,6 +1,7 @@
 /** `vmckpt show NAME[@GEN]` */
 import { Argument, type Command } from 'commander';
 import { holdsMemoryOnly, readManifest, type Manifest } from '../checkpoint/manifest.js';
+import { summarizeRawMemory, type RawMemorySummary } from '../checkpoint/raw-memory.js';
 import { Store } from '../store/store.js';
 import { shellQuote } from '../util/shell.js';
 import { formatBytes } from '../util/units.js';
@@ -27,7 +28,8 @@ export function showCommand(): Command {
       // What is for QEMU only, and long, is left out.
       const manifest = readManifest(dir);
       const workingSet = describeWorkingSet(dir, manifest);
-      const shown = { directory: dir, ...manifest, migration: undefined, workingSet };
+      const rawMemory = summarizeRawMemory(dir, manifest);
+      const shown = { directory: dir, ...manifest, migration: undefined, workingSet, rawMemory };
       output.result(shown, describe(shown));
     });
 }
@@ -35,6 +37,7 @@ export function showCommand(): Command {
 type Shown = Omit<Manifest, 'migration'> & {
   readonly directory: string;
   readonly workingSet: WorkingSetSummary;
+  readonly rawMemory: RawMemorySummary | null;
 };
 
 interface WorkingSetSummary {
@@ -77,6 +80,7 @@ function describe(shown: Shown): string {
     ],
     ['Extents', `${pages.extentCount} of up to ${pages.extentPages} pages, zstd level ${pages.level}`],
     ['Device state', formatBytes(sizes.deviceStateBytes)],
+    ['Raw memory', describeRaw(shown.rawMemory)],
     ['Working set', describeSet(shown.workingSet)],
     ['Directory', shown.directory],
     ...(shown.workingDirectory === undefined
@@ -121,6 +125,14 @@ function describe(shown: Shown): string {
       ? []
       : ['', 'Command line:', printable(shown.commandLine.map(shellQuote).join(' '))]),
   ].join('\n');
+}
+
+function describeRaw(raw: RawMemorySummary | null): string {
+  if (raw === null) return 'none';
+  return (
+    raw.problem ??
+    `${formatBytes(raw.sizeBytes ?? 0)}, ${formatBytes(raw.storedBytes ?? 0)} of it on the disk`
+  );
 }
 
 function describeSet({ unitCount, restoreCount, problem }: WorkingSetSummary): string {
