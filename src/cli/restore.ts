@@ -78,7 +78,7 @@ function withMemoryOptions(command: Command): Command {
     .addOption(
       option(
         '--mode <mode>',
-        'prefetch: run at once, what was touched in earlier restores first; lazy: the same without a prediction; eager: all memory, then run',
+        'prefetch: run at once, what was touched in earlier restores first; lazy: the same without a prediction; eager: all memory, then run; map: memory is a private mapping of the file that materialize makes',
       )
         .choices(RESTORE_MODES)
         .default('prefetch'),
@@ -113,11 +113,13 @@ function numberIn(text: string, { min, max }: { readonly min: number; readonly m
 }
 
 function describe(report: RestoreReport): string {
-  const { name, generation, resumeMs, completeMs, ramBytes, qmpSocket } = report;
+  const { name, generation, mode, resumeMs, completeMs, ramBytes, qmpSocket } = report;
   const runs = resumeMs === null ? 'is paused' : `ran again after ${formatMs(resumeMs)}`;
   const memory =
     completeMs === null
-      ? 'memory follows'
+      ? mode === 'map'
+        ? 'its memory is mapped from the raw memory file'
+        : 'memory follows'
       : `all ${formatBytes(ramBytes)} in place after ${formatMs(completeMs)}`;
   return `${name}@${generation} ${runs}; ${memory}.\nQMP: ${qmpSocket}`;
 }

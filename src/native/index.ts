@@ -71,6 +71,9 @@ export const RECEIVER_PATH = path.join(PACKAGE_ROOT, 'build/Release/vmckpt-recei
 /** The process that a restored VM and the server of its memory have as their parent: see native/core/keeper.h. */
 export const KEEPER_PATH = path.join(PACKAGE_ROOT, 'build/Release/vmckpt-keeper');
 
+/** Becomes the program that its arguments name, which cannot punch holes into files: see native/core/no_holes_main.cc. */
+export const NO_HOLES_PATH = path.join(PACKAGE_ROOT, 'build/Release/vmckpt-no-holes');
+
 /** Small enough that the kernel always queues a message whole. */
 export const MAX_SEND_BYTES = 16 << 10;
 export const MAX_RECEIVE_BYTES = 1 << 20;

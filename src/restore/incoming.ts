@@ -15,7 +15,7 @@ const Capabilities = z.array(z.object({ capability: z.string(), state: z.boolean
 /** All memory of a large VM from a slow disk. */
 export const EAGER_TIMEOUT_MS = 3_600_000;
 /** How long the other process of a failed loading gets to say why. */
-const LAST_WORDS_MS = 1_000;
+export const LAST_WORDS_MS = 1_000;
 /** From this version on QEMU wants the second connection only after the first has answered. */
 const PREEMPT_AFTER_PONG_SINCE = 8;
 
@@ -24,7 +24,7 @@ export type IncomingMode = Pick<TransferOrder, 'mode' | 'preempt' | 'capabilitie
 export interface ListenOptions {
   readonly mode: 'lazy' | 'eager';
   /** What is to be filled directly. */
-  readonly memory: BlockAddress | undefined;
+  readonly memory?: BlockAddress | undefined;
   /** Where QEMU is to listen. */
   readonly socket: string;
 }
@@ -111,7 +111,7 @@ export async function explainFailure(error: unknown, loading: Loading): Promise<
   return Promise.race([reason, sleep(3 * LAST_WORDS_MS).then(() => error)]);
 }
 
-function endOfQemu({ exitCode, killedBy }: ProcessEnd, logPath: string): VmckptError {
+export function endOfQemu({ exitCode, killedBy }: ProcessEnd, logPath: string): VmckptError {
   const words = readLogTail(logPath);
   const how = killedBy === null ? `exit code ${exitCode}` : killedBy;
   const explained = explainQemuMessage(words);

@@ -20,7 +20,8 @@ import {
   type IncomingMode,
 } from './incoming.js';
 import type { PrefetchWishes } from './prediction.js';
-import { planLaunch, type LaunchPlan, type LaunchWishes } from './launch-plan.js';
+import { newRecord, planLaunch, type LaunchPlan, type LaunchWishes } from './launch-plan.js';
+import { restoreMapped } from './restore-mapped.js';
 import { buildReport, type RestoreReport } from './report.js';
 import { superviseTransfer } from './supervise.js';
 import { Keeper } from './keeper.js';
@@ -65,16 +66,18 @@ interface Attempt {
 export async function restore(options: RestoreOptions): Promise<RestoreReport> {
   const verbStartMs = nowMs();
   const store = await Store.open(options.storeDir, { trustForeign: options.trustCommandLine });
-  const { name, generation, dir } = await store.locate(options.reference);
+  const { name, dir } = await store.locate(options.reference);
   const manifest = readManifest(dir);
   requireMachine(manifest);
   if (await endAbandoned(name))
     options.onMessage('An earlier restore died before its VM ran: what it had left is cleared away.');
   const folder = claimFolder(name);
+  if (options.mode === 'map')
+    return restoreMapped({ options, manifest, folder, generationDir: dir, verbStartMs });
   // First of all: it opens the checkpoint while everything else is prepared.
   const keeper = Keeper.start(folder, dir, options.mode === 'prefetch' ? options.prefetch : undefined);
   try {
-    const plan = planLaunch(manifest, folder, options);
+    const plan = planLaunch({ manifest, folder }, options);
     for (const note of plan.notes) options.onMessage(note);
     await refuseCollisions(plan.args, {
       original: manifest.qemu.process,
@@ -82,18 +85,8 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
       cwd: plan.cwd,
     });
     const record: VmRecord = {
-      name,
-      generation,
-      generationDir: dir,
-      mode: options.mode,
-      preempt: 'off',
-      capabilities: [],
-      ramBytes: manifest.sizes.ramBytes,
-      restoredAt: new Date(verbStartMs).toISOString(),
-      verb: identifyProcess(process.pid)!,
+      ...newRecord({ manifest, generationDir: dir, mode: options.mode, plan, verbStartMs }),
       ...(keeper.identity && { keeper: keeper.identity }),
-      qmpSocket: plan.qmpSocket,
-      ...(plan.consoleSocket !== undefined && { consoleSocket: plan.consoleSocket }),
     };
     folder.write(record);
     return await startAndFill({ options, manifest, folder, plan, record, keeper, verbStartMs });

@@ -16,7 +16,7 @@ const processSchema = z.object({ pid: z.number().int(), startTicks: z.number() }
 /** Main memory that is filled directly, and where it lies in QEMU's address space. */
 export const memorySchema = z.object({ blockName: z.string(), pid: z.number(), hostAddress: z.number() });
 
-export const RESTORE_MODES = ['prefetch', 'lazy', 'eager'] as const;
+export const RESTORE_MODES = ['prefetch', 'lazy', 'eager', 'map'] as const;
 export type RestoreMode = (typeof RESTORE_MODES)[number];
 
 const vmSchema = z.object({
@@ -201,6 +201,8 @@ function isBeingReplaced({ keeper }: VmRecord, { notedAtMs }: TransferRecord): b
 export function statusOf(record: VmRecord, transfer: TransferRecord | undefined): VmStatus {
   if (record.qemu === undefined) return isAlive(record.verb) ? 'starting' : 'ended';
   if (!isAlive(record.qemu)) return 'ended';
+  // Nothing is transferred: once its verb has noted that it runs there is nothing more to come.
+  if (record.mode === 'map' && !record.unattended) return 'complete';
   if (transfer === undefined) return isAlive(record.verb) ? 'starting' : 'abandoned';
   if (transfer.status === 'serving' && (isAlive(transfer.process) || isBeingReplaced(record, transfer)))
     return 'serving';
