@@ -31,7 +31,7 @@ export const SCENARIOS: readonly Scenario[] = [
       const [file, devices] = saved.files;
       const { argv, ramBytes: sizeBytes } = saved.guest;
       const [binary, ...args] = argv as [string, ...string[]];
-      const readOnly = await opensMemoryReadOnly(binary);
+      const readOnly = opensMemoryReadOnly(saved.version.text);
       const mapped = mapMainMemory(args, { file: file!, block: MAIN_MEMORY, sizeBytes, readOnly });
       const restored = await stock(saved, { argv: [binary, ...mapped], uri: `exec:cat '${devices}'` });
       return { ...restored, completeAtMs: null };

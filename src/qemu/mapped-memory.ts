@@ -2,8 +2,6 @@
  * A command line whose main memory is a private mapping of a file: the guest reads the file's pages, which every process
  * that maps it shares, and what it writes is its own and never reaches the file.
  */
-import { execFile } from 'node:child_process';
-import { promisify } from 'node:util';
 import { VmckptError } from '../errors.js';
 import { isOn, parseCommandLine, propertyOf, toArgv, type Option } from './command-line.js';
 
@@ -12,26 +10,23 @@ const OWN_FILE = /\/[1-9][0-9]*\/raw-memory$/;
 const FILE_BACKEND = 'memory-backend-file';
 /** Where and how memory is made otherwise. */
 const REPLACED_OPTIONS: ReadonlySet<string> = new Set(['mem-path', 'mem-prealloc']);
-const PROBE_TIMEOUT_MS = 10_000;
 
 export interface MappedMemory {
   readonly file: string;
   /** QEMU's name of the RAM block, and so the back-end's id. */
   readonly block: string;
   readonly sizeBytes: number;
-  /** Whether this QEMU can open the file for reading only. */
+  /** Whether QEMU is to open the file for reading only (see opensMemoryReadOnly). */
   readonly readOnly: boolean;
 }
 
 /**
- * Whether this QEMU (8.2 and later) maps a file that it has opened for reading only. Others open it for writing, and what
- * the guest gives back to the host (a balloon) they punch out of the file.
+ * Whether a QEMU of that version, or a later one, maps a file that it has opened for reading only (since 8.2). Others
+ * open it for writing, and what the guest gives back to the host (a balloon) they would punch out of the file.
  */
-export async function opensMemoryReadOnly(binary: string): Promise<boolean> {
-  const { stdout } = await promisify(execFile)(binary, ['-object', `${FILE_BACKEND},help`], {
-    timeout: PROBE_TIMEOUT_MS,
-  });
-  return /^\s*rom=/m.test(stdout);
+export function opensMemoryReadOnly(version: string): boolean {
+  const [, major, minor] = /^(\d+)\.(\d+)/.exec(version) ?? [];
+  return Number(major) > 8 || (Number(major) === 8 && Number(minor) >= 2);
 }
 
 /** @throws VmckptError MAP_REFUSED naming the option that a mapping cannot stand for */

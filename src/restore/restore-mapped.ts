@@ -7,19 +7,19 @@ import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { InlineDecoder } from '../checkpoint/inline-decoder.js';
 import type { Manifest } from '../checkpoint/manifest.js';
+import { requireRawMemory } from '../checkpoint/raw-memory.js';
 import { CheckpointReader } from '../checkpoint/reader.js';
 import { VmckptError } from '../errors.js';
 import { connectUnix, NO_HOLES_PATH } from '../native/index.js';
 import { refuseCollisions } from '../qemu/collisions.js';
 import { requireCompatible } from '../qemu/compatibility.js';
 import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
-import type { MappedMemory } from '../qemu/mapped-memory.js';
+import { opensMemoryReadOnly, type MappedMemory } from '../qemu/mapped-memory.js';
 import { holdGeneration, type GenerationUse } from '../store/generation-use.js';
 import { readMachineState, sendWholeMachine } from '../transfer/whole-machine.js';
 import { identifyProcess } from '../util/process-identity.js';
 import { endOfQemu, LAST_WORDS_MS, listenForMachine, runWhenLoaded } from './incoming.js';
 import { newRecord, planLaunch, type LaunchPlan } from './launch-plan.js';
-import { chooseMappedMemory } from './mapped-memory.js';
 import { buildReport, type RestoreReport } from './report.js';
 import type { RestoreOptions } from './restore.js';
 import type { VmFolder, VmRecord } from './vm-record.js';
@@ -50,7 +50,7 @@ export async function restoreMapped(subject: MappedRestore): Promise<RestoreRepo
   try {
     use = holdGeneration(generationDir);
     reader = await CheckpointReader.open(generationDir);
-    const memory = await chooseMappedMemory(generationDir, manifest, options.qemuBinary);
+    const memory = memoryToMap(generationDir, manifest);
     const plan = planLaunch({ manifest, folder, memory }, options);
     for (const note of plan.notes) options.onMessage(note);
     const original = manifest.qemu.process;
@@ -66,6 +66,12 @@ export async function restoreMapped(subject: MappedRestore): Promise<RestoreRepo
     use?.release();
     reader?.close();
   }
+}
+
+/** The QEMU that restores is never older than the saver's. */
+function memoryToMap(dir: string, manifest: Manifest): MappedMemory {
+  const { file, block, sizeBytes } = requireRawMemory(dir, manifest);
+  return { file, block, sizeBytes, readOnly: opensMemoryReadOnly(manifest.qemu.version) };
 }
 
 async function startAndLoad(attempt: Attempt): Promise<RestoreReport> {
