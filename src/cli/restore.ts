@@ -1,6 +1,7 @@
 /** `vmckpt restore NAME[@GEN] [-- QEMU ARGS…]` */
 import { Argument, InvalidArgumentError, type Command } from 'commander';
 import type { PathWish } from '../restore/direct-choice.js';
+import { VmckptError } from '../errors.js';
 import { recover } from '../restore/recover.js';
 import { restore, type RestoreReport } from '../restore/restore.js';
 import { RESTORE_MODES, type RestoreMode } from '../restore/vm-record.js';
@@ -46,6 +47,8 @@ export function restoreCommand(): Command {
   return withMemoryOptions(command).action(
     async (reference: string, qemuArgs: string[], flags: RestoreFlags, command: Command) => {
       const { output, storeDir } = contextOf(command);
+      if (flags.mode === 'map' && flags.path !== 'auto')
+        throw new VmckptError('USAGE', '--path has no meaning with --mode map: memory is not transferred');
       const common = {
         onProgress: (done: number, total: number) => output.progress(done, total),
         onMessage: (text: string) => output.message(text),

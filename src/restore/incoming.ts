@@ -60,14 +60,21 @@ async function enable(qmp: QmpClient, names: readonly string[]): Promise<void> {
   }
 }
 
+export interface Run {
+  /** Else the VM stays paused. */
+  readonly runs: boolean;
+  readonly signal: AbortSignal;
+  /** When it is loaded, before it runs. */
+  readonly onLoaded?: () => void;
+}
+
 /**
  * The wall clock (ms) when an eagerly loaded VM runs, by QEMU's RESUME event; undefined when it stays paused.
  * Unlike after post-copy, QEMU may want to be told.
  */
 export async function runWhenLoaded(
   qmp: QmpClient,
-  runs: boolean,
-  signal: AbortSignal,
+  { runs, signal, onLoaded }: Run,
 ): Promise<number | undefined> {
   const resumed = runs ? qmp.waitForEvent(['RESUME'], { timeoutMs: EAGER_TIMEOUT_MS, signal }) : undefined;
   resumed?.catch(() => undefined); // awaited below, unless loading fails first
@@ -77,6 +84,7 @@ export async function runWhenLoaded(
     everyMs: 2,
     signal,
   });
+  onLoaded?.();
   if (runs) await qmp.execute('cont');
   return (await resumed)?.timestampMs;
 }

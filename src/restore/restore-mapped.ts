@@ -17,6 +17,7 @@ import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
 import { opensMemoryReadOnly, type MappedMemory } from '../qemu/mapped-memory.js';
 import { holdGeneration, type GenerationUse } from '../store/generation-use.js';
 import { readMachineState, sendWholeMachine } from '../transfer/whole-machine.js';
+import { nowMs } from '../timeline/clock.js';
 import { identifyProcess } from '../util/process-identity.js';
 import { endOfQemu, LAST_WORDS_MS, listenForMachine, runWhenLoaded } from './incoming.js';
 import { newRecord, planLaunch, type LaunchPlan } from './launch-plan.js';
@@ -110,8 +111,9 @@ function programOf({ memory, plan }: Attempt): Pick<LaunchPlan, 'binary' | 'args
 /** Returns when the machine runs (ms of the wall clock), or is loaded and stays paused. */
 async function load(
   { options: { signal }, manifest, folder, reader, memory, plan }: Attempt,
-  { qmp }: LaunchedQemu,
+  qemu: LaunchedQemu,
 ): Promise<number | undefined> {
+  const { qmp } = qemu;
   const socket = folder.file('migration.sock');
   const [state] = await Promise.all([
     readMachineState(reader),
@@ -119,7 +121,7 @@ async function load(
     requireCompatible(qmp, manifest),
   ]);
   const [resumedAtMs] = await Promise.all([
-    runWhenLoaded(qmp, plan.runs, signal),
+    runWhenLoaded(qmp, { runs: plan.runs, signal, onLoaded: () => noteLoaded(folder, qemu) }),
     sendWholeMachine({
       source: reader,
       decoder: new InlineDecoder(reader),
@@ -130,6 +132,13 @@ async function load(
     }),
   ]);
   return resumedAtMs;
+}
+
+/** From here on the VM lives, whatever becomes of this process, and all that there is to transfer is there. */
+function noteLoaded(folder: VmFolder, { pid }: LaunchedQemu): void {
+  const qemu = identifyProcess(pid);
+  if (qemu === undefined) return;
+  folder.writeTransfer({ process: qemu, status: 'complete', loaded: true, completeAtMs: nowMs() });
 }
 
 /** A QEMU that ends closes its sockets, and has more to say about it than that. */

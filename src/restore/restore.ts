@@ -173,7 +173,7 @@ async function letRun(
 ): Promise<number | undefined> {
   const { signal, mode } = options;
   const resumed = async (): Promise<number | undefined> => {
-    if (mode === 'eager') return runWhenLoaded(qemu.qmp, plan.runs, signal);
+    if (mode === 'eager') return runWhenLoaded(qemu.qmp, { runs: plan.runs, signal });
     if (!plan.runs) return void (await transfer.machineLoaded);
     return (await qemu.qmp.waitForEvent(['RESUME'], { timeoutMs: RUN_TIMEOUT_MS, signal })).timestampMs;
   };

@@ -201,8 +201,6 @@ function isBeingReplaced({ keeper }: VmRecord, { notedAtMs }: TransferRecord): b
 export function statusOf(record: VmRecord, transfer: TransferRecord | undefined): VmStatus {
   if (record.qemu === undefined) return isAlive(record.verb) ? 'starting' : 'ended';
   if (!isAlive(record.qemu)) return 'ended';
-  // Nothing is transferred: once its verb has noted that it runs there is nothing more to come.
-  if (record.mode === 'map' && !record.unattended) return 'complete';
   if (transfer === undefined) return isAlive(record.verb) ? 'starting' : 'abandoned';
   if (transfer.status === 'serving' && (isAlive(transfer.process) || isBeingReplaced(record, transfer)))
     return 'serving';
