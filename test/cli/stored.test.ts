@@ -27,14 +27,14 @@ describe('checkpoints in a store', () => {
       .split('\n')
       .map((line) => line.split(/\s{2,}/));
     expect(rows[0]).toEqual(['NAME', 'GEN', 'CREATED', 'RAM', 'STORED', 'RAW', 'STATE']);
-    expect(rows.slice(1).map(([name, generation, , ram, , , state]) => [name, generation, ram, state])).toEqual(
-      [
-        ['db', '1', '256 KiB', 'running'],
-        ['web', '2', '256 KiB', 'paused'],
-        ['web', '1', '256 KiB', 'running'],
-        ['worn', '1', '256 KiB', 'running'],
-      ],
-    );
+    expect(
+      rows.slice(1).map(([name, generation, , ram, , , state]) => [name, generation, ram, state]),
+    ).toEqual([
+      ['db', '1', '256 KiB', 'running'],
+      ['web', '2', '256 KiB', 'paused'],
+      ['web', '1', '256 KiB', 'running'],
+      ['worn', '1', '256 KiB', 'running'],
+    ]);
     const { json } = await run(['list', '--json']);
     const { checkpoints } = json as { checkpoints: Record<string, unknown>[] };
     expect(checkpoints[1]).toMatchObject({

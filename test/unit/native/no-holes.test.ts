@@ -11,7 +11,7 @@ const WITHOUT_RIGHTS = ['/usr/bin/setpriv', '--bounding-set=-all', '--inh-caps=-
 describe('vmckpt-no-holes', () => {
   function punch(before: readonly string[], file: string) {
     const [program, ...args] = [...before, FALLOCATE, '--punch-hole', '-o', '0', '-l', '4096', file];
-    return spawnSync(program!, args, { encoding: 'utf8' });
+    return spawnSync(program, args, { encoding: 'utf8' });
   }
 
   test.each([
