@@ -1,6 +1,7 @@
 {
   # vmckpt_native: the addon (native/binding over native/core). vmckpt-receiver and vmckpt-keeper: processes of their
   # own, free of N-API and linked statically so that they stay small for as long as a save or a restore lasts.
+  # vmckpt-no-holes becomes another program.
   'variables': { 'core': 'native/core' },
   'target_defaults': {
     'include_dirs': ['native'],
@@ -63,6 +64,12 @@
         '<(core)/keeper_main.cc',
         '<(core)/unix_socket.cc',
       ],
+      'ldflags': ['-static'],
+    },
+    {
+      'target_name': 'vmckpt-no-holes',
+      'type': 'executable',
+      'sources': ['<(core)/no_holes_main.cc'],
       'ldflags': ['-static'],
     },
   ],

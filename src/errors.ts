@@ -43,6 +43,8 @@ export const ERROR_CODES = {
   FORMAT_UNSUPPORTED: 'incompatible',
   MEMORY_ONLY: 'incompatible',
   NOT_MEMORY_ONLY: 'incompatible',
+  NO_RAW_MEMORY: 'notFound',
+  RAW_MEMORY_CHANGED: 'damaged',
   // QMP and QEMU
   QMP_UNREACHABLE: 'failed',
   QMP_NOT_QMP: 'failed',
@@ -72,6 +74,7 @@ export const ERROR_CODES = {
   NO_SUCH_VM: 'notFound',
   TRANSFER_FAILED: 'failed',
   DIRECT_REFUSED: 'incompatible',
+  MAP_REFUSED: 'incompatible',
   // other VMMs
   HANDSHAKE_REFUSED: 'failed',
 } as const satisfies Record<string, ErrorKind>;

@@ -5,14 +5,20 @@ import os from 'node:os';
 import path from 'node:path';
 import type { MigrationSettings } from '../qemu/migration-control.js';
 import { QmpClient, type QemuVersion } from '../qemu/qmp.js';
-import { save } from '../save/save.js';
+import { save, type Layout } from '../save/save.js';
 import { Store } from '../store/store.js';
 import type { Guest } from './guest.js';
 import { writeMemoryFile } from './memory-file.js';
 import { migrateAway, stockSave } from './stock.js';
 
 export type ArtefactName =
-  'stream' | 'mappedRam' | 'memoryFile' | 'checkpoint' | 'checkpointRaw' | 'checkpointLearned';
+  | 'stream'
+  | 'mappedRam'
+  | 'memoryFile'
+  | 'checkpoint'
+  | 'checkpointRaw'
+  | 'checkpointMapped'
+  | 'checkpointLearned';
 
 export interface Workshop {
   /** Running, its verifier idle. */
@@ -67,6 +73,7 @@ export const ARTEFACTS: Readonly<Record<ArtefactName, Artefact>> = {
   },
   checkpoint: { make: (workshop) => checkpoint(workshop, 1) },
   checkpointRaw: { make: (workshop) => checkpoint(workshop, 'none') },
+  checkpointMapped: { make: (workshop) => checkpoint(workshop, 1, 'raw') },
   /** Of its own: every restore of it teaches the next. */
   checkpointLearned: { make: (workshop) => checkpoint(workshop, 1) },
 };
@@ -82,6 +89,7 @@ export async function letRun({ qmpSocket }: Guest): Promise<void> {
 async function checkpoint(
   { guest, storeDir, dir, signal }: Workshop,
   level: number | 'none',
+  layout: Layout = 'extents',
 ): Promise<readonly string[]> {
   const name = path.basename(dir);
   await save({
@@ -91,6 +99,7 @@ async function checkpoint(
     method: 'stopped',
     quit: false,
     level,
+    layout,
     disksExternal: false,
     onProgress: () => undefined,
     onMessage: () => undefined,

@@ -1,5 +1,6 @@
 /** report.json: every raw sample, and what was made of them. Fields are only ever added. Definitions: docs/measurement.md. */
 import { z } from 'zod';
+import { MEMORY_PATHS } from '../restore/report.js';
 
 const ms = z.number().nonnegative();
 const bytes = z.number().int().nonnegative();
@@ -22,7 +23,7 @@ const ofEachClient = <T extends z.ZodType>(schema: T) =>
 
 /** What vmckpt itself reports; absent for baselines. */
 const transferSchema = z.object({
-  path: z.enum(['direct', 'stream']),
+  path: z.enum(MEMORY_PATHS),
   demandFaults: z.number().int(),
   withheldFaults: z.number().int(),
   prefetchedPages: z.number().int(),

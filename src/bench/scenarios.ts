@@ -1,11 +1,14 @@
 /** All scenarios: baselines of stock QEMU first, then vmckpt's modes. */
+import { mapMainMemory, opensMemoryReadOnly } from '../qemu/mapped-memory.js';
 import { restore, type RestoreOptions } from '../restore/restore.js';
 import { nowMs } from '../timeline/clock.js';
 import { DEFAULT_EXPLORE, DEFAULT_PREFETCH_BUDGET_MS } from '../working-set/plan.js';
 import { MAPPED_RAM_SETTINGS, type ArtefactName } from './artefact.js';
-import { withMemoryFile } from './memory-file.js';
 import type { Restored, SavedGuest, Scenario } from './scenario.js';
 import { stockLoad, type StockLoad } from './stock.js';
+
+/** The RAM block of a machine whose memory is given by its size alone. */
+const MAIN_MEMORY = 'pc.ram';
 
 export const SCENARIOS: readonly Scenario[] = [
   {
@@ -26,9 +29,11 @@ export const SCENARIOS: readonly Scenario[] = [
     artefact: 'memoryFile',
     restore: async (saved) => {
       const [file, devices] = saved.files;
-      const { argv, ramBytes } = saved.guest;
-      const mapped = withMemoryFile(argv, { file: file!, ramBytes, version: saved.version });
-      const restored = await stock(saved, { argv: mapped, uri: `exec:cat '${devices}'` });
+      const { argv, ramBytes: sizeBytes } = saved.guest;
+      const [binary, ...args] = argv as [string, ...string[]];
+      const readOnly = opensMemoryReadOnly(saved.version.text);
+      const mapped = mapMainMemory(args, { file: file!, block: MAIN_MEMORY, sizeBytes, readOnly });
+      const restored = await stock(saved, { argv: [binary, ...mapped], uri: `exec:cat '${devices}'` });
       return { ...restored, completeAtMs: null };
     },
   },
@@ -40,6 +45,7 @@ export const SCENARIOS: readonly Scenario[] = [
   vmckpt('eager-raw', 'vmckpt eager, raw', 'checkpointRaw', { mode: 'eager' }),
   vmckpt('lazy', 'vmckpt lazy', 'checkpoint', { mode: 'lazy', path: 'direct' }),
   vmckpt('lazy-raw', 'vmckpt lazy, raw', 'checkpointRaw', { mode: 'lazy', path: 'direct' }),
+  vmckpt('map', 'vmckpt, mapped', 'checkpointMapped', { mode: 'map' }),
   {
     ...vmckpt('learned', 'vmckpt, learned', 'checkpointLearned', {
       mode: 'prefetch',
@@ -102,7 +108,7 @@ async function restoreByVmckpt(
     orderedAtMs,
     spawnedAtMs,
     resumedAtMs,
-    completeAtMs: spawnedAtMs + report.completeMs!,
+    completeAtMs: report.completeMs === null ? null : spawnedAtMs + report.completeMs,
     report,
   };
 }

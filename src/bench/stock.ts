@@ -94,7 +94,7 @@ export async function stockLoad({
       await applyMigrationSettings(qemu.qmp, settings);
       await qemu.qmp.execute('migrate-incoming', { uri });
     }
-    const resumedAtMs = await runWhenLoaded(qemu.qmp, true, signal);
+    const resumedAtMs = await runWhenLoaded(qemu.qmp, { runs: true, signal });
     return { qemu, resumedAtMs: resumedAtMs! };
   } catch (error) {
     await killAndWait(qemu.pid);

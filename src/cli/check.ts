@@ -1,9 +1,15 @@
 /** `vmckpt check [NAME[@GEN]]` */
 import { Argument, type Command } from 'commander';
-import { checkCheckpoint, type CheckReport } from '../checkpoint/check.js';
+import {
+  checkCheckpoint,
+  type CheckOptions,
+  type CheckProblem,
+  type CheckReport,
+} from '../checkpoint/check.js';
 import { EXIT_CODES, VmckptError } from '../errors.js';
 import { holdGeneration } from '../store/generation-use.js';
 import { Store, type LocatedGeneration } from '../store/store.js';
+import { checkRawMemory } from '../transfer/raw-memory.js';
 import { formatBytes } from '../util/units.js';
 import type { Output } from './output.js';
 import { printable } from './text.js';
@@ -51,7 +57,10 @@ async function checkOne(
   const use = holdGeneration(dir);
   try {
     const onProgress = (done: number, total: number) => output.progress(done, total);
-    return { name, generation, ...(await checkCheckpoint(dir, { onProgress, signal })) };
+    const report = await checkCheckpoint(dir, { onProgress, signal });
+    const problem = report.problemCount > 0 ? undefined : await rawMemoryProblem(dir, { onProgress, signal });
+    if (problem === undefined) return { name, generation, ...report };
+    return { name, generation, ...report, problems: [problem], problemCount: 1 };
   } catch (error) {
     // Of many, one that has no manifest is a finding like any other.
     if (!(error instanceof VmckptError) || error.code !== 'GENERATION_INCOMPLETE') throw error;
@@ -59,6 +68,17 @@ async function checkOne(
     return { name, generation, pageCount: 0, extentCount: 0, storedBytes: 0, problems, problemCount: 1 };
   } finally {
     use.release();
+  }
+}
+
+/** Compared with a sound generation, and told like any damage. */
+async function rawMemoryProblem(dir: string, options: CheckOptions): Promise<CheckProblem | undefined> {
+  try {
+    await checkRawMemory(dir, options);
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof VmckptError) || error.kind !== 'damaged') throw error;
+    return { code: error.code, message: error.message };
   }
 }
 

@@ -23,7 +23,7 @@ export function listCommand(): Command {
   });
 }
 
-function documentOf({ name, generation, facts, problem }: GenerationSummary) {
+function documentOf({ name, generation, facts, problem, rawMemory }: GenerationSummary) {
   return {
     name,
     generation,
@@ -33,19 +33,25 @@ function documentOf({ name, generation, facts, problem }: GenerationSummary) {
     ramBytes: facts?.sizes.ramBytes ?? null,
     nonZeroBytes: facts?.sizes.nonZeroBytes ?? null,
     storedBytes: facts?.sizes.storedBytes ?? null,
+    rawMemoryBytes: rawMemory?.storedBytes ?? null,
     problem: problem ?? null,
   };
 }
 
 function describe(checkpoints: readonly GenerationSummary[]): string {
   if (checkpoints.length === 0) return '';
-  const rows = checkpoints.map(({ name, generation, facts, problem }) => [
+  const rows = checkpoints.map(({ name, generation, facts, problem, rawMemory }) => [
     name,
     String(generation),
     facts === undefined ? '-' : formatTime(facts.created),
     facts === undefined ? '-' : formatBytes(facts.sizes.ramBytes),
     facts === undefined ? '-' : formatBytes(facts.sizes.storedBytes),
+    rawMemory === null
+      ? '-'
+      : rawMemory.storedBytes === null
+        ? 'changed'
+        : formatBytes(rawMemory.storedBytes),
     facts === undefined ? (problem?.code ?? '-') : holdsMemoryOnly(facts) ? 'memory' : facts.runState,
   ]);
-  return table(['NAME', 'GEN', 'CREATED', 'RAM', 'STORED', 'STATE'], rows);
+  return table(['NAME', 'GEN', 'CREATED', 'RAM', 'STORED', 'RAW', 'STATE'], rows);
 }

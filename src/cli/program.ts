@@ -10,6 +10,7 @@ import { importCommand } from './import.js';
 import { listCommand } from './list.js';
 import { logsCommand } from './logs.js';
 import { manCommand } from './man.js';
+import { materializeCommand } from './materialize.js';
 import { psCommand } from './ps.js';
 import { rescueCommand } from './rescue.js';
 import { restoreCommand } from './restore.js';
@@ -29,6 +30,7 @@ const VERBS = [
   listCommand,
   showCommand,
   checkCommand,
+  materializeCommand,
   rmCommand,
   importCommand,
   exportCommand,

@@ -1,6 +1,7 @@
 /** `vmckpt restore NAME[@GEN] [-- QEMU ARGS…]` */
 import { Argument, InvalidArgumentError, type Command } from 'commander';
 import type { PathWish } from '../restore/direct-choice.js';
+import { VmckptError } from '../errors.js';
 import { recover } from '../restore/recover.js';
 import { restore, type RestoreReport } from '../restore/restore.js';
 import { RESTORE_MODES, type RestoreMode } from '../restore/vm-record.js';
@@ -46,6 +47,8 @@ export function restoreCommand(): Command {
   return withMemoryOptions(command).action(
     async (reference: string, qemuArgs: string[], flags: RestoreFlags, command: Command) => {
       const { output, storeDir } = contextOf(command);
+      if (flags.mode === 'map' && flags.path !== 'auto')
+        throw new VmckptError('USAGE', '--path has no meaning with --mode map: memory is not transferred');
       const common = {
         onProgress: (done: number, total: number) => output.progress(done, total),
         onMessage: (text: string) => output.message(text),
@@ -78,7 +81,7 @@ function withMemoryOptions(command: Command): Command {
     .addOption(
       option(
         '--mode <mode>',
-        'prefetch: run at once, what was touched in earlier restores first; lazy: the same without a prediction; eager: all memory, then run',
+        'prefetch: run at once, what was touched in earlier restores first; lazy: the same without a prediction; eager: all memory, then run; map: memory is a private mapping of the file that materialize makes',
       )
         .choices(RESTORE_MODES)
         .default('prefetch'),
@@ -113,11 +116,13 @@ function numberIn(text: string, { min, max }: { readonly min: number; readonly m
 }
 
 function describe(report: RestoreReport): string {
-  const { name, generation, resumeMs, completeMs, ramBytes, qmpSocket } = report;
+  const { name, generation, mode, resumeMs, completeMs, ramBytes, qmpSocket } = report;
   const runs = resumeMs === null ? 'is paused' : `ran again after ${formatMs(resumeMs)}`;
   const memory =
     completeMs === null
-      ? 'memory follows'
+      ? mode === 'map'
+        ? 'its memory is mapped from the raw memory file'
+        : 'memory follows'
       : `all ${formatBytes(ramBytes)} in place after ${formatMs(completeMs)}`;
   return `${name}@${generation} ${runs}; ${memory}.\nQMP: ${qmpSocket}`;
 }

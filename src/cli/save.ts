@@ -1,7 +1,7 @@
 /** `vmckpt save VM NAME` */
 import { Argument, type Command } from 'commander';
 import { VmckptError } from '../errors.js';
-import { save } from '../save/save.js';
+import { LAYOUTS, save, type Layout } from '../save/save.js';
 import { formatBytes, formatMs } from '../util/units.js';
 import { contextOf, interruptible, option, verb } from './verb.js';
 
@@ -10,6 +10,7 @@ interface SaveFlags {
   readonly live?: 'background-snapshot' | 'precopy';
   readonly quit?: true;
   readonly level: number | 'none';
+  readonly layout: Layout;
   readonly disks?: 'external';
 }
 
@@ -33,6 +34,11 @@ export function saveCommand(): Command {
     .addOption(option('--quit', 'end QEMU after the save').implies({ stop: true }).conflicts('live'))
     .addOption(option('--level <n>', 'zstd level 1–19, or none').argParser(parseLevel).default(1))
     .addOption(
+      option('--layout <layout>', 'raw: make the raw memory file that restore --mode map needs, too')
+        .choices(LAYOUTS)
+        .default('extents'),
+    )
+    .addOption(
       option('--disks <who>', '"external": you keep the writable disks yourself').choices(['external']),
     )
     .action(async (vm: string, name: string, flags: SaveFlags, command: Command) => {
@@ -44,6 +50,7 @@ export function saveCommand(): Command {
         method: flags.stop === true ? 'stopped' : (flags.live ?? 'background-snapshot'),
         quit: flags.quit === true,
         level: flags.level,
+        layout: flags.layout,
         disksExternal: flags.disks === 'external',
         onProgress: (done, total) => output.progress(done, total),
         onMessage: (text) => output.message(text),

@@ -4,6 +4,7 @@ import path from 'node:path';
 import { Argument, type Command } from 'commander';
 import { HOT_PACK_FILE } from '../checkpoint/format.js';
 import { holdsMemoryOnly, readManifest, type Manifest } from '../checkpoint/manifest.js';
+import { summarizeRawMemory, type RawMemorySummary } from '../checkpoint/raw-memory.js';
 import { Store } from '../store/store.js';
 import { shellQuote } from '../util/shell.js';
 import { formatBytes } from '../util/units.js';
@@ -30,7 +31,8 @@ export function showCommand(): Command {
       // What is for QEMU only, and long, is left out.
       const manifest = readManifest(dir);
       const workingSet = describeWorkingSet(dir, manifest);
-      const shown = { directory: dir, ...manifest, migration: undefined, workingSet };
+      const rawMemory = summarizeRawMemory(dir, manifest);
+      const shown = { directory: dir, ...manifest, migration: undefined, workingSet, rawMemory };
       output.result(shown, describe(shown));
     });
 }
@@ -38,6 +40,7 @@ export function showCommand(): Command {
 type Shown = Omit<Manifest, 'migration'> & {
   readonly directory: string;
   readonly workingSet: WorkingSetSummary;
+  readonly rawMemory: RawMemorySummary | null;
 };
 
 interface WorkingSetSummary {
@@ -84,6 +87,7 @@ function describe(shown: Shown): string {
     ],
     ['Extents', `${pages.extentCount} of up to ${pages.extentPages} pages, zstd level ${pages.level}`],
     ['Device state', formatBytes(sizes.deviceStateBytes)],
+    ['Raw memory', describeRaw(shown.rawMemory)],
     ['Working set', describeSet(shown.workingSet)],
     ['Directory', shown.directory],
     ...(shown.workingDirectory === undefined
@@ -128,6 +132,14 @@ function describe(shown: Shown): string {
       ? []
       : ['', 'Command line:', printable(shown.commandLine.map(shellQuote).join(' '))]),
   ].join('\n');
+}
+
+function describeRaw(raw: RawMemorySummary | null): string {
+  if (raw === null) return 'none';
+  return (
+    raw.problem ??
+    `${formatBytes(raw.sizeBytes ?? 0)}, ${formatBytes(raw.storedBytes ?? 0)} of it on the disk`
+  );
 }
 
 function describeSet({ unitCount, restoreCount, hotPackBytes, problem }: WorkingSetSummary): string {

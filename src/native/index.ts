@@ -75,6 +75,9 @@ export const RECEIVER_PATH = helperPath('vmckpt-receiver');
 /** The process that a restored VM and the server of its memory have as their parent: see native/core/keeper.h. */
 export const KEEPER_PATH = helperPath('vmckpt-keeper');
 
+/** Becomes the program that its arguments name, which cannot punch holes into files: see native/core/no_holes_main.cc. */
+export const NO_HOLES_PATH = helperPath('vmckpt-no-holes');
+
 /** Small enough that the kernel always queues a message whole. */
 export const MAX_SEND_BYTES = 16 << 10;
 export const MAX_RECEIVE_BYTES = 1 << 20;

@@ -23,6 +23,8 @@ export interface StartOptions {
   readonly args: readonly string[];
   readonly cwd: string;
   readonly logPath: string;
+  /** Descriptors that it is to have, from 3 on. */
+  readonly inheritedFds?: readonly number[];
 }
 
 export interface StartedProcess {
@@ -43,6 +45,7 @@ export interface LaunchOptions {
   readonly qmpSocket: string;
   readonly signal?: AbortSignal | undefined;
   readonly timeoutMs?: number;
+  readonly inheritedFds?: readonly number[];
   /** Who starts the process: this one by default. */
   readonly start?: (options: StartOptions) => Promise<StartedProcess>;
 }
@@ -70,11 +73,11 @@ export interface LaunchedQemu {
  */
 export async function launchQemu(options: LaunchOptions): Promise<LaunchedQemu> {
   const { binary, args, qmpSocket, signal, logPath, cwd = process.cwd() } = options;
-  const { timeoutMs = START_TIMEOUT_MS, start = startDetached } = options;
+  const { timeoutMs = START_TIMEOUT_MS, start = startDetached, inheritedFds = [] } = options;
   signal?.throwIfAborted();
   requireDirectory(cwd);
   const spawnedAtMs = wallClockMs();
-  const { pid, exited, kill } = await start({ binary, args, cwd, logPath });
+  const { pid, exited, kill } = await start({ binary, args, cwd, logPath, inheritedFds });
   let end: ProcessEnd | undefined;
   void exited.then((value) => (end = value));
   const connect = async (): Promise<QmpClient | undefined> => {
@@ -158,10 +161,16 @@ function requireDirectory(cwd: string): void {
 }
 
 /** Starts it in a session of its own, as a child of this process. @throws VmckptError QEMU_FAILED_TO_START */
-export async function startDetached({ binary, args, cwd, logPath }: StartOptions): Promise<StartedProcess> {
+export async function startDetached({
+  binary,
+  args,
+  cwd,
+  logPath,
+  inheritedFds = [],
+}: StartOptions): Promise<StartedProcess> {
   const log = openSync(logPath, 'a', 0o600);
   try {
-    const child = spawn(binary, args, { cwd, detached: true, stdio: ['ignore', log, log] });
+    const child = spawn(binary, args, { cwd, detached: true, stdio: ['ignore', log, log, ...inheritedFds] });
     const exited = new Promise<ProcessEnd>((resolve) => {
       child.once('exit', (exitCode, killedBy) => resolve({ exitCode, killedBy }));
     });

@@ -21,6 +21,10 @@ const KNOWN_MESSAGES: readonly KnownMessage[] = [
       'This QEMU does not know the machine type of the saver: install a QEMU at least as new, or one that still has the type.',
   },
   {
+    pattern: /memory-backend-file\.rom' not found/i,
+    meaning: 'This QEMU is older than the saver’s: use one that is at least as new.',
+  },
+  {
     pattern: /cannot set up guest memory|Cannot allocate memory/i,
     meaning: 'The host has not enough free memory for the VM.',
   },

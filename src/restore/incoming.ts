@@ -16,7 +16,7 @@ const Capabilities = z.array(z.object({ capability: z.string(), state: z.boolean
 /** All memory of a large VM from a slow disk. */
 export const EAGER_TIMEOUT_MS = 3_600_000;
 /** How long the other process of a failed loading gets to say why. */
-const LAST_WORDS_MS = 1_000;
+export const LAST_WORDS_MS = 1_000;
 /** From this version on QEMU wants the second connection only after the first has answered. */
 const PREEMPT_AFTER_PONG_SINCE = 8;
 
@@ -25,8 +25,8 @@ export type IncomingMode = Pick<TransferOrder, 'mode' | 'preempt' | 'capabilitie
 export interface ListenOptions {
   readonly mode: 'lazy' | 'eager';
   /** What is to be filled directly. */
-  readonly memory: DirectlyFilled | undefined;
-  readonly hugePages: HugePageSizes;
+  readonly memory?: DirectlyFilled | undefined;
+  readonly hugePages?: HugePageSizes;
   /** Where QEMU is to listen. */
   readonly socket: string;
 }
@@ -63,14 +63,21 @@ async function enable(qmp: QmpClient, names: readonly string[]): Promise<void> {
   }
 }
 
+export interface Run {
+  /** Else the VM stays paused. */
+  readonly runs: boolean;
+  readonly signal: AbortSignal;
+  /** When it is loaded, before it runs. */
+  readonly onLoaded?: () => void;
+}
+
 /**
  * The wall clock (ms) when an eagerly loaded VM runs, by QEMU's RESUME event; undefined when it stays paused.
  * Unlike after post-copy, QEMU may want to be told.
  */
 export async function runWhenLoaded(
   qmp: QmpClient,
-  runs: boolean,
-  signal: AbortSignal,
+  { runs, signal, onLoaded }: Run,
 ): Promise<number | undefined> {
   const resumed = runs ? qmp.waitForEvent(['RESUME'], { timeoutMs: EAGER_TIMEOUT_MS, signal }) : undefined;
   resumed?.catch(() => undefined); // awaited below, unless loading fails first
@@ -80,6 +87,7 @@ export async function runWhenLoaded(
     everyMs: 2,
     signal,
   });
+  onLoaded?.();
   if (runs) await qmp.execute('cont');
   return (await resumed)?.timestampMs;
 }
@@ -114,7 +122,7 @@ export async function explainFailure(error: unknown, loading: Loading): Promise<
   return Promise.race([reason, sleep(3 * LAST_WORDS_MS).then(() => error)]);
 }
 
-function endOfQemu({ exitCode, killedBy }: ProcessEnd, logPath: string): VmckptError {
+export function endOfQemu({ exitCode, killedBy }: ProcessEnd, logPath: string): VmckptError {
   const words = readLogTail(logPath);
   const how = killedBy === null ? `exit code ${exitCode}` : killedBy;
   const explained = explainQemuMessage(words);

@@ -1,16 +1,25 @@
 /** From a manifest and the user's wishes to the command line of the new QEMU. */
 import type { Manifest } from '../checkpoint/manifest.js';
 import { VmckptError } from '../errors.js';
+import { mapMainMemory, withoutMappedMemory, type MappedMemory } from '../qemu/mapped-memory.js';
 import { rewriteForRestore } from '../qemu/restore-command-line.js';
 import { untrustedOptions } from '../qemu/trust.js';
 import { findQemuBinary } from '../qemu/launch.js';
-import type { VmFolder } from './vm-record.js';
+import { identifyProcess } from '../util/process-identity.js';
+import type { RestoreMode, VmFolder, VmRecord } from './vm-record.js';
 
 export interface LaunchWishes {
   readonly run: boolean;
   readonly qemuBinary: string | undefined;
   readonly qemuArgs: readonly string[] | undefined;
   readonly trustCommandLine: boolean;
+}
+
+export interface LaunchSubject {
+  readonly manifest: Manifest;
+  readonly folder: VmFolder;
+  /** The file that main memory is to be a mapping of. */
+  readonly memory?: MappedMemory | undefined;
 }
 
 export interface LaunchPlan {
@@ -25,9 +34,9 @@ export interface LaunchPlan {
   readonly notes: readonly string[];
 }
 
-/** @throws VmckptError COMMAND_LINE_UNTRUSTED, COMMAND_LINE_UNSUPPORTED, QEMU_NOT_FOUND */
-export function planLaunch(manifest: Manifest, folder: VmFolder, wishes: LaunchWishes): LaunchPlan {
-  const argv = wishes.qemuArgs ?? manifest.commandLine;
+/** @throws VmckptError COMMAND_LINE_UNTRUSTED, COMMAND_LINE_UNSUPPORTED, MAP_REFUSED, QEMU_NOT_FOUND */
+export function planLaunch({ manifest, folder, memory }: LaunchSubject, wishes: LaunchWishes): LaunchPlan {
+  const argv = withoutMappedMemory(wishes.qemuArgs ?? manifest.commandLine);
   if (argv.length === 0)
     throw new VmckptError(
       'COMMAND_LINE_UNSUPPORTED',
@@ -38,7 +47,7 @@ export function planLaunch(manifest: Manifest, folder: VmFolder, wishes: LaunchW
     );
   if (wishes.qemuArgs === undefined && !wishes.trustCommandLine) refuseUntrusted(argv);
   const runs = manifest.runState === 'running' || wishes.run;
-  const rewritten = rewriteForRestore(argv, {
+  const rewritten = rewriteForRestore(memory === undefined ? argv : mapMainMemory(argv, memory), {
     monitorSocket: folder.file('qmp.sock'),
     consoleSocket: folder.file('console.sock'),
     paused: !runs,
@@ -46,12 +55,39 @@ export function planLaunch(manifest: Manifest, folder: VmFolder, wishes: LaunchW
   });
   return {
     binary: findQemuBinary({ chosen: wishes.qemuBinary, recorded: manifest.qemu.binaryName }),
-    args: [...rewritten.args, ...transferMonitor(folder)],
+    // Mapped memory needs no transfer.
+    args: [...rewritten.args, ...(memory === undefined ? transferMonitor(folder) : [])],
     cwd: (wishes.qemuArgs === undefined ? manifest.workingDirectory : undefined) ?? process.cwd(),
     runs,
     qmpSocket: rewritten.userQmpSocket ?? folder.file('qmp.sock'),
     consoleSocket: rewritten.consoleSocket,
     notes: rewritten.notes,
+  };
+}
+
+export interface VmBeginnings {
+  readonly manifest: Manifest;
+  readonly generationDir: string;
+  readonly mode: RestoreMode;
+  readonly plan: LaunchPlan;
+  readonly verbStartMs: number;
+}
+
+/** What is known of a VM before its QEMU is started. */
+export function newRecord({ manifest, generationDir, mode, plan, verbStartMs }: VmBeginnings): VmRecord {
+  const { name, generation, sizes } = manifest;
+  return {
+    name,
+    generation,
+    generationDir,
+    mode,
+    preempt: 'off',
+    capabilities: [],
+    ramBytes: sizes.ramBytes,
+    restoredAt: new Date(verbStartMs).toISOString(),
+    verb: identifyProcess(process.pid)!,
+    qmpSocket: plan.qmpSocket,
+    ...(plan.consoleSocket !== undefined && { consoleSocket: plan.consoleSocket }),
   };
 }
 

@@ -4,6 +4,7 @@ import {
   listVmFolders,
   statusOf,
   type RestoreMode,
+  type TransferRecord,
   type VmFolder,
   type VmRecord,
   type VmStatus,
@@ -16,7 +17,7 @@ export interface VmSummary {
   readonly mode: RestoreMode;
   readonly qemuPid: number | null;
   readonly ramBytes: number;
-  /** Of the data that the generation holds, from 0 to 1; null when its manifest cannot be read. */
+  /** Of the data that the generation holds, from 0 to 1; null when it stays in its file, or cannot be told. */
   readonly memoryShare: number | null;
   readonly qmpSocket: string;
   readonly consoleSocket: string | null;
@@ -36,7 +37,6 @@ export function listVms(): VmSummary[] {
 function summarize(folder: VmFolder, record: VmRecord): VmSummary {
   const transfer = folder.readTransfer();
   const status = statusOf(record, transfer);
-  const transferredBytes = transfer?.counters?.['transferredBytes'] ?? 0;
   return {
     name: record.name,
     generation: record.generation,
@@ -44,12 +44,18 @@ function summarize(folder: VmFolder, record: VmRecord): VmSummary {
     mode: record.mode,
     qemuPid: record.qemu?.pid ?? null,
     ramBytes: record.ramBytes,
-    memoryShare: transfer?.status === 'complete' ? 1 : shareOf(transferredBytes, record.generationDir),
+    memoryShare: memoryShare(record, transfer),
     qmpSocket: record.qmpSocket,
     consoleSocket: record.consoleSocket ?? null,
     restoredAt: record.restoredAt,
     error: transfer?.error ?? null,
   };
+}
+
+function memoryShare({ mode, generationDir }: VmRecord, transfer: TransferRecord | undefined): number | null {
+  if (mode === 'map') return null;
+  if (transfer?.status === 'complete') return 1;
+  return shareOf(transfer?.counters?.['transferredBytes'] ?? 0, generationDir);
 }
 
 function shareOf(transferredBytes: number, generationDir: string): number | null {

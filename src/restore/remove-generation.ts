@@ -19,11 +19,13 @@ function refuseNeeded({ name, generation, dir }: LocatedGeneration): void {
     const record = folder.read();
     if (record?.generationDir !== dir) continue;
     const status = statusOf(record, folder.readTransfer());
-    if (status === 'complete' || status === 'ended') continue;
+    const isMapped = record.mode === 'map';
+    if (status === 'ended' || (status === 'complete' && !isMapped)) continue;
+    const wait = isMapped ? 'End it' : 'Wait until vmckpt ps calls it complete, or end it';
     throw new VmckptError(
       'STORE_LOCKED',
       `${name}@${generation} still holds memory of the restored VM "${record.name}" (${status})`,
-      { hint: `Wait until vmckpt ps calls it complete, or end it: vmckpt stop ${record.name}` },
+      { hint: `${wait}: vmckpt stop ${record.name}` },
     );
   }
 }

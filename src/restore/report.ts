@@ -20,12 +20,15 @@ export interface TransferResult {
   readonly recoveries: number;
 }
 
+export const MEMORY_PATHS = ['direct', 'stream', 'map'] as const;
+export type MemoryPath = (typeof MEMORY_PATHS)[number];
+
 export interface RestoreReport {
   readonly name: string;
   readonly generation: number;
   readonly mode: RestoreMode;
-  /** How main memory came: into QEMU's memory directly, or through its migration stream. */
-  readonly path: 'direct' | 'stream';
+  /** How main memory came: into QEMU's memory directly, through its migration stream, or as a mapped file. */
+  readonly path: MemoryPath;
   readonly qemuPid: number | null;
   readonly qmpSocket: string;
   readonly consoleSocket: string | null;
@@ -68,7 +71,7 @@ export interface ReportParts {
   readonly manifest: Manifest;
   /** Undefined when a VM was only taken over. */
   readonly times: RestoreTimes | undefined;
-  /** Undefined while memory is still under way. */
+  /** Undefined while memory is still under way, and where it stays in its file. */
   readonly result: TransferResult | undefined;
 }
 
@@ -82,7 +85,7 @@ export function buildReport({ record, manifest, times, result }: ReportParts): R
     name: record.name,
     generation: record.generation,
     mode: record.mode,
-    path: record.memory === undefined ? 'stream' : 'direct',
+    path: pathOf(record),
     qemuPid: record.qemu?.pid ?? null,
     qmpSocket: record.qmpSocket,
     consoleSocket: record.consoleSocket ?? null,
@@ -108,4 +111,9 @@ export function buildReport({ record, manifest, times, result }: ReportParts): R
     vcpuBlockedMs: counters.vcpuBlockedMs,
     recoveries: result?.recoveries ?? 0,
   };
+}
+
+function pathOf({ mode, memory }: VmRecord): MemoryPath {
+  if (mode === 'map') return 'map';
+  return memory === undefined ? 'stream' : 'direct';
 }

@@ -22,7 +22,8 @@ import {
   type IncomingMode,
 } from './incoming.js';
 import type { PrefetchWishes } from '../working-set/prediction.js';
-import { planLaunch, type LaunchPlan, type LaunchWishes } from './launch-plan.js';
+import { newRecord, planLaunch, type LaunchPlan, type LaunchWishes } from './launch-plan.js';
+import { restoreMapped } from './restore-mapped.js';
 import { buildReport, type RestoreReport } from './report.js';
 import { superviseTransfer } from './supervise.js';
 import { startGuardian, type Guardian } from './guardian.js';
@@ -67,17 +68,19 @@ interface Attempt {
 export async function restore(options: RestoreOptions): Promise<RestoreReport> {
   const verbStartMs = nowMs();
   const store = await Store.open(options.storeDir, { trustForeign: options.trustCommandLine });
-  const { name, generation, dir } = await store.locate(options.reference);
+  const { name, dir } = await store.locate(options.reference);
   const manifest = readManifest(dir);
   requireMachine(manifest);
   if (await endAbandoned(name))
     options.onMessage('An earlier restore died before its VM ran: what it had left is cleared away.');
   const folder = claimFolder(name);
+  if (options.mode === 'map')
+    return restoreMapped({ options, manifest, folder, generationDir: dir, verbStartMs });
   // First of all: it opens the checkpoint while everything else is prepared.
   const wishes = options.mode === 'prefetch' ? options.prefetch : undefined;
   const guardian = startGuardian({ folder, generationDir: dir, wishes });
   try {
-    const plan = planLaunch(manifest, folder, options);
+    const plan = planLaunch({ manifest, folder }, options);
     for (const note of plan.notes) options.onMessage(note);
     if (options.mode !== 'eager') refuseOnDemand(plan.args, plan.cwd);
     await refuseCollisions(plan.args, {
@@ -86,18 +89,8 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
       cwd: plan.cwd,
     });
     const record: VmRecord = {
-      name,
-      generation,
-      generationDir: dir,
-      mode: options.mode,
-      preempt: 'off',
-      capabilities: [],
-      ramBytes: manifest.sizes.ramBytes,
-      restoredAt: new Date(verbStartMs).toISOString(),
-      verb: identifyProcess(process.pid)!,
+      ...newRecord({ manifest, generationDir: dir, mode: options.mode, plan, verbStartMs }),
       ...(guardian.identity && { keeper: guardian.identity }),
-      qmpSocket: plan.qmpSocket,
-      ...(plan.consoleSocket !== undefined && { consoleSocket: plan.consoleSocket }),
     };
     folder.write(record);
     return await startAndFill({ options, manifest, folder, plan, record, guardian, verbStartMs });
@@ -185,7 +178,7 @@ async function letRun(
 ): Promise<number | undefined> {
   const { signal, mode } = options;
   const resumed = async (): Promise<number | undefined> => {
-    if (mode === 'eager') return runWhenLoaded(qemu.qmp, plan.runs, signal);
+    if (mode === 'eager') return runWhenLoaded(qemu.qmp, { runs: plan.runs, signal });
     if (!plan.runs) return void (await transfer.machineLoaded);
     return (await qemu.qmp.waitForEvent(['RESUME'], { timeoutMs: RUN_TIMEOUT_MS, signal })).timestampMs;
   };

@@ -24,7 +24,7 @@ export type DirectlyFilled = z.infer<typeof memorySchema>;
 /** RAM block → bytes of a page of its memory, where those are larger than ours (src/pages/host-pages.ts). */
 export const hugePagesSchema = z.record(z.string(), z.number());
 
-export const RESTORE_MODES = ['prefetch', 'lazy', 'eager'] as const;
+export const RESTORE_MODES = ['prefetch', 'lazy', 'eager', 'map'] as const;
 export type RestoreMode = (typeof RESTORE_MODES)[number];
 
 const vmSchema = z.object({

@@ -4,6 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError } from '../errors.js';
+import type { VmDescription } from '../qemu/inspect.js';
 import { isMigrating, queryMigrate } from '../qemu/migration-control.js';
 import type { QmpClient } from '../qemu/qmp.js';
 import { roundMs } from '../timeline/clock.js';
@@ -34,6 +35,20 @@ export const CAPABILITIES_OF: Record<SaveMethod, readonly string[]> = {
   stopped: ['events'],
   precopy: ['events'],
 };
+
+/** For a VM as it stands; `note` tells the user why it is another method than the one that was wished for. */
+export function chooseMethod(
+  { running, memoryBackends }: Pick<VmDescription, 'running' | 'memoryBackends'>,
+  wished: SaveMethod,
+): { readonly method: SaveMethod; readonly note?: string } {
+  if (!running) return { method: 'stopped' };
+  const mapped = memoryBackends.some(({ type, share }) => type === 'memory-backend-file' && !share);
+  if (wished !== 'background-snapshot' || !mapped) return { method: wished };
+  return {
+    method: 'stopped',
+    note: 'Its memory is a private mapping of a file, which QEMU cannot save live: it is paused while it is saved, and runs on then.',
+  };
+}
 
 export async function runMethod(method: SaveMethod, context: MethodContext): Promise<MethodResult> {
   if (method === 'background-snapshot') return backgroundSnapshot(context);

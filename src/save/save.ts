@@ -16,11 +16,12 @@ import {
 import type { QmpClient } from '../qemu/qmp.js';
 import { Store, type PendingGeneration } from '../store/store.js';
 import { VmckptError } from '../errors.js';
+import { writeRawMemory } from '../transfer/raw-memory.js';
 import { identifyProcess, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
 import { manifestParts } from './manifest-parts.js';
 import { DirtyPages } from './dirty-pages.js';
-import { CAPABILITIES_OF, runMethod, type MethodResult, type SaveMethod } from './methods.js';
+import { CAPABILITIES_OF, chooseMethod, runMethod, type MethodResult, type SaveMethod } from './methods.js';
 import { connectToVm, giveBack, putRight } from './putting-right.js';
 import { readStream } from './read-stream.js';
 import { Receiver } from './receiver.js';
@@ -32,6 +33,9 @@ const DEATH_TIMEOUT_MS = 2_000;
 /** QEMU's default is a low cap made for networks; this is no limit at all on any disk. */
 const UNLIMITED_BANDWIDTH = 2 ** 40;
 
+export const LAYOUTS = ['extents', 'raw'] as const;
+export type Layout = (typeof LAYOUTS)[number];
+
 export interface SaveOptions {
   readonly qmpSocket: string;
   readonly storeDir: string;
@@ -41,6 +45,8 @@ export interface SaveOptions {
   /** End QEMU after the save. */
   readonly quit: boolean;
   readonly level: number | 'none';
+  /** `raw` makes the raw memory file as well, which `restore --mode map` maps. */
+  readonly layout?: Layout;
   /** The user takes care of writable disks. */
   readonly disksExternal: boolean;
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
@@ -74,7 +80,8 @@ export async function save(options: SaveOptions): Promise<SaveReport> {
     try {
       await putRight({ qmp, journal, onMessage });
       const vm = await inspectVm(qmp);
-      const method = vm.running ? options.method : 'stopped';
+      const { method, note } = chooseMethod(vm, options.method);
+      if (note !== undefined) onMessage(note);
       refuseUnsafe(vm, { method, disksExternal: options.disksExternal });
       await refuseBlockers(qmp, vm);
       const store = await Store.openOrCreate(options.storeDir);
@@ -119,6 +126,7 @@ async function saveInto(
     const { dir, formerDir } = pending;
     const problem = await teachWorkingSet({ dir, formerDir, dirtyPages: dirty.pages });
     if (problem !== undefined) options.onMessage(`Restores begin without a prediction: ${problem}.`);
+    if (options.layout === 'raw') await writeRawMemory(pending.dir, { signal: options.signal });
     await pending.commit();
     saved = true;
     return { manifest, result };
@@ -129,10 +137,10 @@ async function saveInto(
 
 /** Gives the VM back, if it still lives. @throws VmckptError QEMU_DIED when its end has cost the checkpoint */
 async function settle(
-  { qmp, journal, vm, method }: Work,
+  { options, qmp, journal, vm }: Work,
   { note, saved }: { readonly note: JournalNote; readonly saved: boolean },
 ): Promise<void> {
-  const stayPaused = saved && method === 'stopped';
+  const stayPaused = saved && options.method === 'stopped';
   let death: unknown;
   try {
     await giveBack(qmp, { ...note, wasRunning: note.wasRunning && !stayPaused });

@@ -5,13 +5,18 @@
 import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
-import { errnoOf } from '../checkpoint/files.js';
+import { errnoOf, writeFailure } from '../checkpoint/files.js';
+import { generationLabel } from '../checkpoint/manifest.js';
 import { VmckptError } from '../errors.js';
-import { LockFile } from './lock-file.js';
+import { LockFile, locked } from './lock-file.js';
 
 const PREFIX = '.use-';
 
 export interface GenerationUse {
+  /** What a child must inherit to hold the use as well; undefined where nothing can be held. */
+  readonly fd: number | undefined;
+  /** The use ends with that child, not with this process. */
+  leaveTo(pid: number): void;
   /** Once more does nothing. */
   release(): void;
 }
@@ -22,14 +27,38 @@ export interface GenerationUse {
  * @throws VmckptError NO_CHECKPOINT when it is gone
  */
 export function holdGeneration(dir: string): GenerationUse {
-  const nameDir = path.dirname(path.resolve(dir));
-  const file = `${prefixOf(path.basename(dir))}${process.pid}-${randomBytes(4).toString('hex')}`;
   let lock: LockFile | undefined;
   try {
-    lock = LockFile.tryTake(path.join(nameDir, file));
+    lock = LockFile.tryTake(useFile(dir, `${process.pid}-${randomBytes(4).toString('hex')}`));
   } catch (error) {
     if (!['EROFS', 'EACCES', 'EPERM', 'ENOENT'].includes(errnoOf(error) ?? '')) throw error;
   }
+  return useOf(dir, lock);
+}
+
+/**
+ * The same for work on the generation that one process at a time may do.
+ * @throws VmckptError NO_CHECKPOINT, STORE_LOCKED while another one does it, STORE_NOT_WRITABLE
+ */
+export function holdGenerationFor(work: string, dir: string): GenerationUse {
+  const file = useFile(dir, work);
+  try {
+    const lock = LockFile.tryTake(file);
+    if (lock === undefined)
+      throw locked(`${generationLabel(dir)} is in use (${work})`, LockFile.holderOf(file) ?? 0);
+    return useOf(dir, lock);
+  } catch (error) {
+    throw errnoOf(error) === 'ENOENT' ? gone(dir) : writeFailure(error, generationLabel(dir));
+  }
+}
+
+function useFile(dir: string, user: string): string {
+  const absolute = path.resolve(dir);
+  return path.join(path.dirname(absolute), `${prefixOf(path.basename(absolute))}${user}`);
+}
+
+function useOf(dir: string, taken: LockFile | undefined): GenerationUse {
+  let lock = taken;
   const release = (): void => {
     lock?.delete();
     lock?.release();
@@ -38,11 +67,20 @@ export function holdGeneration(dir: string): GenerationUse {
   // A removal looks for uses after it has moved the generation away: now either it sees this one or we see it.
   if (!fs.existsSync(dir)) {
     release();
-    throw new VmckptError('NO_CHECKPOINT', `there is no generation ${dir}`, {
-      hint: 'vmckpt list shows what there is',
-    });
+    throw gone(dir);
   }
-  return { release };
+  const leaveTo = (pid: number): void => {
+    lock?.nameHolder(pid);
+    lock?.release();
+    lock = undefined;
+  };
+  return { fd: taken?.fd, leaveTo, release };
+}
+
+function gone(dir: string): VmckptError {
+  return new VmckptError('NO_CHECKPOINT', `there is no generation ${dir}`, {
+    hint: 'vmckpt list shows what there is',
+  });
 }
 
 /** The processes that use a generation; 0 stands for one that cannot be told. */

@@ -4,6 +4,7 @@
  */
 import fs from 'node:fs';
 import { FILE_MODE, errnoOf } from '../checkpoint/files.js';
+import { VmckptError } from '../errors.js';
 import { isFileLocked, tryLockFile } from '../native/index.js';
 
 const MAX_PID_BYTES = 16;
@@ -25,9 +26,9 @@ export class LockFile {
     const fd = fs.openSync(path, fs.constants.O_RDWR | fs.constants.O_CREAT, FILE_MODE);
     try {
       if (tryLockFile(fd) && fs.fstatSync(fd).nlink > 0) {
-        fs.ftruncateSync(fd);
-        fs.writeSync(fd, `${process.pid}\n`, 0);
-        return new LockFile(fd, path);
+        const lock = new LockFile(fd, path);
+        lock.nameHolder(process.pid);
+        return lock;
       }
     } catch (error) {
       fs.closeSync(fd);
@@ -56,6 +57,16 @@ export class LockFile {
     }
   }
 
+  /** A child that inherits it holds the lock as long as it lives. */
+  get fd(): number {
+    return this.#fd;
+  }
+
+  nameHolder(pid: number): void {
+    fs.ftruncateSync(this.#fd);
+    fs.writeSync(this.#fd, `${pid}\n`, 0);
+  }
+
   /** Deletes the file while it is still locked, so that nobody can lock a file that is about to go. */
   delete(): void {
     fs.rmSync(this.#path, { force: true });
@@ -64,4 +75,12 @@ export class LockFile {
   release(): void {
     fs.closeSync(this.#fd);
   }
+}
+
+/** @param pid 0 when it cannot be told */
+export function locked(what: string, pid: number): VmckptError {
+  const holder = pid === 0 ? 'another process' : `process ${pid}`;
+  return new VmckptError('STORE_LOCKED', `${what} by ${holder}`, {
+    hint: 'wait until it is done; the lock goes when that process ends',
+  });
 }

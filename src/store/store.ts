@@ -8,9 +8,10 @@ import { mkdir, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { DIRECTORY_MODE, errnoOf, fsyncPath, writeFailure } from '../checkpoint/files.js';
 import { readManifest, type Manifest } from '../checkpoint/manifest.js';
+import { summarizeRawMemory, type RawMemorySummary } from '../checkpoint/raw-memory.js';
 import { VmckptError, type ErrorCode } from '../errors.js';
 import { isStaleUse, usersOf } from './generation-use.js';
-import { LockFile } from './lock-file.js';
+import { LockFile, locked } from './lock-file.js';
 import { PendingGeneration } from './pending-generation.js';
 import { isName, nearNames, parseGeneration, parseReference, requireName } from './reference.js';
 
@@ -39,6 +40,7 @@ export interface GenerationSummary {
   /** What of the manifest a list shows; undefined when it cannot be read, and then `problem` says why. */
   readonly facts: Pick<Manifest, 'created' | 'mode' | 'runState' | 'sizes'> | undefined;
   readonly problem: { readonly code: ErrorCode; readonly message: string } | undefined;
+  readonly rawMemory: RawMemorySummary | null;
 }
 
 export class Store {
@@ -193,12 +195,17 @@ export class Store {
   }
 
   #summaryOf(name: string, generation: number): GenerationSummary {
+    const dir = path.join(this.dir, name, String(generation));
     try {
-      const { created, mode, runState, sizes } = readManifest(path.join(this.dir, name, String(generation)));
-      return { name, generation, facts: { created, mode, runState, sizes }, problem: undefined };
+      const manifest = readManifest(dir);
+      const { created, mode, runState, sizes } = manifest;
+      const facts = { created, mode, runState, sizes };
+      const rawMemory = summarizeRawMemory(dir, manifest);
+      return { name, generation, facts, problem: undefined, rawMemory };
     } catch (error) {
       if (!(error instanceof VmckptError)) throw error;
-      return { name, generation, facts: undefined, problem: { code: error.code, message: error.message } };
+      const { code, message } = error;
+      return { name, generation, facts: undefined, problem: { code, message }, rawMemory: null };
     }
   }
 
@@ -291,13 +298,6 @@ export class Store {
 function refuseUsed(nameDir: string, { name, generation }: { name: string; generation: number }): void {
   const [pid] = usersOf(nameDir, generation);
   if (pid !== undefined) throw locked(`${name}@${generation} is in use`, pid);
-}
-
-function locked(what: string, pid: number): VmckptError {
-  const holder = pid === 0 ? 'another process' : `process ${pid}`;
-  return new VmckptError('STORE_LOCKED', `${what} by ${holder}`, {
-    hint: 'wait until it is done; the lock goes when that process ends',
-  });
 }
 
 /** Not recursive, because that reports a read-only file system as a missing parent. */

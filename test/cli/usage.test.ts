@@ -19,6 +19,8 @@ describe('vmckpt', () => {
     ['options that exclude each other', ['list', '-q', '-v']],
     ['a choice that there is not', ['restore', 'web', '--mode', 'sometimes']],
     ['something that is no VM', ['save', 'web', 'web']],
+    ['a path for mapped memory', ['restore', 'web', '--mode', 'map', '--path', 'direct']],
+    ['a layout that there is not', ['save', 'qmp:/nowhere', 'web', '--layout', 'cooked']],
     ['a level that there is not', ['save', 'qmp:/nowhere', 'web', '--level', '99']],
     ['something that is no process id', ['rescue', 'web']],
     ['a shell that there is not', ['completion', 'tcsh']],
@@ -46,7 +48,7 @@ describe('vmckpt', () => {
     ['web@x'],
     [''],
   ])('refuses the name %j and leaves nothing behind', async (name) => {
-    for (const verb of ['show', 'check', 'rm']) {
+    for (const verb of ['show', 'check', 'rm', 'materialize']) {
       const { code, json } = await run(['--json', '--store', '/tmp', verb, '--', name]);
       expect(json).toMatchObject({ error: { code: 'BAD_NAME' } });
       expect(code).toBe(2);
@@ -55,14 +57,19 @@ describe('vmckpt', () => {
     expect(vm.json).toMatchObject({ error: { code: 'BAD_NAME' } });
   });
 
-  it.each([['list'], ['check'], ['show', 'web'], ['check', 'web'], ['rm', 'web@1'], ['restore', 'web']])(
-    'says that there is no store to %s %s',
-    async (...args) => {
-      const { code, json } = await run(['--json', ...args]);
-      expect(json).toMatchObject({ error: { code: 'NO_STORE', hint: expect.any(String) as string } });
-      expect(code).toBe(10);
-    },
-  );
+  it.each([
+    ['list'],
+    ['check'],
+    ['show', 'web'],
+    ['check', 'web'],
+    ['rm', 'web@1'],
+    ['materialize', 'web'],
+    ['restore', 'web'],
+  ])('says that there is no store to %s %s', async (...args) => {
+    const { code, json } = await run(['--json', ...args]);
+    expect(json).toMatchObject({ error: { code: 'NO_STORE', hint: expect.any(String) as string } });
+    expect(code).toBe(10);
+  });
 
   it.each(VERBS)('explains %s, its variables and its exit codes', async (verb) => {
     const { code, stdout } = await run([verb, '--help']);

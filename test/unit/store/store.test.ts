@@ -241,6 +241,26 @@ describe('removing', () => {
     expect(readdirSync(store.dir)).toEqual([]);
   });
 
+  it('refuses a generation that was left to a child, as long as that lives', async () => {
+    const store = await newStore();
+    await save(store, 'web');
+    const { dir } = await store.locate('web');
+    const use = holdGeneration(dir);
+    const child = spawn('/bin/sleep', ['600'], { stdio: ['ignore', 'ignore', 'ignore', use.fd] });
+    onTestFinished(() => void child.kill('SIGKILL'));
+    use.leaveTo(child.pid!);
+    use.release();
+    await expect(store.remove('web@1')).rejects.toMatchObject({
+      code: 'STORE_LOCKED',
+      message: `web@1 is in use by process ${child.pid}`,
+    });
+    const ended = once(child, 'exit');
+    child.kill('SIGKILL');
+    await ended;
+    await store.remove('web@1');
+    expect(readdirSync(store.dir)).toEqual([]);
+  });
+
   it('refuses while the name is being written, and a use of what is gone is refused', async () => {
     const store = await newStore();
     await save(store, 'web');

@@ -1,0 +1,163 @@
+/**
+ * The raw memory file of a generation: the machine's main memory byte for byte, made later than the generation and
+ * lying beside it, for QEMU to map. Its pages are as trustworthy as the file is unchanged, so a note beside it tells
+ * what it was when it was made: a restore compares that, which costs nothing; `check` compares every byte.
+ */
+import { statSync } from 'node:fs';
+import { rename, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { z } from 'zod';
+import { VmckptError } from '../errors.js';
+import type { RamBlock } from '../pages/layout.js';
+import { readJsonFile } from '../util/json-file.js';
+import { fsyncPath, writeNewFile } from './files.js';
+import { generationLabel, type Manifest } from './manifest.js';
+
+export const RAW_MEMORY_FILE = 'raw-memory';
+const NOTE_FILE = 'raw-memory.json';
+const NOTE_TEMPORARY = '.raw-memory.json.tmp';
+/** The RAM block of a machine whose memory is given by its size alone. */
+const DEFAULT_BLOCK = 'pc.ram';
+
+const noteSchema = z.object({
+  formatVersion: z.literal(1),
+  block: z.string(),
+  sizeBytes: z.number().int().positive(),
+  /** The manifest's: which generation the file was made from. */
+  pageIndexRoot: z.string(),
+  /** stat(2) of the file; numbers that JSON cannot hold are decimal text. */
+  file: z.object({ inode: z.string(), mtimeNs: z.string(), ctimeNs: z.string() }),
+});
+type Note = z.infer<typeof noteSchema>;
+
+export interface RawMemory {
+  readonly file: string;
+  /** QEMU's name of the RAM block that it holds. */
+  readonly block: string;
+  readonly sizeBytes: number;
+  /** What it takes on the disk: zero pages are holes. */
+  readonly storedBytes: number;
+}
+
+/** The block of main memory, where it is one that a private mapping can stand for. @throws VmckptError MAP_REFUSED */
+export function mainMemoryOf({ memoryBackends, ram }: Manifest): RamBlock {
+  if (memoryBackends.length > 1)
+    throw refused(
+      `the machine's memory is in several pieces (${memoryBackends.map(({ id }) => id).join(', ')})`,
+    );
+  const [backend] = memoryBackends;
+  if (backend?.share) throw refused(`the machine's memory ("${backend.id}") is shared with other processes`);
+  const name = backend?.id ?? DEFAULT_BLOCK;
+  const block = ram.blocks.find((candidate) => candidate.name === name);
+  if (block === undefined) throw refused(`the machine has no RAM block "${name}"`);
+  return block;
+}
+
+/** @returns undefined when there is none, or an unfinished one. @throws VmckptError RAW_MEMORY_CHANGED */
+export function findRawMemory(dir: string, manifest: Manifest): RawMemory | undefined {
+  const note = noteSchema.safeParse(readJsonFile(path.join(dir, NOTE_FILE))).data;
+  if (note === undefined) return undefined;
+  const file = path.join(dir, RAW_MEMORY_FILE);
+  const found = noteOf(file, { ...note, pageIndexRoot: manifest.checksums.pageIndexRoot });
+  if (found === undefined) throw changed(dir, 'it is gone');
+  const difference = differenceBetween(note, found.note);
+  if (difference !== undefined) throw changed(dir, difference);
+  return { file, block: note.block, sizeBytes: note.sizeBytes, storedBytes: found.storedBytes };
+}
+
+/** For people: what is there, or why it cannot be mapped; null when there is none. */
+export interface RawMemorySummary {
+  readonly sizeBytes: number | null;
+  readonly storedBytes: number | null;
+  readonly problem: string | null;
+}
+
+export function summarizeRawMemory(dir: string, manifest: Manifest): RawMemorySummary | null {
+  try {
+    const found = findRawMemory(dir, manifest);
+    if (found === undefined) return null;
+    const { sizeBytes, storedBytes } = found;
+    return { sizeBytes, storedBytes, problem: null };
+  } catch (error) {
+    if (!(error instanceof VmckptError)) throw error;
+    return { sizeBytes: null, storedBytes: null, problem: error.message };
+  }
+}
+
+/** @throws VmckptError NO_RAW_MEMORY, RAW_MEMORY_CHANGED, MAP_REFUSED where there can be none */
+export function requireRawMemory(dir: string, manifest: Manifest): RawMemory {
+  const found = findRawMemory(dir, manifest);
+  if (found !== undefined) return found;
+  mainMemoryOf(manifest);
+  const { name, generation } = manifest;
+  throw new VmckptError('NO_RAW_MEMORY', `${name}@${generation} has no raw memory file that QEMU could map`, {
+    hint: `Make one: vmckpt materialize ${name}@${generation}`,
+  });
+}
+
+/**
+ * Gives a whole and fsynced file in the generation's folder the name of the raw memory, and notes what it is. A crash in
+ * between leaves a file without its note, which counts for nothing.
+ */
+export async function commitRawMemory(
+  dir: string,
+  temporary: string,
+  manifest: Manifest,
+): Promise<RawMemory> {
+  const { name: block, usedBytes: sizeBytes } = mainMemoryOf(manifest);
+  const file = path.join(dir, RAW_MEMORY_FILE);
+  await rename(temporary, file);
+  const { pageIndexRoot } = manifest.checksums;
+  // A rename changes the time that is noted.
+  const { note, storedBytes } = noteOf(file, { formatVersion: 1, block, sizeBytes, pageIndexRoot })!;
+  const written = path.join(dir, NOTE_TEMPORARY);
+  await rm(written, { force: true });
+  await writeNewFile(written, Buffer.from(`${JSON.stringify(note)}\n`));
+  await rename(written, path.join(dir, NOTE_FILE));
+  await fsyncPath(dir);
+  return { file, block, sizeBytes, storedBytes };
+}
+
+/** What a note of this file would say now; undefined when it is not there. */
+function noteOf(
+  file: string,
+  known: Omit<Note, 'file'>,
+): { readonly note: Note; readonly storedBytes: number } | undefined {
+  const stat = statSync(file, { bigint: true, throwIfNoEntry: false });
+  if (stat === undefined) return undefined;
+  const { ino, mtimeNs, ctimeNs, size, blocks } = stat;
+  return {
+    note: {
+      ...known,
+      sizeBytes: stat.isFile() ? Number(size) : -1,
+      file: { inode: `${ino}`, mtimeNs: `${mtimeNs}`, ctimeNs: `${ctimeNs}` },
+    },
+    storedBytes: Number(blocks) * 512,
+  };
+}
+
+function differenceBetween(noted: Note, found: Note): string | undefined {
+  if (noted.pageIndexRoot !== found.pageIndexRoot) return 'it was made from another generation';
+  if (noted.sizeBytes !== found.sizeBytes)
+    return `it has ${found.sizeBytes} bytes, ${noted.sizeBytes} expected`;
+  if (noted.file.inode !== found.file.inode) return 'it is another file than the one that was made';
+  if (noted.file.mtimeNs !== found.file.mtimeNs) return 'it was written to after it was made';
+  return noted.file.ctimeNs === found.file.ctimeNs ? undefined : 'it was touched after it was made';
+}
+
+function changed(dir: string, what: string): VmckptError {
+  const label = generationLabel(dir);
+  return new VmckptError(
+    'RAW_MEMORY_CHANGED',
+    `the raw memory file of ${label} cannot be relied on: ${what}`,
+    {
+      hint: `Make it again: vmckpt materialize ${label.replace('/', '@')}`,
+    },
+  );
+}
+
+function refused(why: string): VmckptError {
+  return new VmckptError('MAP_REFUSED', `a raw file cannot stand for its memory: ${why}`, {
+    hint: 'Restore it in another mode: vmckpt restore NAME, or --mode eager.',
+  });
+}

@@ -1,0 +1,68 @@
+/**
+ * The story of `vmckpt materialize`: a generation gets its raw memory file, which `restore --mode map` maps. It appears
+ * whole or not at all, and every extent is verified on its way.
+ */
+import { readManifest, requireMachine, type Manifest } from '../checkpoint/manifest.js';
+import { findRawMemory, type RawMemory } from '../checkpoint/raw-memory.js';
+import { VmckptError } from '../errors.js';
+import { holdGenerationFor } from '../store/generation-use.js';
+import { Store } from '../store/store.js';
+import { nowMs, roundMs } from '../timeline/clock.js';
+import { writeRawMemory } from '../transfer/raw-memory.js';
+
+export interface MaterializeOptions {
+  readonly storeDir: string;
+  /** NAME or NAME@GENERATION. */
+  readonly reference: string;
+  readonly onProgress: (doneBytes: number, totalBytes: number) => void;
+  readonly onMessage: (text: string) => void;
+  readonly signal: AbortSignal;
+}
+
+export interface MaterializeReport {
+  readonly name: string;
+  readonly generation: number;
+  readonly file: string;
+  /** False: it was there already. */
+  readonly made: boolean;
+  readonly sizeBytes: number;
+  /** What it takes on the disk. */
+  readonly storedBytes: number;
+  readonly totalMs: number;
+}
+
+/**
+ * @throws VmckptError NO_STORE, NO_CHECKPOINT, MEMORY_ONLY, MAP_REFUSED, STORE_LOCKED while another process does the same,
+ *   EXTENT_DAMAGED, INDEX_DAMAGED, NO_SPACE, STORE_NOT_WRITABLE, INTERRUPTED
+ */
+export async function materialize(options: MaterializeOptions): Promise<MaterializeReport> {
+  const startMs = nowMs();
+  const store = await Store.open(options.storeDir);
+  const { name, generation, dir } = await store.locate(options.reference);
+  const manifest = readManifest(dir);
+  requireMachine(manifest);
+  const use = holdGenerationFor('materialize', dir);
+  try {
+    const found = findUsable(dir, manifest, options.onMessage);
+    const { file, sizeBytes, storedBytes } = found ?? (await writeRawMemory(dir, options));
+    const totalMs = roundMs(nowMs() - startMs);
+    return { name, generation, file, made: found === undefined, sizeBytes, storedBytes, totalMs };
+  } finally {
+    use.release();
+  }
+}
+
+/** One that has changed is made again. */
+function findUsable(
+  dir: string,
+  manifest: Manifest,
+  onMessage: MaterializeOptions['onMessage'],
+): RawMemory | undefined {
+  try {
+    return findRawMemory(dir, manifest);
+  } catch (error) {
+    if (!(error instanceof VmckptError) || error.code !== 'RAW_MEMORY_CHANGED') throw error;
+    onMessage(`It is made again: ${error.message}.`);
+    return undefined;
+  }
+}

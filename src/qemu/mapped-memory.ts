@@ -1,0 +1,108 @@
+/**
+ * A command line whose main memory is a private mapping of a file: the guest reads the file's pages, which every process
+ * that maps it shares, and what it writes is its own and never reaches the file.
+ */
+import { VmckptError } from '../errors.js';
+import { isOn, parseCommandLine, propertyOf, toArgv, type Option } from './command-line.js';
+
+/** A file that vmckpt has made, as the raw memory of a generation (src/checkpoint/raw-memory.ts). */
+const OWN_FILE = /\/[1-9][0-9]*\/raw-memory$/;
+const FILE_BACKEND = 'memory-backend-file';
+/** Where and how memory is made otherwise. */
+const REPLACED_OPTIONS: ReadonlySet<string> = new Set(['mem-path', 'mem-prealloc']);
+
+export interface MappedMemory {
+  readonly file: string;
+  /** QEMU's name of the RAM block, and so the back-end's id. */
+  readonly block: string;
+  readonly sizeBytes: number;
+  /** Whether QEMU is to open the file for reading only (see opensMemoryReadOnly). */
+  readonly readOnly: boolean;
+}
+
+/**
+ * Whether a QEMU of that version, or a later one, maps a file that it has opened for reading only (since 8.2). Others
+ * open it for writing, and what the guest gives back to the host (a balloon) they would punch out of the file.
+ */
+export function opensMemoryReadOnly(version: string): boolean {
+  const [, major, minor] = /^(\d+)\.(\d+)/.exec(version) ?? [];
+  return Number(major) > 8 || (Number(major) === 8 && Number(minor) >= 2);
+}
+
+/** @throws VmckptError MAP_REFUSED naming the option that a mapping cannot stand for */
+export function mapMainMemory(argv: readonly string[], memory: MappedMemory): string[] {
+  const options = parseCommandLine(argv).filter(({ name }) => !REPLACED_OPTIONS.has(name));
+  const given = memoryOf(options);
+  if (given !== undefined && given !== memory.block)
+    throw refused(`the command line calls main memory "${given}", the checkpoint "${memory.block}"`);
+  const replaced = options.findIndex((option) => isBackend(option, memory.block));
+  if (replaced >= 0) refuseShared(options[replaced]!);
+  const mapped = replaced < 0 ? [...options, backend(memory)] : options.with(replaced, backend(memory));
+  if (given === undefined) mapped.push({ name: 'machine', value: `memory-backend=${memory.block}` });
+  return toArgv(mapped);
+}
+
+/**
+ * The opposite, for a VM that was restored so and then saved: its memory is ordinary memory again. Else its next
+ * restore would map the file of an older checkpoint.
+ */
+export function withoutMappedMemory(argv: readonly string[]): string[] {
+  return toArgv(parseCommandLine(argv).map((option) => (isOwn(option) ? ordinary(option) : option)));
+}
+
+function isOwn(option: Option): boolean {
+  return (
+    option.name === 'object' &&
+    propertyOf(option, 'qom-type') === FILE_BACKEND &&
+    !isOn(propertyOf(option, 'share')) &&
+    OWN_FILE.test(propertyOf(option, 'mem-path') ?? '')
+  );
+}
+
+function ordinary(option: Option): Option {
+  const kept = ['id', 'size'].map((key) => `${key}=${propertyOf(option, key) ?? ''}`);
+  return { name: 'object', value: ['memory-backend-ram', ...kept].join(',') };
+}
+
+function backend({ file, block, sizeBytes, readOnly }: MappedMemory): Option {
+  const properties = [
+    FILE_BACKEND,
+    `id=${block}`,
+    `size=${sizeBytes}`,
+    `mem-path=${file.replaceAll(',', ',,')}`,
+    'share=off',
+    ...(readOnly ? ['readonly=on', 'rom=off'] : []),
+  ];
+  return { name: 'object', value: properties.join(',') };
+}
+
+function isBackend(option: Option, id: string): boolean {
+  return option.name === 'object' && propertyOf(option, 'id') === id;
+}
+
+/** The back-end that is the machine's memory; undefined where it is given by its size alone. @throws VmckptError MAP_REFUSED */
+function memoryOf(options: readonly Option[]): string | undefined {
+  const ofMachine = options
+    .filter(({ name }) => name === 'machine' || name === 'M')
+    .flatMap((option) => propertyOf(option, 'memory-backend') ?? [])
+    .at(-1);
+  const ofNodes = options
+    .filter(({ name }) => name === 'numa')
+    .flatMap((option) => propertyOf(option, 'memdev') ?? []);
+  if (ofNodes.length > 1) throw refused(`-numa puts memory in several pieces (${ofNodes.join(', ')})`);
+  return ofMachine ?? ofNodes[0];
+}
+
+function refuseShared(option: Option): void {
+  const share = propertyOf(option, 'share');
+  // A memfd is shared where it does not say otherwise.
+  const isShared =
+    share === undefined ? propertyOf(option, 'qom-type') === 'memory-backend-memfd' : isOn(share);
+  if (isShared) throw refused(`-object ${option.value} is shared with other processes, a mapping is private`);
+}
+
+function refused(why: string): VmckptError {
+  return new VmckptError('MAP_REFUSED', `its memory cannot be mapped from a file: ${why}`, {
+    hint: 'Restore it in another mode: vmckpt restore NAME, or --mode eager.',
+  });
+}

@@ -1,0 +1,155 @@
+/**
+ * The story of `restore --mode map`: QEMU's main memory is a private mapping of the generation's raw memory file, so only
+ * the devices and the small RAM blocks are loaded. This process does that itself, and then none of vmckpt is
+ * needed any more: QEMU holds the generation by a descriptor that it has inherited.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { InlineDecoder } from '../checkpoint/inline-decoder.js';
+import type { Manifest } from '../checkpoint/manifest.js';
+import { requireRawMemory } from '../checkpoint/raw-memory.js';
+import { CheckpointReader } from '../checkpoint/reader.js';
+import { VmckptError } from '../errors.js';
+import { NO_HOLES_PATH } from '../native/index.js';
+import { refuseCollisions } from '../qemu/collisions.js';
+import { requireCompatible } from '../qemu/compatibility.js';
+import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
+import { opensMemoryReadOnly, type MappedMemory } from '../qemu/mapped-memory.js';
+import { holdGeneration, type GenerationUse } from '../store/generation-use.js';
+import { readMachineState, sendWholeMachine } from '../transfer/whole-machine.js';
+import { nowMs } from '../timeline/clock.js';
+import { identifyProcess } from '../util/process-identity.js';
+import { connectTo } from './connection.js';
+import { endOfQemu, LAST_WORDS_MS, listenForMachine, runWhenLoaded } from './incoming.js';
+import { newRecord, planLaunch, type LaunchPlan } from './launch-plan.js';
+import { buildReport, type RestoreReport } from './report.js';
+import type { RestoreOptions } from './restore.js';
+import type { VmFolder, VmRecord } from './vm-record.js';
+
+export interface MappedRestore {
+  readonly options: RestoreOptions;
+  readonly manifest: Manifest;
+  /** Claimed, and removed when this fails before the VM runs. */
+  readonly folder: VmFolder;
+  readonly generationDir: string;
+  readonly verbStartMs: number;
+}
+
+/** Ready to be started. */
+interface Attempt extends MappedRestore {
+  readonly reader: CheckpointReader;
+  readonly memory: MappedMemory;
+  readonly plan: LaunchPlan;
+  readonly record: VmRecord;
+  readonly use: GenerationUse;
+}
+
+/** @throws VmckptError NO_RAW_MEMORY, RAW_MEMORY_CHANGED, MAP_REFUSED, and as restore() */
+export async function restoreMapped(subject: MappedRestore): Promise<RestoreReport> {
+  const { options, manifest, folder, generationDir, verbStartMs } = subject;
+  let use: GenerationUse | undefined;
+  let reader: CheckpointReader | undefined;
+  try {
+    use = holdGeneration(generationDir);
+    reader = await CheckpointReader.open(generationDir);
+    const memory = memoryToMap(generationDir, manifest);
+    const plan = planLaunch({ manifest, folder, memory }, options);
+    for (const note of plan.notes) options.onMessage(note);
+    const original = manifest.qemu.process;
+    // Mapped pages are the page cache's, which the host can take back.
+    await refuseCollisions(plan.args, { original, ramBytes: 0, cwd: plan.cwd });
+    const record = newRecord({ manifest, generationDir, mode: 'map', plan, verbStartMs });
+    folder.write(record);
+    return await startAndLoad({ ...subject, reader, memory, plan, record, use });
+  } catch (error) {
+    if (folder.read()?.qemu === undefined) folder.remove();
+    throw error;
+  } finally {
+    use?.release();
+    reader?.close();
+  }
+}
+
+/** The QEMU that restores is never older than the saver's. */
+function memoryToMap(dir: string, manifest: Manifest): MappedMemory {
+  const { file, block, sizeBytes } = requireRawMemory(dir, manifest);
+  return { file, block, sizeBytes, readOnly: opensMemoryReadOnly(manifest.qemu.version) };
+}
+
+async function startAndLoad(attempt: Attempt): Promise<RestoreReport> {
+  const { options, manifest, folder, plan, record, verbStartMs } = attempt;
+  const { use } = attempt;
+  const qemu = await launchQemu({
+    ...plan,
+    ...programOf(attempt),
+    logPath: folder.file('qemu.log'),
+    qmpSocket: folder.file('qmp.sock'),
+    signal: options.signal,
+    inheritedFds: use.fd === undefined ? [] : [use.fd],
+  });
+  try {
+    const resumedAtMs = await load(attempt, qemu);
+    use.leaveTo(qemu.pid);
+    const running = { ...record, qemu: identifyProcess(qemu.pid)! };
+    folder.write(running);
+    const times = { verbStartMs, spawnedAtMs: qemu.spawnedAtMs, qemuReadyMs: qemu.qemuReadyMs, resumedAtMs };
+    return buildReport({ record: running, manifest, times, result: undefined });
+  } catch (error) {
+    const reason = await explain(error, qemu, folder.file('qemu.log'));
+    if (folder.read()?.qemu === undefined) await end(qemu);
+    throw reason;
+  } finally {
+    await qemu.qmp.close();
+  }
+}
+
+/** A QEMU that has opened the file for writing must not be able to change it. */
+function programOf({ memory, plan }: Attempt): Pick<LaunchPlan, 'binary' | 'args'> {
+  if (memory.readOnly) return plan;
+  return { binary: NO_HOLES_PATH, args: [plan.binary, ...plan.args] };
+}
+
+/** Returns when the machine runs (ms of the wall clock), or is loaded and stays paused. */
+async function load(
+  { options: { signal }, manifest, folder, reader, memory, plan }: Attempt,
+  qemu: LaunchedQemu,
+): Promise<number | undefined> {
+  const { qmp } = qemu;
+  const socket = folder.file('migration.sock');
+  const [state] = await Promise.all([
+    readMachineState(reader),
+    listenForMachine(qmp, { mode: 'eager', socket }),
+    requireCompatible(qmp, manifest),
+  ]);
+  const [resumedAtMs] = await Promise.all([
+    runWhenLoaded(qmp, { runs: plan.runs, signal, onLoaded: () => noteLoaded(folder, qemu) }),
+    sendWholeMachine({
+      source: reader,
+      decoder: new InlineDecoder(reader),
+      out: connectTo(socket, { readable: true }),
+      state,
+      filled: [reader.layout.byName(memory.block)!],
+      signal,
+    }),
+  ]);
+  return resumedAtMs;
+}
+
+/** From here on the VM lives, whatever becomes of this process, and all that there is to transfer is there. */
+function noteLoaded(folder: VmFolder, { pid }: LaunchedQemu): void {
+  const qemu = identifyProcess(pid);
+  if (qemu === undefined) return;
+  folder.writeTransfer({ process: qemu, status: 'complete', loaded: true, completeAtMs: nowMs() });
+}
+
+/** A QEMU that ends closes its sockets, and has more to say about it than that. */
+async function explain(error: unknown, { exited }: LaunchedQemu, logPath: string): Promise<unknown> {
+  if (!(error instanceof VmckptError) || error.kind !== 'failed') return error;
+  const end = await Promise.race([exited, sleep(LAST_WORDS_MS)]);
+  return end === undefined ? error : endOfQemu(end, logPath);
+}
+
+/** The checkpoint is as it was. */
+async function end({ pid, exited }: LaunchedQemu): Promise<void> {
+  if (identifyProcess(pid) !== undefined) process.kill(pid, 'SIGKILL');
+  await exited;
+}
