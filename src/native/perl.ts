@@ -1,5 +1,6 @@
 /** System calls that Node does not have, made by a Perl that lives for one of them. */
 import { spawnSync } from 'node:child_process';
+import os from 'node:os';
 import util from 'node:util';
 import { VmckptError } from '../errors.js';
 
@@ -55,7 +56,7 @@ export function perlCall(call: PerlCall, fd: number, ...args: readonly number[])
 /** As sendFds(), of one descriptor. */
 export function perlSendFd(socketFd: number, payload: Uint8Array, fd: number): void {
   const syscall = SENDMSG[process.arch];
-  if (syscall === undefined) throw systemError(38, 'sendmsg');
+  if (syscall === undefined) throw systemError(os.constants.errno.ENOSYS, 'sendmsg');
   run('SCM_RIGHTS', [socketFd, fd], [String(syscall)], payload);
 }
 
