@@ -10,7 +10,7 @@ import { VmckptError } from '../errors.js';
 import { DecodePool } from '../checkpoint/decode-pool.js';
 import { damageIn, openNativeImage } from '../checkpoint/native-image.js';
 import { CheckpointReader } from '../checkpoint/reader.js';
-import { MemoryFill, type CheckpointImage } from '../native/index.js';
+import { hasAddon, MemoryFill, type CheckpointImage } from '../native/index.js';
 import { adoptMonitor, holdMonitor, releaseMonitor, type HeldMonitor } from '../qemu/held-monitor.js';
 import { queryMigrate } from '../qemu/migration-control.js';
 import { QmpClient } from '../qemu/qmp.js';
@@ -116,7 +116,7 @@ class Transfer {
   #predict(): void {
     this.#prediction = new Prediction(this.#reader, this.#generationDir, this.#wishes);
     const { worthReading } = this.#prediction;
-    if (worthReading.length > 0) this.#openImage().readAhead(worthReading);
+    if (hasAddon() && worthReading.length > 0) this.#openImage().readAhead(worthReading);
   }
 
   async #learn(): Promise<void> {
