@@ -207,7 +207,7 @@ class Kept {
 class Server : public Napi::ObjectWrap<Server> {
  public:
   // image, table, userfaultfd, BigUint64Array of (address, firstPage, pageCount, pageBytes)…, demandThreads,
-  // backgroundThreads, onEvent(kind, text), pagesMayGo
+  // backgroundThreads, onEvent(kind, text), pagesMayGo, exactly
   explicit Server(const Napi::CallbackInfo& info)
       : Napi::ObjectWrap<Server>(info),
         table_(info[1]),
@@ -219,7 +219,8 @@ class Server : public Napi::ObjectWrap<Server> {
           FaultServer::Options{.regions = RegionsOf(info[3]),
                                .demand_threads = info[4].As<Napi::Number>().Uint32Value(),
                                .background_threads = info[5].As<Napi::Number>().Uint32Value(),
-                               .on_event = [this](const ServerEvent& event) { Emit(event); }});
+                               .on_event = [this](const ServerEvent& event) { Emit(event); },
+                               .exactly = info[8].As<Napi::Boolean>()});
     });
   }
 

@@ -136,6 +136,7 @@ void FaultServer::InstallDemanded(Worker& worker, uint64_t page, Clock::time_poi
  */
 void FaultServer::InstallNeighbours(uint64_t page, const PageEntry& entry, const uint8_t* extent) {
   const MemoryRegion& region = *RegionOf(page);
+  if (options_.exactly) return;
   RunInstaller installer(*this);
   auto look = [&](uint64_t first, int step) {
     uint64_t nearest = page;
@@ -178,8 +179,10 @@ void FaultServer::InstallZeros(uint64_t page) {
   };
   uint64_t first = page;
   uint64_t end = page + 1;
-  while (first > low && is_zero(first - 1)) first--;
-  while (end < high && is_zero(end)) end++;
+  if (!options_.exactly) {
+    while (first > low && is_zero(first - 1)) first--;
+    while (end < high && is_zero(end)) end++;
+  }
   auto outcome = Put({.page = first, .bytes = nullptr, .page_count = end - first});
   // Without a registration, a page that is missing reads as zero by itself.
   if (outcome == Userfaultfd::Outcome::kInstalled) MarkInstalled(first, end - first);

@@ -57,6 +57,8 @@ class FaultServer {
     unsigned background_threads;
     /** Called from the server's threads; must not wait for them. */
     std::function<void(const ServerEvent&)> on_event;
+    /** Installs what is asked for and nothing beside it: what is in place is what was touched. */
+    bool exactly = false;
   };
 
   /** Begins to serve faults at once. `table` outlives the server. */

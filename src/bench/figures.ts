@@ -70,6 +70,5 @@ function faults(transfer: Run['transfer']) {
 }
 
 function precision(transfer: Run['transfer']): number | undefined {
-  if (transfer === undefined || transfer.prefetchUsedPages === null) return undefined;
-  return transfer.prefetchedPages === 0 ? undefined : transfer.prefetchUsedPages / transfer.prefetchedPages;
+  return transfer?.prediction && transfer.prediction.usedPages / transfer.prediction.pages;
 }

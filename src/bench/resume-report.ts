@@ -27,8 +27,8 @@ const transferSchema = z.object({
   demandFaults: z.number().int(),
   withheldFaults: z.number().int(),
   prefetchedPages: z.number().int(),
-  /** Null: not known. */
-  prefetchUsedPages: z.number().int().nullable(),
+  /** Of predicted pages with data, how many were touched within ten seconds, by another restore that shows it. */
+  prediction: z.object({ pages: z.number().int(), usedPages: z.number().int() }).optional(),
   transferredBytes: bytes,
   faultUs: z.object({ p50: z.number(), p90: z.number(), p99: z.number(), max: z.number() }),
   vcpuBlockedMs: ms,

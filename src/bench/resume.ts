@@ -3,7 +3,7 @@
  * in every form that a scenario loads, end it; then bring it back again and again, in shuffled order, each time into
  * a QEMU of its own. What is started ends with the measurement, also when that is interrupted.
  */
-import { existsSync, mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
@@ -38,6 +38,7 @@ import {
 import { measure, type Measurement, type Room } from './run.js';
 import type { SavedGuest, Scenario } from './scenario.js';
 import { REFERENCE, SCENARIOS } from './scenarios.js';
+import { heldAgainst, touchedPages, type Touched } from './touched.js';
 import { openWorkplace, type Workplace } from './workplace.js';
 import { loadMemcached } from './workloads.js';
 
@@ -144,11 +145,17 @@ async function measureSize(work: SizeWork): Promise<SizeResult> {
   const absences = [...unavailable(scenarios, saved, ramMib)];
   const random = seededRandom(seed);
   const possible = scenarios.filter(({ artefact }) => saved.files.has(artefact));
-  for (const scenario of possible) {
+  const touched = new Map<Scenario, Touched>();
+  for (const scenario of possible.filter(({ trainingRuns }) => trainingRuns !== undefined)) {
     for (let run = 1; run <= (scenario.trainingRuns ?? 0); run++) {
       onMessage(`${ramMib} MiB: ${scenario.name} learns, ${run} of ${scenario.trainingRuns}`);
       await measureOne({ scenario, cache: 'warm', round: 0, seed: seed - run }, saved, room);
     }
+    onMessage(`${ramMib} MiB: what the guest of ${scenario.name} touches`);
+    const generationDir = path.dirname(saved.files.get(scenario.artefact)![0]!);
+    const reference = scenario.artefact;
+    const found = await touchedPages({ ...saved, files: [] }, { reference, generationDir, seed }, room);
+    if (found !== undefined) touched.set(scenario, found);
   }
   for (let round = 1; round <= rounds; round++) {
     const all = possible.flatMap((scenario) => CACHE_STATES.map((cache) => ({ scenario, cache })));
@@ -159,7 +166,7 @@ async function measureSize(work: SizeWork): Promise<SizeResult> {
       );
       try {
         const sampled = await measureOne({ scenario, cache, round, seed: seed + round }, saved, room);
-        runs.push(held(sampled, reference));
+        runs.push(held(await withPrediction(sampled, touched.get(scenario)), reference));
       } catch (error) {
         options.signal.throwIfAborted();
         const reason = `failed: ${(error as Error).message}`;
@@ -168,10 +175,10 @@ async function measureSize(work: SizeWork): Promise<SizeResult> {
       }
     }
   }
-  onMessage(`${ramMib} MiB: the fault path by itself`);
   const { version, files, guest } = saved;
-  const faultPath = await measureFaultPath({ files, ramBytes: guest.ramBytes, rounds, seed });
   const diskReadBytesPerS = await diskReadRate(largestOf(saved));
+  onMessage(`${ramMib} MiB: the fault path by itself`);
+  const faultPath = await measureFaultPath({ files, ramBytes: guest.ramBytes, rounds, seed });
   return { reference, runs, absences, faultPath, version, diskReadBytesPerS };
 }
 
@@ -204,8 +211,17 @@ async function prepare({ options, scenarios, workplace, dataDir, ramMib }: SizeW
 }
 
 function measureOne(measurement: Measurement, saved: Saved, room: Room): Promise<Sampled> {
-  const files = saved.files.get(measurement.scenario.artefact)!;
+  const dir = path.dirname(saved.files.get(measurement.scenario.artefact)![0]!);
+  // A restore may have put files beside those that were saved.
+  const files = readdirSync(dir).map((file) => path.join(dir, file));
   return measure(measurement, { ...saved, files }, room);
+}
+
+async function withPrediction(sampled: Sampled, touched: Touched | undefined): Promise<Sampled> {
+  const prediction = touched && (await heldAgainst(touched));
+  return prediction && sampled.transfer
+    ? { ...sampled, transfer: { ...sampled.transfer, prediction } }
+    : sampled;
 }
 
 /** The second half of the time it was watched: by then everything has been touched and translated. */

@@ -85,7 +85,7 @@ function transferOf(
   report: NonNullable<Restored['report']>,
   { helperPeakBytes }: Sampler,
 ): Pick<Run, 'transfer'> {
-  const { demandFaults, withheldFaults, prefetchedPages, prefetchUsedPages } = report;
+  const { demandFaults, withheldFaults, prefetchedPages } = report;
   const { transferredBytes, faultUs, vcpuBlockedMs } = report;
   return {
     transfer: {
@@ -93,7 +93,6 @@ function transferOf(
       demandFaults,
       withheldFaults,
       prefetchedPages,
-      prefetchUsedPages,
       transferredBytes,
       faultUs,
       vcpuBlockedMs,

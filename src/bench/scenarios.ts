@@ -80,12 +80,30 @@ function vmckpt(
 }
 
 async function restoreByVmckpt(
-  { guest, storeDir, signal }: SavedGuest,
+  saved: SavedGuest,
   reference: string,
   how: Pick<RestoreOptions, 'mode'> & Partial<RestoreOptions>,
 ): Promise<Restored> {
   const orderedAtMs = nowMs();
-  const report = await restore({
+  const report = await restore({ ...restoreWishes(saved, reference), ...how });
+  const resumedAtMs = orderedAtMs + report.verbMs!;
+  const spawnedAtMs = resumedAtMs - report.resumeMs!;
+  return {
+    qemuPid: report.qemuPid!,
+    orderedAtMs,
+    spawnedAtMs,
+    resumedAtMs,
+    completeAtMs: report.completeMs === null ? null : spawnedAtMs + report.completeMs,
+    report,
+  };
+}
+
+/** What all restores of a measurement have in common. */
+export function restoreWishes(
+  { guest, storeDir, signal }: SavedGuest,
+  reference: string,
+): Omit<RestoreOptions, 'mode'> {
+  return {
     storeDir,
     reference,
     path: 'auto',
@@ -99,16 +117,5 @@ async function restoreByVmckpt(
     onProgress: () => undefined,
     onMessage: () => undefined,
     signal,
-    ...how,
-  });
-  const resumedAtMs = orderedAtMs + report.verbMs!;
-  const spawnedAtMs = resumedAtMs - report.resumeMs!;
-  return {
-    qemuPid: report.qemuPid!,
-    orderedAtMs,
-    spawnedAtMs,
-    resumedAtMs,
-    completeAtMs: report.completeMs === null ? null : spawnedAtMs + report.completeMs,
-    report,
   };
 }

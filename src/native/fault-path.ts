@@ -117,6 +117,7 @@ interface FaultPathAddon {
     backgroundThreads: number,
     onEvent: (kind: ServerEventKind, text: string) => void,
     pagesMayGo: boolean,
+    exactly: boolean,
   ) => NativeServer;
   readonly ReturnPath: new (
     socketFd: number,
@@ -218,6 +219,8 @@ export interface FaultServerOptions {
   readonly onEvent: (kind: ServerEventKind, text: string) => void;
   /** The process may give pages back that it has had: such a page reads as zero from then on. */
   readonly pagesMayGo?: boolean;
+  /** Pages are installed that are asked for, and none beside them. */
+  readonly exactly?: boolean;
 }
 
 export interface BackgroundPlan {
@@ -245,6 +248,7 @@ export class FaultServer {
       integer('backgroundThreads', backgroundThreads, { min: 1, max: MAX_THREADS }),
       onEvent,
       options.pagesMayGo === true,
+      options.exactly === true,
     );
   }
 

@@ -50,6 +50,8 @@ export interface DirectMemoryOptions {
   /** What a process before this one has left behind. */
   readonly pageTable: number | undefined;
   readonly userfaultfd: number | undefined;
+  /** Nothing is put in place that nobody asks for. */
+  readonly demandOnly: boolean;
   /** Of a process without a predecessor. */
   readonly prediction: Prediction | undefined;
 }
@@ -148,6 +150,7 @@ export class DirectMemory {
       demandThreads: DEMAND_THREADS,
       backgroundThreads: this.#threadCount,
       onEvent: (kind, text) => this.#onEvent(kind, text),
+      exactly: this.#options.demandOnly,
     });
     this.#beganAtMs = nowMs();
     this.#reader!.attach(this.#server);
@@ -189,7 +192,7 @@ export class DirectMemory {
 
   /** Puts everything in place that nobody has asked for, what is predicted first. */
   startBackground(): void {
-    this.#server!.startBackground(this.#options.prediction?.background);
+    if (!this.#options.demandOnly) this.#server!.startBackground(this.#options.prediction?.background);
   }
 
   /** Ends the threads. */

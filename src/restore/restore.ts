@@ -43,6 +43,8 @@ export interface RestoreOptions extends LaunchWishes {
   readonly mode: RestoreMode;
   readonly prefetch: PrefetchWishes;
   readonly path: PathWish;
+  /** For measurements, on the direct path: pages come that are asked for, and no others. It never completes. */
+  readonly demandOnly?: boolean;
   /** Return when the VM runs, not when its memory is complete. */
   readonly detach: boolean;
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
@@ -121,7 +123,8 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
       prepareMemory(attempt, qemu),
       requireCompatible(qemu.qmp, manifest),
     ]);
-    const order = { ...incoming, runs: attempt.plan.runs };
+    const { demandOnly } = options;
+    const order = { ...incoming, runs: attempt.plan.runs, ...(demandOnly && { demandOnly }) };
     const { preempt, capabilities, memory, hugePages } = incoming;
     const known = { ...record, preempt, capabilities, hugePages, ...(memory && { memory }) };
     // Before the VM can run: whoever takes it over when we are killed has to know it.

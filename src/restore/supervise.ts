@@ -28,7 +28,8 @@ const WATCH_EVERY_MS = 200;
 /** @throws VmckptError EXTENT_DAMAGED and its like, QEMU_DIED, TRANSFER_FAILED; INTERRUPTED leaves the transfer at work */
 export async function superviseTransfer(supervision: Supervision): Promise<TransferResult> {
   const { transfer, qemuEnded, onMessage, signal } = supervision;
-  const interruption = interrupted(signal);
+  const over = new AbortController();
+  const interruption = interrupted(signal, over.signal);
   interruption.catch(() => undefined); // awaited below, unless the transfer ends first
   let silence = new SilenceWatch(supervision.folder);
   transfer.onTakeover = () => {
@@ -49,6 +50,7 @@ export async function superviseTransfer(supervision: Supervision): Promise<Trans
     throw lost(end.type === 'failed' ? end.error : undefined);
   } finally {
     clearInterval(watch);
+    over.abort();
     transfer.release();
   }
 }
@@ -64,11 +66,12 @@ async function qemuGone(qemuEnded: Promise<unknown>): Promise<never> {
   });
 }
 
-function interrupted(signal: AbortSignal): Promise<never> {
+/** Rejects until it is over. */
+function interrupted(signal: AbortSignal, over: AbortSignal): Promise<never> {
   return new Promise((_resolve, reject) => {
     const stop = () => reject(signal.reason as Error);
     if (signal.aborted) stop();
-    signal.addEventListener('abort', stop, { once: true });
+    signal.addEventListener('abort', stop, { once: true, signal: over });
   });
 }
 

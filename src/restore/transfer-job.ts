@@ -21,6 +21,8 @@ export const orderSchema = z.object({
   hugePages: hugePagesSchema.optional(),
   /** Whether the VM runs as soon as it is loaded; background pages wait for that. */
   runs: z.boolean(),
+  /** Nothing comes that is not asked for: the memory is never complete. */
+  demandOnly: z.boolean().optional(),
 });
 export type TransferOrder = z.infer<typeof orderSchema>;
 

@@ -175,7 +175,7 @@ class Transfer {
     // What a prediction knows are pages of 4 KiB.
     if (order.memory?.blocks.some(({ blockName }) => order.hugePages?.[blockName]))
       this.#prediction = undefined;
-    this.#direct = order.memory && this.#directMemory(order.memory, hostPages, estate);
+    this.#direct = order.memory && this.#directMemory(order, order.memory, { hostPages, estate });
     const session = new PostcopySession({
       source: this.#reader,
       decoder: this.#pool,
@@ -228,7 +228,11 @@ class Transfer {
     await session.finish(state.ramSectionId);
   }
 
-  #directMemory(memory: DirectlyFilled, hostPages: HostPages, estate: Estate): DirectMemory {
+  #directMemory(
+    { demandOnly = false }: TransferOrder,
+    memory: DirectlyFilled,
+    { hostPages, estate }: { readonly hostPages: HostPages; readonly estate: Estate },
+  ): DirectMemory {
     const { layout } = this.#reader;
     const image = this.#openImage();
     const { pageTable, userfaultfd } = estate;
@@ -241,6 +245,7 @@ class Transfer {
       hostPages,
       pageTable,
       userfaultfd,
+      demandOnly,
       prediction,
     });
   }

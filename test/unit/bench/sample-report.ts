@@ -30,7 +30,7 @@ export function sampleRun({ demandFaults, ramMib = 1024, round = 1, ...times }: 
         demandFaults,
         withheldFaults: 0,
         prefetchedPages: 100,
-        prefetchUsedPages: 75,
+        prediction: { pages: 100, usedPages: 75 },
         transferredBytes: 1 << 20,
         faultUs: { p50: 5, p90: 20, p99: 90, max: 4000 },
         vcpuBlockedMs: 3,
