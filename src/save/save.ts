@@ -4,6 +4,7 @@
  */
 import { CheckpointWriter } from '../checkpoint/writer.js';
 import type { Manifest } from '../checkpoint/manifest.js';
+import { mainMemoryName } from '../checkpoint/raw-memory.js';
 import type { ParsedStream } from '../migration-stream/parser.js';
 import { refuseBlockers } from '../qemu/blockers.js';
 import { inspectVm, type VmDescription } from '../qemu/inspect.js';
@@ -81,6 +82,7 @@ export async function save(options: SaveOptions): Promise<SaveReport> {
       const { method, note } = chooseMethod(vm, options.method);
       if (note !== undefined) onMessage(note);
       refuseUnsafe(vm, { method, disksExternal: options.disksExternal });
+      if (options.layout === 'raw') mainMemoryName(vm.memoryBackends);
       await refuseBlockers(qmp, vm);
       const store = await Store.openOrCreate(options.storeDir);
       const pending = await store.begin(options.name);
@@ -215,7 +217,11 @@ async function transfer(pending: PendingGeneration, work: Work): Promise<Transfe
   });
   try {
     const result = await Promise.race([
-      receiver.lendTo(qmp).then((uri) => runMethod(method, { qmp, uri, wasRunning: vm.running })),
+      receiver
+        .lendTo(qmp)
+        .then((uri) =>
+          runMethod(method, { qmp, uri, wasRunning: vm.running, runsOn: options.method !== 'stopped' }),
+        ),
       failureOf(writing),
       rejectOnAbort(options.signal),
     ]);
