@@ -67,7 +67,7 @@ describeOnEachQemu('a VM whose memory is a mapped file', (qemu) => {
     const restored = await restoreGuest(guest, mapped);
     expect(restored.report).toMatchObject({ mode: 'map', path: 'map', completeMs: null, recoveries: 0 });
     expect(restored.report.resumeMs).toBeGreaterThan(0);
-    await balloonTo(guest, 240 << 20);
+    await balloonTo(guest, 220 << 20);
     await balloonTo(guest, 256 << 20);
     expect(await examineGuest(restored.console, before)).toEqual(WHOLE);
     await restored.stop();
