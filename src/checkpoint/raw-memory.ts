@@ -39,15 +39,20 @@ export interface RawMemory {
   readonly storedBytes: number;
 }
 
-/** The block of main memory, where it is one that a private mapping can stand for. @throws VmckptError MAP_REFUSED */
-export function mainMemoryOf({ memoryBackends, ram }: Manifest): RamBlock {
-  if (memoryBackends.length > 1)
-    throw refused(
-      `the machine's memory is in several pieces (${memoryBackends.map(({ id }) => id).join(', ')})`,
-    );
-  const [backend] = memoryBackends;
+type Backend = Pick<Manifest['memoryBackends'][number], 'id' | 'share'>;
+
+/** The name of main memory's block, where a private mapping can stand for it. @throws VmckptError MAP_REFUSED */
+export function mainMemoryName(backends: readonly Backend[]): string {
+  const ids = backends.map(({ id }) => id).sort();
+  if (ids.length > 1) throw refused(`the machine's memory is in several pieces (${ids.join(', ')})`);
+  const [backend] = backends;
   if (backend?.share) throw refused(`the machine's memory ("${backend.id}") is shared with other processes`);
-  const name = backend?.id ?? DEFAULT_BLOCK;
+  return backend?.id ?? DEFAULT_BLOCK;
+}
+
+/** @throws VmckptError MAP_REFUSED */
+export function mainMemoryOf({ memoryBackends, ram }: Manifest): RamBlock {
+  const name = mainMemoryName(memoryBackends);
   const block = ram.blocks.find((candidate) => candidate.name === name);
   if (block === undefined) throw refused(`the machine has no RAM block "${name}"`);
   return block;
@@ -89,9 +94,9 @@ export function requireRawMemory(dir: string, manifest: Manifest): RawMemory {
   const found = findRawMemory(dir, manifest);
   if (found !== undefined) return found;
   mainMemoryOf(manifest);
-  const { name, generation } = manifest;
-  throw new VmckptError('NO_RAW_MEMORY', `${name}@${generation} has no raw memory file that QEMU could map`, {
-    hint: `Make one: vmckpt materialize ${name}@${generation}`,
+  const reference = generationLabel(dir).replace('/', '@');
+  throw new VmckptError('NO_RAW_MEMORY', `${reference} has no raw memory file that QEMU could map`, {
+    hint: `Make one: vmckpt materialize ${reference}`,
   });
 }
 

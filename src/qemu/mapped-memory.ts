@@ -3,7 +3,16 @@
  * that maps it shares, and what it writes is its own and never reaches the file.
  */
 import { VmckptError } from '../errors.js';
-import { isOn, parseCommandLine, propertyOf, toArgv, type Option } from './command-line.js';
+import {
+  formatProperties,
+  isOn,
+  parseCommandLine,
+  propertiesOf,
+  propertyOf,
+  toArgv,
+  type Option,
+  type Property,
+} from './command-line.js';
 
 /** A file that vmckpt has made, as the raw memory of a generation (src/checkpoint/raw-memory.ts). */
 const OWN_FILE = /\/[1-9][0-9]*\/raw-memory$/;
@@ -37,7 +46,7 @@ export function mapMainMemory(argv: readonly string[], memory: MappedMemory): st
     throw refused(`the command line calls main memory "${given}", the checkpoint "${memory.block}"`);
   const replaced = options.findIndex((option) => isBackend(option, memory.block));
   if (replaced >= 0) refuseShared(options[replaced]!);
-  const mapped = replaced < 0 ? [...options, backend(memory)] : options.with(replaced, backend(memory));
+  const mapped = replaced < 0 ? [...options, mapping(memory)] : options.with(replaced, mapping(memory));
   if (given === undefined) mapped.push({ name: 'machine', value: `memory-backend=${memory.block}` });
   return toArgv(mapped);
 }
@@ -60,20 +69,25 @@ function isOwn(option: Option): boolean {
 }
 
 function ordinary(option: Option): Option {
-  const kept = ['id', 'size'].map((key) => `${key}=${propertyOf(option, key) ?? ''}`);
-  return { name: 'object', value: ['memory-backend-ram', ...kept].join(',') };
+  const kept = propertiesOf(option).filter(({ key }) => key === 'id' || key === 'size');
+  return backendOf([{ key: 'qom-type', value: 'memory-backend-ram' }, ...kept]);
 }
 
-function backend({ file, block, sizeBytes, readOnly }: MappedMemory): Option {
-  const properties = [
-    FILE_BACKEND,
-    `id=${block}`,
-    `size=${sizeBytes}`,
-    `mem-path=${file.replaceAll(',', ',,')}`,
-    'share=off',
-    ...(readOnly ? ['readonly=on', 'rom=off'] : []),
-  ];
-  return { name: 'object', value: properties.join(',') };
+function mapping({ file, block, sizeBytes, readOnly }: MappedMemory): Option {
+  const access = readOnly ? { readonly: 'on', rom: 'off' } : {};
+  const properties = {
+    'qom-type': FILE_BACKEND,
+    id: block,
+    size: `${sizeBytes}`,
+    'mem-path': file,
+    share: 'off',
+    ...access,
+  };
+  return backendOf(Object.entries(properties).map(([key, value]) => ({ key, value })));
+}
+
+function backendOf(properties: readonly Property[]): Option {
+  return { name: 'object', value: formatProperties(properties, 'qom-type') };
 }
 
 function isBackend(option: Option, id: string): boolean {

@@ -5,6 +5,7 @@ import { mapMainMemory, withoutMappedMemory, type MappedMemory } from '../qemu/m
 import { rewriteForRestore } from '../qemu/restore-command-line.js';
 import { untrustedOptions } from '../qemu/trust.js';
 import { findQemuBinary } from '../qemu/launch.js';
+import type { LocatedGeneration } from '../store/store.js';
 import { identifyProcess } from '../util/process-identity.js';
 import type { RestoreMode, VmFolder, VmRecord } from './vm-record.js';
 
@@ -66,24 +67,23 @@ export function planLaunch({ manifest, folder, memory }: LaunchSubject, wishes: 
 }
 
 export interface VmBeginnings {
+  readonly located: LocatedGeneration;
   readonly manifest: Manifest;
-  readonly generationDir: string;
   readonly mode: RestoreMode;
   readonly plan: LaunchPlan;
   readonly verbStartMs: number;
 }
 
 /** What is known of a VM before its QEMU is started. */
-export function newRecord({ manifest, generationDir, mode, plan, verbStartMs }: VmBeginnings): VmRecord {
-  const { name, generation, sizes } = manifest;
+export function newRecord({ located, manifest, mode, plan, verbStartMs }: VmBeginnings): VmRecord {
   return {
-    name,
-    generation,
-    generationDir,
+    name: located.name,
+    generation: located.generation,
+    generationDir: located.dir,
     mode,
     preempt: 'off',
     capabilities: [],
-    ramBytes: sizes.ramBytes,
+    ramBytes: manifest.sizes.ramBytes,
     restoredAt: new Date(verbStartMs).toISOString(),
     verb: identifyProcess(process.pid)!,
     qmpSocket: plan.qmpSocket,

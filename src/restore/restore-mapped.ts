@@ -15,6 +15,7 @@ import { requireCompatible } from '../qemu/compatibility.js';
 import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
 import { opensMemoryReadOnly, type MappedMemory } from '../qemu/mapped-memory.js';
 import { holdGeneration, type GenerationUse } from '../store/generation-use.js';
+import type { LocatedGeneration } from '../store/store.js';
 import { readMachineState, sendWholeMachine } from '../transfer/whole-machine.js';
 import { nowMs } from '../timeline/clock.js';
 import { identifyProcess } from '../util/process-identity.js';
@@ -27,10 +28,10 @@ import type { VmFolder, VmRecord } from './vm-record.js';
 
 export interface MappedRestore {
   readonly options: RestoreOptions;
+  readonly located: LocatedGeneration;
   readonly manifest: Manifest;
   /** Claimed, and removed when this fails before the VM runs. */
   readonly folder: VmFolder;
-  readonly generationDir: string;
   readonly verbStartMs: number;
 }
 
@@ -45,19 +46,19 @@ interface Attempt extends MappedRestore {
 
 /** @throws VmckptError NO_RAW_MEMORY, RAW_MEMORY_CHANGED, MAP_REFUSED, and as restore() */
 export async function restoreMapped(subject: MappedRestore): Promise<RestoreReport> {
-  const { options, manifest, folder, generationDir, verbStartMs } = subject;
+  const { options, located, manifest, folder, verbStartMs } = subject;
   let use: GenerationUse | undefined;
   let reader: CheckpointReader | undefined;
   try {
-    use = holdGeneration(generationDir);
-    reader = await CheckpointReader.open(generationDir);
-    const memory = memoryToMap(generationDir, manifest);
+    use = holdGeneration(located.dir);
+    reader = await CheckpointReader.open(located.dir);
+    const memory = memoryToMap(located.dir, manifest);
     const plan = planLaunch({ manifest, folder, memory }, options);
     for (const note of plan.notes) options.onMessage(note);
     const original = manifest.qemu.process;
     // Mapped pages are the page cache's, which the host can take back.
     await refuseCollisions(plan.args, { original, ramBytes: 0, cwd: plan.cwd });
-    const record = newRecord({ manifest, generationDir, mode: 'map', plan, verbStartMs });
+    const record = newRecord({ located, manifest, mode: 'map', plan, verbStartMs });
     folder.write(record);
     return await startAndLoad({ ...subject, reader, memory, plan, record, use });
   } catch (error) {

@@ -70,14 +70,14 @@ interface Attempt {
 export async function restore(options: RestoreOptions): Promise<RestoreReport> {
   const verbStartMs = nowMs();
   const store = await Store.open(options.storeDir, { trustForeign: options.trustCommandLine });
-  const { name, dir } = await store.locate(options.reference);
+  const located = await store.locate(options.reference);
+  const { name, dir } = located;
   const manifest = readManifest(dir);
   requireMachine(manifest);
   if (await endAbandoned(name))
     options.onMessage('An earlier restore died before its VM ran: what it had left is cleared away.');
   const folder = claimFolder(name);
-  if (options.mode === 'map')
-    return restoreMapped({ options, manifest, folder, generationDir: dir, verbStartMs });
+  if (options.mode === 'map') return restoreMapped({ options, located, manifest, folder, verbStartMs });
   // First of all: it opens the checkpoint while everything else is prepared.
   const wishes = options.mode === 'prefetch' ? options.prefetch : undefined;
   const guardian = startGuardian({ folder, generationDir: dir, wishes });
@@ -91,7 +91,7 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
       cwd: plan.cwd,
     });
     const record: VmRecord = {
-      ...newRecord({ manifest, generationDir: dir, mode: options.mode, plan, verbStartMs }),
+      ...newRecord({ located, manifest, mode: options.mode, plan, verbStartMs }),
       ...(guardian.identity && { keeper: guardian.identity }),
     };
     folder.write(record);

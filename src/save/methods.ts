@@ -16,6 +16,8 @@ export interface MethodContext {
   /** Where the receiver listens. */
   readonly uri: string;
   readonly wasRunning: boolean;
+  /** A running VM that has to be paused runs on as soon as it is saved; else it stays paused. */
+  readonly runsOn?: boolean;
 }
 
 export interface MethodResult {
@@ -63,11 +65,12 @@ async function backgroundSnapshot({ qmp, uri }: MethodContext): Promise<MethodRe
   return { pauseMs: pause.totalMs(), iterations: 1 };
 }
 
-async function stopped({ qmp, uri, wasRunning }: MethodContext): Promise<MethodResult> {
+async function stopped({ qmp, uri, wasRunning, runsOn }: MethodContext): Promise<MethodResult> {
   const startedMs = performance.now();
   if (wasRunning) await qmp.execute('stop');
   await qmp.execute('migrate', { uri });
   const { iterations } = await untilCompleted(qmp);
+  if (wasRunning && runsOn) await qmp.execute('cont');
   return { pauseMs: wasRunning ? roundMs(performance.now() - startedMs) : 0, iterations };
 }
 

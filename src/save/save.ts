@@ -4,6 +4,7 @@
  */
 import { CheckpointWriter } from '../checkpoint/writer.js';
 import type { Manifest } from '../checkpoint/manifest.js';
+import { mainMemoryName } from '../checkpoint/raw-memory.js';
 import type { ParsedStream } from '../migration-stream/parser.js';
 import { refuseBlockers } from '../qemu/blockers.js';
 import { inspectVm, type VmDescription } from '../qemu/inspect.js';
@@ -83,6 +84,7 @@ export async function save(options: SaveOptions): Promise<SaveReport> {
       const { method, note } = chooseMethod(vm, options.method);
       if (note !== undefined) onMessage(note);
       refuseUnsafe(vm, { method, disksExternal: options.disksExternal });
+      if (options.layout === 'raw') mainMemoryName(vm.memoryBackends);
       await refuseBlockers(qmp, vm);
       const store = await Store.openOrCreate(options.storeDir);
       const pending = await store.begin(options.name);
@@ -228,7 +230,7 @@ async function transfer(pending: PendingGeneration, work: Work): Promise<Transfe
       receiver.lendTo(qmp).then((uri) => {
         // The pipe of a save that was given up in between is taken back: QEMU would fail for want of it.
         signal.throwIfAborted();
-        return runMethod(method, { qmp, uri, wasRunning: vm.running });
+        return runMethod(method, { qmp, uri, wasRunning: vm.running, runsOn: options.method !== 'stopped' });
       }),
       failureOf(writing),
       rejectOnAbort(options.signal),
