@@ -72,6 +72,9 @@ export const ERROR_CODES = {
   NO_SUCH_VM: 'notFound',
   TRANSFER_FAILED: 'failed',
   DIRECT_REFUSED: 'incompatible',
+  // the guest's agent
+  AGENT_SILENT: 'failed',
+  AGENT_REFUSED: 'failed',
   // other VMMs
   HANDSHAKE_REFUSED: 'failed',
 } as const satisfies Record<string, ErrorKind>;

@@ -2,6 +2,7 @@
  * The command line of the saved VM, changed for its restore: what must change is rewritten, the rest is left
  * alone and in its order, so that the guest sees the same devices in the same places.
  */
+import { randomUUID } from 'node:crypto';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
 import { runtimeDir } from '../util/runtime-dir.js';
@@ -61,7 +62,9 @@ export function rewriteForRestore(
   );
   kept.forEach(refuseInherited);
   const console = new ConsoleMove(options.consoleSocket, notes);
-  const rewritten = kept.map((option) => listenWithoutWaiting(console.rewrite(option), notes));
+  const rewritten = kept.map((option) =>
+    renewGenerationId(listenWithoutWaiting(console.rewrite(option), notes)),
+  );
   rewritten.push(...console.replaceNographicDefaults(rewritten));
   const pinned =
     options.machineType === undefined ? rewritten : pinMachineType(rewritten, options.machineType);
@@ -188,6 +191,12 @@ function listenWithoutWaiting(option: Option, notes: string[]): Option {
   if (option.name === 'chardev') return withProperties(option, { wait: 'off' });
   const withoutWait = option.value!.replace(/,(wait|nowait)(=[a-z]+)?(?=,|$)/g, '');
   return { name: option.name, value: `${withoutWait},wait=off` };
+}
+
+/** A restored VM has been here before: a new id tells its guest, which then asks for fresh randomness. */
+function renewGenerationId(option: Option): Option {
+  const isGenerationId = option.name === 'device' && propertyOf(option, 'driver') === 'vmgenid';
+  return isGenerationId ? withProperties(option, { guid: randomUUID() }) : option;
 }
 
 function pinMachineType(options: readonly Option[], type: string): Option[] {
