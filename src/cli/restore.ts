@@ -6,6 +6,7 @@ import { restore, type RestoreReport } from '../restore/restore.js';
 import { RESTORE_MODES, type RestoreMode } from '../restore/vm-record.js';
 import { DEFAULT_EXPLORE, DEFAULT_PREFETCH_BUDGET_MS, MAX_EXPLORE } from '../working-set/plan.js';
 import { formatBytes, formatMs } from '../util/units.js';
+import { printable } from './text.js';
 import { contextOf, interruptible, option, verb } from './verb.js';
 
 const MAX_BUDGET_MS = 10_000;
@@ -17,6 +18,7 @@ interface RestoreFlags {
   readonly path: PathWish;
   readonly detach?: true;
   readonly run?: true;
+  readonly as?: string;
   readonly resume?: true;
   readonly qemu?: string;
   readonly trustCommandLine?: true;
@@ -40,6 +42,12 @@ export function restoreCommand(): Command {
     )
     .addOption(option('--detach', 'return when the VM runs; a process of its own goes on with its memory'))
     .addOption(option('--run', 'let a VM run that was saved while paused'))
+    .addOption(
+      option(
+        '--as <vm-name>',
+        'start it beside the original and its clones, with sockets, ports and ids of its own',
+      ).conflicts('resume'),
+    )
     .addOption(option('--resume', 'take over the memory transfer of a VM whose serving process has died'))
     .addOption(option('--qemu <binary>', 'the QEMU binary to use'))
     .addOption(option('--trust-command-line', 'allow saved options that run programs or open any file'));
@@ -57,6 +65,7 @@ export function restoreCommand(): Command {
           : await restore({
               storeDir,
               reference,
+              ...(flags.as !== undefined && { vmName: flags.as, identity: 'clone' }),
               mode: flags.mode,
               path: flags.path,
               prefetch: { budgetMs: flags.prefetchBudgetMs, explore: flags.explore / 100 },
@@ -113,11 +122,17 @@ function numberIn(text: string, { min, max }: { readonly min: number; readonly m
 }
 
 function describe(report: RestoreReport): string {
-  const { name, generation, resumeMs, completeMs, ramBytes, qmpSocket } = report;
+  const { name, generation, vmName, resumeMs, completeMs, ramBytes, qmpSocket, moved } = report;
+  const as = vmName === name ? '' : ` as ${vmName}`;
   const runs = resumeMs === null ? 'is paused' : `ran again after ${formatMs(resumeMs)}`;
   const memory =
     completeMs === null
       ? 'memory follows'
       : `all ${formatBytes(ramBytes)} in place after ${formatMs(completeMs)}`;
-  return `${name}@${generation} ${runs}; ${memory}.\nQMP: ${qmpSocket}`;
+  const lines = [
+    `${name}@${generation}${as} ${runs}; ${memory}.`,
+    `QMP: ${qmpSocket}`,
+    ...moved.map(({ what, option, from, to }) => `${option}: ${what} ${printable(from)} is ${to}`),
+  ];
+  return lines.join('\n');
 }

@@ -84,7 +84,11 @@ async function whyTaken(resource: HostResource): Promise<string | undefined> {
 }
 
 /** Only "in use" counts: other failures are for QEMU to report, which may have other rights. */
-async function canBind({ protocol, host, port }: Extract<HostResource, { kind: 'port' }>): Promise<boolean> {
+export async function canBind({
+  protocol,
+  host,
+  port,
+}: Extract<HostResource, { kind: 'port' }>): Promise<boolean> {
   const address = host === '' ? {} : protocol === 'tcp' ? { host } : { address: host };
   const socket =
     protocol === 'tcp' ? net.createServer() : dgram.createSocket(host.includes(':') ? 'udp6' : 'udp4');
@@ -124,7 +128,7 @@ function pidfileTaken(file: string): string | undefined {
 }
 
 /** The kernel tells nobody which ids are taken, but the other VMs' command lines do. */
-function vsockTaken(cid: number): string | undefined {
+export function vsockTaken(cid: number): string | undefined {
   for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
     const words = readText(`/proc/${pid}/cmdline`)?.split('\0') ?? [];
     const has = words.some((word, index) => words[index - 1]?.endsWith('-device') && vsockCid(word) === cid);

@@ -15,6 +15,7 @@ import {
   toArgv,
   withProperties,
 } from './command-line.js';
+import { OWN_FOLDER } from './own-identity.js';
 
 /** Character devices with such ids are vmckpt's own: the next restore of the VM leaves them out. */
 const OWN_ID_PREFIX = 'vmckpt-';
@@ -168,6 +169,8 @@ class ConsoleMove {
   /** Where an earlier restore put the console of this VM. */
   #isEarlierConsole({ path: file, server }: CharacterDevice): boolean {
     if (!server || file === undefined || path.basename(file) !== path.basename(this.#socket)) return false;
+    // A socket of the user's own that had this name.
+    if (path.basename(path.dirname(file)) === OWN_FOLDER) return false;
     return file.startsWith(`${runtimeDir()}/`) || /\/vmckpt(-\d+)?\//.test(file);
   }
 

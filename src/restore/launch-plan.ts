@@ -1,6 +1,8 @@
 /** From a manifest and the user's wishes to the command line of the new QEMU. */
 import type { Manifest } from '../checkpoint/manifest.js';
 import { VmckptError } from '../errors.js';
+import { giveIdentity, type Identity } from '../qemu/own-identity.js';
+import type { Moved } from '../qemu/relocation.js';
 import { rewriteForRestore } from '../qemu/restore-command-line.js';
 import { untrustedOptions } from '../qemu/trust.js';
 import { findQemuBinary } from '../qemu/launch.js';
@@ -11,6 +13,8 @@ export interface LaunchWishes {
   readonly qemuBinary: string | undefined;
   readonly qemuArgs: readonly string[] | undefined;
   readonly trustCommandLine: boolean;
+  /** `original` by default: the VM takes the place of the one that was saved. */
+  readonly identity?: Identity | undefined;
 }
 
 export interface LaunchPlan {
@@ -22,11 +26,17 @@ export interface LaunchPlan {
   /** The socket to tell the user. */
   readonly qmpSocket: string;
   readonly consoleSocket: string | undefined;
+  /** What is in another place than in the saved command line. */
+  readonly moved: readonly Moved[];
   readonly notes: readonly string[];
 }
 
-/** @throws VmckptError COMMAND_LINE_UNTRUSTED, COMMAND_LINE_UNSUPPORTED, QEMU_NOT_FOUND */
-export function planLaunch(manifest: Manifest, folder: VmFolder, wishes: LaunchWishes): LaunchPlan {
+/** @throws VmckptError COMMAND_LINE_UNTRUSTED, COMMAND_LINE_UNSUPPORTED, DISKS_WRITABLE, COLLISION, QEMU_NOT_FOUND */
+export async function planLaunch(
+  manifest: Manifest,
+  folder: VmFolder,
+  wishes: LaunchWishes,
+): Promise<LaunchPlan> {
   const argv = wishes.qemuArgs ?? manifest.commandLine;
   if (argv.length === 0)
     throw new VmckptError(
@@ -44,14 +54,22 @@ export function planLaunch(manifest: Manifest, folder: VmFolder, wishes: LaunchW
     paused: !runs,
     machineType: manifest.machine.type,
   });
+  const { identity = 'original' } = wishes;
+  const own = await giveIdentity(rewritten.args, { identity, directory: folder.directory });
+  if (own.moved.length > 0) folder.createOwn();
+  const ownPath = (from: string) => own.moved.find((moved) => moved.from === from)?.to ?? from;
   return {
     binary: findQemuBinary({ chosen: wishes.qemuBinary, recorded: manifest.qemu.binaryName }),
-    args: [...rewritten.args, ...transferMonitor(folder)],
+    args: [...own.args, ...transferMonitor(folder)],
     cwd: (wishes.qemuArgs === undefined ? manifest.workingDirectory : undefined) ?? process.cwd(),
     runs,
-    qmpSocket: rewritten.userQmpSocket ?? folder.file('qmp.sock'),
+    qmpSocket: ownPath(rewritten.userQmpSocket ?? folder.file('qmp.sock')),
     consoleSocket: rewritten.consoleSocket,
-    notes: rewritten.notes,
+    moved: own.moved,
+    notes: [
+      ...rewritten.notes,
+      ...own.overlaid.map((image) => `What the VM writes to ${image} is its own, and is lost when it ends.`),
+    ],
   };
 }
 

@@ -6,6 +6,7 @@ import { readManifest, requireMachine, type Manifest } from '../checkpoint/manif
 import { refuseCollisions } from '../qemu/collisions.js';
 import { requireCompatible } from '../qemu/compatibility.js';
 import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
+import { requireName } from '../store/reference.js';
 import { Store } from '../store/store.js';
 import { nowMs } from '../timeline/clock.js';
 import { withDeadline } from '../util/deadline.js';
@@ -36,6 +37,8 @@ export interface RestoreOptions extends LaunchWishes {
   readonly storeDir: string;
   /** NAME or NAME@GENERATION. */
   readonly reference: string;
+  /** How the VM is called: like its checkpoint by default. */
+  readonly vmName?: string | undefined;
   /** `prefetch` is lazy, with what is probably touched first sent first. */
   readonly mode: RestoreMode;
   readonly prefetch: PrefetchWishes;
@@ -68,21 +71,24 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
   const { name, generation, dir } = await store.locate(options.reference);
   const manifest = readManifest(dir);
   requireMachine(manifest);
-  if (await endAbandoned(name))
+  const { vmName = name, identity = 'original' } = options;
+  requireName(vmName);
+  if (await endAbandoned(vmName))
     options.onMessage('An earlier restore died before its VM ran: what it had left is cleared away.');
-  const folder = claimFolder(name);
+  const folder = claimFolder(vmName);
   // First of all: it opens the checkpoint while everything else is prepared.
   const keeper = Keeper.start(folder, dir, options.mode === 'prefetch' ? options.prefetch : undefined);
   try {
-    const plan = planLaunch(manifest, folder, options);
+    const plan = await planLaunch(manifest, folder, options);
     for (const note of plan.notes) options.onMessage(note);
     await refuseCollisions(plan.args, {
-      original: manifest.qemu.process,
+      original: identity === 'original' ? manifest.qemu.process : undefined,
       ramBytes: manifest.sizes.ramBytes,
       cwd: plan.cwd,
     });
     const record: VmRecord = {
-      name,
+      name: vmName,
+      ...(vmName !== name && { checkpoint: name }),
       generation,
       generationDir: dir,
       mode: options.mode,
@@ -111,6 +117,7 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
 async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
   const { options, manifest, folder, keeper, verbStartMs } = attempt;
   const { signal, detach } = options;
+  const { moved } = attempt.plan;
   const qemu = await launchQemu({
     ...attempt.plan,
     logPath: folder.file('qemu.log'),
@@ -133,7 +140,7 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
     record = { ...known, qemu: identifyProcess(qemu.pid)! };
     folder.write(record);
     const times = { verbStartMs, spawnedAtMs: qemu.spawnedAtMs, qemuReadyMs: qemu.qemuReadyMs, resumedAtMs };
-    if (detach) return buildReport({ record, manifest, times, result: undefined });
+    if (detach) return buildReport({ record, manifest, moved, times, result: undefined });
     const totalBytes = manifest.sizes.nonZeroBytes;
     const { transfer } = keeper;
     const result = await superviseTransfer({
@@ -143,7 +150,7 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
       totalBytes,
       ...options,
     });
-    return buildReport({ record, manifest, times, result });
+    return buildReport({ record, manifest, moved, times, result });
   } catch (error) {
     const logPath = folder.file('qemu.log');
     const reason = await explainFailure(error, { qemu, transfer: keeper.transfer, logPath });

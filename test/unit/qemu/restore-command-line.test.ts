@@ -125,6 +125,13 @@ describe('rewriteForRestore', () => {
     expect(rewrite(...argv)).toEqual(expected);
   });
 
+  it("knows the console of an earlier restore from a clone's own socket of that name", () => {
+    const consoleAt = (path: string) => `socket,id=c,path=${path},server=on,wait=off`;
+    const [earlier, own] = ['/run/vmckpt/vms/b/console.sock', '/run/vmckpt/vms/b/own/console.sock'];
+    expect(rewrite('-chardev', consoleAt(earlier))).toEqual(['-chardev', consoleAt(SOCKETS.consoleSocket)]);
+    expect(rewrite('-chardev', consoleAt(own))).toEqual(['-chardev', consoleAt(own)]);
+  });
+
   it('says where the console is now, and only then', () => {
     const moved = rewriteForRestore(['-nographic'], SOCKETS);
     expect(moved.consoleSocket).toBe(SOCKETS.consoleSocket);
