@@ -1,6 +1,8 @@
 /** `vmckpt restore NAME[@GEN] [-- QEMU ARGS…]` */
 import { Argument, InvalidArgumentError, type Command } from 'commander';
 import type { PathWish } from '../restore/direct-choice.js';
+import { EXIT_CODES } from '../errors.js';
+import { MAX_CLONES, restoreClones, type ClonesReport } from '../restore/clones.js';
 import { recover } from '../restore/recover.js';
 import { restore, type RestoreReport } from '../restore/restore.js';
 import { RESTORE_MODES, type RestoreMode } from '../restore/vm-record.js';
@@ -19,6 +21,7 @@ interface RestoreFlags {
   readonly detach?: true;
   readonly run?: true;
   readonly as?: string;
+  readonly count?: number;
   readonly resume?: true;
   readonly qemu?: string;
   readonly trustCommandLine?: true;
@@ -28,6 +31,7 @@ export function restoreCommand(): Command {
   const command = verb('restore', 'Start a checkpoint again, the newest generation by default.', [
     'failed',
     'usage',
+    'partial',
     'notFound',
     'locked',
     'notPermitted',
@@ -48,6 +52,11 @@ export function restoreCommand(): Command {
         'start it beside the original and its clones, with sockets, ports and ids of its own',
       ).conflicts('resume'),
     )
+    .addOption(
+      option('--count <n>', 'start n clones, NAME.1 to NAME.n; with --as, VMNAME.1 to VMNAME.n')
+        .argParser((text) => wholeNumberIn(text, { min: 1, max: MAX_CLONES }))
+        .conflicts('resume'),
+    )
     .addOption(option('--resume', 'take over the memory transfer of a VM whose serving process has died'))
     .addOption(option('--qemu <binary>', 'the QEMU binary to use'))
     .addOption(option('--trust-command-line', 'allow saved options that run programs or open any file'));
@@ -59,23 +68,30 @@ export function restoreCommand(): Command {
         onMessage: (text: string) => output.message(text),
         signal: interruptible(output, 'Interrupted. Once more to leave at once.'),
       };
-      const report =
-        flags.resume === true
-          ? await recover({ name: reference, ...common })
-          : await restore({
-              storeDir,
-              reference,
-              ...(flags.as !== undefined && { vmName: flags.as, identity: 'clone' }),
-              mode: flags.mode,
-              path: flags.path,
-              prefetch: { budgetMs: flags.prefetchBudgetMs, explore: flags.explore / 100 },
-              detach: flags.detach === true,
-              run: flags.run === true,
-              qemuBinary: flags.qemu,
-              qemuArgs: qemuArgs.length > 0 ? qemuArgs : undefined,
-              trustCommandLine: flags.trustCommandLine === true,
-              ...common,
-            });
+      if (flags.resume === true) {
+        const report = await recover({ name: reference, ...common });
+        return output.result(report, describe(report));
+      }
+      const wishes = {
+        storeDir,
+        reference,
+        mode: flags.mode,
+        path: flags.path,
+        prefetch: { budgetMs: flags.prefetchBudgetMs, explore: flags.explore / 100 },
+        detach: flags.detach === true,
+        run: flags.run === true,
+        qemuBinary: flags.qemu,
+        qemuArgs: qemuArgs.length > 0 ? qemuArgs : undefined,
+        trustCommandLine: flags.trustCommandLine === true,
+        ...common,
+      };
+      if (flags.count !== undefined) {
+        const report = await restoreClones({ ...wishes, count: flags.count, baseName: flags.as });
+        if (report.failed.length > 0) process.exitCode = EXIT_CODES.partial;
+        return output.result(report, describeClones(report));
+      }
+      const own = { vmName: flags.as, identity: 'clone' } as const;
+      const report = await restore({ ...wishes, ...(flags.as !== undefined && own) });
       output.result(report, describe(report));
     },
   );
@@ -119,6 +135,17 @@ function numberIn(text: string, { min, max }: { readonly min: number; readonly m
   const value = Number(text);
   if (text.trim() !== '' && value >= min && value <= max) return value;
   throw new InvalidArgumentError(`a number from ${min} to ${max} is expected.`);
+}
+
+function wholeNumberIn(text: string, range: { readonly min: number; readonly max: number }): number {
+  const number = numberIn(text, range);
+  if (Number.isInteger(number)) return number;
+  throw new InvalidArgumentError('a whole number is expected.');
+}
+
+function describeClones({ clones, failed }: ClonesReport): string {
+  const failures = failed.map(({ vmName, message }) => `${vmName} did not come up: ${printable(message)}.`);
+  return [...clones.map(describe), ...failures].join('\n');
 }
 
 function describe(report: RestoreReport): string {

@@ -56,6 +56,12 @@ export async function refuseCollisions(args: readonly string[], options: Collisi
   throw new VmckptError('COLLISION', `the VM cannot start here: ${message}`, { hint: first.hint });
 }
 
+/** @throws VmckptError COLLISION when VMs of so much memory in all do not fit */
+export function refuseShortage(ramBytes: number): void {
+  const shortage = memoryShortage(ramBytes);
+  if (shortage !== undefined) throw new VmckptError('COLLISION', shortage.message, { hint: shortage.hint });
+}
+
 const CHANGE = 'give a command line that uses another one: vmckpt restore NAME -- QEMU ARGS…';
 const HINTS: Readonly<Record<HostResource['kind'], string>> = {
   port: `End what listens there (ss -lntup shows it), or ${CHANGE}`,

@@ -8,7 +8,6 @@ import { canBind, vsockTaken } from './collisions.js';
 import type { PortAddress } from './relocation.js';
 
 const MAX_PORT = 0xffff;
-const MAX_ATTEMPTS = 100;
 /** Below lie ids that people choose. */
 const FIRST_VSOCK_ID = 1 << 16;
 
@@ -49,27 +48,36 @@ async function firstFreePort(address: PortAddress): Promise<number | undefined> 
   return undefined;
 }
 
-/** Whichever the kernel chooses. */
+/** Whichever the kernel chooses. What it chose in vain is held meanwhile, so that it chooses another one. */
 async function anyFreePort({ protocol, host, port: before }: PortAddress): Promise<number | undefined> {
-  for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
-    const port = await chosenPort(protocol, host);
-    if (port === undefined) return undefined;
-    if (port !== before && take(`${protocol} ${port}`)) return port;
+  const held: Listener[] = [];
+  try {
+    for (;;) {
+      const listener = await listenAnywhere(protocol, host);
+      if (listener === undefined) return undefined;
+      held.push(listener);
+      const { port } = listener.address() as net.AddressInfo;
+      if (port !== before && take(`${protocol} ${port}`)) return port;
+    }
+  } finally {
+    await Promise.all(
+      held.map((listener) => new Promise<void>((resolve) => listener.close(() => resolve()))),
+    );
   }
-  return undefined;
 }
 
-async function chosenPort(protocol: 'tcp' | 'udp', host: string): Promise<number | undefined> {
-  const socket =
+type Listener = net.Server | dgram.Socket;
+
+/** @returns undefined when no port is left */
+async function listenAnywhere(protocol: 'tcp' | 'udp', host: string): Promise<Listener | undefined> {
+  const listener =
     protocol === 'tcp' ? net.createServer() : dgram.createSocket(host.includes(':') ? 'udp6' : 'udp4');
   try {
-    const listening = once(socket, 'listening');
-    if (socket instanceof net.Server) socket.listen({ port: 0, ...(host !== '' && { host }) });
-    else socket.bind({ port: 0, ...(host !== '' && { address: host }), exclusive: true });
+    const listening = once(listener, 'listening');
+    if (listener instanceof net.Server) listener.listen({ port: 0, ...(host !== '' && { host }) });
+    else listener.bind({ port: 0, ...(host !== '' && { address: host }), exclusive: true });
     await listening;
-    const { port } = socket.address() as net.AddressInfo;
-    await new Promise<void>((resolve) => socket.close(() => resolve()));
-    return port;
+    return listener;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'EADDRINUSE') return undefined;
     throw new VmckptError('COLLISION', `${protocol} ports of ${host} cannot be had on this host`, {
