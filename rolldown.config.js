@@ -8,6 +8,7 @@ const ENTRIES = [
   'index',
   'cli/main',
   'restore/transfer-process',
+  'restore/aftercare-process',
   'checkpoint/compress-worker',
   'checkpoint/decode-worker',
   'bench/client-worker',

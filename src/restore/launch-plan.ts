@@ -1,11 +1,16 @@
 /** From a manifest and the user's wishes to the command line of the new QEMU. */
+import path from 'node:path';
 import type { Manifest } from '../checkpoint/manifest.js';
 import { VmckptError } from '../errors.js';
+import { parseCommandLine } from '../qemu/command-line.js';
+import { agentSocketOf } from '../qemu/guest-agent.js';
+import { sharedNetworks } from '../qemu/networks.js';
 import { giveIdentity, type Identity } from '../qemu/own-identity.js';
 import type { Moved } from '../qemu/relocation.js';
 import { rewriteForRestore } from '../qemu/restore-command-line.js';
 import { untrustedOptions } from '../qemu/trust.js';
 import { findQemuBinary } from '../qemu/launch.js';
+import { aftercareNotes, type Aftercare } from './aftercare.js';
 import type { VmFolder } from './vm-record.js';
 
 export interface LaunchWishes {
@@ -28,6 +33,7 @@ export interface LaunchPlan {
   readonly consoleSocket: string | undefined;
   /** What is in another place than in the saved command line. */
   readonly moved: readonly Moved[];
+  readonly aftercare: Aftercare;
   readonly notes: readonly string[];
 }
 
@@ -57,18 +63,27 @@ export async function planLaunch(
   const { identity = 'original' } = wishes;
   const own = await giveIdentity(rewritten.args, { identity, directory: folder.directory });
   if (own.moved.length > 0) folder.createOwn();
+  const agentSocket = agentSocketOf(own.args);
+  const cwd = (wishes.qemuArgs === undefined ? manifest.workingDirectory : undefined) ?? process.cwd();
+  const aftercare = {
+    isClone: identity === 'clone',
+    networks: sharedNetworks(parseCommandLine(own.args)),
+    ...(agentSocket !== undefined && { agentSocket: path.resolve(cwd, agentSocket) }),
+  };
   const ownPath = (from: string) => own.moved.find((moved) => moved.from === from)?.to ?? from;
   return {
     binary: findQemuBinary({ chosen: wishes.qemuBinary, recorded: manifest.qemu.binaryName }),
     args: [...own.args, ...transferMonitor(folder)],
-    cwd: (wishes.qemuArgs === undefined ? manifest.workingDirectory : undefined) ?? process.cwd(),
+    cwd,
     runs,
     qmpSocket: ownPath(rewritten.userQmpSocket ?? folder.file('qmp.sock')),
     consoleSocket: rewritten.consoleSocket,
     moved: own.moved,
+    aftercare,
     notes: [
       ...rewritten.notes,
       ...own.overlaid.map((image) => `What the VM writes to ${image} is its own, and is lost when it ends.`),
+      ...aftercareNotes(aftercare, runs),
     ],
   };
 }

@@ -25,6 +25,7 @@ import { planLaunch, type LaunchPlan, type LaunchWishes } from './launch-plan.js
 import { buildReport, type RestoreReport } from './report.js';
 import { superviseTransfer } from './supervise.js';
 import { Keeper } from './keeper.js';
+import { beginAftercare, isolate } from './aftercare.js';
 import type { TransferOrder } from './transfer-job.js';
 import { endAbandoned } from './stop.js';
 import { claimFolder, type RestoreMode, type VmFolder, type VmRecord } from './vm-record.js';
@@ -117,7 +118,7 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
 async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
   const { options, manifest, folder, keeper, verbStartMs } = attempt;
   const { signal, detach } = options;
-  const { moved } = attempt.plan;
+  const { moved, aftercare, runs } = attempt.plan;
   const qemu = await launchQemu({
     ...attempt.plan,
     logPath: folder.file('qemu.log'),
@@ -130,8 +131,9 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
     const [incoming] = await Promise.all([
       prepareMemory(attempt, qemu),
       requireCompatible(qemu.qmp, manifest),
+      isolate(qemu.qmp, aftercare),
     ]);
-    const order = { ...incoming, runs: attempt.plan.runs };
+    const order = { ...incoming, runs };
     const { preempt, capabilities, memory } = incoming;
     const known = { ...record, preempt, capabilities, ...(memory && { memory }) };
     // Before the VM can run: whoever takes it over when we are killed has to know it.
@@ -139,6 +141,8 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
     const resumedAtMs = await letRun(attempt, qemu, order);
     record = { ...known, qemu: identifyProcess(qemu.pid)! };
     folder.write(record);
+    await qemu.qmp.close();
+    if (runs) beginAftercare(folder, aftercare);
     const times = { verbStartMs, spawnedAtMs: qemu.spawnedAtMs, qemuReadyMs: qemu.qemuReadyMs, resumedAtMs };
     if (detach) return buildReport({ record, manifest, moved, times, result: undefined });
     const totalBytes = manifest.sizes.nonZeroBytes;
