@@ -16,6 +16,8 @@ const CHANNEL_NAME = 'org.qemu.guest_agent.0';
 const ANSWER_TIMEOUT_MS = 5_000;
 /** What was sent before the agent listened is lost: it is asked again. */
 const SYNC_EVERY_MS = 500;
+/** The guest may be hostile: what is longer is no answer. */
+const MAX_LINE_CHARS = 1 << 20;
 /** The agent begins its answer to guest-sync-delimited with this byte, which is in no JSON text. */
 const DELIMITER = '\xff';
 
@@ -170,6 +172,7 @@ export class GuestAgent {
   #receive(text: string): void {
     const lines = (this.#received + text).split('\n');
     this.#received = lines.pop()!;
+    if (this.#received.length > MAX_LINE_CHARS) this.#socket.destroy();
     for (const line of lines) this.#onLine?.(line);
   }
 }

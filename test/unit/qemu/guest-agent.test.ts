@@ -22,6 +22,25 @@ describe('GuestAgent', () => {
   const servers: net.Server[] = [];
   afterAll(() => servers.forEach((server) => server.close()));
 
+  it('does not keep what a guest sends without end', async () => {
+    const endless = path.join(path.dirname(socket), 'endless.sock');
+    let sentBytes = 0;
+    const server = net.createServer((client) => {
+      const more = (error?: Error | null) => {
+        if (error || client.destroyed || sentBytes > 64 << 20) return;
+        sentBytes += 1 << 16;
+        client.write('x'.repeat(1 << 16), more);
+      };
+      client.on('error', () => undefined);
+      more();
+    });
+    servers.push(server.listen(endless));
+    await expect(GuestAgent.connect(endless, { timeoutMs: 1_000 })).rejects.toMatchObject({
+      code: 'AGENT_SILENT',
+    });
+    expect(sentBytes).toBeLessThan(16 << 20);
+  });
+
   it('does not wait for ever for a guest that does not answer', async () => {
     await expect(GuestAgent.connect(socket, { timeoutMs: 50 })).rejects.toMatchObject({
       code: 'AGENT_SILENT',
