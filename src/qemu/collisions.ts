@@ -37,7 +37,7 @@ export async function findCollisions(
     found.push({
       what: 'original',
       message: `the VM that was saved still runs, as process ${original.pid}`,
-      hint: 'End it first (quit in its monitor): two copies of one machine would fight over disks and addresses.',
+      hint: 'End it first (quit in its monitor), or start a clone beside it: restore --as VMNAME.',
     });
   for (const { option, resource } of collisionCandidates(args, cwd)) {
     const taken = await whyTaken(resource);
