@@ -9,6 +9,7 @@ const ENTRIES = [
   'cli/main',
   'restore/transfer-process',
   'save/receiver-process',
+  'restore/aftercare-process',
   'checkpoint/compress-worker',
   'checkpoint/decode-worker',
   'bench/client-worker',

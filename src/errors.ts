@@ -75,6 +75,9 @@ export const ERROR_CODES = {
   TRANSFER_FAILED: 'failed',
   DIRECT_REFUSED: 'incompatible',
   MAP_REFUSED: 'incompatible',
+  // the guest's agent
+  AGENT_SILENT: 'failed',
+  AGENT_REFUSED: 'failed',
   // other VMMs
   HANDSHAKE_REFUSED: 'failed',
 } as const satisfies Record<string, ErrorKind>;

@@ -17,6 +17,7 @@ interface ArgumentModel {
   readonly name: string;
   readonly completes: 'names' | 'checkpoints' | 'vms' | 'choices' | 'files';
   readonly choices: readonly string[];
+  readonly isRepeated: boolean;
 }
 
 interface VerbModel {
@@ -71,7 +72,8 @@ const ARGUMENT_KINDS: Readonly<Record<string, ArgumentModel['completes']>> = {
 function argumentModel(argument: Argument): ArgumentModel {
   const name = argument.name();
   const choices = argument.argChoices ?? [];
-  return { name, choices, completes: choices.length > 0 ? 'choices' : (ARGUMENT_KINDS[name] ?? 'files') };
+  const completes = choices.length > 0 ? 'choices' : (ARGUMENT_KINDS[name] ?? 'files');
+  return { name, choices, completes, isRepeated: argument.variadic };
 }
 
 /** Shell commands, the same for every shell. */
@@ -165,7 +167,9 @@ if [[ $funcstack[1] == _vmckpt ]]; then _vmckpt "$@"; else compdef _vmckpt vmckp
 function zshVerb({ name, options, arguments: own }: VerbModel): string {
   const specs = [
     ...options.map(zshOption),
-    ...own.map((argument, index) => quote(`${index + 1}:${argument.name}:${zshAction(argument)}`)),
+    ...own.map((argument, index) =>
+      quote(`${argument.isRepeated ? '*' : index + 1}:${argument.name}:${zshAction(argument)}`),
+    ),
   ];
   return `        ${name}) _arguments $global ${specs.join(' ')} ;;`;
 }

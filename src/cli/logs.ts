@@ -11,7 +11,7 @@ export function logsCommand(): Command {
     'notFound',
     'notPermitted',
   ])
-    .addArgument(new Argument('<vm-name>', 'the name that it was restored from'))
+    .addArgument(new Argument('<vm-name>', 'the name of the VM, as vmckpt ps shows it'))
     .action((name: string, _flags: object, command: Command) => {
       const { output } = contextOf(command);
       const logs = readVmLogs(name);

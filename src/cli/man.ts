@@ -75,6 +75,7 @@ const FILES: readonly (readonly [string, string])[] = [
 const EXAMPLES: readonly (readonly [string, string])[] = [
   ['vmckpt save qmp:/run/web.sock web', 'Checkpoint a VM while it runs.'],
   ['vmckpt restore web', 'Bring it back, its newest generation.'],
+  ['vmckpt restore --count 3 web', 'Start three clones beside it: web.1, web.2, web.3.'],
   ['vmckpt uffd web --socket /run/web.sock', 'Serve the memory of a Firecracker VM.'],
   ['vmckpt list --json', 'What is stored, for a script.'],
 ];

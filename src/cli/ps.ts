@@ -30,9 +30,9 @@ const ADVICE: Partial<Record<VmSummary['status'], (name: string) => string>> = {
 
 function describe(vms: readonly VmSummary[]): string {
   if (vms.length === 0) return '';
-  const rows = vms.map(({ name, generation, status, qemuPid, memoryShare, qmpSocket }) => [
+  const rows = vms.map(({ name, checkpoint, generation, status, qemuPid, memoryShare, qmpSocket }) => [
     name,
-    String(generation),
+    checkpoint === name ? String(generation) : `${checkpoint}@${generation}`,
     status,
     qemuPid === null ? '-' : String(qemuPid),
     memoryShare === null ? '-' : `${Math.floor(memoryShare * 100)}%`,

@@ -1,12 +1,14 @@
 /** `vmckpt restore NAME[@GEN] [-- QEMU ARGS…]` */
 import { Argument, InvalidArgumentError, type Command } from 'commander';
 import type { PathWish } from '../restore/direct-choice.js';
-import { VmckptError } from '../errors.js';
+import { EXIT_CODES, VmckptError } from '../errors.js';
+import { MAX_CLONES, restoreClones, type ClonesReport } from '../restore/clones.js';
 import { recover } from '../restore/recover.js';
 import { restore, type RestoreReport } from '../restore/restore.js';
 import { RESTORE_MODES, type RestoreMode } from '../restore/vm-record.js';
 import { DEFAULT_EXPLORE, DEFAULT_PREFETCH_BUDGET_MS, MAX_EXPLORE } from '../working-set/plan.js';
 import { formatBytes, formatMs } from '../util/units.js';
+import { printable } from './text.js';
 import { contextOf, interruptible, option, verb } from './verb.js';
 
 const MAX_BUDGET_MS = 10_000;
@@ -18,6 +20,8 @@ interface RestoreFlags {
   readonly path: PathWish;
   readonly detach?: true;
   readonly run?: true;
+  readonly as?: string;
+  readonly count?: number;
   readonly resume?: true;
   readonly qemu?: string;
   readonly trustCommandLine?: true;
@@ -27,6 +31,7 @@ export function restoreCommand(): Command {
   const command = verb('restore', 'Start a checkpoint again, the newest generation by default.', [
     'failed',
     'usage',
+    'partial',
     'notFound',
     'locked',
     'notPermitted',
@@ -41,6 +46,17 @@ export function restoreCommand(): Command {
     )
     .addOption(option('--detach', 'return when the VM runs; a process of its own goes on with its memory'))
     .addOption(option('--run', 'let a VM run that was saved while paused'))
+    .addOption(
+      option(
+        '--as <vm-name>',
+        'start it beside the original and its clones, with sockets, ports and ids of its own',
+      ).conflicts('resume'),
+    )
+    .addOption(
+      option('--count <n>', 'start n clones, NAME.1 to NAME.n; with --as, VMNAME.1 to VMNAME.n')
+        .argParser((text) => wholeNumberIn(text, { min: 1, max: MAX_CLONES }))
+        .conflicts('resume'),
+    )
     .addOption(option('--resume', 'take over the memory transfer of a VM whose serving process has died'))
     .addOption(option('--qemu <binary>', 'the QEMU binary to use'))
     .addOption(option('--trust-command-line', 'allow saved options that run programs or open any file'));
@@ -54,22 +70,30 @@ export function restoreCommand(): Command {
         onMessage: (text: string) => output.message(text),
         signal: interruptible(output, 'Interrupted. Once more to leave at once.'),
       };
-      const report =
-        flags.resume === true
-          ? await recover({ name: reference, ...common })
-          : await restore({
-              storeDir,
-              reference,
-              mode: flags.mode,
-              path: flags.path,
-              prefetch: { budgetMs: flags.prefetchBudgetMs, explore: flags.explore / 100 },
-              detach: flags.detach === true,
-              run: flags.run === true,
-              qemuBinary: flags.qemu,
-              qemuArgs: qemuArgs.length > 0 ? qemuArgs : undefined,
-              trustCommandLine: flags.trustCommandLine === true,
-              ...common,
-            });
+      if (flags.resume === true) {
+        const report = await recover({ name: reference, ...common });
+        return output.result(report, describe(report));
+      }
+      const wishes = {
+        storeDir,
+        reference,
+        mode: flags.mode,
+        path: flags.path,
+        prefetch: { budgetMs: flags.prefetchBudgetMs, explore: flags.explore / 100 },
+        detach: flags.detach === true,
+        run: flags.run === true,
+        qemuBinary: flags.qemu,
+        qemuArgs: qemuArgs.length > 0 ? qemuArgs : undefined,
+        trustCommandLine: flags.trustCommandLine === true,
+        ...common,
+      };
+      if (flags.count !== undefined) {
+        const report = await restoreClones({ ...wishes, count: flags.count, baseName: flags.as });
+        if (report.failed.length > 0) process.exitCode = EXIT_CODES.partial;
+        return output.result(report, describeClones(report));
+      }
+      const own = { vmName: flags.as, identity: 'clone' } as const;
+      const report = await restore({ ...wishes, ...(flags.as !== undefined && own) });
       output.result(report, describe(report));
     },
   );
@@ -115,8 +139,20 @@ function numberIn(text: string, { min, max }: { readonly min: number; readonly m
   throw new InvalidArgumentError(`a number from ${min} to ${max} is expected.`);
 }
 
+function wholeNumberIn(text: string, range: { readonly min: number; readonly max: number }): number {
+  const number = numberIn(text, range);
+  if (Number.isInteger(number)) return number;
+  throw new InvalidArgumentError('a whole number is expected.');
+}
+
+function describeClones({ clones, failed }: ClonesReport): string {
+  const failures = failed.map(({ vmName, message }) => `${vmName} did not come up: ${printable(message)}.`);
+  return [...clones.map(describe), ...failures].join('\n');
+}
+
 function describe(report: RestoreReport): string {
-  const { name, generation, mode, resumeMs, completeMs, ramBytes, qmpSocket } = report;
+  const { name, generation, mode, vmName, resumeMs, completeMs, ramBytes, qmpSocket, moved } = report;
+  const as = vmName === name ? '' : ` as ${vmName}`;
   const runs = resumeMs === null ? 'is paused' : `ran again after ${formatMs(resumeMs)}`;
   const memory =
     completeMs === null
@@ -124,5 +160,10 @@ function describe(report: RestoreReport): string {
         ? 'its memory is mapped from the raw memory file'
         : 'memory follows'
       : `all ${formatBytes(ramBytes)} in place after ${formatMs(completeMs)}`;
-  return `${name}@${generation} ${runs}; ${memory}.\nQMP: ${qmpSocket}`;
+  const lines = [
+    `${name}@${generation}${as} ${runs}; ${memory}.`,
+    `QMP: ${qmpSocket}`,
+    ...moved.map(({ what, option, from, to }) => `${option}: ${what} ${printable(from)} is ${to}`),
+  ];
+  return lines.join('\n');
 }

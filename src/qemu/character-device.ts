@@ -2,7 +2,14 @@
  * Where a command line connects consoles and monitors: `-chardev BACKEND,…` and the older one-word notation of
  * `-serial`, `-monitor`, `-qmp`, … (`unix:PATH,server,nowait`, `mon:stdio`), as one shape.
  */
-import { isOn, type Option, parseProperties, propertiesOf, type Property } from './command-line.js';
+import {
+  isOn,
+  mapValues,
+  type Option,
+  parseProperties,
+  propertiesOf,
+  type Property,
+} from './command-line.js';
 
 /** Options whose value is a character device in the older notation. */
 export const CHARACTER_DEVICE_OPTIONS = [
@@ -40,6 +47,26 @@ export function characterDeviceOf(option: Option): CharacterDevice | undefined {
   if (option.name === 'chardev') return fromChardev(option);
   if (!(CHARACTER_DEVICE_OPTIONS as readonly string[]).includes(option.name)) return undefined;
   return fromOlderNotation(option.value ?? '');
+}
+
+/** What of a character device may lie elsewhere. */
+export interface Redirection {
+  readonly path?: string;
+  readonly port?: string;
+  readonly logfile?: string;
+}
+
+/** The option with its socket or file, and its log, in another place. `to` names only what the option has. */
+export function redirect(option: Option, to: Redirection): Option {
+  if (option.name === 'chardev')
+    return mapValues(option, ({ key, value }) => (to as Record<string, string | undefined>)[key] ?? value);
+  const [, mon = '', head = '', tail = ''] = /^(mon:)?((?:[^,]|,,)*)(.*)$/s.exec(option.value!)!;
+  const prefix = head.slice(0, head.indexOf(':'));
+  const withPath = to.path === undefined ? head : `${prefix}:${to.path.replaceAll(',', ',,')}`;
+  const target = to.port === undefined ? withPath : `${head.slice(0, head.lastIndexOf(':'))}:${to.port}`;
+  const log = to.logfile?.replaceAll(',', ',,');
+  const settings = log === undefined ? tail : tail.replace(/(,logfile=)(?:[^,]|,,)*/, (_, key) => key + log);
+  return { name: option.name, value: `${mon}${target}${settings}` };
 }
 
 function fromChardev(option: Option): CharacterDevice {

@@ -38,7 +38,7 @@ export async function findCollisions(
     found.push({
       what: 'original',
       message: `the VM that was saved still runs, as process ${original.pid}`,
-      hint: 'End it first (quit in its monitor): two copies of one machine would fight over disks and addresses.',
+      hint: 'End it first (quit in its monitor), or start a clone beside it: restore --as VMNAME.',
     });
   for (const { option, resource } of collisionCandidates(args, cwd)) {
     const taken = await whyTaken(resource);
@@ -56,6 +56,12 @@ export async function refuseCollisions(args: readonly string[], options: Collisi
   if (first === undefined) return;
   const message = [first, ...others].map((collision) => collision.message).join('; ');
   throw new VmckptError('COLLISION', `the VM cannot start here: ${message}`, { hint: first.hint });
+}
+
+/** @throws VmckptError COLLISION when VMs of so much memory in all do not fit */
+export function refuseShortage(ramBytes: number): void {
+  const shortage = memoryShortage(ramBytes);
+  if (shortage !== undefined) throw new VmckptError('COLLISION', shortage.message, { hint: shortage.hint });
 }
 
 const CHANGE = 'give a command line that uses another one: vmckpt restore NAME -- QEMU ARGS…';
@@ -89,7 +95,11 @@ async function whyTaken(resource: HostResource): Promise<string | undefined> {
 }
 
 /** Only "in use" counts: other failures are for QEMU to report, which may have other rights. */
-async function canBind({ protocol, host, port }: Extract<HostResource, { kind: 'port' }>): Promise<boolean> {
+export async function canBind({
+  protocol,
+  host,
+  port,
+}: Extract<HostResource, { kind: 'port' }>): Promise<boolean> {
   const address = host === '' ? {} : protocol === 'tcp' ? { host } : { address: host };
   const socket =
     protocol === 'tcp' ? net.createServer() : dgram.createSocket(host.includes(':') ? 'udp6' : 'udp4');
@@ -129,7 +139,7 @@ function pidfileTaken(file: string): string | undefined {
 }
 
 /** The kernel tells nobody which ids are taken, but the other VMs' command lines do. */
-function vsockTaken(cid: number): string | undefined {
+export function vsockTaken(cid: number): string | undefined {
   for (const pid of runningProcesses()) {
     const words = readText(`/proc/${pid}/cmdline`)?.split('\0') ?? [];
     const has = words.some((word, index) => words[index - 1]?.endsWith('-device') && vsockCid(word) === cid);

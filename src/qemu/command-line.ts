@@ -145,6 +145,17 @@ export function withProperties(
   return { name: option.name, value: formatProperties([...changed, ...added], IMPLIED_KEYS[option.name]) };
 }
 
+/** The option with values of its properties changed; JSON stays JSON. Unchanged values leave it as it is, to the letter. */
+export function mapValues(option: Option, change: (property: Property) => string): Option {
+  const { name, value = '' } = option;
+  const properties = propertiesOf(option);
+  const changed = properties.map((property) => ({ key: property.key, value: change(property) }));
+  if (changed.every((property, index) => property.value === properties[index]!.value)) return option;
+  if (!value.startsWith('{')) return { name, value: formatProperties(changed, IMPLIED_KEYS[name]) };
+  const values = changed.map((property) => property.value);
+  return { name, value: JSON.stringify(withLeaves(parseJson(name, value), values)) };
+}
+
 export function isOn(value: string | undefined): boolean {
   return value === 'on' || value === 'yes' || value === 'true' || value === 'y';
 }
@@ -182,4 +193,18 @@ function flatten(value: unknown, prefix = ''): Property[] {
   }
   if (typeof value === 'boolean') return [{ key: prefix, value: value ? 'on' : 'off' }];
   return [{ key: prefix, value: String(value) }];
+}
+
+/** The same tree with its leaves replaced, in the order of `flatten`; takes them off `values`. */
+function withLeaves(value: unknown, values: string[]): unknown {
+  if (Array.isArray(value)) return value.map((item) => withLeaves(item, values));
+  const members = Members.safeParse(value);
+  if (members.success)
+    return Object.fromEntries(
+      Object.entries(members.data).map(([key, inner]) => [key, withLeaves(inner, values)]),
+    );
+  const [{ value: before } = { value: '' }] = flatten(value);
+  const text = values.shift()!;
+  if (text === before) return value;
+  return typeof value === 'number' ? Number(text) : text;
 }

@@ -2,6 +2,7 @@
  * The command line of the saved VM, changed for its restore: what must change is rewritten, the rest is left
  * alone and in its order, so that the guest sees the same devices in the same places.
  */
+import { randomUUID } from 'node:crypto';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
 import { runtimeDir } from '../util/runtime-dir.js';
@@ -14,6 +15,7 @@ import {
   toArgv,
   withProperties,
 } from './command-line.js';
+import { OWN_FOLDER } from './own-identity.js';
 
 /** Character devices with such ids are vmckpt's own: the next restore of the VM leaves them out. */
 const OWN_ID_PREFIX = 'vmckpt-';
@@ -61,7 +63,9 @@ export function rewriteForRestore(
   );
   kept.forEach(refuseInherited);
   const console = new ConsoleMove(options.consoleSocket, notes);
-  const rewritten = kept.map((option) => listenWithoutWaiting(console.rewrite(option), notes));
+  const rewritten = kept.map((option) =>
+    renewGenerationId(listenWithoutWaiting(console.rewrite(option), notes)),
+  );
   rewritten.push(...console.replaceNographicDefaults(rewritten));
   const pinned =
     options.machineType === undefined ? rewritten : pinMachineType(rewritten, options.machineType);
@@ -165,6 +169,8 @@ class ConsoleMove {
   /** Where an earlier restore put the console of this VM. */
   #isEarlierConsole({ path: file, server }: CharacterDevice): boolean {
     if (!server || file === undefined || path.basename(file) !== path.basename(this.#socket)) return false;
+    // A socket of the user's own that had this name.
+    if (path.basename(path.dirname(file)) === OWN_FOLDER) return false;
     return file.startsWith(`${runtimeDir()}/`) || /\/vmckpt(-\d+)?\//.test(file);
   }
 
@@ -188,6 +194,12 @@ function listenWithoutWaiting(option: Option, notes: string[]): Option {
   if (option.name === 'chardev') return withProperties(option, { wait: 'off' });
   const withoutWait = option.value!.replace(/,(wait|nowait)(=[a-z]+)?(?=,|$)/g, '');
   return { name: option.name, value: `${withoutWait},wait=off` };
+}
+
+/** A restored VM has been here before: a new id tells its guest, which then asks for fresh randomness. */
+function renewGenerationId(option: Option): Option {
+  const isGenerationId = option.name === 'device' && propertyOf(option, 'driver') === 'vmgenid';
+  return isGenerationId ? withProperties(option, { guid: randomUUID() }) : option;
 }
 
 function pinMachineType(options: readonly Option[], type: string): Option[] {

@@ -1,12 +1,19 @@
 /** From a manifest and the user's wishes to the command line of the new QEMU. */
+import path from 'node:path';
 import type { Manifest } from '../checkpoint/manifest.js';
 import { VmckptError } from '../errors.js';
+import { parseCommandLine } from '../qemu/command-line.js';
+import { agentSocketOf } from '../qemu/guest-agent.js';
 import { mapMainMemory, withoutMappedMemory, type MappedMemory } from '../qemu/mapped-memory.js';
+import { sharedNetworks } from '../qemu/networks.js';
+import { giveIdentity, type Identity } from '../qemu/own-identity.js';
+import type { Moved } from '../qemu/relocation.js';
 import { rewriteForRestore } from '../qemu/restore-command-line.js';
 import { untrustedOptions } from '../qemu/trust.js';
 import { findQemuBinary } from '../qemu/launch.js';
 import type { LocatedGeneration } from '../store/store.js';
 import { identifyProcess } from '../util/process-identity.js';
+import { aftercareNotes, type Aftercare } from './aftercare.js';
 import type { RestoreMode, VmFolder, VmRecord } from './vm-record.js';
 
 export interface LaunchWishes {
@@ -14,6 +21,8 @@ export interface LaunchWishes {
   readonly qemuBinary: string | undefined;
   readonly qemuArgs: readonly string[] | undefined;
   readonly trustCommandLine: boolean;
+  /** `original` by default: the VM takes the place of the one that was saved. */
+  readonly identity?: Identity | undefined;
 }
 
 export interface LaunchSubject {
@@ -32,11 +41,17 @@ export interface LaunchPlan {
   /** The socket to tell the user. */
   readonly qmpSocket: string;
   readonly consoleSocket: string | undefined;
+  /** What is in another place than in the saved command line. */
+  readonly moved: readonly Moved[];
+  readonly aftercare: Aftercare;
   readonly notes: readonly string[];
 }
 
-/** @throws VmckptError COMMAND_LINE_UNTRUSTED, COMMAND_LINE_UNSUPPORTED, MAP_REFUSED, QEMU_NOT_FOUND */
-export function planLaunch({ manifest, folder, memory }: LaunchSubject, wishes: LaunchWishes): LaunchPlan {
+/** @throws VmckptError COMMAND_LINE_UNTRUSTED, COMMAND_LINE_UNSUPPORTED, MAP_REFUSED, DISKS_WRITABLE, COLLISION, QEMU_NOT_FOUND */
+export async function planLaunch(
+  { manifest, folder, memory }: LaunchSubject,
+  wishes: LaunchWishes,
+): Promise<LaunchPlan> {
   const argv = withoutMappedMemory(wishes.qemuArgs ?? manifest.commandLine);
   if (argv.length === 0)
     throw new VmckptError(
@@ -54,19 +69,37 @@ export function planLaunch({ manifest, folder, memory }: LaunchSubject, wishes: 
     paused: !runs,
     machineType: manifest.machine.type,
   });
+  const { identity = 'original' } = wishes;
+  const own = await giveIdentity(rewritten.args, { identity, directory: folder.directory });
+  if (own.moved.length > 0) folder.createOwn();
+  const agentSocket = agentSocketOf(own.args);
+  const cwd = (wishes.qemuArgs === undefined ? manifest.workingDirectory : undefined) ?? process.cwd();
+  const aftercare = {
+    isClone: identity === 'clone',
+    networks: sharedNetworks(parseCommandLine(own.args)),
+    ...(agentSocket !== undefined && { agentSocket: path.resolve(cwd, agentSocket) }),
+  };
+  const ownPath = (from: string) => own.moved.find((moved) => moved.from === from)?.to ?? from;
   return {
     binary: findQemuBinary({ chosen: wishes.qemuBinary, recorded: manifest.qemu.binaryName }),
     // Mapped memory needs no transfer.
-    args: [...rewritten.args, ...(memory === undefined ? transferMonitor(folder) : [])],
-    cwd: (wishes.qemuArgs === undefined ? manifest.workingDirectory : undefined) ?? process.cwd(),
+    args: [...own.args, ...(memory === undefined ? transferMonitor(folder) : [])],
+    cwd,
     runs,
-    qmpSocket: rewritten.userQmpSocket ?? folder.file('qmp.sock'),
+    qmpSocket: ownPath(rewritten.userQmpSocket ?? folder.file('qmp.sock')),
     consoleSocket: rewritten.consoleSocket,
-    notes: rewritten.notes,
+    moved: own.moved,
+    aftercare,
+    notes: [
+      ...rewritten.notes,
+      ...own.overlaid.map((image) => `What the VM writes to ${image} is its own, and is lost when it ends.`),
+      ...aftercareNotes(aftercare, runs),
+    ],
   };
 }
 
 export interface VmBeginnings {
+  readonly vmName: string;
   readonly located: LocatedGeneration;
   readonly manifest: Manifest;
   readonly mode: RestoreMode;
@@ -75,9 +108,10 @@ export interface VmBeginnings {
 }
 
 /** What is known of a VM before its QEMU is started. */
-export function newRecord({ located, manifest, mode, plan, verbStartMs }: VmBeginnings): VmRecord {
+export function newRecord({ vmName, located, manifest, mode, plan, verbStartMs }: VmBeginnings): VmRecord {
   return {
-    name: located.name,
+    name: vmName,
+    ...(vmName !== located.name && { checkpoint: located.name }),
     generation: located.generation,
     generationDir: located.dir,
     mode,

@@ -12,6 +12,8 @@ import {
 
 export interface VmSummary {
   readonly name: string;
+  /** The name of its checkpoint. */
+  readonly checkpoint: string;
   readonly generation: number;
   readonly status: VmStatus;
   readonly mode: RestoreMode;
@@ -39,6 +41,7 @@ function summarize(folder: VmFolder, record: VmRecord): VmSummary {
   const status = statusOf(record, transfer);
   return {
     name: record.name,
+    checkpoint: record.checkpoint ?? record.name,
     generation: record.generation,
     status,
     mode: record.mode,

@@ -15,7 +15,7 @@ const WATCH_EVERY_MS = 100;
 const KEEPER_REACTS_MS = 1_000;
 
 export interface RecoverOptions {
-  /** The name that the VM was restored from. */
+  /** The VM's, as vmckpt ps shows it. */
   readonly name: string;
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
   readonly onMessage: (text: string) => void;
@@ -61,6 +61,7 @@ export async function recover({
   return buildReport({
     record,
     manifest,
+    moved: [],
     times: undefined,
     result: { ...result, recoveries: result.recoveries + 1 },
   });

@@ -1,5 +1,6 @@
 /** What `restore --json` prints. Times in milliseconds (Us: microseconds), sizes in bytes; null: not (yet) known. */
 import type { Manifest } from '../checkpoint/manifest.js';
+import type { Moved } from '../qemu/relocation.js';
 import { roundMs } from '../timeline/clock.js';
 import type { FaultTimes } from '../transfer/fault-times.js';
 import type { TransferCounters } from './transfer-job.js';
@@ -24,14 +25,19 @@ export const MEMORY_PATHS = ['direct', 'stream', 'map'] as const;
 export type MemoryPath = (typeof MEMORY_PATHS)[number];
 
 export interface RestoreReport {
+  /** The checkpoint's. */
   readonly name: string;
   readonly generation: number;
+  /** What `ps` and `stop` call the VM. */
+  readonly vmName: string;
   readonly mode: RestoreMode;
   /** How main memory came: into QEMU's memory directly, through its migration stream, or as a mapped file. */
   readonly path: MemoryPath;
   readonly qemuPid: number | null;
   readonly qmpSocket: string;
   readonly consoleSocket: string | null;
+  /** What is in another place than in the saved command line. */
+  readonly moved: readonly Moved[];
   readonly ramBytes: number;
   readonly storedBytes: number;
   readonly resumeMs: number | null;
@@ -69,26 +75,29 @@ const NOTHING: TransferCounters = {
 export interface ReportParts {
   readonly record: VmRecord;
   readonly manifest: Manifest;
+  readonly moved: readonly Moved[];
   /** Undefined when a VM was only taken over. */
   readonly times: RestoreTimes | undefined;
   /** Undefined while memory is still under way, and where it stays in its file. */
   readonly result: TransferResult | undefined;
 }
 
-export function buildReport({ record, manifest, times, result }: ReportParts): RestoreReport {
+export function buildReport({ record, manifest, moved, times, result }: ReportParts): RestoreReport {
   const counters = result?.counters ?? NOTHING;
   const since = (fromMs: number | undefined, toMs: number | undefined) =>
     fromMs === undefined || toMs === undefined ? null : roundMs(toMs - fromMs);
   const { demandFaults, withheldFaults, prefetchedPages } = counters;
   const { backgroundPages, zeroPages, transferredBytes } = counters;
   return {
-    name: record.name,
+    name: record.checkpoint ?? record.name,
     generation: record.generation,
+    vmName: record.name,
     mode: record.mode,
     path: pathOf(record),
     qemuPid: record.qemu?.pid ?? null,
     qmpSocket: record.qmpSocket,
     consoleSocket: record.consoleSocket ?? null,
+    moved,
     ramBytes: manifest.sizes.ramBytes,
     storedBytes: manifest.sizes.storedBytes,
     resumeMs: since(times?.spawnedAtMs, times?.resumedAtMs),

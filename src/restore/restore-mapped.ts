@@ -19,6 +19,7 @@ import type { LocatedGeneration } from '../store/store.js';
 import { readMachineState, sendWholeMachine } from '../transfer/whole-machine.js';
 import { nowMs } from '../timeline/clock.js';
 import { identifyProcess } from '../util/process-identity.js';
+import { beginAftercare, isolate } from './aftercare.js';
 import { connectTo } from './connection.js';
 import { endOfQemu, LAST_WORDS_MS, listenForMachine, runWhenLoaded } from './incoming.js';
 import { newRecord, planLaunch, type LaunchPlan } from './launch-plan.js';
@@ -53,12 +54,12 @@ export async function restoreMapped(subject: MappedRestore): Promise<RestoreRepo
     use = holdGeneration(located.dir);
     reader = await CheckpointReader.open(located.dir);
     const memory = memoryToMap(located.dir, manifest);
-    const plan = planLaunch({ manifest, folder, memory }, options);
+    const plan = await planLaunch({ manifest, folder, memory }, options);
     for (const note of plan.notes) options.onMessage(note);
-    const original = manifest.qemu.process;
+    const original = options.identity === 'clone' ? undefined : manifest.qemu.process;
     // Mapped pages are the page cache's, which the host can take back.
     await refuseCollisions(plan.args, { original, ramBytes: 0, cwd: plan.cwd });
-    const record = newRecord({ located, manifest, mode: 'map', plan, verbStartMs });
+    const record = newRecord({ vmName: folder.name, located, manifest, mode: 'map', plan, verbStartMs });
     folder.write(record);
     return await startAndLoad({ ...subject, reader, memory, plan, record, use });
   } catch (error) {
@@ -79,6 +80,7 @@ function memoryToMap(dir: string, manifest: Manifest): MappedMemory {
 async function startAndLoad(attempt: Attempt): Promise<RestoreReport> {
   const { options, manifest, folder, plan, record, verbStartMs } = attempt;
   const { use } = attempt;
+  const { moved, aftercare, runs } = plan;
   const qemu = await launchQemu({
     ...plan,
     ...programOf(attempt),
@@ -92,8 +94,10 @@ async function startAndLoad(attempt: Attempt): Promise<RestoreReport> {
     use.leaveTo(qemu.pid);
     const running = { ...record, qemu: identifyProcess(qemu.pid)! };
     folder.write(running);
+    await qemu.qmp.close();
+    if (runs) beginAftercare(folder, aftercare);
     const times = { verbStartMs, spawnedAtMs: qemu.spawnedAtMs, qemuReadyMs: qemu.qemuReadyMs, resumedAtMs };
-    return buildReport({ record: running, manifest, times, result: undefined });
+    return buildReport({ record: running, manifest, moved, times, result: undefined });
   } catch (error) {
     const reason = await explain(error, qemu, folder.file('qemu.log'));
     if (folder.read()?.qemu === undefined) await end(qemu);
@@ -120,6 +124,7 @@ async function load(
     readMachineState(reader),
     listenForMachine(qmp, { mode: 'eager', socket }),
     requireCompatible(qmp, manifest),
+    isolate(qmp, plan.aftercare),
   ]);
   const [resumedAtMs] = await Promise.all([
     runWhenLoaded(qmp, { runs: plan.runs, signal, onLoaded: () => noteLoaded(folder, qemu) }),

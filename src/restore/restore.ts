@@ -7,6 +7,7 @@ import { refuseCollisions } from '../qemu/collisions.js';
 import { requireCompatible } from '../qemu/compatibility.js';
 import { refuseOnDemand } from '../qemu/on-demand.js';
 import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
+import { requireName } from '../store/reference.js';
 import { Store } from '../store/store.js';
 import { nowMs } from '../timeline/clock.js';
 import { withDeadline } from '../util/deadline.js';
@@ -27,6 +28,7 @@ import { restoreMapped } from './restore-mapped.js';
 import { buildReport, type RestoreReport } from './report.js';
 import { superviseTransfer } from './supervise.js';
 import { startGuardian, type Guardian } from './guardian.js';
+import { beginAftercare, isolate } from './aftercare.js';
 import type { TransferOrder } from './transfer-job.js';
 import { endAbandoned } from './stop.js';
 import { claimFolder, type RestoreMode, type VmFolder, type VmRecord } from './vm-record.js';
@@ -39,6 +41,8 @@ export interface RestoreOptions extends LaunchWishes {
   readonly storeDir: string;
   /** NAME or NAME@GENERATION. */
   readonly reference: string;
+  /** How the VM is called: like its checkpoint by default. */
+  readonly vmName?: string | undefined;
   /** `prefetch` is lazy, with what is probably touched first sent first. */
   readonly mode: RestoreMode;
   readonly prefetch: PrefetchWishes;
@@ -74,24 +78,26 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
   const { name, dir } = located;
   const manifest = readManifest(dir);
   requireMachine(manifest);
-  if (await endAbandoned(name))
+  const { vmName = name, identity = 'original' } = options;
+  requireName(vmName);
+  if (await endAbandoned(vmName))
     options.onMessage('An earlier restore died before its VM ran: what it had left is cleared away.');
-  const folder = claimFolder(name);
+  const folder = claimFolder(vmName);
   if (options.mode === 'map') return restoreMapped({ options, located, manifest, folder, verbStartMs });
   // First of all: it opens the checkpoint while everything else is prepared.
   const wishes = options.mode === 'prefetch' ? options.prefetch : undefined;
   const guardian = startGuardian({ folder, generationDir: dir, wishes });
   try {
-    const plan = planLaunch({ manifest, folder }, options);
+    const plan = await planLaunch({ manifest, folder }, options);
     for (const note of plan.notes) options.onMessage(note);
     if (options.mode !== 'eager') refuseOnDemand(plan.args, plan.cwd);
     await refuseCollisions(plan.args, {
-      original: manifest.qemu.process,
+      original: identity === 'original' ? manifest.qemu.process : undefined,
       ramBytes: manifest.sizes.ramBytes,
       cwd: plan.cwd,
     });
     const record: VmRecord = {
-      ...newRecord({ located, manifest, mode: options.mode, plan, verbStartMs }),
+      ...newRecord({ vmName, located, manifest, mode: options.mode, plan, verbStartMs }),
       ...(guardian.identity && { keeper: guardian.identity }),
     };
     folder.write(record);
@@ -110,6 +116,7 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
 async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
   const { options, manifest, folder, guardian, verbStartMs } = attempt;
   const { signal, detach } = options;
+  const { moved, aftercare, runs } = attempt.plan;
   const qemu = await launchQemu({
     ...attempt.plan,
     logPath: folder.file('qemu.log'),
@@ -122,9 +129,10 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
     const [incoming] = await Promise.all([
       prepareMemory(attempt, qemu),
       requireCompatible(qemu.qmp, manifest),
+      isolate(qemu.qmp, aftercare),
     ]);
     const { demandOnly } = options;
-    const order = { ...incoming, runs: attempt.plan.runs, ...(demandOnly && { demandOnly }) };
+    const order = { ...incoming, runs, ...(demandOnly && { demandOnly }) };
     const { preempt, capabilities, memory, hugePages } = incoming;
     const known = { ...record, preempt, capabilities, hugePages, ...(memory && { memory }) };
     // Before the VM can run: whoever takes it over when we are killed has to know it.
@@ -132,8 +140,10 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
     const resumedAtMs = await letRun(attempt, qemu, order);
     record = { ...known, qemu: identifyProcess(qemu.pid)! };
     folder.write(record);
+    await qemu.qmp.close();
+    if (runs) beginAftercare(folder, aftercare);
     const times = { verbStartMs, spawnedAtMs: qemu.spawnedAtMs, qemuReadyMs: qemu.qemuReadyMs, resumedAtMs };
-    if (detach) return buildReport({ record, manifest, times, result: undefined });
+    if (detach) return buildReport({ record, manifest, moved, times, result: undefined });
     const totalBytes = manifest.sizes.nonZeroBytes;
     const result = await superviseTransfer({
       folder,
@@ -142,7 +152,7 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
       totalBytes,
       ...options,
     });
-    return buildReport({ record, manifest, times, result });
+    return buildReport({ record, manifest, moved, times, result });
   } catch (error) {
     const logPath = folder.file('qemu.log');
     const reason = await explainFailure(error, { qemu, transfer: guardian.transfer, logPath });

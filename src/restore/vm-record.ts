@@ -6,6 +6,7 @@ import { existsSync, readdirSync, readFileSync, rmSync, statSync, utimesSync } f
 import path from 'node:path';
 import { z } from 'zod';
 import { VmckptError } from '../errors.js';
+import { OWN_FOLDER } from '../qemu/own-identity.js';
 import { requireName } from '../store/reference.js';
 import { readJsonFile, writeJsonFile } from '../util/json-file.js';
 import { identifyProcess, isAlive, type ProcessIdentity } from '../util/process-identity.js';
@@ -28,7 +29,10 @@ export const RESTORE_MODES = ['prefetch', 'lazy', 'eager', 'map'] as const;
 export type RestoreMode = (typeof RESTORE_MODES)[number];
 
 const vmSchema = z.object({
+  /** The VM's. */
   name: z.string(),
+  /** The name of its checkpoint, where that is another one. */
+  checkpoint: z.string().optional(),
   generation: z.number().int(),
   generationDir: z.string(),
   mode: z.enum(RESTORE_MODES),
@@ -87,6 +91,11 @@ export class VmFolder {
 
   create(): void {
     ensureRuntimeDir('vms', this.name);
+  }
+
+  /** For what a clone has in other places than the VM that was saved (see qemu/own-identity). */
+  createOwn(): void {
+    ensureRuntimeDir('vms', this.name, OWN_FOLDER);
   }
 
   file(
@@ -151,8 +160,8 @@ export function claimFolder(name: string): VmFolder {
   if (record !== undefined) {
     const status = statusOf(record, folder.readTransfer());
     if (status !== 'ended') {
-      throw new VmckptError('VM_BUSY', `a VM restored from "${name}" is still there (${status})`, {
-        hint: `vmckpt ps shows it, vmckpt stop ${name} ends it.`,
+      throw new VmckptError('VM_BUSY', `a restored VM called "${name}" is still there (${status})`, {
+        hint: `vmckpt ps shows it, vmckpt stop ${name} ends it, --as gives this one another name.`,
       });
     }
     folder.remove();

@@ -14,6 +14,7 @@ export async function withDeadline<T>(
   promise: Promise<T>,
   { what, timeoutMs, signal }: WaitOptions,
 ): Promise<T> {
+  promise.catch(() => undefined); // also when nobody waits for it any more
   signal?.throwIfAborted();
   const timer = new AbortController();
   const late = sleep(timeoutMs, undefined, { signal: timer.signal }).then(() => {

@@ -1,6 +1,8 @@
 import fc from 'fast-check';
 import { describe, it, expect } from 'vitest';
 import { formatProperties, parseCommandLine, parseProperties, toArgv } from '../../src/qemu/command-line.js';
+import { giveIdentity } from '../../src/qemu/own-identity.js';
+import { relocate } from '../../src/qemu/relocation.js';
 import { rewriteForRestore } from '../../src/qemu/restore-command-line.js';
 import { untrustedOptions } from '../../src/qemu/trust.js';
 
@@ -57,5 +59,49 @@ describe('a QEMU command line', () => {
       expect(new Set(second.args)).toEqual(new Set(rewriteForRestore(words, wishes('second')).args));
       expect(second.consoleSocket).toBe('/run/vmckpt/second/console.sock');
     }
+  });
+
+  const file = fc.stringMatching(/^(\/[a-z,.]{1,8}){1,3}$/);
+  const port = fc.integer({ min: 1, max: 65535 });
+  const claim = fc.oneof(
+    file.map((path) => ['-qmp', `unix:${path.replaceAll(',', ',,')},server=on,wait=off`]),
+    file.map((path) => ['-chardev', `socket,id=c,path=${path.replaceAll(',', ',,')},server,logfile=/l`]),
+    file.map((path) => ['-serial', `file:${path.replaceAll(',', ',,')}`]),
+    port.map((number) => ['-netdev', `user,id=n,hostfwd=tcp:127.0.0.1:${number}-:22`]),
+    port.map((number) => ['-netdev', `{"type":"user","id":"n","hostfwd":[{"str":"udp::${number}-:5"}]}`]),
+    port.map((number) => ['-monitor', `telnet:[::1]:${number},server,nowait`]),
+    port.map((number) => ['-device', `{"driver":"vhost-vsock-pci","guest-cid":${number}}`]),
+    fc.constant(['-s']),
+  );
+  const claims = fc.array(fc.oneof(claim, option)).map((options) => options.flat());
+
+  it('keeps every word in the place of the original, and never throws anything else than a refusal', async () => {
+    await fc.assert(
+      fc.asyncProperty(claims, async (words) => {
+        const own = giveIdentity(words, { identity: 'original', directory: '/run/vmckpt/vms/x' });
+        const { args, moved } = await own.catch((error: { code: string }) => {
+          expect(error.code).toBe('COMMAND_LINE_UNSUPPORTED');
+          return { args: words, moved: [] };
+        });
+        expect([args, moved]).toEqual([words, []]);
+      }),
+    );
+  });
+
+  it('has all it claims in other places as a clone, and the same claims as the clone of a clone', () => {
+    const places = {
+      file: (from: string) => `/own/${from.slice(from.lastIndexOf('/') + 1)}`,
+      port: () => 7777,
+      vsockId: () => 9,
+    };
+    fc.assert(
+      fc.property(fc.array(claim), (options) => {
+        const once = relocate(parseCommandLine(options.flat()), places);
+        const twice = relocate(once.options, places);
+        expect(toArgv(twice.options)).toEqual(toArgv(once.options));
+        expect(twice.moved).toEqual([]);
+        for (const { to } of once.moved) expect(to).toMatch(/^\/own\/|7777$|^9$/);
+      }),
+    );
   });
 });

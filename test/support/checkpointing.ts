@@ -66,7 +66,8 @@ export async function restoreGuest(
   });
   const pid = report.qemuPid!;
   killAtExit(pid);
-  const console = await Console.connect(guest.consoleSocket);
+  const movedTo = report.moved.find(({ from }) => from === guest.consoleSocket)?.to;
+  const console = await Console.connect(movedTo ?? guest.consoleSocket);
   const restored: Restored = {
     report,
     pid,

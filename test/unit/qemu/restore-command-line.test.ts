@@ -46,6 +46,18 @@ describe('rewriteForRestore', () => {
     for (const other of ['pc', 'pc-q35-8.0', 'virt']) expect(pin('-M', other)[1]).toBe(other);
   });
 
+  it.each([
+    'vmgenid',
+    'vmgenid,guid=auto,id=g',
+    'vmgenid,guid=324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87',
+    '{"driver":"vmgenid","guid":"324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87"}',
+  ])('gives every restore a VM generation id of its own: -device %s', (device) => {
+    const [first, second] = [rewrite('-device', device), rewrite('-device', device)];
+    for (const [, rewritten] of [first, second])
+      expect(rewritten).toMatch(/^vmgenid,(.*,)?guid=(?!324e6eaf)[0-9a-f-]{36}(,|$)/);
+    expect(first).not.toEqual(second);
+  });
+
   it("leaves the user's own QMP socket alone and names it", () => {
     const short = ['-qmp', 'unix:/tmp/q.sock,server=on,wait=off'];
     expect(rewriteForRestore(short, SOCKETS)).toMatchObject({ userQmpSocket: '/tmp/q.sock', notes: [] });
@@ -111,6 +123,13 @@ describe('rewriteForRestore', () => {
     ],
   ])('moves what was on the terminal to a socket: %j', (argv, expected) => {
     expect(rewrite(...argv)).toEqual(expected);
+  });
+
+  it("knows the console of an earlier restore from a clone's own socket of that name", () => {
+    const consoleAt = (path: string) => `socket,id=c,path=${path},server=on,wait=off`;
+    const [earlier, own] = ['/run/vmckpt/vms/b/console.sock', '/run/vmckpt/vms/b/own/console.sock'];
+    expect(rewrite('-chardev', consoleAt(earlier))).toEqual(['-chardev', consoleAt(SOCKETS.consoleSocket)]);
+    expect(rewrite('-chardev', consoleAt(own))).toEqual(['-chardev', consoleAt(own)]);
   });
 
   it('says where the console is now, and only then', () => {

@@ -1,0 +1,178 @@
+/**
+ * QEMU's guest agent, a program in the guest: JSON lines over a channel (virtio-serial) that QEMU offers as a
+ * socket. It runs one command at a time and may be away, so every answer has a deadline.
+ * Source: QEMU's "Guest Agent Protocol Reference".
+ */
+import { once } from 'node:events';
+import net from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { z } from 'zod';
+import { VmckptError } from '../errors.js';
+import { poll, withDeadline } from '../util/deadline.js';
+import { characterDeviceOf } from './character-device.js';
+import { parseCommandLine, propertyOf } from './command-line.js';
+
+const CHANNEL_NAME = 'org.qemu.guest_agent.0';
+const ANSWER_TIMEOUT_MS = 5_000;
+/** What was sent before the agent listened is lost: it is asked again. */
+const SYNC_EVERY_MS = 500;
+/** The guest may be hostile: what is longer is no answer. */
+const MAX_LINE_CHARS = 1 << 20;
+/** The agent begins its answer to guest-sync-delimited with this byte, which is in no JSON text. */
+const DELIMITER = '\xff';
+
+const Reply = z.object({ return: z.unknown().optional(), error: z.object({ desc: z.string() }).optional() });
+const Interfaces = z.array(z.object({ name: z.string(), 'hardware-address': z.string().optional() }));
+const Started = z.object({ pid: z.number() });
+const ProcessState = z.object({
+  exited: z.boolean(),
+  exitcode: z.number().optional(),
+  'out-data': z.string().optional(),
+  'err-data': z.string().optional(),
+});
+
+export interface GuestInterface {
+  readonly name: string;
+  /** Lower case, with colons. */
+  readonly macAddress: string;
+}
+
+export interface GuestProcessEnd {
+  /** Undefined when a signal ended it. */
+  readonly exitCode: number | undefined;
+  readonly output: string;
+  readonly errorOutput: string;
+}
+
+/** The socket of the agent's channel in a command line; undefined without one, or when QEMU does not listen there. */
+export function agentSocketOf(args: readonly string[]): string | undefined {
+  const options = parseCommandLine(args);
+  const channel = options.find(
+    (option) => option.name === 'device' && propertyOf(option, 'name') === CHANNEL_NAME,
+  );
+  const id = channel && propertyOf(channel, 'chardev');
+  if (id === undefined) return undefined;
+  const devices = options.filter(({ name }) => name === 'chardev').map(characterDeviceOf);
+  const device = devices.find((candidate) => candidate?.id === id);
+  return device?.server === true ? device.path : undefined;
+}
+
+interface Question {
+  readonly command: string;
+  readonly args: object;
+  /** Sent before the question, and expected before the answer. */
+  readonly delimiter: string;
+}
+
+export class GuestAgent {
+  readonly #socket: net.Socket;
+  #received = '';
+  #onLine: ((line: string) => void) | undefined;
+
+  private constructor(socket: net.Socket) {
+    this.#socket = socket.setEncoding('latin1');
+    socket.on('error', () => undefined); // then it closes, and whoever waits for an answer has a deadline
+    socket.on('data', (text) => this.#receive(String(text)));
+  }
+
+  /** Returns when the agent answers. @throws VmckptError AGENT_SILENT, or the signal's reason */
+  static async connect(
+    path: string,
+    { timeoutMs, signal }: { readonly timeoutMs: number; readonly signal?: AbortSignal },
+  ): Promise<GuestAgent> {
+    const socket = net.connect({ path });
+    const agent = new GuestAgent(socket);
+    try {
+      await once(socket, 'connect', signal === undefined ? {} : { signal });
+      await poll(async () => agent.#sync(), { what: 'the agent', timeoutMs, everyMs: 1, signal });
+      return agent;
+    } catch (cause) {
+      agent.close();
+      signal?.throwIfAborted();
+      throw new VmckptError('AGENT_SILENT', `no guest agent answers at ${path}`, {
+        hint: 'Install and start qemu-guest-agent in the guest.',
+        cause,
+      });
+    }
+  }
+
+  /** @throws VmckptError AGENT_SILENT when no answer comes in time, AGENT_REFUSED with the agent's own words */
+  async execute(command: string, args: object = {}): Promise<unknown> {
+    const question = { command, args, delimiter: '' };
+    const line = await this.#ask(question, ANSWER_TIMEOUT_MS).catch((cause: unknown) => {
+      throw new VmckptError('AGENT_SILENT', `the guest agent does not answer ${command}`, { cause });
+    });
+    const { return: value, error } = Reply.parse(JSON.parse(line));
+    if (error === undefined) return value;
+    throw new VmckptError('AGENT_REFUSED', `the guest agent refused ${command}: ${error.desc}`);
+  }
+
+  /** Sets the guest's clock. @param nowMs since 1970 */
+  async setTime(nowMs: number): Promise<void> {
+    await this.execute('guest-set-time', { time: Math.round(nowMs) * 1_000_000 });
+  }
+
+  /** Those that have a MAC address. */
+  async interfaces(): Promise<GuestInterface[]> {
+    const found = Interfaces.parse(await this.execute('guest-network-get-interfaces'));
+    return found.flatMap(({ name, 'hardware-address': address }) =>
+      address === undefined ? [] : [{ name, macAddress: address.toLowerCase() }],
+    );
+  }
+
+  /** Runs a program of the guest to its end. */
+  async run(program: string, args: readonly string[]): Promise<GuestProcessEnd> {
+    const options = { path: program, arg: args, 'capture-output': true };
+    const { pid } = Started.parse(await this.execute('guest-exec', options));
+    const end = await poll(
+      async () => {
+        const state = ProcessState.parse(await this.execute('guest-exec-status', { pid }));
+        return state.exited ? state : undefined;
+      },
+      { what: `${program} to end in the guest`, timeoutMs: ANSWER_TIMEOUT_MS, everyMs: 20 },
+    );
+    const decode = (data = '') => Buffer.from(data, 'base64').toString();
+    return {
+      exitCode: end.exitcode,
+      output: decode(end['out-data']),
+      errorOutput: decode(end['err-data']),
+    };
+  }
+
+  close(): void {
+    this.#socket.destroy();
+  }
+
+  /** Makes the agent drop what it was told before, and drops what it answers to that. */
+  async #sync(): Promise<true | undefined> {
+    const id = Math.floor(Math.random() * 2 ** 31);
+    try {
+      const sync = { command: 'guest-sync-delimited', args: { id }, delimiter: DELIMITER };
+      const line = await this.#ask(sync, SYNC_EVERY_MS);
+      return Reply.parse(JSON.parse(line)).return === id || undefined;
+    } catch {
+      await sleep(SYNC_EVERY_MS / 5);
+      return undefined;
+    }
+  }
+
+  /** @returns the next line behind the delimiter. */
+  async #ask({ command, args, delimiter }: Question, timeoutMs: number): Promise<string> {
+    const answer = new Promise<string>((resolve) => {
+      this.#onLine = (line) => {
+        const at = line.indexOf(delimiter);
+        if (at !== -1) resolve(Buffer.from(line.slice(at + delimiter.length), 'latin1').toString());
+      };
+    });
+    const text = `${JSON.stringify({ execute: command, arguments: args })}\n`;
+    this.#socket.write(Buffer.concat([Buffer.from(delimiter, 'latin1'), Buffer.from(text)]));
+    return withDeadline(answer, { what: `the guest agent to answer ${command}`, timeoutMs });
+  }
+
+  #receive(text: string): void {
+    const lines = (this.#received + text).split('\n');
+    this.#received = lines.pop()!;
+    if (this.#received.length > MAX_LINE_CHARS) this.#socket.destroy();
+    for (const line of lines) this.#onLine?.(line);
+  }
+}

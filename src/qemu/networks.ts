@@ -1,0 +1,40 @@
+/** Which networks a command line connects the guest to. */
+import { z } from 'zod';
+import { VmckptError } from '../errors.js';
+import { propertyOf, type Option } from './command-line.js';
+import type { QmpClient } from './qmp.js';
+
+export interface Network {
+  /** `-netdev tap,…` */
+  readonly option: string;
+  /** Undefined: QEMU makes one up. */
+  readonly id: string | undefined;
+}
+
+/** Those that it shares with others, who know it by its MAC address: all but QEMU's user mode, a network for each VM. */
+export function sharedNetworks(options: readonly Option[]): Network[] {
+  return options.flatMap((option) => {
+    const { name, value = '' } = option;
+    const type = ['netdev', 'nic', 'net'].includes(name) ? propertyOf(option, 'type') : undefined;
+    if (type === undefined || ['user', 'none', 'nic', 'hubport'].includes(type)) return [];
+    return [{ option: `-${name} ${value}`, id: propertyOf(option, 'id') }];
+  });
+}
+
+const RxFilters = z.array(z.object({ name: z.string(), 'main-mac': z.string() }));
+
+/** The MAC address that the guest has in each network, by the network's id. */
+export async function nicMacAddresses(qmp: QmpClient): Promise<Map<string, string>> {
+  const text = await qmp.query(z.string(), 'human-monitor-command', { 'command-line': 'info network' });
+  // A NIC, and below it the network: `net0: index=0,type=nic,…,macaddr=52:…` and ` \\ lan: index=0,type=tap,…`.
+  const pairs = text.matchAll(/^(\S+): index=\d+,type=nic,.*macaddr=([0-9a-f:]{17}).*\r?\n \\ (\S+): /gim);
+  // A guest may have changed it: virtio-net tells.
+  const current = await qmp.query(RxFilters, 'query-rx-filter').catch((error: unknown) => {
+    if (!(error instanceof VmckptError) || error.code !== 'QMP_COMMAND_FAILED') throw error;
+    return [];
+  });
+  const changed = new Map(current.map(({ name, 'main-mac': mac }) => [name, mac]));
+  return new Map(
+    Array.from(pairs, ([, nic, mac, network]) => [network!, (changed.get(nic!) ?? mac!).toLowerCase()]),
+  );
+}

@@ -1,0 +1,61 @@
+/** Disks of a clone: it may read what others read, but what it writes must stay its own. */
+import { isOn, propertiesOf, propertyOf, withProperties, type Option } from './command-line.js';
+
+/** `-hda FILE` and its like, as `-drive` has them. */
+const SHORT_DISK = /^hd([a-d])$/;
+const OTHER_SHORT_DISK = /^(fd[ab]|sd|mtdblock|pflash)$/;
+const NO_IMAGE = /^null-(co|aio)/;
+
+export interface OwnDisks {
+  readonly options: Option[];
+  /** Images that got a temporary overlay: what the clone writes goes there, and is lost with it. */
+  readonly overlaid: readonly string[];
+  /** Writable disks that cannot get one. */
+  readonly refused: readonly string[];
+}
+
+export function discardWrites(options: readonly Option[]): OwnDisks {
+  const overlaid: string[] = [];
+  const refused: string[] = [];
+  const discardsAll = options.some(({ name }) => name === 'snapshot');
+  const own = options.map((option) => {
+    if (option.name === 'blockdev' && isWritableNode(option, options))
+      refused.push(`-blockdev ${option.value}`);
+    if (discardsAll) return option;
+    const drive = asDrive(option);
+    if (OTHER_SHORT_DISK.test(option.name)) refused.push(`-${option.name} ${option.value}`);
+    const image = drive && writableImage(drive);
+    if (image === undefined) return option;
+    overlaid.push(image);
+    return withProperties(drive!, { snapshot: 'on' });
+  });
+  return { options: own, overlaid, refused };
+}
+
+function asDrive(option: Option): Option | undefined {
+  if (option.name === 'drive') return option;
+  const letter = SHORT_DISK.exec(option.name)?.[1];
+  if (letter === undefined) return undefined;
+  const file = option.value!.replaceAll(',', ',,');
+  return { name: 'drive', value: `file=${file},index=${letter.charCodeAt(0) - 0x61},media=disk` };
+}
+
+/** Undefined for a drive that is empty, read-only, or has an overlay. */
+function writableImage(drive: Option): string | undefined {
+  const get = (key: string) => propertyOf(drive, key);
+  const image = get('file') ?? get('filename') ?? get('file.filename');
+  const harmless =
+    isOn(get('readonly')) || isOn(get('read-only')) || isOn(get('snapshot')) || get('media') === 'cdrom';
+  return harmless || image === undefined || NO_IMAGE.test(image) ? undefined : image;
+}
+
+/** With auto-read-only a node is opened for writing only when a device wants that. */
+function isWritableNode(node: Option, options: readonly Option[]): boolean {
+  if (isOn(propertyOf(node, 'read-only')) || NO_IMAGE.test(propertyOf(node, 'driver') ?? '')) return false;
+  const name = propertyOf(node, 'node-name');
+  const isDisk = options.some(
+    (option) => option.name === 'device' && propertyOf(option, 'drive') === name && name !== undefined,
+  );
+  const writes = propertiesOf(node).every(({ key }) => key !== 'auto-read-only') || isDisk;
+  return writes;
+}

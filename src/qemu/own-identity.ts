@@ -1,0 +1,140 @@
+/**
+ * The command line of a restored VM, so that it gets in nobody's way. One that takes the place of the original keeps
+ * everything; a clone runs beside it, and beside other clones, and gets a place of its own for whatever two QEMUs
+ * cannot have.
+ */
+import path from 'node:path';
+import { VmckptError } from '../errors.js';
+import { characterDeviceOf } from './character-device.js';
+import { isOn, parseCommandLine, propertyOf, toArgv, type Option } from './command-line.js';
+import { freePort, freeVsockId } from './free-places.js';
+import { agentSocketOf } from './guest-agent.js';
+import { sharedNetworks } from './networks.js';
+import { discardWrites } from './own-disks.js';
+import { relocate, type Moved, type Places, type PortAddress } from './relocation.js';
+
+/** `original`: in the place of the VM that was saved. `clone`: beside it. */
+export type Identity = 'original' | 'clone';
+
+export interface OwnIdentityOptions {
+  readonly identity: Identity;
+  /** The VM's folder; what lies in it is its own already. */
+  readonly directory: string;
+}
+
+export interface OwnIdentity {
+  readonly args: readonly string[];
+  readonly moved: readonly Moved[];
+  /** Images that the VM writes to in a temporary overlay. */
+  readonly overlaid: readonly string[];
+}
+
+/** Below a VM's folder: what other places of the command line have become. */
+export const OWN_FOLDER = 'own';
+/** Where an earlier restore had put something for the VM that was saved, which was a clone itself. */
+const EARLIER_OWN = /\/vms\/[^/]+\/own\/[^/]+$/;
+
+/**
+ * @throws VmckptError DISKS_WRITABLE, COMMAND_LINE_UNSUPPORTED naming what a clone cannot share, COLLISION when no
+ * port is free
+ */
+export async function giveIdentity(
+  args: readonly string[],
+  { identity, directory }: OwnIdentityOptions,
+): Promise<OwnIdentity> {
+  const options = parseCommandLine(args);
+  const file = ownFiles(directory);
+  if (identity === 'original') {
+    const ofClone = (from: string) => (EARLIER_OWN.test(from) ? file(from) : from);
+    const { options: kept, moved } = relocate(options, { ...STAY, file: ofClone });
+    return { args: toArgv(kept), moved, overlaid: [] };
+  }
+  const disks = discardWrites(options);
+  refuseShared(disks.options, disks.refused);
+  const port = await freePorts(disks.options);
+  const places = { file, port, vsockId: freeVsockId };
+  const { options: own, moved } = relocate(disks.options, places);
+  return { args: toArgv(own), moved, overlaid: disks.overlaid };
+}
+
+const STAY: Places = { file: (from) => from, port: ({ port }) => port, vsockId: (id) => id };
+
+/** Files keep their names where those differ. */
+function ownFiles(directory: string): (from: string) => string {
+  const taken = new Map<string, string>();
+  return (from) => {
+    if (path.dirname(from) === directory) return from;
+    const { name, ext } = path.parse(from);
+    for (let count = 1; ; count++) {
+      const to = path.join(directory, OWN_FOLDER, `${name}${count === 1 ? '' : `-${count}`}${ext}`);
+      if ((taken.get(to) ?? from) !== from) continue;
+      taken.set(to, from);
+      return to;
+    }
+  };
+}
+
+/** Free ports for those of a command line, by address. */
+async function freePorts(options: readonly Option[]): Promise<(address: PortAddress) => number> {
+  const wanted = new Map<string, PortAddress>();
+  const note = (address: PortAddress) => {
+    wanted.set(JSON.stringify(address), address);
+    return address.port;
+  };
+  relocate(options, { ...STAY, port: note });
+  const found = new Map<string, number>();
+  for (const [key, address] of wanted) found.set(key, await freePort(address));
+  return (address) => found.get(JSON.stringify(address))!;
+}
+
+interface Shared {
+  readonly what: string;
+  readonly hint: string;
+}
+
+/** What two VMs cannot have, and what cannot be had twice. */
+function refuseShared(options: readonly Option[], writableDisks: readonly string[]): void {
+  const parts = [...sharedParts(options), ...unknownOnNetworks(options)];
+  const disks = writableDisks.map((what) => ({ what: `${what} (a writable disk)`, hint: DISK_HINT }));
+  const [first, ...others] = [...disks, ...parts];
+  if (first === undefined) return;
+  const names = [first, ...others].map(({ what }) => what).join('; ');
+  throw new VmckptError(
+    disks.length > 0 ? 'DISKS_WRITABLE' : 'COMMAND_LINE_UNSUPPORTED',
+    `a clone cannot share ${names}`,
+    { hint: first.hint },
+  );
+}
+
+const OWN_COMMAND_LINE = 'vmckpt restore NAME --as VMNAME -- QEMU ARGS…';
+const DISK_HINT = `Attach it read-only, or as -drive, which gets a temporary overlay: ${OWN_COMMAND_LINE}`;
+const PART_HINT = `Give the clone a command line that does without it: ${OWN_COMMAND_LINE}`;
+const NETWORK_HINT =
+  'Only a guest agent can change the MAC address: give the VM a virtserialport named org.qemu.guest_agent.0, and its network an id=, before it is saved. Or use -netdev user.';
+/** Character devices that are something of the host's. */
+const HOST_DEVICES: ReadonlySet<string> = new Set(['pipe', 'serial', 'tty', 'parallel', 'parport']);
+
+function sharedParts(options: readonly Option[]): Shared[] {
+  return options
+    .filter((option) => {
+      const { name, value = '' } = option;
+      if (name === 'tpmdev') return true;
+      if (name === 'usbdevice') return value.startsWith('host');
+      if (name === 'device') return propertyOf(option, 'driver') === 'usb-host';
+      if (name === 'object')
+        return propertyOf(option, 'qom-type') === 'memory-backend-file' && isOn(propertyOf(option, 'share'));
+      return HOST_DEVICES.has(characterDeviceOf(option)?.backend ?? '');
+    })
+    .map(({ name, value }) => ({ what: `-${name} ${value}`, hint: PART_HINT }));
+}
+
+/** The guest keeps the MAC address that it had. Where others see it, somebody in the guest has to change it. */
+function unknownOnNetworks(options: readonly Option[]): Shared[] {
+  const hasAgent = agentSocketOf(toArgv(options)) !== undefined;
+  return sharedNetworks(options)
+    .filter(({ id }) => !hasAgent || id === undefined)
+    .map(({ option }) => ({
+      what: `${option} (a network on which its MAC address exists)`,
+      hint: NETWORK_HINT,
+    }));
+}

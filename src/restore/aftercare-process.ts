@@ -1,0 +1,93 @@
+/** The process of aftercare.ts. Its arguments are the socket of QEMU's monitor and the order, as JSON. */
+import { randomBytes } from 'node:crypto';
+import { pino } from 'pino';
+import { GuestAgent } from '../qemu/guest-agent.js';
+import { nicMacAddresses } from '../qemu/networks.js';
+import { QmpClient } from '../qemu/qmp.js';
+import { VmckptError } from '../errors.js';
+import { aftercareSchema, type Aftercare } from './aftercare.js';
+
+const MONITOR_TIMEOUT_MS = 60_000;
+const AGENT_TIMEOUT_MS = 30_000;
+/** As QEMU does after a migration of its own. */
+const ANNOUNCEMENT = { initial: 50, max: 550, rounds: 5, step: 100 };
+
+const log = pino({ base: { pid: process.pid } });
+
+async function careFor(monitorSocket: string, { isClone, agentSocket, networks }: Aftercare): Promise<void> {
+  if (networks.length > 0 && !isClone) await withMonitor(monitorSocket, announce);
+  if (agentSocket === undefined) return;
+  const agent = await GuestAgent.connect(agentSocket, { timeoutMs: AGENT_TIMEOUT_MS });
+  try {
+    await attempt('the guest has the time', () => agent.setTime(Date.now()));
+    if (!isClone) return;
+    for (const { id } of networks)
+      await attempt(`the guest has a MAC address of its own in the network ${id}`, () =>
+        withMonitor(monitorSocket, (qmp) => joinAnew(qmp, agent, id!)),
+      );
+  } finally {
+    agent.close();
+  }
+}
+
+async function announce(qmp: QmpClient): Promise<void> {
+  await qmp.execute('announce-self', ANNOUNCEMENT);
+}
+
+/** The guest sees the link go and come back, whereupon what runs there asks for another lease. */
+async function joinAnew(qmp: QmpClient, agent: GuestAgent, networkId: string): Promise<void> {
+  const before = (await nicMacAddresses(qmp)).get(networkId);
+  const nic = (await agent.interfaces()).find(({ macAddress }) => macAddress === before);
+  if (nic === undefined)
+    throw new VmckptError('AGENT_REFUSED', `the guest has no interface with the MAC address ${before}`);
+  await qmp.execute('set_link', { name: networkId, up: false });
+  await changeMacAddress(agent, nic.name);
+  await qmp.execute('set_link', { name: networkId, up: true });
+}
+
+async function changeMacAddress(agent: GuestAgent, name: string): Promise<void> {
+  const set = (...words: string[]) => agent.run('ip', ['link', 'set', 'dev', name, ...words]);
+  const address = randomMacAddress();
+  if ((await set('address', address)).exitCode === 0) return;
+  // Not every driver can while the interface is up.
+  await set('down');
+  const { exitCode, errorOutput } = await set('address', address);
+  await set('up');
+  if (exitCode !== 0)
+    throw new VmckptError('AGENT_REFUSED', `ip link set dev ${name} address: ${errorOutput.trim()}`);
+}
+
+/** Of one station, locally administered. */
+function randomMacAddress(): string {
+  const bytes = randomBytes(6);
+  bytes[0] = (bytes[0]! & 0xfc) | 0x02;
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join(':');
+}
+
+async function withMonitor(path: string, action: (qmp: QmpClient) => Promise<void>): Promise<void> {
+  const qmp = await QmpClient.connect({ path, timeoutMs: MONITOR_TIMEOUT_MS });
+  try {
+    await action(qmp);
+  } finally {
+    await qmp.close();
+  }
+}
+
+/** One thing that fails does not keep the others from being done. */
+async function attempt(done: string, action: () => Promise<void>): Promise<void> {
+  try {
+    await action();
+    log.info(done);
+  } catch (err) {
+    log.error({ err }, `it could not be seen to that ${done}`);
+  }
+}
+
+const [monitorSocket = '', order = ''] = process.argv.slice(2);
+const care = aftercareSchema.parse(JSON.parse(order));
+try {
+  await careFor(monitorSocket, care);
+} catch (err) {
+  log.error({ err }, 'the guest was left as it came back');
+}
+process.exit();

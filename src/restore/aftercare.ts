@@ -1,0 +1,50 @@
+/**
+ * What a restored guest needs once it runs: the time, neighbours who know where it is now, and as a clone a MAC address
+ * of its own. A process of its own sees to it, so that nothing waits for a guest that may not answer; what it has
+ * done is in the VM's log.
+ */
+import { spawn } from 'node:child_process';
+import { closeSync, openSync } from 'node:fs';
+import { z } from 'zod';
+import type { QmpClient } from '../qemu/qmp.js';
+import { distFile } from '../util/package-paths.js';
+import type { VmFolder } from './vm-record.js';
+
+export const aftercareSchema = z.object({
+  isClone: z.boolean(),
+  /** The channel of the guest's agent. */
+  agentSocket: z.string().optional(),
+  /** Networks that it shares with others, by id where it has one. A clone is cut off from them at first. */
+  networks: z.array(z.object({ id: z.string().optional() })),
+});
+export type Aftercare = z.infer<typeof aftercareSchema>;
+
+/** Cuts a clone off from its neighbours, to whom it is still somebody else. To be called before it runs. */
+export async function isolate(qmp: QmpClient, { isClone, networks }: Aftercare): Promise<void> {
+  if (!isClone) return;
+  for (const { id } of networks) await qmp.execute('set_link', { name: id, up: false });
+}
+
+/** Sets it going where there is something to do. QEMU's monitor in the folder has to be free. */
+export function beginAftercare(folder: VmFolder, care: Aftercare): void {
+  if (care.agentSocket === undefined && care.networks.length === 0) return;
+  const log = openSync(folder.file('transfer.log'), 'a', 0o600);
+  const child = spawn(
+    process.execPath,
+    [distFile('restore/aftercare-process.js'), folder.file('qmp.sock'), JSON.stringify(care)],
+    { detached: true, stdio: ['ignore', log, log] },
+  );
+  child.on('error', () => undefined); // the VM runs without it
+  child.unref();
+  closeSync(log);
+}
+
+/** What the user should know about it beforehand, a sentence each. @param runs whether the VM does so at once */
+export function aftercareNotes({ isClone, networks }: Aftercare, runs: boolean): string[] {
+  if (!isClone) return [];
+  return networks.map(({ id }) =>
+    runs
+      ? `The network ${id} is cut off until the guest's agent has changed the MAC address there: vmckpt logs tells.`
+      : `The network ${id} is cut off, because the agent of a paused VM cannot change the MAC address there: set_link ${id} on, in its monitor, connects it.`,
+  );
+}

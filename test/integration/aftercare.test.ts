@@ -1,0 +1,127 @@
+/** What a restored guest has once it runs: the time, a network that knows it, and as a clone an address of its own. */
+import dgram from 'node:dgram';
+import { once } from 'node:events';
+import path from 'node:path';
+import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
+import { readVmLogs } from '../../src/restore/logs.js';
+import { poll } from '../../src/util/deadline.js';
+import { agentArgs, inGuest } from '../support/agent.js';
+import {
+  examineGuest,
+  restoreGuest,
+  saveGuest,
+  stopRestored,
+  useOwnFolders,
+} from '../support/checkpointing.js';
+import type { Heartbeat } from '../support/console.js';
+import { startGuest, type Guest } from '../support/guest.js';
+import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
+import { freePort } from '../support/workloads.js';
+
+const WHOLE = { memory: true, disk: true, tmpfs: true, counter: true };
+const ORIGINAL_MAC = '52:54:00:00:00:77';
+const RARP = 0x8035;
+const TIMEOUT_MS = 60_000;
+/** A time that the guest has only where nobody has told it another one. */
+const LONG_AGO_S = 1_000_000_000;
+
+interface Frame {
+  readonly source: string;
+  readonly type: number;
+}
+
+describeOnEachQemu('a guest with an agent, on a network with others', (qemu) => {
+  const dir = suiteDirectory();
+  const storeDir = useOwnFolders(dir);
+  const agentSocket = path.join(dir, 'agent.sock');
+  /** What the others on the network see: QEMU sends every frame as a datagram. */
+  const frames: Frame[] = [];
+  const network = dgram.createSocket('udp4');
+  let guest: Guest;
+  let before: Heartbeat;
+
+  beforeAll(async () => {
+    network.on('message', (frame) =>
+      frames.push({
+        source: frame.toString('hex', 6, 12).replace(/..(?!$)/g, '$&:'),
+        type: frame.readUInt16BE(12),
+      }),
+    );
+    network.bind(0, '127.0.0.1');
+    await once(network, 'listening');
+    const lan = `udp=127.0.0.1:${network.address().port},localaddr=127.0.0.1:${await freePort()}`;
+    const args = [
+      '-netdev',
+      `socket,id=lan,${lan}`,
+      '-device',
+      `virtio-net-pci,netdev=lan,mac=${ORIGINAL_MAC}`,
+    ];
+    guest = await startGuest({ dir, qemu, fillMb: 64, extraArgs: [...agentArgs(dir), ...args] });
+    await guest.waitReady();
+    const setUp = 'ip link set eth1 up; ip address add 10.9.9.2/24 dev eth1';
+    const talk = '(while :; do busybox arping -c 1 -w 1 -I eth1 10.9.9.9; done) >/dev/null 2>&1 &';
+    await inGuest(agentSocket, `${setUp}; ${talk} date -s @${LONG_AGO_S}`);
+    before = await guest.console.nextHeartbeat();
+    await saveGuest(guest, { storeDir, name: 'lan' });
+    await guest.stop();
+    frames.length = 0;
+  });
+  afterEach(async () => {
+    await stopRestored();
+    frames.length = 0;
+  });
+  afterAll(async () => {
+    network.close();
+    await guest.stop();
+  });
+
+  const untilSeen = (wanted: (frame: Frame) => boolean) =>
+    poll(() => frames.find(wanted), { what: 'a frame', timeoutMs: TIMEOUT_MS, everyMs: 20 });
+
+  /** Until the process that sees to it has said so. */
+  const untilLogged = (name: string, text: string) =>
+    poll(() => JSON.stringify(readVmLogs(name).transfer).includes(text) || undefined, {
+      what: `"${text}" in the log`,
+      timeoutMs: TIMEOUT_MS,
+      everyMs: 50,
+    });
+
+  it('gets the time, and is announced to its neighbours under the address that it had', async () => {
+    const restored = await restoreGuest(guest, { storeDir, reference: 'lan', qemu });
+    await untilSeen(({ source, type }) => source === ORIGINAL_MAC && type === RARP);
+    await untilLogged('lan', 'the guest has the time');
+    expect(Number(await inGuest(agentSocket, 'date +%s'))).toBeGreaterThan(LONG_AGO_S * 1.5);
+    expect(await inGuest(agentSocket, 'cat /sys/class/net/eth1/address')).toBe(ORIGINAL_MAC);
+    expect(await examineGuest(restored.console, before)).toEqual(WHOLE);
+  });
+
+  it('gets another MAC address as a clone, before its neighbours hear of it; also as the clone of a clone', async () => {
+    const first = await restoreGuest(guest, {
+      storeDir,
+      reference: 'lan',
+      qemu,
+      vmName: 'one',
+      identity: 'clone',
+    });
+    await untilLogged('one', 'a MAC address of its own');
+    const own = first.report.moved.find(({ from }) => from === agentSocket)!.to;
+    const address = await inGuest(own, 'cat /sys/class/net/eth1/address');
+    expect(address).toMatch(/^.[26ae]:/);
+    await untilSeen(({ source }) => source === address);
+    expect(frames.filter(({ source }) => source !== address)).toEqual([]);
+    expect(await examineGuest(first.console, before)).toEqual(WHOLE);
+
+    await saveGuest(guest, { storeDir, name: 'again', qmpSocket: first.report.qmpSocket });
+    await first.stop();
+    frames.length = 0;
+    const second = await restoreGuest(
+      { ...guest, consoleSocket: first.report.moved.find(({ from }) => from === guest.consoleSocket)!.to },
+      { storeDir, reference: 'again', qemu, vmName: 'two', identity: 'clone' },
+    );
+    await untilLogged('two', 'a MAC address of its own');
+    const ownToo = second.report.moved.find(({ from }) => from === own)!.to;
+    const another = await inGuest(ownToo, 'cat /sys/class/net/eth1/address');
+    expect([ORIGINAL_MAC, address]).not.toContain(another);
+    expect(frames.filter(({ source }) => source !== another)).toEqual([]);
+  });
+});

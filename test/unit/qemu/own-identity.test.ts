@@ -1,0 +1,105 @@
+import path from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { giveIdentity } from '../../../src/qemu/own-identity.js';
+
+const DIRECTORY = '/run/vmckpt/vms/web.1';
+const AGENT = [
+  ...['-device', 'virtio-serial-pci', '-chardev', 'socket,id=a,path=/a.sock,server=on'],
+  ...['-device', 'virtserialport,chardev=a,name=org.qemu.guest_agent.0'],
+];
+
+const cloneOf = (...args: string[]) => giveIdentity(args, { identity: 'clone', directory: DIRECTORY });
+const originalOf = (...args: string[]) => giveIdentity(args, { identity: 'original', directory: DIRECTORY });
+
+describe('a VM in the place of the original', () => {
+  it('keeps everything', async () => {
+    const args = ['-qmp', 'unix:/tmp/q,server=on', '-drive', 'file=x', '-tpmdev', 'emulator,id=t', '-s'];
+    expect(await originalOf(...args)).toEqual({ args, moved: [], overlaid: [] });
+  });
+
+  it('has for itself what its original, a clone, had in the folder of another VM', async () => {
+    const { args } = await originalOf('-qmp', 'unix:/run/user/1/vmckpt/vms/web.9/own/q.sock,server=on');
+    expect(args).toEqual(['-qmp', `unix:${DIRECTORY}/own/q.sock,server=on`]);
+  });
+});
+
+describe('a clone', () => {
+  it("has its sockets and logs in its own folder, under names of their own, and leaves vmckpt's", async () => {
+    const monitor = `unix:${DIRECTORY}/qmp.sock,server=on,wait=off`;
+    const sockets = ['/tmp/a/qmp.sock', '/tmp/b/qmp.sock'].map((file) => `unix:${file},server=on`);
+    const { args, moved } = await cloneOf(...[monitor, ...sockets].flatMap((value) => ['-qmp', value]));
+    expect(args.filter((word) => word !== '-qmp')).toEqual([
+      monitor,
+      `unix:${DIRECTORY}/own/qmp.sock,server=on`,
+      `unix:${DIRECTORY}/own/qmp-2.sock,server=on`,
+    ]);
+    expect(moved.map(({ to }) => path.basename(to))).toEqual(['qmp.sock', 'qmp-2.sock']);
+  });
+
+  it('has free ports and a free vsock id, others each time', async () => {
+    const args = [
+      '-netdev',
+      'user,id=n,hostfwd=tcp:127.0.0.1:1-:22',
+      '-device',
+      'vhost-vsock-pci,guest-cid=3',
+    ];
+    const [first, second] = [await cloneOf(...args, '-vnc', ':0'), await cloneOf(...args, '-vnc', ':0')];
+    for (const [index, { to }] of first.moved.entries()) expect(to).not.toBe(second.moved[index]!.to);
+    expect(first.moved.map(({ what }) => what)).toEqual(['port', 'vsock id', 'display']);
+  });
+
+  it.each([
+    ['-drive', 'file=x,if=virtio', 'file=x,if=virtio,snapshot=on'],
+    ['-drive', 'file=x,snapshot=off', 'file=x,snapshot=on'],
+    ['-drive', 'file=x,readonly=on', 'file=x,readonly=on'],
+    ['-drive', 'file=x,media=cdrom', 'file=x,media=cdrom'],
+    ['-drive', 'if=none,id=empty', 'if=none,id=empty'],
+    ['-drive', 'file=null-co://,if=none', 'file=null-co://,if=none'],
+    ['-blockdev', 'driver=file,node-name=f,filename=x,read-only=on', undefined],
+    ['-blockdev', '{"driver":"file","node-name":"f","filename":"x","auto-read-only":true}', undefined],
+  ])('writes to no disk that it shares: %s %s', async (name, before, after = before) => {
+    const { args, overlaid } = await cloneOf(name, before);
+    expect(args).toEqual([name, after]);
+    expect(overlaid).toEqual(before === after ? [] : ['x']);
+  });
+
+  it('writes -hda as a drive with an overlay; -snapshot does for all', async () => {
+    expect((await cloneOf('-hdb', 'a,b')).args).toEqual([
+      '-drive',
+      'file=a,,b,index=1,media=disk,snapshot=on',
+    ]);
+    expect((await cloneOf('-hda', 'x', '-snapshot')).args).toEqual(['-hda', 'x', '-snapshot']);
+  });
+
+  it.each([
+    [['-blockdev', 'driver=file,node-name=f,filename=x']],
+    [['-blockdev', 'driver=file,node-name=f,filename=x,auto-read-only=on', '-device', 'ide-hd,drive=f']],
+    [['-pflash', 'vars.fd']],
+    [['-fda', 'floppy.img']],
+  ])('is refused with a writable disk that cannot have an overlay: %j', async (args) => {
+    await expect(cloneOf(...args)).rejects.toMatchObject({
+      code: 'DISKS_WRITABLE',
+      message: expect.stringContaining(`${args[0]} ${args[1]}`) as string,
+    });
+  });
+
+  it.each([
+    [['-tpmdev', 'emulator,id=t,chardev=c']],
+    [['-device', 'usb-host,vendorid=1']],
+    [['-chardev', 'pipe,id=c,path=/fifo']],
+    [['-serial', '/dev/ttyS0']],
+    [['-object', 'memory-backend-file,id=m,mem-path=/m,share=on,size=1G']],
+    [['-netdev', 'tap,id=n']],
+    [['-nic', 'bridge,br=br0', ...AGENT]],
+  ])('is refused with what only one VM can have: %j', async (args) => {
+    await expect(cloneOf(...args)).rejects.toMatchObject({
+      code: 'COMMAND_LINE_UNSUPPORTED',
+      message: expect.stringContaining(`${args[0]} ${args[1]}`) as string,
+    });
+  });
+
+  it('may be on a shared network when an agent can change its MAC address', async () => {
+    const args = ['-netdev', 'tap,id=n,script=no', ...AGENT];
+    expect((await cloneOf(...args)).args).toContain('tap,id=n,script=no');
+  });
+});
