@@ -46,21 +46,10 @@ export function restoreCommand(): Command {
     )
     .addOption(option('--detach', 'return when the VM runs; a process of its own goes on with its memory'))
     .addOption(option('--run', 'let a VM run that was saved while paused'))
-    .addOption(
-      option(
-        '--as <vm-name>',
-        'start it beside the original and its clones, with sockets, ports and ids of its own',
-      ).conflicts('resume'),
-    )
-    .addOption(
-      option('--count <n>', 'start n clones, NAME.1 to NAME.n; with --as, VMNAME.1 to VMNAME.n')
-        .argParser((text) => wholeNumberIn(text, { min: 1, max: MAX_CLONES }))
-        .conflicts('resume'),
-    )
     .addOption(option('--resume', 'take over the memory transfer of a VM whose serving process has died'))
     .addOption(option('--qemu <binary>', 'the QEMU binary to use'))
     .addOption(option('--trust-command-line', 'allow saved options that run programs or open any file'));
-  return withMemoryOptions(command).action(
+  return withMemoryOptions(withCloneOptions(command)).action(
     async (reference: string, qemuArgs: string[], flags: RestoreFlags, command: Command) => {
       const { output, storeDir } = contextOf(command);
       if (flags.mode === 'map' && flags.path !== 'auto')
@@ -97,6 +86,22 @@ export function restoreCommand(): Command {
       output.result(report, describe(report));
     },
   );
+}
+
+/** Beside the original. */
+function withCloneOptions(command: Command): Command {
+  return command
+    .addOption(
+      option(
+        '--as <vm-name>',
+        'start it beside the original and its clones, with sockets, ports and ids of its own',
+      ).conflicts('resume'),
+    )
+    .addOption(
+      option('--count <n>', 'start n clones, NAME.1 to NAME.n; with --as, VMNAME.1 to VMNAME.n')
+        .argParser((text) => wholeNumberIn(text, { min: 1, max: MAX_CLONES }))
+        .conflicts('resume'),
+    );
 }
 
 /** How its memory comes. */
