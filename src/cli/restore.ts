@@ -1,5 +1,5 @@
 /** `vmckpt restore NAME[@GEN] [-- QEMU ARGS…]` */
-import { Argument, InvalidArgumentError, type Command } from 'commander';
+import { Argument, type Command } from 'commander';
 import type { PathWish } from '../restore/direct-choice.js';
 import { VmckptError } from '../errors.js';
 import { recover } from '../restore/recover.js';
@@ -7,7 +7,7 @@ import { restore, type RestoreReport } from '../restore/restore.js';
 import { RESTORE_MODES, type RestoreMode } from '../restore/vm-record.js';
 import { DEFAULT_EXPLORE, DEFAULT_PREFETCH_BUDGET_MS, MAX_EXPLORE } from '../working-set/plan.js';
 import { formatBytes, formatMs } from '../util/units.js';
-import { contextOf, interruptible, option, verb } from './verb.js';
+import { contextOf, interruptible, numberIn, option, verb } from './verb.js';
 
 const MAX_BUDGET_MS = 10_000;
 
@@ -107,12 +107,6 @@ function withMemoryOptions(command: Command): Command {
         .choices(['auto', 'direct', 'stream'])
         .default('auto'),
     );
-}
-
-function numberIn(text: string, { min, max }: { readonly min: number; readonly max: number }): number {
-  const value = Number(text);
-  if (text.trim() !== '' && value >= min && value <= max) return value;
-  throw new InvalidArgumentError(`a number from ${min} to ${max} is expected.`);
 }
 
 function describe(report: RestoreReport): string {

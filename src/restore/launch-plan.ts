@@ -13,6 +13,7 @@ export interface LaunchWishes {
   readonly qemuBinary: string | undefined;
   readonly qemuArgs: readonly string[] | undefined;
   readonly trustCommandLine: boolean;
+  readonly trial?: { readonly args: readonly string[] };
 }
 
 export interface LaunchSubject {
@@ -36,7 +37,7 @@ export interface LaunchPlan {
 
 /** @throws VmckptError COMMAND_LINE_UNTRUSTED, COMMAND_LINE_UNSUPPORTED, MAP_REFUSED, QEMU_NOT_FOUND */
 export function planLaunch({ manifest, folder, memory }: LaunchSubject, wishes: LaunchWishes): LaunchPlan {
-  const argv = withoutMappedMemory(wishes.qemuArgs ?? manifest.commandLine);
+  const argv = withoutMappedMemory(wishes.trial?.args ?? wishes.qemuArgs ?? manifest.commandLine);
   if (argv.length === 0)
     throw new VmckptError(
       'COMMAND_LINE_UNSUPPORTED',

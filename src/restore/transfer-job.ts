@@ -21,6 +21,8 @@ export const orderSchema = z.object({
   hugePages: hugePagesSchema.optional(),
   /** Whether the VM runs as soon as it is loaded; background pages wait for that. */
   runs: z.boolean(),
+  /** Only what is asked for is put in place, until the verb says another word or ends. */
+  waits: z.boolean(),
 });
 export type TransferOrder = z.infer<typeof orderSchema>;
 
