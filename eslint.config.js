@@ -12,7 +12,7 @@ const LAYERS = [
   ['transfer'],
   ['interchange', 'uffd'],
   ['save', 'restore'],
-  ['doctor', 'bench'],
+  ['doctor', 'bench', 'learn'],
   ['cli'],
 ];
 

@@ -7,6 +7,7 @@ import { completionCommand } from './completion.js';
 import { doctorCommand } from './doctor.js';
 import { exportCommand } from './export.js';
 import { importCommand } from './import.js';
+import { learnCommand } from './learn.js';
 import { listCommand } from './list.js';
 import { logsCommand } from './logs.js';
 import { manCommand } from './man.js';
@@ -24,6 +25,7 @@ import { defaultStore, option } from './verb.js';
 const VERBS = [
   saveCommand,
   restoreCommand,
+  learnCommand,
   psCommand,
   stopCommand,
   logsCommand,

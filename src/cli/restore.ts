@@ -9,7 +9,7 @@ import { RESTORE_MODES, type RestoreMode } from '../restore/vm-record.js';
 import { DEFAULT_EXPLORE, DEFAULT_PREFETCH_BUDGET_MS, MAX_EXPLORE } from '../working-set/plan.js';
 import { formatBytes, formatMs } from '../util/units.js';
 import { printable } from './text.js';
-import { contextOf, interruptible, option, verb } from './verb.js';
+import { contextOf, interruptible, numberIn, option, verb } from './verb.js';
 
 const MAX_BUDGET_MS = 10_000;
 
@@ -136,12 +136,6 @@ function withMemoryOptions(command: Command): Command {
         .choices(['auto', 'direct', 'stream'])
         .default('auto'),
     );
-}
-
-function numberIn(text: string, { min, max }: { readonly min: number; readonly max: number }): number {
-  const value = Number(text);
-  if (text.trim() !== '' && value >= min && value <= max) return value;
-  throw new InvalidArgumentError(`a number from ${min} to ${max} is expected.`);
 }
 
 function wholeNumberIn(text: string, range: { readonly min: number; readonly max: number }): number {

@@ -1,7 +1,7 @@
 /** What every verb has in common: global options, exit codes in its help, and one way to end. */
 import os from 'node:os';
 import path from 'node:path';
-import { Command, Option } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import { EXIT_CODES, VmckptError, type ErrorKind } from '../errors.js';
 import { Output } from './output.js';
 
@@ -44,6 +44,13 @@ export function option(flags: string, description: string): Option {
   // commander takes any value of a switch's variable for "on".
   if (made.isBoolean() && OFF.has(process.env[variable] ?? '')) delete process.env[variable];
   return made.env(variable);
+}
+
+/** For an option's argument. @throws InvalidArgumentError */
+export function numberIn(text: string, { min, max }: { readonly min: number; readonly max: number }): number {
+  const value = Number(text);
+  if (text.trim() !== '' && value >= min && value <= max) return value;
+  throw new InvalidArgumentError(`a number from ${min} to ${max} is expected.`);
 }
 
 /** A verb whose help ends with the exit codes that it uses. */

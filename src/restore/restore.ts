@@ -51,9 +51,20 @@ export interface RestoreOptions extends LaunchWishes {
   readonly demandOnly?: boolean;
   /** Return when the VM runs, not when its memory is complete. */
   readonly detach: boolean;
+  /** For a VM that runs beside the original, to learn from it. */
+  readonly trial?: Trial;
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
   readonly onMessage: (text: string) => void;
   readonly signal: AbortSignal;
+}
+
+export interface Trial {
+  /** The saved command line, in which everything that two VMs cannot share is the trial's own. */
+  readonly args: readonly string[];
+  /** Until it has been exercised, nothing is put in place that it does not ask for. */
+  readonly demandOnly: boolean;
+  /** Begins when the VM runs; the restore returns when it has resolved, too. */
+  readonly exercise: () => Promise<void>;
 }
 
 /** A restore under way, from the started processes on. */
@@ -92,7 +103,7 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
     for (const note of plan.notes) options.onMessage(note);
     if (options.mode !== 'eager') refuseOnDemand(plan.args, plan.cwd);
     await refuseCollisions(plan.args, {
-      original: identity === 'original' ? manifest.qemu.process : undefined,
+      original: identity === 'original' && options.trial === undefined ? manifest.qemu.process : undefined,
       ramBytes: manifest.sizes.ramBytes,
       cwd: plan.cwd,
     });
@@ -131,8 +142,9 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
       requireCompatible(qemu.qmp, manifest),
       isolate(qemu.qmp, aftercare),
     ]);
-    const { demandOnly } = options;
-    const order = { ...incoming, runs, ...(demandOnly && { demandOnly }) };
+    const { demandOnly, trial } = options;
+    const waits = trial?.demandOnly === true;
+    const order = { ...incoming, runs, waits, ...(demandOnly && { demandOnly }) };
     const { preempt, capabilities, memory, hugePages } = incoming;
     const known = { ...record, preempt, capabilities, hugePages, ...(memory && { memory }) };
     // Before the VM can run: whoever takes it over when we are killed has to know it.
@@ -145,13 +157,9 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
     const times = { verbStartMs, spawnedAtMs: qemu.spawnedAtMs, qemuReadyMs: qemu.qemuReadyMs, resumedAtMs };
     if (detach) return buildReport({ record, manifest, moved, times, result: undefined });
     const totalBytes = manifest.sizes.nonZeroBytes;
-    const result = await superviseTransfer({
-      folder,
-      transfer: guardian.served,
-      qemuEnded: qemu.exited,
-      totalBytes,
-      ...options,
-    });
+    const exercised = options.trial?.exercise().then(() => guardian.transfer.fill());
+    const supervision = { folder, transfer: guardian.served, qemuEnded: qemu.exited, totalBytes };
+    const [result] = await Promise.all([superviseTransfer({ ...supervision, ...options }), exercised]);
     return buildReport({ record, manifest, moved, times, result });
   } catch (error) {
     const logPath = folder.file('qemu.log');

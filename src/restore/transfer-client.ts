@@ -114,6 +114,11 @@ export class TransferClient implements ServedTransfer {
     this.#line.write(`${JSON.stringify(order)}\n`);
   }
 
+  /** Ends the wait of the background (see TransferOrder). Does nothing where there is none. */
+  fill(): void {
+    if (this.#line.writable) this.#line.write('\n');
+  }
+
   /** Says nothing more; resolves when no process is left at the other end. */
   async close(): Promise<void> {
     this.#line.end();

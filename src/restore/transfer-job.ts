@@ -23,6 +23,8 @@ export const orderSchema = z.object({
   runs: z.boolean(),
   /** Nothing comes that is not asked for: the memory is never complete. */
   demandOnly: z.boolean().optional(),
+  /** Only what is asked for is put in place, until the verb says another word or ends. */
+  waits: z.boolean(),
 });
 export type TransferOrder = z.infer<typeof orderSchema>;
 

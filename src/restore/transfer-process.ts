@@ -142,7 +142,15 @@ class Transfer {
       });
     this.#loaded = true;
     const { preempt, capabilities, memory, hugePages } = record;
-    return { mode: 'lazy', preempt, capabilities, hugePages, ...(memory && { memory }), runs: true };
+    return {
+      mode: 'lazy',
+      preempt,
+      capabilities,
+      hugePages,
+      ...(memory && { memory }),
+      runs: true,
+      waits: false,
+    };
   }
 
   async #carryOut(order: TransferOrder, state: MachineState, isSuccessor: boolean): Promise<void> {
@@ -189,7 +197,7 @@ class Transfer {
     try {
       const served = isSuccessor
         ? this.#goOn(session, state, estate)
-        : this.#startServing(session, state, order.runs);
+        : this.#startServing(session, state, order);
       await Promise.race([served, session.failure()]);
       await this.#giveBack(this.#monitor, order.capabilities);
     } catch (error) {
@@ -200,7 +208,11 @@ class Transfer {
     }
   }
 
-  async #startServing(session: PostcopySession, state: MachineState, runs: boolean): Promise<void> {
+  async #startServing(
+    session: PostcopySession,
+    state: MachineState,
+    { runs, waits }: TransferOrder,
+  ): Promise<void> {
     let resumedAtMs: number | undefined;
     const loaded = untilLoaded(this.#monitor!, runs).then((atMs) => {
       resumedAtMs = atMs;
@@ -211,6 +223,7 @@ class Transfer {
     // Placing pages competes with loading the devices: the background waits for the machine.
     await Promise.race([loaded, sleep(BACKGROUND_WAITS_MS)]);
     await session.bequeath();
+    if (waits) await this.#verb.nextWord();
     await Promise.all([session.finish(state.ramSectionId), loaded]);
     if (resumedAtMs !== undefined) this.#observed = { ...session.observed(), resumedAtMs, isComplete: true };
   }

@@ -27,6 +27,16 @@ export class VerbLine {
     return orderSchema.parse(JSON.parse(text));
   }
 
+  /** Resolves when the verb says anything more, or ends. */
+  async nextWord(): Promise<void> {
+    if (this.#socket.destroyed) return;
+    await new Promise<void>((resolve) => {
+      this.#socket.once('data', () => resolve()).once('close', () => resolve());
+      this.#socket.ref().resume();
+    });
+    this.#socket.unref();
+  }
+
   /** Resolves when the message is on its way, or the verb is gone. */
   async tell(message: TransferMessage): Promise<void> {
     if (!this.#socket.writable) return;

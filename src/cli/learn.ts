@@ -1,0 +1,98 @@
+/** `vmckpt learn NAME[@GEN]` */
+import { Argument, type Command } from 'commander';
+import { EXIT_CODES } from '../errors.js';
+import { isolatedFolder, runIsolated } from '../learn/isolation.js';
+import { learn, type LearnReport, type LearnRun } from '../learn/learn.js';
+import { contextOf, interruptible, numberIn, option, verb } from './verb.js';
+
+interface LearnFlags {
+  readonly probe?: string;
+  readonly runs: number;
+  readonly seconds: number;
+  readonly qemu?: string;
+  readonly trustCommandLine?: true;
+}
+
+const DEFAULT_RUNS = 3;
+const MAX_RUNS = 100;
+const DEFAULT_SECONDS = 5;
+const MAX_SECONDS = 86_400;
+
+export function learnCommand(): Command {
+  return verb(
+    'learn',
+    'Run a checkpoint a few times in a network of its own, to learn which memory a restore should bring first.',
+    [
+      'failed',
+      'usage',
+      'partial',
+      'notFound',
+      'locked',
+      'notPermitted',
+      'damaged',
+      'incompatible',
+      'interrupted',
+    ],
+  )
+    .addArgument(new Argument('<reference>', 'NAME or NAME@GENERATION'))
+    .addOption(
+      option('--probe <command>', 'a shell command that does what the clients of the VM do, and ends'),
+    )
+    .addOption(
+      option('--runs <n>', 'how often it runs: first without a prediction, then with it')
+        .argParser((text) => Math.floor(numberIn(text, { min: 1, max: MAX_RUNS })))
+        .default(DEFAULT_RUNS),
+    )
+    .addOption(
+      option('--seconds <n>', 'how long a VM without --probe runs')
+        .argParser((text) => numberIn(text, { min: 0, max: MAX_SECONDS }))
+        .default(DEFAULT_SECONDS),
+    )
+    .addOption(option('--qemu <binary>', 'the QEMU binary to use'))
+    .addOption(option('--trust-command-line', 'allow saved options that run programs or open any file'))
+    .action(async (reference: string, flags: LearnFlags, command: Command) => {
+      const ownFolder = isolatedFolder();
+      if (ownFolder === undefined) {
+        process.exitCode = await runIsolated();
+        return;
+      }
+      const { output, storeDir } = contextOf(command);
+      if (flags.probe === undefined)
+        output.message(`No --probe: an idle guest is watched for ${flags.seconds} s each time.`);
+      const report = await learn({
+        storeDir,
+        reference,
+        runs: flags.runs,
+        probe: flags.probe,
+        seconds: flags.seconds,
+        qemuBinary: flags.qemu,
+        trustCommandLine: flags.trustCommandLine === true,
+        ownFolder,
+        onRun: (run) => output.message(describeRun(run)),
+        onMessage: (text) => output.detail(text),
+        signal: interruptible(
+          output,
+          'Interrupted: ending the VM. What was learnt is kept. Once more to leave at once.',
+        ),
+      });
+      output.result(report, describe(report));
+      if (report.runs.some(({ probeExitCode }) => probeExitCode !== null && probeExitCode !== 0))
+        process.exitCode = EXIT_CODES.partial;
+    });
+}
+
+function describeRun({ run, mode, demandFaults, precision, recall, probeExitCode }: LearnRun): string {
+  const percent = (share: number | null) => (share === null ? 'unknown' : `${Math.round(share * 100)} %`);
+  const quality =
+    mode === 'lazy' ? 'without a prediction' : `precision ${percent(precision)}, recall ${percent(recall)}`;
+  const probe =
+    probeExitCode === null || probeExitCode === 0 ? '' : `; the probe ended with ${probeExitCode}`;
+  return `Run ${run}: ${demandFaults} demand faults, ${quality}${probe}`;
+}
+
+function describe({ name, generation, runs, unitCount }: LearnReport): string {
+  const [first, last] = [runs[0]!, runs.at(-1)!];
+  const faults =
+    runs.length === 1 ? `${first.demandFaults}` : `${first.demandFaults} before, ${last.demandFaults} now`;
+  return `${name}@${generation}: ${unitCount} units are predicted; demand faults: ${faults}.`;
+}

@@ -1,0 +1,61 @@
+/**
+ * A network namespace with nothing but its loopback, and a runtime folder of its own: the VM that learns has the ports
+ * of the original there, its clients reach it as usual, and nothing reaches the outside. The verb runs itself once more
+ * inside.
+ */
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { networkInterfaces, tmpdir } from 'node:os';
+import path from 'node:path';
+import { EXIT_CODES, VmckptError } from '../errors.js';
+
+/** Set inside, and for probes: the folder of the VM's sockets and logs. */
+const FOLDER_VARIABLE = 'VMCKPT_LEARN_DIR';
+const LOOPBACK_UP = ['ip', 'link', 'set', 'dev', 'lo', 'up'] as const;
+
+/** Where the VM that learns has its sockets and logs; undefined outside. */
+export function isolatedFolder(): string | undefined {
+  const isAlone = Object.keys(networkInterfaces()).every((name) => name === 'lo');
+  return isAlone ? process.env[FOLDER_VARIABLE] : undefined;
+}
+
+/**
+ * Runs this process's own command line inside; what it prints is printed. Interrupts are handed on.
+ * @returns its exit code
+ * @throws VmckptError NOT_PERMITTED where there can be no such network
+ */
+export async function runIsolated(): Promise<number> {
+  const enter = ['--net', ...(process.getuid?.() === 0 ? [] : ['--map-root-user']), '--'];
+  requireNamespaces(enter);
+  const folder = mkdtempSync(path.join(tmpdir(), 'vmckpt-learn-'));
+  const [runtimeDir, ownDir] = [path.join(folder, 'run'), path.join(folder, 'own')];
+  mkdirSync(ownDir);
+  try {
+    // It ends with us, and gets an interrupt from the terminal once only: from us.
+    const command = ['setpriv', '--pdeathsig', 'TERM', '--', process.execPath, ...process.argv.slice(1)];
+    const script = `${LOOPBACK_UP.join(' ')} && exec "$@"`;
+    const inside = spawn('unshare', [...enter, 'sh', '-c', script, 'sh', ...command], {
+      stdio: ['ignore', 'inherit', 'inherit'],
+      env: { ...process.env, [FOLDER_VARIABLE]: ownDir, VMCKPT_RUNTIME_DIR: runtimeDir },
+      detached: true,
+    });
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => inside.kill(signal));
+    const [code] = (await once(inside, 'exit')) as [number | null];
+    return code ?? EXIT_CODES.interrupted;
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+function requireNamespaces(enter: readonly string[]): void {
+  const { status, stderr, error } = spawnSync('unshare', [...enter, ...LOOPBACK_UP], { encoding: 'utf8' });
+  if (status === 0) return;
+  throw new VmckptError(
+    'NOT_PERMITTED',
+    `a network of its own cannot be made for the VM: ${(error?.message ?? stderr).trim()}`,
+    {
+      hint: 'Be root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1); `unshare` is in Debian’s util-linux, `ip` in iproute2.',
+    },
+  );
+}

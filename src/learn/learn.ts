@@ -1,0 +1,145 @@
+/**
+ * The story of learning on purpose: run the checkpoint in a network of its own, exercise it as its clients do, end it,
+ * and again; each run teaches the next restores. Where the network comes from: isolation.ts.
+ */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { readManifest, requireMachine, type Manifest } from '../checkpoint/manifest.js';
+import { PAGE_BYTES } from '../pages/layout.js';
+import { restore, type RestoreReport } from '../restore/restore.js';
+import { stopVm } from '../restore/stop.js';
+import type { RestoreMode } from '../restore/vm-record.js';
+import { Store } from '../store/store.js';
+import { readWorkingSet } from '../working-set/file.js';
+import { DEFAULT_EXPLORE, DEFAULT_PREFETCH_BUDGET_MS } from '../working-set/plan.js';
+import type { WorkingSet } from '../working-set/working-set.js';
+import { ownMachine } from './own-machine.js';
+
+export interface LearnOptions {
+  readonly storeDir: string;
+  /** NAME or NAME@GENERATION. */
+  readonly reference: string;
+  readonly runs: number;
+  /** A shell command that does what the VM's clients do. */
+  readonly probe: string | undefined;
+  /** How long a VM without a probe runs. */
+  readonly seconds: number;
+  readonly qemuBinary: string | undefined;
+  readonly trustCommandLine: boolean;
+  /** For the sockets and logs of the VM. */
+  readonly ownFolder: string;
+  readonly onRun: (run: LearnRun) => void;
+  /** What restores say. */
+  readonly onMessage: (text: string) => void;
+  readonly signal: AbortSignal;
+}
+
+export interface LearnRun {
+  /** From 1. */
+  readonly run: number;
+  readonly mode: RestoreMode;
+  readonly demandFaults: number;
+  readonly prefetchedPages: number;
+  /** Null: not known. */
+  readonly precision: number | null;
+  readonly recall: number | null;
+  /** Null without a probe. */
+  readonly probeExitCode: number | null;
+}
+
+export interface LearnReport {
+  readonly name: string;
+  readonly generation: number;
+  readonly probe: string | null;
+  readonly runs: readonly LearnRun[];
+  /** Units that are predicted from now on. */
+  readonly unitCount: number;
+}
+
+interface Lessons {
+  readonly options: LearnOptions;
+  readonly manifest: Manifest;
+  readonly dir: string;
+}
+
+/**
+ * In an isolated process.
+ * @throws VmckptError as restore() does, and COMMAND_LINE_UNSUPPORTED, DISKS_WRITABLE for what cannot be isolated.
+ *   What was learnt before is kept, and no VM is left.
+ */
+export async function learn(options: LearnOptions): Promise<LearnReport> {
+  const store = await Store.open(options.storeDir, { trustForeign: options.trustCommandLine });
+  const { name, generation, dir } = await store.locate(options.reference);
+  const manifest = readManifest(dir);
+  requireMachine(manifest);
+  const runs: LearnRun[] = [];
+  for (let run = 1; run <= options.runs; run++) {
+    const done = await runOnce(run, { options, manifest, dir });
+    options.onRun(done);
+    runs.push(done);
+  }
+  const unitCount = workingSetOf({ manifest, dir }).histogram.memberCount;
+  return { name, generation, probe: options.probe ?? null, runs, unitCount };
+}
+
+/** The first run sees everything that is touched; the others see what it is like with what was learnt. */
+async function runOnce(run: number, lessons: Lessons): Promise<LearnRun> {
+  const { options, manifest } = lessons;
+  const mode = run === 1 ? 'lazy' : 'prefetch';
+  let probeExitCode: number | null = null;
+  let report: RestoreReport;
+  const over = new AbortController();
+  const signal = AbortSignal.any([options.signal, over.signal]);
+  try {
+    report = await restore({
+      ...options,
+      reference: `${manifest.name}@${manifest.generation}`,
+      mode,
+      path: 'auto',
+      prefetch: { budgetMs: DEFAULT_PREFETCH_BUDGET_MS, explore: DEFAULT_EXPLORE },
+      detach: false,
+      run: true,
+      qemuArgs: undefined,
+      onProgress: () => undefined,
+      trial: {
+        args: ownMachine(manifest, options.ownFolder),
+        demandOnly: mode === 'lazy',
+        exercise: async () => {
+          probeExitCode = await exercise({ ...options, signal });
+        },
+      },
+    });
+  } finally {
+    over.abort();
+    await stopVm(manifest.name).catch(() => undefined); // it may never have been started
+  }
+  const { demandFaults, prefetchedPages } = report;
+  const { precision = null, recall = null } = workingSetOf(lessons).scores.at(-1) ?? {};
+  return { run, mode, demandFaults, prefetchedPages, precision, recall, probeExitCode };
+}
+
+/** The probe's exit code, or null without one. */
+async function exercise({ probe, seconds, signal }: LearnOptions): Promise<number | null> {
+  if (probe === undefined) {
+    await sleep(seconds * 1000, undefined, { signal });
+    return null;
+  }
+  const child = spawn('sh', ['-c', probe], {
+    // Its words are messages: stdout is for the report.
+    stdio: ['ignore', process.stderr, process.stderr],
+    detached: true,
+  });
+  const end = () => process.kill(-child.pid!, 'SIGTERM');
+  signal.addEventListener('abort', end, { once: true });
+  try {
+    const [code] = (await once(child, 'exit')) as [number | null];
+    return code ?? 1;
+  } finally {
+    signal.removeEventListener('abort', end);
+  }
+}
+
+function workingSetOf({ dir, manifest }: Pick<Lessons, 'dir' | 'manifest'>): WorkingSet {
+  return readWorkingSet(dir, manifest.sizes.ramBytes / PAGE_BYTES).workingSet;
+}
