@@ -2,6 +2,7 @@
 import type { BulkDecoder, DecodedExtents } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import type { DecodeFault, DecodeRequest, DecodeWorkerData } from './decode-worker.js';
+import { InlineDecoder } from './inline-decoder.js';
 import { extentDamaged, type PagesReader } from './pages-reader.js';
 import { WorkerTeam } from './worker-team.js';
 
@@ -11,17 +12,22 @@ const MAX_REQUEST_EXTENTS = 2048;
 /** Buffers come in sizes that are powers of two, so that they fit again. */
 const MIN_BUFFER_BYTES = 256 * 1024;
 const MAX_FREE_BUFFERS = 8;
+/** So many are decoded before threads are started, which takes longer than that: a VM on the direct path needs no more. */
+const INLINE_EXTENTS = 128;
 
 export class DecodePool implements BulkDecoder {
   readonly #reader: PagesReader;
   readonly #extentBytes: number;
-  /** Started with the first request: until then the processors have better things to do. */
+  readonly #inline: InlineDecoder;
+  #inlineCount = 0;
+  /** Started when there is enough to do: until then the processors have better things to do. */
   #team: WorkerTeam<DecodeRequest, DecodeFault | undefined> | undefined;
   readonly #free: Uint8Array[] = [];
 
   /** The reader must stay open until the pool is closed. */
   constructor(reader: PagesReader) {
     this.#reader = reader;
+    this.#inline = new InlineDecoder(reader);
     this.#extentBytes = reader.extentPages * PAGE_BYTES;
   }
 
@@ -34,6 +40,8 @@ export class DecodePool implements BulkDecoder {
       throw new RangeError(
         `${numbers.length} extents in one request, at most ${MAX_REQUEST_EXTENTS} allowed`,
       );
+    this.#inlineCount += numbers.length;
+    if (this.#inlineCount <= INLINE_EXTENTS) return this.#inline.decode(numbers);
     const extents = numbers.map((extent) => this.#reader.extentInfo(extent));
     const into = this.#takeBuffer(extents.length * this.#extentBytes);
     let released = false;
