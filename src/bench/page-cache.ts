@@ -17,13 +17,21 @@ const run = promisify(execFile);
 /** A few pages that something else reads meanwhile do no harm. */
 const TOLERANCE = 0.001;
 const READ_BYTES = 1 << 20;
+const ATTEMPTS = 3;
 
 const Fincore = z.object({ fincore: z.array(z.object({ res: z.coerce.number() })) });
 
 /** @throws VmckptError FAILED when the page cache does not do as it is told: on a tmpfs it cannot */
 export async function bringTo(state: CacheState, files: readonly string[]): Promise<void> {
-  for (const file of files) await (state === 'warm' ? read(file) : drop(file));
-  await verify(state, files);
+  for (let attempt = 1; ; attempt++) {
+    for (const file of files) await (state === 'warm' ? read(file) : drop(file));
+    try {
+      return await verify(state, files);
+    } catch (error) {
+      // The kernel may have taken some of it back meanwhile, or be still at it.
+      if (attempt === ATTEMPTS) throw error;
+    }
+  }
 }
 
 /** Bytes of these files that are in the page cache. */

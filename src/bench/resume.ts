@@ -211,10 +211,11 @@ async function prepare({ options, scenarios, workplace, dataDir, ramMib }: SizeW
 }
 
 function measureOne(measurement: Measurement, saved: Saved, room: Room): Promise<Sampled> {
-  const dir = path.dirname(saved.files.get(measurement.scenario.artefact)![0]!);
+  const files = saved.files.get(measurement.scenario.artefact)!;
+  const dir = path.dirname(files[0]!);
   // A restore may have put files beside those that were saved.
-  const files = readdirSync(dir).map((file) => path.join(dir, file));
-  return measure(measurement, { ...saved, files }, room);
+  const beside = readdirSync(dir).map((file) => path.join(dir, file));
+  return measure(measurement, { ...saved, files: [...new Set([...files, ...beside])] }, room);
 }
 
 async function withPrediction(sampled: Sampled, touched: Touched | undefined): Promise<Sampled> {

@@ -9,6 +9,8 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { networkInterfaces, tmpdir } from 'node:os';
 import path from 'node:path';
 import { EXIT_CODES, VmckptError } from '../errors.js';
+import { stopVm } from '../restore/stop.js';
+import { listVmFolders } from '../restore/vm-record.js';
 
 /** Set inside, and for probes: the folder of the VM's sockets and logs. */
 const FOLDER_VARIABLE = 'VMCKPT_LEARN_DIR';
@@ -44,8 +46,15 @@ export async function runIsolated(): Promise<number> {
     const [code] = (await once(inside, 'exit')) as [number | null];
     return code ?? EXIT_CODES.interrupted;
   } finally {
+    await endVmsOf(runtimeDir);
     rmSync(folder, { recursive: true, force: true });
   }
+}
+
+/** What the process inside has left when it was killed. */
+async function endVmsOf(runtimeDir: string): Promise<void> {
+  process.env['VMCKPT_RUNTIME_DIR'] = runtimeDir;
+  for (const { name } of listVmFolders()) await stopVm(name).catch(() => undefined); // it may have none
 }
 
 function requireNamespaces(enter: readonly string[]): void {

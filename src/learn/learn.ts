@@ -122,7 +122,7 @@ async function runOnce(run: number, lessons: Lessons): Promise<LearnRun> {
 /** The probe's exit code, or null without one. */
 async function exercise({ probe, seconds, signal }: LearnOptions): Promise<number | null> {
   if (probe === undefined) {
-    await sleep(seconds * 1000, undefined, { signal });
+    await sleep(seconds * 1000, undefined, { signal }).catch(() => signal.throwIfAborted());
     return null;
   }
   const child = spawn('sh', ['-c', probe], {
@@ -134,6 +134,7 @@ async function exercise({ probe, seconds, signal }: LearnOptions): Promise<numbe
   signal.addEventListener('abort', end, { once: true });
   try {
     const [code] = (await once(child, 'exit')) as [number | null];
+    signal.throwIfAborted();
     return code ?? 1;
   } finally {
     signal.removeEventListener('abort', end);

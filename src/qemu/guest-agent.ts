@@ -67,6 +67,8 @@ interface Question {
 export class GuestAgent {
   readonly #socket: net.Socket;
   #received = '';
+  /** To a question that nobody waits for any more: it would be taken for the answer to the next one. */
+  #owesAnswer = false;
   #onLine: ((line: string) => void) | undefined;
 
   private constructor(socket: net.Socket) {
@@ -99,7 +101,11 @@ export class GuestAgent {
   /** @throws VmckptError AGENT_SILENT when no answer comes in time, AGENT_REFUSED with the agent's own words */
   async execute(command: string, args: object = {}): Promise<unknown> {
     const question = { command, args, delimiter: '' };
+    if (this.#owesAnswer)
+      await poll(async () => this.#sync(), { what: 'the agent', timeoutMs: ANSWER_TIMEOUT_MS, everyMs: 1 });
+    this.#owesAnswer = false;
     const line = await this.#ask(question, ANSWER_TIMEOUT_MS).catch((cause: unknown) => {
+      this.#owesAnswer = true;
       throw new VmckptError('AGENT_SILENT', `the guest agent does not answer ${command}`, { cause });
     });
     const { return: value, error } = Reply.parse(JSON.parse(line));

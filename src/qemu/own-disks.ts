@@ -40,10 +40,12 @@ function asDrive(option: Option): Option | undefined {
   return { name: 'drive', value: `file=${file},index=${letter.charCodeAt(0) - 0x61},media=disk` };
 }
 
-/** Undefined for a drive that is empty, read-only, or has an overlay. */
+/** Undefined for a drive that is empty, read-only, or has an overlay; one on the network goes by its driver. */
 function writableImage(drive: Option): string | undefined {
   const get = (key: string) => propertyOf(drive, key);
-  const image = get('file') ?? get('filename') ?? get('file.filename');
+  const ofImage = ({ key }: { readonly key: string }) => key === 'driver' || key.startsWith('file.');
+  const described = propertiesOf(drive).find(ofImage)?.value;
+  const image = get('file') ?? get('filename') ?? get('file.filename') ?? described;
   const harmless =
     isOn(get('readonly')) || isOn(get('read-only')) || isOn(get('snapshot')) || get('media') === 'cdrom';
   return harmless || image === undefined || NO_IMAGE.test(image) ? undefined : image;

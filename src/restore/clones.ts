@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os';
 import { VmckptError, type ErrorCode, type ErrorKind } from '../errors.js';
 import { readManifest, type Manifest } from '../checkpoint/manifest.js';
 import { refuseShortage } from '../qemu/collisions.js';
+import { usesHugePages } from '../qemu/memory-files.js';
 import { Store } from '../store/store.js';
 import { restore, type RestoreOptions, type RestoreReport } from './restore.js';
 import { listVmFolders, statusOf, VmFolder } from './vm-record.js';
@@ -44,8 +45,10 @@ export async function restoreClones(options: ClonesOptions): Promise<ClonesRepor
   const store = await Store.open(options.storeDir, { trustForeign: options.trustCommandLine });
   const { name, generation, dir } = await store.locate(options.reference);
   const manifest = readManifest(dir);
-  // Mapped pages are the page cache's, whoever else maps them.
-  if (options.mode !== 'map') refuseShortage(options.count * manifest.sizes.ramBytes);
+  // Mapped pages are the page cache's, whoever else maps them; huge ones have a pool of their own.
+  const args = options.qemuArgs ?? manifest.commandLine;
+  const ofTheHost = options.mode !== 'map' && !usesHugePages(args, manifest.workingDirectory ?? '/');
+  if (ofTheHost) refuseShortage(options.count * manifest.sizes.ramBytes);
   const names = freeNames(options.baseName ?? name, options.count);
   // A save in between must not make siblings of different generations.
   const start = startOf({ ...options, reference: `${name}@${generation}` }, manifest);
@@ -123,7 +126,11 @@ async function startAll(
 }
 
 function interrupted(names: readonly string[]): VmckptError {
-  const running = names.filter((name) => new VmFolder(name).read()?.qemu !== undefined);
+  const running = names.filter((name) => {
+    const folder = new VmFolder(name);
+    const record = folder.read();
+    return record?.qemu !== undefined && statusOf(record, folder.readTransfer()) !== 'ended';
+  });
   if (running.length === 0) return new VmckptError('INTERRUPTED', 'interrupted: no clone runs');
   return new VmckptError('INTERRUPTED', `interrupted; these VMs run on: ${running.join(', ')}`, {
     hint: `vmckpt stop ${running.join(' ')}`,

@@ -87,7 +87,8 @@ export class DirectMemory {
   async prefetch(): Promise<void> {
     const { image, pid, prediction } = this.#options;
     if (prediction === undefined) return;
-    const { beforeResume: order, budgetMs } = prediction;
+    const { beforeResume: order } = prediction;
+    const budgetMs = Math.ceil(prediction.budgetMs);
     if (order.length > 0) {
       const threads = this.#threadCount;
       const fill = { image, pid, regions: this.#regions, order, table: this.#table, threads, budgetMs };

@@ -9,7 +9,7 @@ import type { Manifest } from '../checkpoint/manifest.js';
 import { requireRawMemory } from '../checkpoint/raw-memory.js';
 import { CheckpointReader } from '../checkpoint/reader.js';
 import { VmckptError } from '../errors.js';
-import { NO_HOLES_PATH } from '../native/index.js';
+import { NO_HOLES_PATH, requireAddon } from '../native/index.js';
 import { refuseCollisions } from '../qemu/collisions.js';
 import { requireCompatible } from '../qemu/compatibility.js';
 import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
@@ -74,7 +74,9 @@ export async function restoreMapped(subject: MappedRestore): Promise<RestoreRepo
 /** The QEMU that restores is never older than the saver's. */
 function memoryToMap(dir: string, manifest: Manifest): MappedMemory {
   const { file, block, sizeBytes } = requireRawMemory(dir, manifest);
-  return { file, block, sizeBytes, readOnly: opensMemoryReadOnly(manifest.qemu.version) };
+  const readOnly = opensMemoryReadOnly(manifest.qemu.version);
+  if (!readOnly) requireAddon('--mode map with a QEMU before 8.2');
+  return { file, block, sizeBytes, readOnly };
 }
 
 async function startAndLoad(attempt: Attempt): Promise<RestoreReport> {

@@ -31,7 +31,8 @@ export class SilenceWatch {
   isSilent(): boolean {
     const nowMs = performance.now();
     const notedAtMs = this.#folder.transferNotedAtMs();
-    const sign = notedAtMs === undefined || notedAtMs !== this.#notedAtMs;
+    const isAtWork = this.#folder.readTransfer()?.status === 'serving';
+    const sign = !isAtWork || notedAtMs === undefined || notedAtMs !== this.#notedAtMs;
     this.#silentMs = sign ? 0 : this.#silentMs + Math.min(nowMs - this.#askedAtMs, MAX_STEP_MS);
     this.#askedAtMs = nowMs;
     this.#notedAtMs = notedAtMs;

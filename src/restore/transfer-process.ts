@@ -181,8 +181,7 @@ class Transfer {
     const estate = inherited();
     const hostPages = new HostPages(this.#reader.layout, order.hugePages);
     // What a prediction knows are pages of 4 KiB.
-    if (order.memory?.blocks.some(({ blockName }) => order.hugePages?.[blockName]))
-      this.#prediction = undefined;
+    if (Object.keys(order.hugePages ?? {}).length > 0) this.#prediction = undefined;
     this.#direct = order.memory && this.#directMemory(order, order.memory, { hostPages, estate });
     const session = new PostcopySession({
       source: this.#reader,

@@ -2,11 +2,21 @@
  * What is known of a restored VM, in its folder below the runtime folder: `vm.json`, written by the restoring
  * verb, and `transfer.json`, written by the transfer process while it serves memory.
  */
-import { existsSync, readdirSync, readFileSync, rmSync, statSync, utimesSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  utimesSync,
+} from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { VmckptError } from '../errors.js';
 import { OWN_FOLDER } from '../qemu/own-identity.js';
+import { tryLockFile } from '../native/index.js';
 import { requireName } from '../store/reference.js';
 import { readJsonFile, writeJsonFile } from '../util/json-file.js';
 import { identifyProcess, isAlive, type ProcessIdentity } from '../util/process-identity.js';
@@ -83,10 +93,24 @@ export type VmStatus =
 export class VmFolder {
   readonly name: string;
   readonly directory: string;
+  #claim: number | undefined;
 
   constructor(name: string) {
     this.name = name;
     this.directory = path.join(runtimeDir(), 'vms', name);
+  }
+
+  /** Nobody else restores under this name until the record is written. Says whether that was still free. */
+  claim(): boolean {
+    const fd = openSync(path.join(ensureRuntimeDir('claims'), this.name), 'w', 0o600);
+    if (tryLockFile(fd)) this.#claim = fd;
+    else closeSync(fd);
+    return this.#claim !== undefined;
+  }
+
+  disclaim(): void {
+    if (this.#claim !== undefined) closeSync(this.#claim);
+    this.#claim = undefined;
   }
 
   create(): void {
@@ -120,6 +144,7 @@ export class VmFolder {
 
   write(record: VmRecord): void {
     writeJsonFile(this.file('vm.json'), vmSchema.parse(record));
+    this.disclaim();
   }
 
   readTransfer(): TransferRecord | undefined {
@@ -147,6 +172,7 @@ export class VmFolder {
 
   remove(): void {
     rmSync(this.directory, { recursive: true, force: true });
+    this.disclaim();
   }
 }
 
@@ -156,15 +182,20 @@ export class VmFolder {
  */
 export function claimFolder(name: string): VmFolder {
   const folder = new VmFolder(name);
+  if (!folder.claim())
+    throw new VmckptError('VM_BUSY', `"${name}" is being restored at this moment`, {
+      hint: 'Wait until it runs; --as gives this one another name.',
+    });
   const record = folder.read();
   if (record !== undefined) {
     const status = statusOf(record, folder.readTransfer());
     if (status !== 'ended') {
+      folder.disclaim();
       throw new VmckptError('VM_BUSY', `a restored VM called "${name}" is still there (${status})`, {
         hint: `vmckpt ps shows it, vmckpt stop ${name} ends it, --as gives this one another name.`,
       });
     }
-    folder.remove();
+    rmSync(folder.directory, { recursive: true, force: true });
   }
   folder.create();
   return folder;

@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError } from '../errors.js';
 import type { VmDescription } from '../qemu/inspect.js';
 import { isMigrating, queryMigrate } from '../qemu/migration-control.js';
+import { filesystemOf } from '../qemu/memory-files.js';
 import type { QmpClient } from '../qemu/qmp.js';
 import { roundMs } from '../timeline/clock.js';
 
@@ -44,7 +45,11 @@ export function chooseMethod(
   wished: SaveMethod,
 ): { readonly method: SaveMethod; readonly note?: string } {
   if (!running) return { method: 'stopped' };
-  const mapped = memoryBackends.some(({ type, share }) => type === 'memory-backend-file' && !share);
+  // What lies on a tmpfs, or in huge pages, QEMU does save live.
+  const mapped = memoryBackends.some(
+    ({ type, share, path }) =>
+      type === 'memory-backend-file' && !share && path !== undefined && filesystemOf(path) === 'other',
+  );
   if (wished !== 'background-snapshot' || !mapped) return { method: wished };
   return {
     method: 'stopped',

@@ -54,7 +54,8 @@ export async function refreshHotPack(
   try {
     const extents = extentsOf(reader, set);
     if (fits(packedExtents(file), extents)) return undefined;
-    await replaceFile(file, (fd) => writePack(fd, reader, extents));
+    // Somebody else may have written it while this one waited for its turn.
+    await replaceFile(file, (fd) => !fits(packedExtents(file), extents) && writePack(fd, reader, extents));
     return undefined;
   } catch (error) {
     if (!(error instanceof VmckptError) && errnoOf(error) === undefined) throw error;

@@ -8,6 +8,8 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { QmpClient } from '../../src/qemu/qmp.js';
 import { VmFolder } from '../../src/restore/vm-record.js';
 import { poll } from '../../src/util/deadline.js';
+import { readManifest } from '../../src/checkpoint/manifest.js';
+import { Store } from '../../src/store/store.js';
 import { isAlive } from '../../src/util/process-identity.js';
 import {
   examineGuest,
@@ -79,6 +81,7 @@ function useGuests(qemu: 'system' | '10' = 'system') {
     },
     save: (options: Partial<Parameters<typeof saveGuest>[1]> = {}) =>
       saveGuest(guest!, { ...place, ...options }),
+    saved: async () => readManifest((await (await Store.open(storeDir)).locate('vm')).dir),
     restore: (options: Partial<Parameters<typeof restoreGuest>[1]> = {}): Promise<Restored> =>
       restoreGuest(guest!, { storeDir, reference: 'vm', qemu, run: true, ...options }),
     examine: (restored: Restored) => examineGuest(restored.console, before),
@@ -107,6 +110,7 @@ describe('memory', () => {
   ] as const)('%s comes back lazily and eagerly', async (_title, options, paths) => {
     const guest = await vm.start(options);
     await vm.save();
+    expect((await vm.saved()).mode).toBe('background-snapshot');
     await guest.stop();
     for (const [mode, path] of Object.entries(paths) as [keyof typeof paths, string][]) {
       const restored = await vm.restore({ mode });

@@ -63,6 +63,13 @@ describe('a clone', () => {
     expect(overlaid).toEqual(before === after ? [] : ['x']);
   });
 
+  it('writes to no disk on the network either', async () => {
+    const disk = 'file.driver=rbd,file.pool=p,file.image=i';
+    const { args, overlaid } = await cloneOf('-drive', disk);
+    expect(args).toEqual(['-drive', `${disk},snapshot=on`]);
+    expect(overlaid).toEqual(['rbd']);
+  });
+
   it('writes -hda as a drive with an overlay; -snapshot does for all', async () => {
     expect((await cloneOf('-hdb', 'a,b')).args).toEqual([
       '-drive',
