@@ -77,12 +77,20 @@ interface Handler {
 async function startHandler(...args: string[]): Promise<Handler> {
   const socket = at(`${sockets++}.sock`);
   const cli = startCli(['--json', '--store', storeDir, 'uffd', 'vm', '--socket', socket, ...args]);
-  await poll(() => (existsSync(socket) ? true : undefined), {
+  await poll(() => isListening(socket) || undefined, {
     what: 'the socket',
     timeoutMs: 20_000,
     everyMs: 5,
   });
   return { cli, socket };
+}
+
+/** The file is there a moment before. Flag of proc_net(5): __SO_ACCEPTCON. */
+function isListening(socket: string): boolean {
+  const line = readFileSync('/proc/net/unix', 'latin1')
+    .split('\n')
+    .find((each) => each.endsWith(` ${socket}`));
+  return line?.split(' ')[3] === '00010000';
 }
 
 async function runClient(socket: string, work: string, pageBytes = PAGE): Promise<void> {
