@@ -46,7 +46,9 @@ export class Keeper implements Guardian {
       control.destroy();
       line.destroy();
     });
-    createInterface({ input: control }).on('line', (text) => this.#onLine(text));
+    const lines = createInterface({ input: control });
+    lines.on('line', (text) => this.#onLine(text));
+    lines.on('error', () => undefined); // it hands on what its input has met
   }
 
   /** Starts it, and with it the server, which opens the checkpoint while everything else is prepared. */

@@ -62,6 +62,7 @@ export class TransferClient implements ServedTransfer {
     line.on('error', () => undefined); // then it closes
     this.#closed = once(line, 'close');
     const messages = createInterface({ input: line });
+    messages.on('error', () => undefined); // it hands on what its input has met
     const said = (type: TransferMessage['type']) =>
       new Promise<void>((resolve) => {
         messages.on('line', (text) => parse(text).type === type && resolve());
