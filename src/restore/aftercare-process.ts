@@ -1,5 +1,6 @@
 /** The process of aftercare.ts. Its arguments are the socket of QEMU's monitor and the order, as JSON. */
 import { randomBytes } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { pino } from 'pino';
 import { GuestAgent } from '../qemu/guest-agent.js';
 import { nicMacAddresses } from '../qemu/networks.js';
@@ -9,6 +10,8 @@ import { aftercareSchema, type Aftercare } from './aftercare.js';
 
 const MONITOR_TIMEOUT_MS = 60_000;
 const AGENT_TIMEOUT_MS = 30_000;
+/** What a guest has made under its old address is sent, and dropped, by then. */
+const DRAIN_MS = 300;
 /** As QEMU does after a migration of its own. */
 const ANNOUNCEMENT = { initial: 50, max: 550, rounds: 5, step: 100 };
 
@@ -34,15 +37,19 @@ async function announce(qmp: QmpClient): Promise<void> {
   await qmp.execute('announce-self', ANNOUNCEMENT);
 }
 
-/** The guest sees the link go and come back, whereupon what runs there asks for another lease. */
+/**
+ * To the guest the link was there all the time, and what it sent was dropped: a link that is gone makes Linux keep frames,
+ * which would come out under the old address when it is back. Only then it sees the link go and come back, whereupon
+ * what runs there asks for another lease.
+ */
 async function joinAnew(qmp: QmpClient, agent: GuestAgent, networkId: string): Promise<void> {
   const before = (await nicMacAddresses(qmp)).get(networkId);
   const nic = (await agent.interfaces()).find(({ macAddress }) => macAddress === before);
   if (nic === undefined)
     throw new VmckptError('AGENT_REFUSED', `the guest has no interface with the MAC address ${before}`);
-  await qmp.execute('set_link', { name: networkId, up: false });
   await changeMacAddress(agent, nic.name);
-  await qmp.execute('set_link', { name: networkId, up: true });
+  await sleep(DRAIN_MS);
+  for (const up of [true, false, true]) await qmp.execute('set_link', { name: networkId, up });
 }
 
 async function changeMacAddress(agent: GuestAgent, name: string): Promise<void> {

@@ -19,9 +19,14 @@ export const aftercareSchema = z.object({
 });
 export type Aftercare = z.infer<typeof aftercareSchema>;
 
-/** Cuts a clone off from its neighbours, to whom it is still somebody else. To be called before it runs. */
+/**
+ * Cuts a clone off from its neighbours, to whom it is still somebody else. To be called before its devices are loaded:
+ * their state says that the link is there, so the guest sees nothing of it.
+ */
 export async function isolate(qmp: QmpClient, { isClone, networks }: Aftercare): Promise<void> {
-  if (!isClone) return;
+  if (!isClone || networks.length === 0) return;
+  // Of itself QEMU would announce the address that the machine was saved with, for a second or more.
+  await qmp.execute('migrate-set-parameters', { 'announce-rounds': 0 });
   for (const { id } of networks) await qmp.execute('set_link', { name: id, up: false });
 }
 
