@@ -3,7 +3,6 @@
  * that serves its memory, and starts the latter again when it dies.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import os from 'node:os';
@@ -15,7 +14,13 @@ import type { ProcessEnd, StartedProcess, StartOptions } from '../qemu/launch.js
 import { withDeadline } from '../util/deadline.js';
 import { identifyProcess, isAlive, type ProcessIdentity } from '../util/process-identity.js';
 import type { Guardian, ServerStart } from './guardian.js';
-import { SERVER_COMMAND, serverArguments, TransferClient, type ServedTransfer } from './transfer-client.js';
+import {
+  SERVER_COMMAND,
+  serverArguments,
+  TransferClient,
+  type ServedTransfer,
+  untilClosed,
+} from './transfer-client.js';
 
 const START_TIMEOUT_MS = 10_000;
 /** A keeper that has not started another server by then has given up. */
@@ -40,7 +45,7 @@ export class Keeper implements Guardian {
     const [control, line] = child.stdio.slice(3) as [Socket, Socket];
     this.#control = control;
     this.transfer = new TransferClient(line, () => this.#killServer());
-    this.#closed = once(control, 'close');
+    this.#closed = untilClosed(control);
     control.on('error', () => undefined); // then it closes
     child.on('error', () => {
       control.destroy();

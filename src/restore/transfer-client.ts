@@ -1,6 +1,5 @@
 /** The verb's end of a transfer process: tells it when to connect, and hears how it went. */
 import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { createInterface } from 'node:readline';
@@ -60,7 +59,7 @@ export class TransferClient implements ServedTransfer {
     this.#line = line;
     this.#kill = kill;
     line.on('error', () => undefined); // then it closes
-    this.#closed = once(line, 'close');
+    this.#closed = untilClosed(line);
     const messages = createInterface({ input: line });
     messages.on('error', () => undefined); // it hands on what its input has met
     const said = (type: TransferMessage['type']) =>
@@ -151,6 +150,11 @@ export class TransferClient implements ServedTransfer {
     if (end.type === 'complete') return new Promise<never>(() => undefined);
     throw new VmckptError('TRANSFER_FAILED', 'the transfer process ended before the VM ran');
   }
+}
+
+/** Also when it ends with an error. */
+export function untilClosed(socket: Socket): Promise<void> {
+  return new Promise((resolve) => socket.once('close', () => resolve()));
 }
 
 function parse(text: string): TransferMessage {
