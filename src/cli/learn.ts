@@ -1,7 +1,7 @@
 /** `vmckpt learn NAME[@GEN]` */
 import { Argument, type Command } from 'commander';
 import { EXIT_CODES } from '../errors.js';
-import { isolatedFolder, runIsolated } from '../learn/isolation.js';
+import { isIsolated, runIsolated } from '../learn/isolation.js';
 import { learn, type LearnReport, type LearnRun } from '../learn/learn.js';
 import { contextOf, interruptible, numberIn, option, verb } from './verb.js';
 
@@ -51,8 +51,7 @@ export function learnCommand(): Command {
     .addOption(option('--qemu <binary>', 'the QEMU binary to use'))
     .addOption(option('--trust-command-line', 'allow saved options that run programs or open any file'))
     .action(async (reference: string, flags: LearnFlags, command: Command) => {
-      const ownFolder = isolatedFolder();
-      if (ownFolder === undefined) {
+      if (!isIsolated()) {
         process.exitCode = await runIsolated();
         return;
       }
@@ -67,7 +66,6 @@ export function learnCommand(): Command {
         seconds: flags.seconds,
         qemuBinary: flags.qemu,
         trustCommandLine: flags.trustCommandLine === true,
-        ownFolder,
         onRun: (run) => output.message(describeRun(run)),
         onMessage: (text) => output.detail(text),
         signal: interruptible(

@@ -5,21 +5,20 @@
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { networkInterfaces, tmpdir } from 'node:os';
 import path from 'node:path';
 import { EXIT_CODES, VmckptError } from '../errors.js';
 import { stopVm } from '../restore/stop.js';
 import { listVmFolders } from '../restore/vm-record.js';
 
-/** Set inside, and for probes: the folder of the VM's sockets and logs. */
-const FOLDER_VARIABLE = 'VMCKPT_LEARN_DIR';
+/** Set inside. */
+const INSIDE_VARIABLE = 'VMCKPT_ISOLATED';
 const LOOPBACK_UP = ['ip', 'link', 'set', 'dev', 'lo', 'up'] as const;
 
-/** Where the VM that learns has its sockets and logs; undefined outside. */
-export function isolatedFolder(): string | undefined {
+export function isIsolated(): boolean {
   const isAlone = Object.keys(networkInterfaces()).every((name) => name === 'lo');
-  return isAlone ? process.env[FOLDER_VARIABLE] : undefined;
+  return isAlone && process.env[INSIDE_VARIABLE] !== undefined;
 }
 
 /**
@@ -30,16 +29,14 @@ export function isolatedFolder(): string | undefined {
 export async function runIsolated(): Promise<number> {
   const enter = ['--net', ...(process.getuid?.() === 0 ? [] : ['--map-root-user']), '--'];
   requireNamespaces(enter);
-  const folder = mkdtempSync(path.join(tmpdir(), 'vmckpt-learn-'));
-  const [runtimeDir, ownDir] = [path.join(folder, 'run'), path.join(folder, 'own')];
-  mkdirSync(ownDir);
+  const runtimeDir = mkdtempSync(path.join(tmpdir(), 'vmckpt-learn-'));
   try {
     // It ends with us, and gets an interrupt from the terminal once only: from us.
     const command = ['setpriv', '--pdeathsig', 'TERM', '--', process.execPath, ...process.argv.slice(1)];
     const script = `${LOOPBACK_UP.join(' ')} && exec "$@"`;
     const inside = spawn('unshare', [...enter, 'sh', '-c', script, 'sh', ...command], {
       stdio: ['ignore', 'inherit', 'inherit'],
-      env: { ...process.env, [FOLDER_VARIABLE]: ownDir, VMCKPT_RUNTIME_DIR: runtimeDir },
+      env: { ...process.env, [INSIDE_VARIABLE]: '1', VMCKPT_RUNTIME_DIR: runtimeDir },
       detached: true,
     });
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => inside.kill(signal));
@@ -47,7 +44,7 @@ export async function runIsolated(): Promise<number> {
     return code ?? EXIT_CODES.interrupted;
   } finally {
     await endVmsOf(runtimeDir);
-    rmSync(folder, { recursive: true, force: true });
+    rmSync(runtimeDir, { recursive: true, force: true });
   }
 }
 

@@ -9,12 +9,11 @@ import { readManifest, requireMachine, type Manifest } from '../checkpoint/manif
 import { PAGE_BYTES } from '../pages/layout.js';
 import { restore, type RestoreReport } from '../restore/restore.js';
 import { stopVm } from '../restore/stop.js';
-import type { RestoreMode } from '../restore/vm-record.js';
+import { VmFolder, type RestoreMode } from '../restore/vm-record.js';
 import { Store } from '../store/store.js';
 import { readWorkingSet } from '../working-set/file.js';
 import { DEFAULT_EXPLORE, DEFAULT_PREFETCH_BUDGET_MS } from '../working-set/plan.js';
 import type { WorkingSet } from '../working-set/working-set.js';
-import { ownMachine } from './own-machine.js';
 
 export interface LearnOptions {
   readonly storeDir: string;
@@ -27,8 +26,6 @@ export interface LearnOptions {
   readonly seconds: number;
   readonly qemuBinary: string | undefined;
   readonly trustCommandLine: boolean;
-  /** For the sockets and logs of the VM. */
-  readonly ownFolder: string;
   readonly onRun: (run: LearnRun) => void;
   /** What restores say. */
   readonly onMessage: (text: string) => void;
@@ -87,6 +84,7 @@ export async function learn(options: LearnOptions): Promise<LearnReport> {
 async function runOnce(run: number, lessons: Lessons): Promise<LearnRun> {
   const { options, manifest } = lessons;
   const mode = run === 1 ? 'lazy' : 'prefetch';
+  const ownFolder = new VmFolder(manifest.name).ownFolder;
   let probeExitCode: number | null = null;
   let report: RestoreReport;
   const over = new AbortController();
@@ -102,12 +100,10 @@ async function runOnce(run: number, lessons: Lessons): Promise<LearnRun> {
       run: true,
       qemuArgs: undefined,
       onProgress: () => undefined,
-      trial: {
-        args: ownMachine(manifest, options.ownFolder),
-        demandOnly: mode === 'lazy',
-        exercise: async () => {
-          probeExitCode = await exercise({ ...options, signal });
-        },
+      identity: 'trial',
+      background: mode === 'lazy' ? 'when-told' : 'at-once',
+      exercise: async () => {
+        probeExitCode = await exercise({ ...options, signal }, ownFolder);
       },
     });
   } finally {
@@ -119,8 +115,8 @@ async function runOnce(run: number, lessons: Lessons): Promise<LearnRun> {
   return { run, mode, demandFaults, prefetchedPages, precision, recall, probeExitCode };
 }
 
-/** The probe's exit code, or null without one. */
-async function exercise({ probe, seconds, signal }: LearnOptions): Promise<number | null> {
+/** The probe finds the VM's sockets and logs in `ownFolder`. @returns its exit code, or null without one */
+async function exercise({ probe, seconds, signal }: LearnOptions, ownFolder: string): Promise<number | null> {
   if (probe === undefined) {
     await sleep(seconds * 1000, undefined, { signal }).catch(() => signal.throwIfAborted());
     return null;
@@ -128,6 +124,7 @@ async function exercise({ probe, seconds, signal }: LearnOptions): Promise<numbe
   const child = spawn('sh', ['-c', probe], {
     // Its words are messages: stdout is for the report.
     stdio: ['ignore', process.stderr, process.stderr],
+    env: { ...process.env, VMCKPT_LEARN_DIR: ownFolder },
     detached: true,
   });
   const end = () => process.kill(-child.pid!, 'SIGTERM');

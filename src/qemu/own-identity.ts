@@ -1,7 +1,7 @@
 /**
  * The command line of a restored VM, so that it gets in nobody's way. One that takes the place of the original keeps
  * everything; a clone runs beside it, and beside other clones, and gets a place of its own for whatever two QEMUs
- * cannot have.
+ * cannot have; a trial has ports of its own already, and must not reach out of its network.
  */
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
@@ -10,11 +10,11 @@ import { isOn, parseCommandLine, propertyOf, toArgv, type Option } from './comma
 import { freePort, freeVsockId } from './free-places.js';
 import { agentSocketOf } from './guest-agent.js';
 import { sharedNetworks } from './networks.js';
-import { discardWrites } from './own-disks.js';
+import { discardWrites, type OwnDisks } from './own-disks.js';
 import { relocate, type Moved, type Places, type PortAddress } from './relocation.js';
 
-/** `original`: in the place of the VM that was saved. `clone`: beside it. */
-export type Identity = 'original' | 'clone';
+/** `original`: in the place of the VM that was saved. `clone`: beside it. `trial`: beside it, in a network namespace of its own. */
+export type Identity = 'original' | 'clone' | 'trial';
 
 export interface OwnIdentityOptions {
   readonly identity: Identity;
@@ -50,10 +50,10 @@ export async function giveIdentity(
     return { args: toArgv(kept), moved, overlaid: [] };
   }
   const disks = discardWrites(options);
-  refuseShared(disks.options, disks.refused);
-  const port = await freePorts(disks.options);
-  const places = { file, port, vsockId: freeVsockId };
-  const { options: own, moved } = relocate(disks.options, places);
+  refuseShared(disks, identity);
+  const elsewhere =
+    identity === 'clone' ? { port: await freePorts(disks.options), vsockId: freeVsockId } : undefined;
+  const { options: own, moved } = relocate(disks.options, { ...STAY, ...elsewhere, file });
   return { args: toArgv(own), moved, overlaid: disks.overlaid };
 }
 
@@ -92,17 +92,18 @@ interface Shared {
   readonly hint: string;
 }
 
-/** What two VMs cannot have, and what cannot be had twice. */
-function refuseShared(options: readonly Option[], writableDisks: readonly string[]): void {
-  const parts = [...sharedParts(options), ...unknownOnNetworks(options)];
-  const disks = writableDisks.map((what) => ({ what: `${what} (a writable disk)`, hint: DISK_HINT }));
-  const [first, ...others] = [...disks, ...parts];
+/** What two VMs cannot have, what cannot be had twice, and what a trial would reach others by. */
+function refuseShared({ options, refused }: OwnDisks, identity: Exclude<Identity, 'original'>): void {
+  const isTrial = identity === 'trial';
+  const disks = refused.map((what) => ({ what: `${what} (a writable disk)`, hint: DISK_HINT }));
+  const beyond = isTrial ? partsReachingOut(options) : unknownOnNetworks(options);
+  const [first, ...others] = [...disks, ...sharedParts(options), ...beyond];
   if (first === undefined) return;
   const names = [first, ...others].map(({ what }) => what).join('; ');
   throw new VmckptError(
     disks.length > 0 ? 'DISKS_WRITABLE' : 'COMMAND_LINE_UNSUPPORTED',
-    `a clone cannot share ${names}`,
-    { hint: first.hint },
+    `${isTrial ? 'a VM that learns' : 'a clone'} cannot share ${names}`,
+    { hint: isTrial ? TRIAL_HINT : first.hint },
   );
 }
 
@@ -111,6 +112,7 @@ const DISK_HINT = `Attach it read-only, or as -drive, which gets a temporary ove
 const PART_HINT = `Give the clone a command line that does without it: ${OWN_COMMAND_LINE}`;
 const NETWORK_HINT =
   'Only a guest agent can change the MAC address: give the VM a virtserialport named org.qemu.guest_agent.0, and its network an id=, before it is saved. Or use -netdev user.';
+const TRIAL_HINT = 'Learn from ordinary restores instead: each one teaches.';
 /** Character devices that are something of the host's. */
 const HOST_DEVICES: ReadonlySet<string> = new Set(['pipe', 'serial', 'tty', 'parallel', 'parport']);
 
@@ -120,12 +122,37 @@ function sharedParts(options: readonly Option[]): Shared[] {
       const { name, value = '' } = option;
       if (name === 'tpmdev') return true;
       if (name === 'usbdevice') return value.startsWith('host');
-      if (name === 'device') return propertyOf(option, 'driver') === 'usb-host';
+      if (name === 'device') return /^(usb-host|vfio-.*)$/.test(propertyOf(option, 'driver') ?? '');
       if (name === 'object')
         return propertyOf(option, 'qom-type') === 'memory-backend-file' && isOn(propertyOf(option, 'share'));
       return HOST_DEVICES.has(characterDeviceOf(option)?.backend ?? '');
     })
-    .map(({ name, value }) => ({ what: `-${name} ${value}`, hint: PART_HINT }));
+    .map((option) => refusedPart(option));
+}
+
+/** Network backends that end in the network of their process. */
+const ENCLOSED_NETWORKS: ReadonlySet<string> = new Set(['user', 'socket', 'hubport', 'none', 'nic']);
+
+/** What ends neither in the network of the process nor in its folder. */
+function partsReachingOut(options: readonly Option[]): Shared[] {
+  return options
+    .filter((option) => {
+      const { name } = option;
+      const device = characterDeviceOf(option);
+      if (device !== undefined)
+        return device.backend === 'socket' && device.path !== undefined && !device.server;
+      if (['netdev', 'nic', 'net'].includes(name))
+        return !ENCLOSED_NETWORKS.has(propertyOf(option, 'type') ?? 'user');
+      if (name === 'device') return propertyOf(option, 'guest-cid') !== undefined;
+      if (name === 'fsdev' || name === 'virtfs') return !isOn(propertyOf(option, 'readonly'));
+      if (name === 'audiodev') return propertyOf(option, 'driver') !== 'wav';
+      return ['usbdevice', 'plugin', 'writeconfig'].includes(name);
+    })
+    .map((option) => refusedPart(option));
+}
+
+function refusedPart({ name, value }: Option): Shared {
+  return { what: `-${name} ${value}`, hint: PART_HINT };
 }
 
 /** The guest keeps the MAC address that it had. Where others see it, somebody in the guest has to change it. */

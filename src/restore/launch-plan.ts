@@ -23,7 +23,6 @@ export interface LaunchWishes {
   readonly trustCommandLine: boolean;
   /** `original` by default: the VM takes the place of the one that was saved. */
   readonly identity?: Identity | undefined;
-  readonly trial?: { readonly args: readonly string[] };
 }
 
 export interface LaunchSubject {
@@ -53,7 +52,7 @@ export async function planLaunch(
   { manifest, folder, memory }: LaunchSubject,
   wishes: LaunchWishes,
 ): Promise<LaunchPlan> {
-  const argv = withoutMappedMemory(wishes.trial?.args ?? wishes.qemuArgs ?? manifest.commandLine);
+  const argv = withoutMappedMemory(wishes.qemuArgs ?? manifest.commandLine);
   if (argv.length === 0)
     throw new VmckptError(
       'COMMAND_LINE_UNSUPPORTED',

@@ -29,7 +29,7 @@ import { buildReport, type RestoreReport } from './report.js';
 import { superviseTransfer } from './supervise.js';
 import { startGuardian, type Guardian } from './guardian.js';
 import { beginAftercare, isolate } from './aftercare.js';
-import type { TransferOrder } from './transfer-job.js';
+import type { Background, TransferOrder } from './transfer-job.js';
 import { endAbandoned } from './stop.js';
 import { claimFolder, type RestoreMode, type VmFolder, type VmRecord } from './vm-record.js';
 
@@ -47,24 +47,15 @@ export interface RestoreOptions extends LaunchWishes {
   readonly mode: RestoreMode;
   readonly prefetch: PrefetchWishes;
   readonly path: PathWish;
-  /** For measurements, on the direct path: pages come that are asked for, and no others. It never completes. */
-  readonly demandOnly?: boolean;
+  /** `at-once` by default. */
+  readonly background?: Background;
   /** Return when the VM runs, not when its memory is complete. */
   readonly detach: boolean;
-  /** For a VM that runs beside the original, to learn from it. */
-  readonly trial?: Trial;
+  /** Begins when the VM runs, and the restore waits for its end; a background that waits to be told begins then. */
+  readonly exercise?: () => Promise<void>;
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
   readonly onMessage: (text: string) => void;
   readonly signal: AbortSignal;
-}
-
-export interface Trial {
-  /** The saved command line, in which everything that two VMs cannot share is the trial's own. */
-  readonly args: readonly string[];
-  /** Until it has been exercised, nothing is put in place that it does not ask for. */
-  readonly demandOnly: boolean;
-  /** Begins when the VM runs; the restore returns when it has resolved, too. */
-  readonly exercise: () => Promise<void>;
 }
 
 /** A restore under way, from the started processes on. */
@@ -103,7 +94,7 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
     for (const note of plan.notes) options.onMessage(note);
     if (options.mode !== 'eager') refuseOnDemand(plan.args, plan.cwd);
     await refuseCollisions(plan.args, {
-      original: identity === 'original' && options.trial === undefined ? manifest.qemu.process : undefined,
+      original: identity === 'original' ? manifest.qemu.process : undefined,
       ramBytes: manifest.sizes.ramBytes,
       cwd: plan.cwd,
     });
@@ -142,9 +133,8 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
       requireCompatible(qemu.qmp, manifest),
       isolate(qemu.qmp, aftercare),
     ]);
-    const { demandOnly, trial } = options;
-    const waits = trial?.demandOnly === true;
-    const order = { ...incoming, runs, waits, ...(demandOnly && { demandOnly }) };
+    const { background = 'at-once', exercise } = options;
+    const order = { ...incoming, runs, background };
     const { preempt, capabilities, memory, hugePages } = incoming;
     const known = { ...record, preempt, capabilities, hugePages, ...(memory && { memory }) };
     // Before the VM can run: whoever takes it over when we are killed has to know it.
@@ -157,7 +147,7 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
     const times = { verbStartMs, spawnedAtMs: qemu.spawnedAtMs, qemuReadyMs: qemu.qemuReadyMs, resumedAtMs };
     if (detach) return buildReport({ record, manifest, moved, times, result: undefined });
     const totalBytes = manifest.sizes.nonZeroBytes;
-    const exercised = options.trial?.exercise().then(() => guardian.transfer.fill());
+    const exercised = exercise?.().then(() => guardian.transfer.fill());
     const supervision = { folder, transfer: guardian.served, qemuEnded: qemu.exited, totalBytes };
     const [result] = await Promise.all([superviseTransfer({ ...supervision, ...options }), exercised]);
     return buildReport({ record, manifest, moved, times, result });

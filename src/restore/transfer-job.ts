@@ -21,11 +21,13 @@ export const orderSchema = z.object({
   hugePages: hugePagesSchema.optional(),
   /** Whether the VM runs as soon as it is loaded; background pages wait for that. */
   runs: z.boolean(),
-  /** Nothing comes that is not asked for: the memory is never complete. */
-  demandOnly: z.boolean().optional(),
-  /** Only what is asked for is put in place, until the verb says another word or ends. */
-  waits: z.boolean(),
+  background: z.enum(['at-once', 'when-told', 'never']),
 });
+/**
+ * When pages come that nobody asks for. `when-told`: once the verb says another word, or ends. `never`: for
+ * measurements on the direct path, which get the pages that are asked for and no others; the memory is never complete.
+ */
+export type Background = z.infer<typeof orderSchema>['background'];
 export type TransferOrder = z.infer<typeof orderSchema>;
 
 export const countersSchema = z.object({

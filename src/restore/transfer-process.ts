@@ -149,7 +149,7 @@ class Transfer {
       hugePages,
       ...(memory && { memory }),
       runs: true,
-      waits: false,
+      background: 'at-once',
     };
   }
 
@@ -210,7 +210,7 @@ class Transfer {
   async #startServing(
     session: PostcopySession,
     state: MachineState,
-    { runs, waits }: TransferOrder,
+    { runs, background }: TransferOrder,
   ): Promise<void> {
     let resumedAtMs: number | undefined;
     const loaded = untilLoaded(this.#monitor!, runs).then((atMs) => {
@@ -222,7 +222,7 @@ class Transfer {
     // Placing pages competes with loading the devices: the background waits for the machine.
     await Promise.race([loaded, sleep(BACKGROUND_WAITS_MS)]);
     await session.bequeath();
-    if (waits) await this.#verb.nextWord();
+    if (background === 'when-told') await this.#verb.nextWord();
     await Promise.all([session.finish(state.ramSectionId), loaded]);
     if (resumedAtMs !== undefined) this.#observed = { ...session.observed(), resumedAtMs, isComplete: true };
   }
@@ -241,7 +241,7 @@ class Transfer {
   }
 
   #directMemory(
-    { demandOnly = false }: TransferOrder,
+    { background }: TransferOrder,
     memory: DirectlyFilled,
     { hostPages, estate }: { readonly hostPages: HostPages; readonly estate: Estate },
   ): DirectMemory {
@@ -257,7 +257,7 @@ class Transfer {
       hostPages,
       pageTable,
       userfaultfd,
-      demandOnly,
+      demandOnly: background === 'never',
       prediction,
     });
   }

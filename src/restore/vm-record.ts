@@ -117,7 +117,11 @@ export class VmFolder {
     ensureRuntimeDir('vms', this.name);
   }
 
-  /** For what a clone has in other places than the VM that was saved (see qemu/own-identity). */
+  /** For what a VM has in other places than the one that was saved (see qemu/own-identity). */
+  get ownFolder(): string {
+    return path.join(this.directory, OWN_FOLDER);
+  }
+
   createOwn(): void {
     ensureRuntimeDir('vms', this.name, OWN_FOLDER);
   }

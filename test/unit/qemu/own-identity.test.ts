@@ -10,6 +10,7 @@ const AGENT = [
 
 const cloneOf = (...args: string[]) => giveIdentity(args, { identity: 'clone', directory: DIRECTORY });
 const originalOf = (...args: string[]) => giveIdentity(args, { identity: 'original', directory: DIRECTORY });
+const trialOf = (...args: string[]) => giveIdentity(args, { identity: 'trial', directory: DIRECTORY });
 
 describe('a VM in the place of the original', () => {
   it('keeps everything', async () => {
@@ -108,5 +109,92 @@ describe('a clone', () => {
   it('may be on a shared network when an agent can change its MAC address', async () => {
     const args = ['-netdev', 'tap,id=n,script=no', ...AGENT];
     expect((await cloneOf(...args)).args).toContain('tap,id=n,script=no');
+  });
+});
+
+describe('a VM that learns', () => {
+  it.each([
+    [
+      ['-qmp', 'unix:web.qmp,server=on,wait=off'],
+      ['-qmp', `unix:${DIRECTORY}/own/web.qmp,server=on,wait=off`],
+    ],
+    [
+      ['-monitor', 'unix:/run/m,server,nowait'],
+      ['-monitor', `unix:${DIRECTORY}/own/m,server,nowait`],
+    ],
+    [
+      ['-serial', 'mon:unix:a,,b,server'],
+      ['-serial', `mon:unix:${DIRECTORY}/own/a,,b,server`],
+    ],
+    [
+      ['-serial', 'file:/var/log/vm.log'],
+      ['-serial', `file:${DIRECTORY}/own/vm.log`],
+    ],
+    [
+      ['-D', 'qemu.log'],
+      ['-D', `${DIRECTORY}/own/qemu.log`],
+    ],
+    [
+      ['-chardev', 'socket,id=c,path=/run/c.sock,server=on,logfile=/var/log/c,logappend=on'],
+      [
+        '-chardev',
+        `socket,id=c,path=${DIRECTORY}/own/c.sock,server=on,logfile=${DIRECTORY}/own/c,logappend=on`,
+      ],
+    ],
+    [
+      ['-vnc', 'unix:/run/vnc'],
+      ['-vnc', `unix:${DIRECTORY}/own/vnc`],
+    ],
+    [
+      ['-drive', 'file=root.img,if=none,id=d'],
+      ['-drive', 'file=root.img,if=none,id=d,snapshot=on'],
+    ],
+    [
+      ['-hda', 'data.img'],
+      ['-drive', 'file=data.img,index=0,media=disk,snapshot=on'],
+    ],
+  ])('has sockets, logs and writes of its own: %j', async (args, expected) => {
+    expect((await trialOf(...args)).args).toEqual(expected);
+  });
+
+  it('keeps files of one name apart', async () => {
+    const { args } = await trialOf('-serial', 'file:/a/log', '-serial', 'file:/b/log');
+    expect(args).toEqual(['-serial', `file:${DIRECTORY}/own/log`, '-serial', `file:${DIRECTORY}/own/log-2`]);
+  });
+
+  it.each([
+    [['-netdev', 'user,id=n,hostfwd=tcp:127.0.0.1:8080-:80']],
+    [['-nic', 'none']],
+    [['-qmp', 'tcp:localhost:4444,server=on,wait=off']],
+    [['-drive', 'file=root.img,readonly=on']],
+    [['-vnc', ':1']],
+    [['-serial', 'chardev:c', '-serial', 'null', '-S']],
+    [['-virtfs', 'local,path=/srv,mount_tag=t,security_model=none,readonly=on']],
+    [['-append', 'console=ttyS0 unix:x']],
+  ])('keeps ports, and what is its own already: %j', async (args) => {
+    expect((await trialOf(...args)).args).toEqual(args);
+  });
+
+  it.each([
+    ['-netdev', 'tap,id=n,ifname=tap0'],
+    ['-netdev', 'bridge,id=n'],
+    ['-nic', 'vhost-user,chardev=c'],
+    ['-chardev', 'socket,id=c,path=/run/virtiofsd.sock'],
+    ['-serial', '/dev/ttyS0'],
+    ['-device', 'vhost-vsock-pci,guest-cid=3'],
+    ['-device', 'usb-host,vendorid=1'],
+    ['-device', 'vfio-pci,host=01:00.0'],
+    ['-virtfs', 'local,path=/srv,mount_tag=t,security_model=none'],
+    ['-object', 'memory-backend-file,id=m,mem-path=/dev/shm/m,size=1G,share=on'],
+    ['-tpmdev', 'emulator,id=t,chardev=c'],
+  ])('is refused by name with what is the host’s: %s %s', async (name, value) => {
+    await expect(trialOf(name, value)).rejects.toThrow(`a VM that learns cannot share ${name} ${value}`);
+  });
+
+  it('is refused with writable disks that get no overlay', async () => {
+    await expect(trialOf('-blockdev', 'driver=file,filename=data.img,node-name=disk')).rejects.toMatchObject({
+      code: 'DISKS_WRITABLE',
+      message: expect.stringContaining('data.img') as string,
+    });
   });
 });
