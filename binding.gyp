@@ -14,6 +14,8 @@
       'target_name': 'vmckpt_native',
       'sources': [
         '<(core)/checkpoint_image.cc',
+        '<(core)/checksum.cc',
+        '<(core)/checksum_avx2.cc',
         '<(core)/fault_background.cc',
         '<(core)/fault_bench.cc',
         '<(core)/fault_huge.cc',

@@ -1,14 +1,13 @@
 // The addon's table of methods. src/native/index.ts is their only caller: it has checked types and ranges, so
 // arguments are taken as they come. Everything is per environment: the addon loads in worker threads, too.
-#define XXH_INLINE_ALL
 #include <napi.h>
-#include <xxhash.h>
 
 #include "binding/errors.h"
 #include "binding/fault_bench.h"
 #include "binding/fault_path.h"
 #include "binding/memory_fill.h"
 #include "binding/receive_fds.h"
+#include "core/checksum.h"
 #include "core/file_range.h"
 #include "core/pidfd.h"
 #include "core/pipe.h"
@@ -102,7 +101,7 @@ Napi::Value Xxh3(const Napi::CallbackInfo& info) {
   auto bytes = info[0].As<Napi::Uint8Array>();
   int64_t start = Int64At(info, 1);
   int64_t end = Int64At(info, 2);
-  return Napi::BigInt::New(info.Env(), static_cast<uint64_t>(XXH3_64bits(bytes.Data() + start, end - start)));
+  return Napi::BigInt::New(info.Env(), static_cast<uint64_t>(Checksum(bytes.Data() + start, end - start)));
 }
 
 Napi::Value RescueUserfaultfd(const Napi::CallbackInfo& info) {

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "binding/background.h"
 #include "binding/errors.h"
 #include "core/fault_server.h"
 #include "core/return_path.h"
@@ -74,29 +75,17 @@ class Image : public Napi::ObjectWrap<Image> {
 
  private:
   /** Beside the JavaScript thread: it may wait for the disk. */
-  class ReadAheadWorker : public Napi::AsyncWorker {
-   public:
-    ReadAheadWorker(Napi::Env env, std::shared_ptr<CheckpointImage> image, std::vector<PageRange> ranges)
-        : Napi::AsyncWorker(env), image_(std::move(image)), ranges_(std::move(ranges)) {}
-
-   protected:
-    void Execute() override {
+  // Uint32Array of (firstPage, pageCount)…
+  Napi::Value ReadAhead(const Napi::CallbackInfo& info) {
+    auto work = [image = image_, ranges = PageRangesOf(info[0])] {
       try {
-        image_->ReadAhead(ranges_);
+        image->ReadAhead(ranges);
       } catch (const DamagedImage&) {
         // Whoever needs these pages will hear of it.
       }
-    }
-
-   private:
-    std::shared_ptr<CheckpointImage> image_;
-    std::vector<PageRange> ranges_;
-  };
-
-  // Uint32Array of (firstPage, pageCount)…
-  Napi::Value ReadAhead(const Napi::CallbackInfo& info) {
-    (new ReadAheadWorker(info.Env(), image_, PageRangesOf(info[0])))->Queue();
-    return info.Env().Undefined();
+      return true;
+    };
+    return InBackground(info.Env(), work, [](Napi::Env env, bool) { return env.Undefined(); });
   }
 
   std::shared_ptr<CheckpointImage> image_;

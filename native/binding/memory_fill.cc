@@ -1,58 +1,16 @@
 #include "binding/memory_fill.h"
 
 #include <chrono>
-#include <exception>
-#include <memory>
 #include <optional>
 #include <vector>
 
-#include "binding/errors.h"
+#include "binding/background.h"
 #include "binding/fault_path.h"
 #include "core/memory_fill.h"
 
 namespace vmckpt::binding {
 
 namespace {
-
-/** Runs a fill beside the JavaScript thread. */
-class Worker : public Napi::AsyncWorker {
- public:
-  Worker(Napi::Object owner, MemoryFill& fill)
-      : Napi::AsyncWorker(owner.Env()),
-        owner_(Napi::Persistent(owner)),
-        fill_(fill),
-        deferred_(Napi::Promise::Deferred::New(owner.Env())) {}
-
-  Napi::Promise Promise() const { return deferred_.Promise(); }
-
- protected:
-  void Execute() override {
-    try {
-      is_finished_ = fill_.Run();
-    } catch (...) {
-      failure_ = std::current_exception();
-    }
-  }
-
-  void OnOK() override {
-    try {
-      Translated(Env(), [&] {
-        if (failure_) std::rethrow_exception(failure_);
-      });
-      deferred_.Resolve(Napi::Boolean::New(Env(), is_finished_));
-    } catch (const Napi::Error& error) {
-      deferred_.Reject(error.Value());
-    }
-  }
-
- private:
-  /** Must not be collected while we run. */
-  Napi::ObjectReference owner_;
-  MemoryFill& fill_;
-  Napi::Promise::Deferred deferred_;
-  bool is_finished_ = false;
-  std::exception_ptr failure_;
-};
 
 class Fill : public Napi::ObjectWrap<Fill> {
  public:
@@ -87,9 +45,11 @@ class Fill : public Napi::ObjectWrap<Fill> {
   }
   // → promise of whether everything is written
   Napi::Value Run(const Napi::CallbackInfo& info) {
-    auto* worker = new Worker(info.This().As<Napi::Object>(), *fill_);
-    worker->Queue();
-    return worker->Promise();
+    // It must not be collected meanwhile.
+    auto owner = Napi::Persistent(info.This().As<Napi::Object>());
+    return InBackground(
+        info.Env(), [owner = std::move(owner), &fill = *fill_] { return fill.Run(); },
+        [](Napi::Env env, bool is_finished) { return Napi::Boolean::New(env, is_finished); });
   }
   Napi::Value Stop(const Napi::CallbackInfo& info) {
     fill_->Stop();

@@ -7,9 +7,7 @@
 #include <cstdio>
 #include <cstring>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
+#include "core/checksum.h"
 #include "core/system_error.h"
 
 namespace vmckpt {
@@ -55,7 +53,7 @@ IndexFile::IndexFile(Fd file, const Shape& shape)
       loaded_(std::make_unique<std::atomic<bool>[]>(ChunkCount(shape))) {
   size_t table_bytes = checksums_.size() * sizeof(uint64_t);
   ReadExactly(checksums_.data(), table_bytes, kHeaderBytes + chunks_.size());
-  uint64_t found = XXH3_64bits(checksums_.data(), table_bytes);
+  uint64_t found = Checksum(checksums_.data(), table_bytes);
   if (found != shape.root) Damaged("the root is " + Hex(found) + ", " + Hex(shape.root) + " expected");
 }
 
@@ -73,7 +71,7 @@ void IndexFile::Load(uint64_t chunk) {
   if (loaded_[chunk].load(std::memory_order_relaxed)) return;
   uint8_t* into = chunks_.data() + chunk * kChunkBytes;
   ReadExactly(into, kChunkBytes, kHeaderBytes + chunk * kChunkBytes);
-  uint64_t found = XXH3_64bits(into, kChunkBytes);
+  uint64_t found = Checksum(into, kChunkBytes);
   if (found != checksums_[chunk])
     Damaged("chunk " + Number(chunk) + " has the checksum " + Hex(found) + ", " + Hex(checksums_[chunk]) +
             " expected");
@@ -104,8 +102,9 @@ CheckpointImage::CheckpointImage(ImageFiles files, const ImageFacts& facts)
                                                     .entry_count = facts.extent_count,
                                                     .entry_bytes = kExtentRecordBytes,
                                                     .root = facts.extent_index_root}),
-      pages_(files.pages),
-      hot_pack_(files.hot_pack ? HotPack::Open(files.hot_pack, facts.extent_index_root) : nullptr) {}
+      pages_(std::move(files.pages)),
+      hot_pack_(files.hot_pack ? HotPack::Open(std::move(files.hot_pack), facts.extent_index_root)
+                               : nullptr) {}
 
 PageEntry CheckpointImage::EntryOf(uint64_t page) {
   auto entry = Load<uint64_t>(page_index_.At(page));
@@ -144,27 +143,36 @@ CheckpointImage::Record CheckpointImage::RecordOf(uint64_t extent) {
   return record;
 }
 
-const uint8_t* CheckpointImage::Read(uint64_t extent, ExtentDecoder& decoder, uint8_t* into) {
+const uint8_t* CheckpointImage::Read(uint64_t extent, ExtentDecoder& decoder, uint8_t* into, Access access) {
   Record record = RecordOf(extent);
-  auto place = [&](const uint8_t* stored) { return record.codec == kCodecRaw ? stored : into; };
+  const uint8_t* result = nullptr;
+  auto decode = [&](const MappedFile& file, uint64_t offset) {
+    return Decode(record, {.file = file, .offset = offset, .access = access}, decoder, into, result);
+  };
   if (hot_pack_ != nullptr)
-    if (const uint8_t* packed = hot_pack_->Find(extent, record.stored_bytes))
-      if (Decode(record, packed, decoder, into).empty()) return place(packed);
-  const uint8_t* stored = pages_.data() + record.offset;
-  std::string fault = Decode(record, stored, decoder, into);
+    if (auto packed_at = hot_pack_->Find(extent, record.stored_bytes))
+      if (decode(hot_pack_->file(), *packed_at).empty()) return result;
+  std::string fault = decode(pages_, record.offset);
   if (!fault.empty()) DamagedExtent(extent, record, fault);
-  return place(stored);
+  return result;
 }
 
-std::string CheckpointImage::Decode(const Record& record, const uint8_t* stored, ExtentDecoder& decoder,
-                                    uint8_t* into) {
+std::string CheckpointImage::Decode(const Record& record, const Place& place, ExtentDecoder& decoder,
+                                    uint8_t* into, const uint8_t*& result) {
+  const bool is_raw = record.codec == kCodecRaw;
   const size_t decoded_bytes = record.page_count * kPageBytes;
-  XXH64_hash_t found = 0;
-  size_t result = decoded_bytes;
+  const uint8_t* stored = place.file.data() + place.offset;
+  if (place.access == Access::kCopied) {
+    uint8_t* copy = is_raw ? into : decoder.RoomFor(record.stored_bytes);
+    if (!place.file.Copy(place.offset, record.stored_bytes, copy)) return "it cannot be read";
+    stored = copy;
+  }
+  uint64_t found = 0;
+  size_t length = decoded_bytes;
   bool readable = ReadGuarded([&] {
-    found = XXH3_64bits(stored, record.stored_bytes);
-    if (found == record.checksum && record.codec == kCodecZstd)
-      result = ZSTD_decompressDCtx(decoder.context(), into, decoded_bytes, stored, record.stored_bytes);
+    found = Checksum(stored, record.stored_bytes);
+    if (found == record.checksum && !is_raw)
+      length = ZSTD_decompressDCtx(decoder.context(), into, decoded_bytes, stored, record.stored_bytes);
   });
   if (!readable) {
     // The jump may have left the context in its midst.
@@ -173,7 +181,8 @@ std::string CheckpointImage::Decode(const Record& record, const uint8_t* stored,
   }
   if (found != record.checksum)
     return "its checksum is " + Hex(found) + ", " + Hex(record.checksum) + " expected";
-  if (result != decoded_bytes) return "it does not decompress to " + Number(record.page_count) + " pages";
+  if (length != decoded_bytes) return "it does not decompress to " + Number(record.page_count) + " pages";
+  result = is_raw ? stored : into;
   return "";
 }
 

@@ -115,7 +115,14 @@ class ExtentDecoder {
 
   ZSTD_DCtx* context() const { return context_.get(); }
 
+  /** For the stored bytes of one extent. */
+  uint8_t* RoomFor(size_t bytes) {
+    if (stored_.size() < bytes) stored_.resize(bytes);
+    return stored_.data();
+  }
+
  private:
+  std::vector<uint8_t> stored_;
   std::unique_ptr<ZSTD_DCtx, size_t (*)(ZSTD_DCtx*)> context_;
 };
 
@@ -135,7 +142,15 @@ class CheckpointImage {
    * The extent's verified bytes: decompressed into `into` (room for facts().extent_pages pages), or in place
    * where they are stored raw.
    */
-  const uint8_t* Read(uint64_t extent, ExtentDecoder& decoder, uint8_t* into);
+  const uint8_t* Read(uint64_t extent, ExtentDecoder& decoder, uint8_t* into) {
+    return Read(extent, decoder, into, Access::kMapped);
+  }
+
+  /** The same, always into `into`: for an extent by itself, of a part of the file that is not read otherwise.
+   */
+  void ReadAlone(uint64_t extent, ExtentDecoder& decoder, uint8_t* into) {
+    (void)Read(extent, decoder, into, Access::kCopied);
+  }
 
   /** Whether the extent's bytes lie in the hot pack as well. */
   bool IsPacked(uint64_t extent) const { return hot_pack_ != nullptr && hot_pack_->Has(extent); }
@@ -154,9 +169,18 @@ class CheckpointImage {
     uint8_t codec;
     uint64_t checksum;
   };
+  /** How stored bytes are come by. */
+  enum class Access { kMapped, kCopied };
+  struct Place {
+    const MappedFile& file;
+    uint64_t offset;
+    Access access;
+  };
   Record RecordOf(uint64_t extent);
-  /** What is wrong with the stored bytes; empty when they were decoded. */
-  std::string Decode(const Record& record, const uint8_t* stored, ExtentDecoder& decoder, uint8_t* into);
+  const uint8_t* Read(uint64_t extent, ExtentDecoder& decoder, uint8_t* into, Access access);
+  /** What is wrong with the stored bytes; empty when they were decoded, to `result`. */
+  std::string Decode(const Record& record, const Place& place, ExtentDecoder& decoder, uint8_t* into,
+                     const uint8_t*& result);
   [[noreturn]] void DamagedExtent(uint64_t extent, const Record& record, const std::string& fault) const;
 
   ImageFacts facts_;

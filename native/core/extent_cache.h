@@ -5,15 +5,15 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <vector>
 
 namespace vmckpt {
 
 class ExtentCache {
  public:
-  using Buffer = std::vector<uint8_t>;
+  using Buffer = std::shared_ptr<const uint8_t[]>;
 
-  std::shared_ptr<const Buffer> Find(uint32_t extent) {
+  /** Null when it is not here. */
+  Buffer Find(uint32_t extent) {
     std::lock_guard lock(mutex_);
     for (const Entry& entry : entries_)
       if (entry.bytes && entry.extent == extent) return entry.bytes;
@@ -21,7 +21,7 @@ class ExtentCache {
   }
 
   /** In place of the one that has been here longest. */
-  void Put(uint32_t extent, std::shared_ptr<const Buffer> bytes) {
+  void Put(uint32_t extent, Buffer bytes) {
     std::lock_guard lock(mutex_);
     entries_[next_] = {.extent = extent, .bytes = std::move(bytes)};
     next_ = (next_ + 1) % entries_.size();
@@ -30,7 +30,7 @@ class ExtentCache {
  private:
   struct Entry {
     uint32_t extent;
-    std::shared_ptr<const Buffer> bytes;
+    Buffer bytes;
   };
 
   std::mutex mutex_;

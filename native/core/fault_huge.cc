@@ -37,7 +37,7 @@ bool FaultServer::Gather(Worker& worker, uint64_t page, size_t page_count) {
   }
   // Every extent is decompressed once.
   std::ranges::stable_sort(wanted, {}, &Wanted::extent);
-  Decoded decoded{};
+  ExtentCache::Buffer decoded;
   for (size_t i = 0; i < wanted.size(); i++) {
     const Wanted& next = wanted[i];
     if (i == 0 || next.extent != wanted[i - 1].extent) decoded = Read(worker, next.extent);
@@ -45,7 +45,7 @@ bool FaultServer::Gather(Worker& worker, uint64_t page, size_t page_count) {
       throw DamagedImage(DamagedImage::Part::kIndex, image_->facts().label + "/page-index: page " +
                                                          std::to_string(page + next.at) +
                                                          " lies beyond its extent's end");
-    std::memcpy(worker.huge_page.data() + next.at * kPageBytes, decoded.bytes + next.slot * kPageBytes,
+    std::memcpy(worker.huge_page.data() + next.at * kPageBytes, decoded.get() + next.slot * kPageBytes,
                 kPageBytes);
   }
   return has_data;

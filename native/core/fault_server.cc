@@ -116,10 +116,10 @@ void FaultServer::InstallDemanded(Worker& worker, uint64_t page, Clock::time_poi
   TransferCounters& counters = table_.counters();
   counters.demand_pages.fetch_add(1, std::memory_order_relaxed);
   if (entry.kind == PageKind::kData) {
-    Decoded extent = Read(worker, entry.extent);
-    Install({.page = page, .bytes = extent.bytes + entry.slot * kPageBytes, .page_count = 1});
+    ExtentCache::Buffer extent = Read(worker, entry.extent);
+    Install({.page = page, .bytes = extent.get() + entry.slot * kPageBytes, .page_count = 1});
     RecordFault(since);
-    InstallNeighbours(page, entry, extent.bytes);
+    InstallNeighbours(page, entry, extent.get());
   } else if (entry.kind == PageKind::kFill) {
     worker.page.fill(entry.fill);
     Install({.page = page, .bytes = worker.page.data(), .page_count = 1});
@@ -189,13 +189,12 @@ void FaultServer::InstallZeros(uint64_t page) {
   table_.counters().zero_pages.fetch_add(end - first, std::memory_order_relaxed);
 }
 
-FaultServer::Decoded FaultServer::Read(Worker& worker, uint32_t extent) {
-  if (auto cached = cache_.Find(extent)) return {.bytes = cached->data(), .owner = cached};
-  auto room = std::make_shared<ExtentCache::Buffer>(image_->PagesOf(extent) * kPageBytes);
-  const uint8_t* bytes = image_->Read(extent, worker.decoder, room->data());
-  if (bytes != room->data()) return {.bytes = bytes, .owner = nullptr};
+ExtentCache::Buffer FaultServer::Read(Worker& worker, uint32_t extent) {
+  if (auto cached = cache_.Find(extent)) return cached;
+  auto room = std::make_shared_for_overwrite<uint8_t[]>(image_->PagesOf(extent) * kPageBytes);
+  image_->ReadAlone(extent, worker.decoder, room.get());
   cache_.Put(extent, room);
-  return {.bytes = bytes, .owner = room};
+  return room;
 }
 
 void FaultServer::RunInstaller::Add(uint64_t page, const uint8_t* bytes) {

@@ -129,19 +129,13 @@ class FaultServer {
     Run run_{};
   };
 
-  struct Decoded {
-    const uint8_t* bytes;
-    /** Keeps them; empty where they lie in the mapped file. */
-    std::shared_ptr<const ExtentCache::Buffer> owner;
-  };
-
   void DemandLoop();
   void Serve(Worker& worker, uint64_t page);
   std::optional<uint64_t> NextFault();
   void InstallDemanded(Worker& worker, uint64_t page, Clock::time_point since);
   void InstallNeighbours(uint64_t page, const PageEntry& entry, const uint8_t* extent);
   void InstallZeros(uint64_t page);
-  Decoded Read(Worker& worker, uint32_t extent);
+  ExtentCache::Buffer Read(Worker& worker, uint32_t extent);
   void Install(const Run& run);
   Userfaultfd::Outcome Put(const Run& run);
   Userfaultfd::Outcome Place(const Run& run);

@@ -5,9 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
+#include "core/checksum.h"
 #include "core/system_error.h"
 
 namespace vmckpt {
@@ -31,9 +29,9 @@ constexpr uint32_t kVersion = 1;
 
 }  // namespace
 
-std::unique_ptr<HotPack> HotPack::Open(const Fd& file, uint64_t extent_index_root) {
+std::unique_ptr<HotPack> HotPack::Open(Fd file, uint64_t extent_index_root) {
   try {
-    std::unique_ptr<HotPack> pack(new HotPack(file));
+    std::unique_ptr<HotPack> pack(new HotPack(std::move(file)));
     if (pack->ReadTable(extent_index_root)) return pack;
   } catch (const SystemError&) {
     // It cannot be mapped.
@@ -47,13 +45,13 @@ bool HotPack::ReadTable(uint64_t extent_index_root) {
   if (!ReadGuarded([&] { std::memcpy(&header, file_.data(), sizeof(header)); })) return false;
   const bool is_ours = std::memcmp(header.magic, kMagic, sizeof(header.magic)) == 0 &&
                        header.version == kVersion && header.header_bytes == sizeof(header) &&
-                       XXH3_64bits(&header, offsetof(Header, checksum)) == header.checksum;
+                       Checksum(&header, offsetof(Header, checksum)) == header.checksum;
   if (!is_ours || header.extent_index_root != extent_index_root) return false;
   if (header.extent_count > (file_.size() - sizeof(header)) / sizeof(Entry)) return false;
   entries_.resize(header.extent_count);
   const size_t table_bytes = entries_.size() * sizeof(Entry);
   auto copy = [&] { std::memcpy(entries_.data(), file_.data() + sizeof(header), table_bytes); };
-  if (!ReadGuarded(copy) || XXH3_64bits(entries_.data(), table_bytes) != header.table_checksum) return false;
+  if (!ReadGuarded(copy) || Checksum(entries_.data(), table_bytes) != header.table_checksum) return false;
   return std::ranges::is_sorted(entries_, {}, &Entry::extent) &&
          std::ranges::all_of(entries_, [this](const Entry& entry) {
            return entry.offset <= file_.size() && entry.stored_bytes <= file_.size() - entry.offset;
@@ -65,9 +63,10 @@ const HotPack::Entry* HotPack::EntryOf(uint64_t extent) const {
   return found != entries_.end() && found->extent == extent ? &*found : nullptr;
 }
 
-const uint8_t* HotPack::Find(uint64_t extent, uint32_t stored_bytes) const {
+std::optional<uint64_t> HotPack::Find(uint64_t extent, uint32_t stored_bytes) const {
   const Entry* entry = EntryOf(extent);
-  return entry != nullptr && entry->stored_bytes == stored_bytes ? file_.data() + entry->offset : nullptr;
+  if (entry == nullptr || entry->stored_bytes != stored_bytes) return std::nullopt;
+  return entry->offset;
 }
 
 void HotPack::ReadAhead() const { file_.Advise(0, file_.size(), MADV_WILLNEED); }

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "core/fd.h"
@@ -15,12 +17,14 @@ namespace vmckpt {
 class HotPack {
  public:
   /** Null unless it is whole, and of the generation with this root of the extent index. */
-  static std::unique_ptr<HotPack> Open(const Fd& file, uint64_t extent_index_root);
+  static std::unique_ptr<HotPack> Open(Fd file, uint64_t extent_index_root);
 
   bool Has(uint64_t extent) const { return EntryOf(extent) != nullptr; }
 
-  /** Where the extent is stored in `stored_bytes`, not verified; null when it is not here. */
-  const uint8_t* Find(uint64_t extent, uint32_t stored_bytes) const;
+  /** At which offset the extent is stored in `stored_bytes`, not verified; nothing when it is not here. */
+  std::optional<uint64_t> Find(uint64_t extent, uint32_t stored_bytes) const;
+
+  const MappedFile& file() const { return file_; }
 
   /** Lets the kernel read all of it. */
   void ReadAhead() const;
@@ -32,7 +36,7 @@ class HotPack {
     uint64_t offset;
   };
 
-  explicit HotPack(const Fd& file) : file_(file) {}
+  explicit HotPack(Fd file) : file_(std::move(file)) {}
   bool ReadTable(uint64_t extent_index_root);
   const Entry* EntryOf(uint64_t extent) const;
 

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -36,19 +37,29 @@ void InstallHandler() {
 
 }  // namespace
 
-MappedFile::MappedFile(const Fd& file) {
+MappedFile::MappedFile(Fd file) : file_(std::move(file)) {
   InstallHandler();
   struct stat status;
-  Check(::fstat(file.get(), &status), "fstat");
+  Check(::fstat(file_.get(), &status), "fstat");
   size_ = status.st_size;
   if (size_ == 0) return;
-  void* mapped = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.get(), 0);
+  void* mapped = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file_.get(), 0);
   if (mapped == MAP_FAILED) throw SystemError(errno, "mmap");
   data_ = static_cast<const uint8_t*>(mapped);
 }
 
 MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<uint8_t*>(data_), size_);
+}
+
+bool MappedFile::Copy(size_t offset, size_t bytes, uint8_t* into) const {
+  for (size_t done = 0; done < bytes;) {
+    ssize_t length =
+        RetryOnSignal([&] { return ::pread(file_.get(), into + done, bytes - done, offset + done); });
+    if (length <= 0) return false;
+    done += length;
+  }
+  return true;
 }
 
 void MappedFile::Advise(size_t offset, size_t bytes, int advice) const {
