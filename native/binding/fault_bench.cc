@@ -14,6 +14,7 @@ Napi::Value ObjectOf(Napi::Env env, const FaultBenchResult& result) {
   set("idleCount", result.idle_count);
   set("idleP50Ns", result.idle_p50_ns);
   set("idleP99Ns", result.idle_p99_ns);
+  set("bareFaultP50Ns", result.bare_fault_p50_ns);
   set("loadedCount", result.loaded_count);
   set("loadedP99Ns", result.loaded_p99_ns);
   set("bulkBytes", result.bulk_bytes);

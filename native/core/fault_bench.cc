@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include <condition_variable>
 #include <mutex>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "core/anonymous_memory.h"
@@ -29,16 +31,19 @@ constexpr size_t kTouches = 2000;
 /** As the server's background has it. */
 constexpr size_t kRunPages = 32;
 
-/** Memory that waits for its pages, and who serves it. */
+/** Memory that waits for its pages, and who serves it, if anybody. */
 class Subject {
  public:
-  Subject(std::shared_ptr<CheckpointImage> image, uint64_t page_count, unsigned background_threads)
-      : memory_(page_count * kPageBytes), table_(PageTable::Create(image->facts().page_count)) {
-    Userfaultfd userfaultfd(Register());
-    regions_ = {
-        {.address = reinterpret_cast<uint64_t>(memory_.data()), .first_page = 0, .page_count = page_count}};
-    bare_.emplace(Fd(Check(::dup(userfaultfd.get()), "dup")));
-    server_.emplace(std::move(image), table_, std::move(userfaultfd),
+  Subject(const CheckpointImage& image, uint64_t page_count)
+      : memory_(page_count * kPageBytes),
+        table_(PageTable::Create(image.facts().page_count)),
+        regions_{{.address = reinterpret_cast<uint64_t>(memory_.data()),
+                  .first_page = 0,
+                  .page_count = page_count}},
+        bare_(Register()) {}
+
+  void Serve(std::shared_ptr<CheckpointImage> image, unsigned background_threads) {
+    server_.emplace(std::move(image), table_, Userfaultfd(Fd(Check(::dup(bare_.get()), "dup"))),
                     FaultServer::Options{.regions = regions_,
                                          .demand_threads = 2,
                                          .background_threads = background_threads,
@@ -50,7 +55,7 @@ class Subject {
   }
 
   FaultServer& server() { return *server_; }
-  Userfaultfd& userfaultfd() { return *bare_; }
+  Userfaultfd& userfaultfd() { return bare_; }
   PageTable& table() { return table_; }
   const std::vector<MemoryRegion>& regions() const { return regions_; }
 
@@ -86,11 +91,11 @@ class Subject {
   AnonymousMemory memory_;
   PageTable table_;
   std::vector<MemoryRegion> regions_;
+  Userfaultfd bare_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool has_ended_ = false;
   std::string failure_;
-  std::optional<Userfaultfd> bare_;
   std::optional<FaultServer> server_;
 };
 
@@ -118,6 +123,7 @@ class Bench {
 
   FaultBenchResult Run() {
     Idle();
+    BareFaults();
     Loaded();
     Bulk();
     Bare();
@@ -125,8 +131,6 @@ class Bench {
   }
 
  private:
-  Subject Begin(unsigned background_threads) { return Subject(image_, page_count_, background_threads); }
-
   InstallOrder OrderOf(const Subject& subject) {
     InstallOrder order(*image_, subject.regions());
     order.AddRest();
@@ -134,7 +138,8 @@ class Bench {
   }
 
   void Idle() {
-    Subject subject = Begin(1);
+    Subject subject(*image_, page_count_);
+    subject.Serve(image_, 1);
     for (uint64_t page : PagesToTouch(OrderOf(subject), seed_)) subject.Touch(page);
     const LatencyHistogram& times = subject.table().fault_times();
     result_.idle_p50_ns = times.Quantile(0.5);
@@ -142,8 +147,31 @@ class Bench {
     result_.idle_count = times.count();
   }
 
+  void BareFaults() {
+    Subject subject(*image_, page_count_);
+    std::vector<uint64_t> pages = PagesToTouch(OrderOf(subject), seed_);
+    std::vector<uint64_t> times;
+    const std::vector<uint8_t> bytes(kPageBytes);
+    std::jthread server([&] {
+      while (times.size() < pages.size()) {
+        pollfd entry{.fd = subject.userfaultfd().get(), .events = POLLIN, .revents = 0};
+        (void)::poll(&entry, 1, -1);
+        auto event = subject.userfaultfd().ReadEvent();
+        if (!event) continue;
+        const auto begin = Clock::now();
+        subject.userfaultfd().Copy(event->range.start, bytes.data(), kPageBytes, kPageBytes);
+        times.push_back(NanosecondsSince(begin));
+      }
+    });
+    for (uint64_t page : pages) subject.Touch(page);
+    server.join();
+    std::ranges::nth_element(times, times.begin() + times.size() / 2);
+    result_.bare_fault_p50_ns = times.empty() ? 0 : times[times.size() / 2];
+  }
+
   void Loaded() {
-    Subject subject = Begin(2);
+    Subject subject(*image_, page_count_);
+    subject.Serve(image_, 2);
     auto pages = PagesToTouch(OrderOf(subject), seed_ + 1);
     subject.server().StartBackground({});
     for (uint64_t page : pages) subject.Touch(page);
@@ -154,7 +182,8 @@ class Bench {
   }
 
   void Bulk() {
-    Subject subject = Begin(1);
+    Subject subject(*image_, page_count_);
+    subject.Serve(image_, 1);
     const auto begin = Clock::now();
     subject.server().StartBackground({});
     subject.AwaitEnd();
@@ -163,7 +192,7 @@ class Bench {
   }
 
   void Bare() {
-    Subject subject = Begin(1);
+    Subject subject(*image_, page_count_);
     struct Copy {
       uint64_t to;
       const uint8_t* from;

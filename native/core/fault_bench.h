@@ -16,6 +16,8 @@ struct FaultBenchResult {
   /** The same while two threads of the background install the rest. */
   uint64_t loaded_p99_ns;
   uint64_t idle_count;
+  /** As idle_p50_ns, of a loop that knows nothing but UFFDIO_COPY of one page that it has at hand. */
+  uint64_t bare_fault_p50_ns;
   uint64_t loaded_count;
   /** All data by one thread of the background, nobody touches anything. */
   uint64_t bulk_bytes;

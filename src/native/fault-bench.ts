@@ -7,6 +7,8 @@ export interface FaultBenchFigures {
   readonly idleCount: number;
   readonly idleP50Ns: number;
   readonly idleP99Ns: number;
+  /** As idleP50Ns, of a loop of UFFDIO_COPY that has its page at hand: what the system takes. */
+  readonly bareFaultP50Ns: number;
   /** While the background installs the rest. */
   readonly loadedCount: number;
   readonly loadedP99Ns: number;

@@ -1,20 +1,21 @@
 /**
- * The header that working-set files share, in the manner of the checkpoint's (docs/format.md) but 64 bytes long. Its own
- * checksum lets it be trusted before the body is:
+ * The header that the files of a working set share, in the manner of the checkpoint's (docs/format.md) but 64 bytes long.
+ * Its own checksum lets it be trusted before the body is:
  *
  *     0 magic, 8 bytes | 8 version, u32 | 12 header bytes, u32 | 16 "xxh3-64", 16 bytes, zero-padded
- *     32 body bytes, u64 | 40 zero, u64 | 48 checksum of the body, u64 | 56 checksum of bytes 0–55, u64
+ *     32 size of the body, u64 | 40 tie, u64 | 48 checksum of the body, u64 | 56 checksum of bytes 0–55, u64
  */
 import { CHECKSUM_ALGORITHM, checksumText } from '../checkpoint/format.js';
 import { xxh3 } from '../native/index.js';
 
-const HEADER_BYTES = 64;
-const AT = {
+export const HEADER_BYTES = 64;
+export const AT = {
   magic: 0,
   version: 8,
   headerBytes: 12,
   algorithm: 16,
-  bodyBytes: 32,
+  bodySize: 32,
+  tie: 40,
   bodyChecksum: 48,
   checksum: 56,
 } as const;
@@ -30,16 +31,30 @@ export type Opened<T> =
   | { readonly status: 'ok'; readonly value: T }
   | { readonly status: 'damaged' | 'unsupported'; readonly problem: string };
 
-export function seal({ magic, version }: Envelope, body: Uint8Array): Buffer {
+export interface Contents {
+  /** In whatever the file counts. */
+  readonly size: number;
+  /** What the file belongs to; 0 where its name says that. */
+  readonly tie?: bigint;
+  /** What is verified with the header. */
+  readonly body: Uint8Array;
+}
+
+export function headerOf({ magic, version }: Envelope, { size, tie = 0n, body }: Contents): Buffer {
   const header = Buffer.alloc(HEADER_BYTES);
   header.write(magic, AT.magic, 'latin1');
   header.writeUInt32LE(version, AT.version);
   header.writeUInt32LE(HEADER_BYTES, AT.headerBytes);
   header.write(CHECKSUM_ALGORITHM, AT.algorithm, 'latin1');
-  header.writeBigUInt64LE(BigInt(body.length), AT.bodyBytes);
+  header.writeBigUInt64LE(BigInt(size), AT.bodySize);
+  header.writeBigUInt64LE(tie, AT.tie);
   header.writeBigUInt64LE(xxh3(body), AT.bodyChecksum);
   header.writeBigUInt64LE(xxh3(header, 0, AT.checksum), AT.checksum);
-  return Buffer.concat([header, body]);
+  return header;
+}
+
+export function seal(envelope: Envelope, body: Uint8Array): Buffer {
+  return Buffer.concat([headerOf(envelope, { size: body.length, body }), body]);
 }
 
 /** The body, verified; never throws. */

@@ -6,30 +6,20 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { errnoOf, readAt, writeAt, writeFailure } from '../checkpoint/files.js';
-import { CHECKSUM_ALGORITHM, HOT_PACK_FILE } from '../checkpoint/format.js';
+import { HOT_PACK_FILE } from '../checkpoint/format.js';
 import type { CheckpointReader } from '../checkpoint/reader.js';
 import { VmckptError } from '../errors.js';
-import { xxh3 } from '../native/index.js';
 import { PAGE_KINDS } from '../pages/contracts.js';
+import { AT, headerOf, HEADER_BYTES } from './envelope.js';
 import type { AdaptiveHistogram } from './histogram.js';
 import { planPrefetch } from './plan.js';
 import { replaceFile } from './replace-file.js';
 import { concatenated, pagesOf } from './runs.js';
 import type { InstallUnits } from './units.js';
 
-const MAGIC = 'VMCKPThp';
-const VERSION = 1;
-const HEADER_BYTES = 64;
+/** Its header counts extents, is tied to the root of the extent index, and covers the table behind it. */
+const ENVELOPE = { magic: 'VMCKPThp', version: 1 } as const;
 const ENTRY_BYTES = 16;
-const AT = {
-  version: 8,
-  headerBytes: 12,
-  algorithm: 16,
-  extentCount: 32,
-  extentIndexRoot: 40,
-  tableChecksum: 48,
-  checksum: 56,
-} as const;
 /** Of the file `pages`: a larger set is read about as fast from there. */
 const MAX_SHARE = 1 / 2;
 /** Of the set: while it has changed by less the pack is left as it is. */
@@ -94,8 +84,9 @@ function packedExtents(file: string): Set<number> {
   }
   try {
     const header = Buffer.alloc(HEADER_BYTES);
-    const isWhole = readAt(fd, header, 0) === HEADER_BYTES && header.toString('latin1', 0, 8) === MAGIC;
-    const count = isWhole ? Number(header.readBigUInt64LE(AT.extentCount)) : 0;
+    const isWhole =
+      readAt(fd, header, 0) === HEADER_BYTES && header.toString('latin1', 0, AT.version) === ENVELOPE.magic;
+    const count = isWhole ? Number(header.readBigUInt64LE(AT.bodySize)) : 0;
     if (HEADER_BYTES + count * ENTRY_BYTES > fs.fstatSync(fd).size) return new Set();
     const table = Buffer.alloc(count * ENTRY_BYTES);
     readAt(fd, table, HEADER_BYTES);
@@ -121,7 +112,8 @@ function writePack(fd: number, reader: CheckpointReader, extents: ReadonlySet<nu
     writeAt(fd, stored, offset);
   }
   const table = tableOf(entries);
-  writeAt(fd, Buffer.concat([headerOf(reader, table), table]), 0);
+  const tie = BigInt(`0x${reader.manifest.checksums.extentIndexRoot}`);
+  writeAt(fd, Buffer.concat([headerOf(ENVELOPE, { size: entries.length, tie, body: table }), table]), 0);
   return true;
 }
 
@@ -134,17 +126,4 @@ function tableOf(entries: readonly Entry[]): Buffer {
     table.writeBigUInt64LE(BigInt(offset), at * ENTRY_BYTES + 8);
   }
   return table;
-}
-
-function headerOf({ manifest }: CheckpointReader, table: Buffer): Buffer {
-  const header = Buffer.alloc(HEADER_BYTES);
-  header.write(MAGIC, 0, 'latin1');
-  header.writeUInt32LE(VERSION, AT.version);
-  header.writeUInt32LE(HEADER_BYTES, AT.headerBytes);
-  header.write(CHECKSUM_ALGORITHM, AT.algorithm, 'latin1');
-  header.writeBigUInt64LE(BigInt(table.length / ENTRY_BYTES), AT.extentCount);
-  header.writeBigUInt64LE(BigInt(`0x${manifest.checksums.extentIndexRoot}`), AT.extentIndexRoot);
-  header.writeBigUInt64LE(xxh3(table), AT.tableChecksum);
-  header.writeBigUInt64LE(xxh3(header, 0, AT.checksum), AT.checksum);
-  return header;
 }
