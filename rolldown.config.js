@@ -24,7 +24,7 @@ export default defineConfig({
     format: 'esm',
     sourcemap: true,
     chunkFileNames: 'shared/[name].js',
-    // Half of the time to load zod goes into its comments and spaces. Names stay, for stack traces.
+    // Comments and spaces take time to load. Names stay, for stack traces.
     minify: { compress: true, mangle: false, codegen: true },
   },
 });

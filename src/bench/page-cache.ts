@@ -7,8 +7,9 @@ import { once } from 'node:events';
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { promisify } from 'node:util';
-import { z } from 'zod';
+import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
+import { finite, parse } from '../util/schema.js';
 import { formatBytes } from '../util/units.js';
 
 export type CacheState = 'warm' | 'cold';
@@ -19,7 +20,9 @@ const TOLERANCE = 0.001;
 const READ_BYTES = 1 << 20;
 const ATTEMPTS = 3;
 
-const Fincore = z.object({ fincore: z.array(z.object({ res: z.coerce.number() })) });
+const Fincore = v.object({
+  fincore: v.array(v.object({ res: v.pipe(v.unknown(), v.transform(Number), finite) })),
+});
 
 /** @throws VmckptError FAILED when the page cache does not do as it is told: on a tmpfs it cannot */
 export async function bringTo(state: CacheState, files: readonly string[]): Promise<void> {
@@ -38,7 +41,7 @@ export async function bringTo(state: CacheState, files: readonly string[]): Prom
 export async function cachedBytes(files: readonly string[]): Promise<number> {
   if (files.length === 0) return 0;
   const { stdout } = await run('fincore', ['--json', '--bytes', '--output', 'RES', '--', ...files]);
-  return Fincore.parse(JSON.parse(stdout)).fincore.reduce((sum, { res }) => sum + res, 0);
+  return parse(Fincore, JSON.parse(stdout)).fincore.reduce((sum, { res }) => sum + res, 0);
 }
 
 async function verify(state: CacheState, files: readonly string[]): Promise<void> {

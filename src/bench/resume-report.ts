@@ -1,154 +1,155 @@
 /** report.json: every raw sample, and what was made of them. Fields are only ever added. Definitions: docs/measurement.md. */
-import { z } from 'zod';
+import * as v from 'valibot';
 import { MEMORY_PATHS } from '../restore/report.js';
+import { finite, integer, natural, record } from '../util/schema.js';
 
-const ms = z.number().nonnegative();
-const bytes = z.number().int().nonnegative();
+const ms = v.pipe(finite, v.minValue(0));
+const bytes = natural;
 
 /** One entry for each answer, in the order of their coming. */
-const samplesSchema = z.object({ answeredMs: z.array(ms), latencyMs: z.array(ms) });
-export type ClientSamples = z.infer<typeof samplesSchema>;
+const samplesSchema = v.object({ answeredMs: v.array(ms), latencyMs: v.array(ms) });
+export type ClientSamples = v.InferOutput<typeof samplesSchema>;
 
-const perceivedSchema = z.object({
-  answerCount: z.number().int(),
-  firstAnswerMs: ms.nullable(),
+const perceivedSchema = v.object({
+  answerCount: integer,
+  firstAnswerMs: v.nullable(ms),
   longestGapMs: ms,
-  backMs: ms.nullable(),
-  latencyP50Ms: ms.nullable(),
-  latencyP99Ms: ms.nullable(),
+  backMs: v.nullable(ms),
+  latencyP50Ms: v.nullable(ms),
+  latencyP99Ms: v.nullable(ms),
 });
 
-const ofEachClient = <T extends z.ZodType>(schema: T) =>
-  z.object({ ping: schema, memcached: schema, http: schema });
+const ofEachClient = <T extends v.GenericSchema>(schema: T) =>
+  v.object({ ping: schema, memcached: schema, http: schema });
 
 /** What vmckpt itself reports; absent for baselines. */
-const transferSchema = z.object({
-  path: z.enum(MEMORY_PATHS),
-  demandFaults: z.number().int(),
-  withheldFaults: z.number().int(),
-  prefetchedPages: z.number().int(),
+const transferSchema = v.object({
+  path: v.picklist(MEMORY_PATHS),
+  demandFaults: integer,
+  withheldFaults: integer,
+  prefetchedPages: integer,
   /** Of predicted pages with data, how many were touched within ten seconds, by another restore that shows it. */
-  prediction: z.object({ pages: z.number().int(), usedPages: z.number().int() }).optional(),
+  prediction: v.optional(v.object({ pages: integer, usedPages: integer })),
   transferredBytes: bytes,
-  faultUs: z.object({ p50: z.number(), p90: z.number(), p99: z.number(), max: z.number() }),
+  faultUs: v.object({ p50: finite, p90: finite, p99: finite, max: finite }),
   vcpuBlockedMs: ms,
   /** The largest resident set of a process that serves the VM. */
   processPeakBytes: bytes,
 });
 
-const runSchema = z.object({
-  scenario: z.string(),
-  cache: z.enum(['warm', 'cold']),
+const runSchema = v.object({
+  scenario: v.string(),
+  cache: v.picklist(['warm', 'cold']),
   /** From 1; 0 for the run that the clients' reference is taken from. */
-  round: z.number().int().nonnegative(),
-  ramMib: z.number().int(),
+  round: natural,
+  ramMib: integer,
   /** What a restore does before it starts QEMU. */
   orderedToSpawnMs: ms,
   /** QEMU's spawn → its RESUME event. */
   resumeMs: ms,
   /** QEMU's spawn → the last page in place; null where memory stays in a file. */
-  completeMs: ms.nullable(),
-  transfer: transferSchema.optional(),
+  completeMs: v.nullable(ms),
+  transfer: v.optional(transferSchema),
   /** Read from the disk until the restore was complete: what has come into the page cache. Null when that was warm. */
-  storageReadBytes: bytes.nullable(),
+  storageReadBytes: v.nullable(bytes),
   /** From the order on; so are the times below. */
   observedMs: ms,
-  resident: z.array(z.object({ ms: z.number(), residentBytes: bytes })),
+  resident: v.array(v.object({ ms: finite, residentBytes: bytes })),
   answers: ofEachClient(samplesSchema),
   perceived: ofEachClient(perceivedSchema),
   /** At the end of the observation. */
-  later: z.object({
-    hugePageBytes: bytes.nullable(),
-    memoryIntact: z.boolean(),
-    verifiedPagesPerS: z.number(),
+  later: v.object({
+    hugePageBytes: v.nullable(bytes),
+    memoryIntact: v.boolean(),
+    verifiedPagesPerS: finite,
   }),
 });
-export type Run = z.infer<typeof runSchema>;
+export type Run = v.InferOutput<typeof runSchema>;
 export type Sampled = Omit<Run, 'perceived'>;
 
-const spreadSchema = z.object({
-  median: z.number(),
-  min: z.number(),
-  max: z.number(),
-  count: z.number().int(),
+const spreadSchema = v.object({
+  median: finite,
+  min: finite,
+  max: finite,
+  count: integer,
 });
 
-const summarySchema = z.object({
-  scenario: z.string(),
-  cache: z.enum(['warm', 'cold']),
-  ramMib: z.number().int(),
-  figures: z.record(z.string(), spreadSchema),
+const summarySchema = v.object({
+  scenario: v.string(),
+  cache: v.picklist(['warm', 'cold']),
+  ramMib: integer,
+  figures: record(spreadSchema),
 });
-export type Summary = z.infer<typeof summarySchema>;
+export type Summary = v.InferOutput<typeof summarySchema>;
 
-const environmentSchema = z.object({
-  vmckpt: z.string(),
-  node: z.string(),
-  kernel: z.string(),
-  distribution: z.string().nullable(),
-  cpuModel: z.string(),
-  cpuCount: z.number().int(),
+const environmentSchema = v.object({
+  vmckpt: v.string(),
+  node: v.string(),
+  kernel: v.string(),
+  distribution: v.nullable(v.string()),
+  cpuModel: v.string(),
+  cpuCount: integer,
   memoryBytes: bytes,
-  transparentHugePages: z.string().nullable(),
+  transparentHugePages: v.nullable(v.string()),
   /** The host itself is a VM: first touches of its memory may be slow. */
-  isVirtual: z.boolean(),
-  qemu: z.string(),
-  accelerator: z.string(),
+  isVirtual: v.boolean(),
+  qemu: v.string(),
+  accelerator: v.string(),
   /** Sequential, of a file that was dropped from the page cache, on the disk that the checkpoints lie on. */
-  diskReadBytesPerS: z.number(),
+  diskReadBytesPerS: finite,
   /** Of the last minute, when the measurement began and when it ended. */
-  loadAtStart: z.number(),
-  loadAtEnd: z.number(),
-  startedAt: z.string(),
+  loadAtStart: finite,
+  loadAtEnd: finite,
+  startedAt: v.string(),
 });
-export type Environment = z.infer<typeof environmentSchema>;
+export type Environment = v.InferOutput<typeof environmentSchema>;
 
-const absenceSchema = z.object({
-  scenario: z.string(),
-  ramMib: z.number().int(),
+const absenceSchema = v.object({
+  scenario: v.string(),
+  ramMib: integer,
   /** Null: in both states. */
-  cache: z.enum(['warm', 'cold']).nullable(),
-  reason: z.string(),
+  cache: v.nullable(v.picklist(['warm', 'cold'])),
+  reason: v.string(),
 });
-export type Absence = z.infer<typeof absenceSchema>;
+export type Absence = v.InferOutput<typeof absenceSchema>;
 
 /** The fault path by itself: nobody else touches memory, and no VM is there. */
-const faultPathSchema = z.object({
-  stored: z.enum(['raw', 'zstd']),
-  round: z.number().int().positive(),
-  ramMib: z.number().int(),
+const faultPathSchema = v.object({
+  stored: v.picklist(['raw', 'zstd']),
+  round: v.pipe(integer, v.gtValue(0)),
+  ramMib: integer,
   /** One thread touches one page of each extent, one after the other. */
-  idle: z.object({ count: z.number().int(), p50Us: z.number(), p99Us: z.number() }),
+  idle: v.object({ count: integer, p50Us: finite, p99Us: finite }),
   /** The same beside two threads of the background. */
-  loaded: z.object({ count: z.number().int(), p99Us: z.number() }),
+  loaded: v.object({ count: integer, p99Us: finite }),
   /** All data by one thread of the background. */
-  bulkBytesPerS: z.number(),
+  bulkBytesPerS: finite,
   /** The same by a loop of UFFDIO_COPY from a mapping that has been read before; null unless stored raw. */
-  bareBytesPerS: z.number().nullable(),
+  bareBytesPerS: v.nullable(finite),
 });
-export type FaultPathSample = z.infer<typeof faultPathSchema>;
+export type FaultPathSample = v.InferOutput<typeof faultPathSchema>;
 
-export const resumeReportSchema = z.object({
-  kind: z.literal('vmckpt bench resume'),
-  version: z.literal(1),
-  options: z.object({
-    ramMib: z.array(z.number().int()),
-    rounds: z.number().int(),
-    seed: z.number().int(),
-    scenarios: z.array(z.string()),
+export const resumeReportSchema = v.object({
+  kind: v.literal('vmckpt bench resume'),
+  version: v.literal(1),
+  options: v.object({
+    ramMib: v.array(integer),
+    rounds: integer,
+    seed: integer,
+    scenarios: v.array(v.string()),
     observeMs: ms,
   }),
   environment: environmentSchema,
   /** What the clients reach in a guest that was restored eagerly from a warm cache and has settled, in answers per second. */
-  references: z.array(z.object({ ramMib: z.number().int(), perS: ofEachClient(z.number()) })),
-  ratios: z.record(z.string(), z.number()),
+  references: v.array(v.object({ ramMib: integer, perS: ofEachClient(finite) })),
+  ratios: record(finite),
   /** Why a ratio is not there. */
-  missing: z.record(z.string(), z.string()),
+  missing: record(v.string()),
   /** Medians and ranges. */
-  summaries: z.array(summarySchema),
+  summaries: v.array(summarySchema),
   /** Scenarios that were to be measured and were not. */
-  absences: z.array(absenceSchema),
-  runs: z.array(runSchema),
-  faultPath: z.array(faultPathSchema),
+  absences: v.array(absenceSchema),
+  runs: v.array(runSchema),
+  faultPath: v.array(faultPathSchema),
 });
-export type ResumeReport = z.infer<typeof resumeReportSchema>;
+export type ResumeReport = v.InferOutput<typeof resumeReportSchema>;

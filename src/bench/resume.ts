@@ -9,6 +9,7 @@ import path from 'node:path';
 import { VmckptError } from '../errors.js';
 import { QmpClient, type QemuVersion } from '../qemu/qmp.js';
 import { withDeadline } from '../util/deadline.js';
+import { parse } from '../util/schema.js';
 import { ARTEFACTS, makeArtefacts, type ArtefactName } from './artefact.js';
 import { CLIENT_NAMES, type ClientName } from './clients/load.js';
 import { describeHost, diskReadRate } from './environment.js';
@@ -96,7 +97,7 @@ export async function benchResume(options: BenchResumeOptions): Promise<ResumeRe
   const absences = results.flatMap((result) => result.absences);
   const faultPath = results.flatMap((result) => result.faultPath);
   const summaries = summarize(runs);
-  const report = resumeReportSchema.parse({
+  const report = parse(resumeReportSchema, {
     kind: 'vmckpt bench resume',
     version: 1,
     options: { ramMib: [...sizesMib], rounds, seed, scenarios: scenarios.map(({ name }) => name), observeMs },

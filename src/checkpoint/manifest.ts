@@ -5,11 +5,12 @@
  */
 import { readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
-import { z } from 'zod';
+import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { xxh3 } from '../native/index.js';
 import { MAX_EXTENT_PAGES } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
+import { integer, misfit, natural, parse, record } from '../util/schema.js';
 import { errnoOf } from './files.js';
 import {
   CHECKSUM_ALGORITHM,
@@ -25,81 +26,84 @@ const MAX_LIST = 65536;
 const MAX_TEXT = 128 * 1024;
 const MAX_DESCRIPTION = 8 << 20;
 
-const text = z.string().max(MAX_TEXT);
-const count = z.number().int().nonnegative().max(0xffff_ffff);
-const bytes = z.number().int().nonnegative();
-const checksum = z.string().regex(/^[0-9a-f]{16}$/);
+const text = v.pipe(v.string(), v.maxLength(MAX_TEXT));
+const count = v.pipe(natural, v.maxValue(0xffff_ffff));
+const checksum = v.pipe(v.string(), v.regex(/^[0-9a-f]{16}$/));
 
 /** Level 0 would mean "the library's default", which may change. */
-const levelSchema = z.union([z.number().int().min(1).max(19), z.literal('none')]);
+const levelSchema = v.union([v.pipe(integer, v.minValue(1), v.maxValue(19)), v.literal('none')]);
 
-const schema = z.object({
-  formatVersion: z.literal(FORMAT_VERSION),
+const schema = v.object({
+  formatVersion: v.literal(FORMAT_VERSION),
   name: text,
-  generation: z.number().int().positive(),
-  created: z.iso.datetime(),
+  generation: v.pipe(integer, v.gtValue(0)),
+  created: v.pipe(v.string(), v.check(isTimestamp, 'Invalid timestamp: Expected ISO 8601, UTC')),
   vmckptVersion: text,
   /** How it was saved. */
-  mode: z.enum(['background-snapshot', 'stopped', 'precopy', 'import']),
+  mode: v.picklist(['background-snapshot', 'stopped', 'precopy', 'import']),
   /** What the VM did when it was saved, and so what it does after a restore. */
-  runState: z.enum(['running', 'paused']),
-  qemu: z.object({
+  runState: v.picklist(['running', 'paused']),
+  qemu: v.object({
     version: text,
     /** Only a name: the binary to run is the host's choice. */
     binaryName: text,
     /** The process that was saved, to find out whether it still runs. */
-    process: z.object({ pid: count, startTicks: bytes }).optional(),
+    process: v.optional(v.object({ pid: count, startTicks: natural })),
   }),
   /** As resolved by QEMU: `pc-q35-7.2`, never an alias. */
-  machine: z.object({
+  machine: v.object({
     type: text,
-    cpuModel: text.optional(),
+    cpuModel: v.optional(text),
     /** What the guest sees: CPUID leaf and register → its bits. */
-    cpuFeatures: z.record(z.string(), count).optional(),
-    accelerator: text.optional(),
+    cpuFeatures: v.optional(record(count)),
+    accelerator: v.optional(text),
   }),
-  ram: z.object({
-    pageBytes: z.literal(PAGE_BYTES),
-    blocks: z.array(z.object({ name: text, usedBytes: bytes })).max(4096),
+  ram: v.object({
+    pageBytes: v.literal(PAGE_BYTES),
+    blocks: v.pipe(v.array(v.object({ name: text, usedBytes: natural })), v.maxLength(4096)),
   }),
-  migration: z.object({
-    /** The stream's configuration section, verbatim; base64. */
-    configuration: z.base64().max(MAX_TEXT),
+  migration: v.object({
+    /** The stream's configuration section, verbatim; base64. Longer texts are too much for the regular expression. */
+    configuration: v.config(v.pipe(text, v.base64()), { abortPipeEarly: true }),
     ramSectionId: count,
     /** QEMU's own JSON description of the device state, when the stream had one. */
-    description: z.string().max(MAX_DESCRIPTION).optional(),
+    description: v.optional(v.pipe(v.string(), v.maxLength(MAX_DESCRIPTION))),
   }),
   /** QEMU's arguments without the binary; empty when unknown. */
-  commandLine: z.array(text).max(MAX_LIST),
+  commandLine: v.pipe(v.array(text), v.maxLength(MAX_LIST)),
   /** What relative paths of the command line start from. */
-  workingDirectory: text.optional(),
-  devices: z.array(z.object({ qomPath: text, type: text })).max(MAX_LIST),
-  blockDevices: z
-    .array(
-      z.object({
+  workingDirectory: v.optional(text),
+  devices: v.pipe(v.array(v.object({ qomPath: text, type: text })), v.maxLength(MAX_LIST)),
+  blockDevices: v.pipe(
+    v.array(
+      v.object({
         node: text,
-        file: text.optional(),
+        file: v.optional(text),
         format: text,
-        readOnly: z.boolean(),
-        sizeBytes: bytes.optional(),
+        readOnly: v.boolean(),
+        sizeBytes: v.optional(natural),
       }),
-    )
-    .max(MAX_LIST),
-  memoryBackends: z.array(z.object({ id: text, sizeBytes: bytes, share: z.boolean() })).max(MAX_LIST),
-  sizes: z.object({
-    ramBytes: bytes,
+    ),
+    v.maxLength(MAX_LIST),
+  ),
+  memoryBackends: v.pipe(
+    v.array(v.object({ id: text, sizeBytes: natural, share: v.boolean() })),
+    v.maxLength(MAX_LIST),
+  ),
+  sizes: v.object({
+    ramBytes: natural,
     /** RAM in pages that are not zero. */
-    nonZeroBytes: bytes,
+    nonZeroBytes: natural,
     /** All files of the generation but the manifest. */
-    storedBytes: bytes,
-    deviceStateBytes: bytes.max(MAX_DEVICE_STATE_BYTES),
+    storedBytes: natural,
+    deviceStateBytes: v.pipe(natural, v.maxValue(MAX_DEVICE_STATE_BYTES)),
   }),
-  pages: z.object({
-    extentPages: z.number().int().min(1).max(MAX_EXTENT_PAGES),
+  pages: v.object({
+    extentPages: v.pipe(integer, v.minValue(1), v.maxValue(MAX_EXTENT_PAGES)),
     level: levelSchema,
     extentCount: count,
     /** Length of the file `pages`. */
-    fileBytes: bytes,
+    fileBytes: natural,
     dataPageCount: count,
     fillPageCount: count,
     zeroPageCount: count,
@@ -107,15 +111,25 @@ const schema = z.object({
     /** Pages in extents that no index entry points to any more. */
     supersededPageCount: count,
   }),
-  checksums: z.object({
-    algorithm: z.literal(CHECKSUM_ALGORITHM),
+  checksums: v.object({
+    algorithm: v.literal(CHECKSUM_ALGORITHM),
     pageIndexRoot: checksum,
     extentIndexRoot: checksum,
     deviceState: checksum,
   }),
 });
 
-export type Manifest = z.infer<typeof schema>;
+/** A moment that the calendar has; `Date.parse` knows a 30th of February. */
+function isTimestamp(value: string): boolean {
+  const ms = Date.parse(value);
+  return (
+    /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$/.test(value) &&
+    Number.isFinite(ms) &&
+    new Date(ms).toISOString().startsWith(value.slice(0, 19))
+  );
+}
+
+export type Manifest = v.InferOutput<typeof schema>;
 /** What the saver knows; the writer adds the rest. */
 export type ManifestParts = Omit<Manifest, 'formatVersion' | 'ram' | 'sizes' | 'pages' | 'checksums'>;
 
@@ -138,9 +152,9 @@ export function requireMachine(manifest: Manifest): void {
 const TRAILER = /^ {2}"manifestXxh3": "([0-9a-f]{16})"\n\}\n$/;
 const TRAILER_BYTES = '  "manifestXxh3": "0123456789abcdef"\n}\n'.length;
 
-/** @throws ZodError when a field is out of bounds: a bug of the caller's. */
+/** @throws Error when a field is out of bounds: a bug of the caller's. */
 export function encodeManifest(manifest: Manifest): Buffer {
-  const json = JSON.stringify(schema.parse(manifest), undefined, 2);
+  const json = JSON.stringify(parse(schema, manifest), undefined, 2);
   // The object stays open for the checksum, its last field.
   const covered = Buffer.from(`${json.slice(0, json.lastIndexOf('\n}'))},\n`);
   const encoded = Buffer.concat([
@@ -171,14 +185,13 @@ export function decodeManifest(encoded: Buffer, label: string): Manifest {
   } catch (error) {
     throw damaged(label, 'it is not JSON', error);
   }
-  const version = z.object({ formatVersion: z.number().int().positive() }).safeParse(fields);
+  const version = v.safeParse(v.object({ formatVersion: v.pipe(integer, v.gtValue(0)) }), fields);
   if (!version.success) throw damaged(label, 'it has no format version');
-  if (version.data.formatVersion !== FORMAT_VERSION)
-    throw unsupportedVersion(`${label}/${GENERATION_FILES.manifest}`, version.data.formatVersion);
-  const parsed = schema.safeParse(fields);
-  if (parsed.success) return parsed.data;
-  const [issue] = parsed.error.issues;
-  throw damaged(label, `${issue?.path.join('.')}: ${issue?.message}`, parsed.error);
+  if (version.output.formatVersion !== FORMAT_VERSION)
+    throw unsupportedVersion(`${label}/${GENERATION_FILES.manifest}`, version.output.formatVersion);
+  const parsed = v.safeParse(schema, fields);
+  if (parsed.success) return parsed.output;
+  throw damaged(label, misfit(parsed.issues));
 }
 
 /**

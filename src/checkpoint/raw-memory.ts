@@ -6,10 +6,11 @@
 import { statSync } from 'node:fs';
 import { rename, rm } from 'node:fs/promises';
 import path from 'node:path';
-import { z } from 'zod';
+import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import type { RamBlock } from '../pages/layout.js';
 import { readJsonFile } from '../util/json-file.js';
+import { integer } from '../util/schema.js';
 import { fsyncPath, writeNewFile } from './files.js';
 import { generationLabel, type Manifest } from './manifest.js';
 
@@ -19,16 +20,16 @@ const NOTE_TEMPORARY = '.raw-memory.json.tmp';
 /** The RAM block of a machine whose memory is given by its size alone. */
 const DEFAULT_BLOCK = 'pc.ram';
 
-const noteSchema = z.object({
-  formatVersion: z.literal(1),
-  block: z.string(),
-  sizeBytes: z.number().int().positive(),
+const noteSchema = v.object({
+  formatVersion: v.literal(1),
+  block: v.string(),
+  sizeBytes: v.pipe(integer, v.gtValue(0)),
   /** The manifest's: which generation the file was made from. */
-  pageIndexRoot: z.string(),
+  pageIndexRoot: v.string(),
   /** stat(2) of the file; numbers that JSON cannot hold are decimal text. */
-  file: z.object({ inode: z.string(), mtimeNs: z.string(), ctimeNs: z.string() }),
+  file: v.object({ inode: v.string(), mtimeNs: v.string(), ctimeNs: v.string() }),
 });
-type Note = z.infer<typeof noteSchema>;
+type Note = v.InferOutput<typeof noteSchema>;
 
 export interface RawMemory {
   readonly file: string;
@@ -60,7 +61,7 @@ export function mainMemoryOf({ memoryBackends, ram }: Manifest): RamBlock {
 
 /** @returns undefined when there is none, or an unfinished one. @throws VmckptError RAW_MEMORY_CHANGED */
 export function findRawMemory(dir: string, manifest: Manifest): RawMemory | undefined {
-  const note = noteSchema.safeParse(readJsonFile(path.join(dir, NOTE_FILE))).data;
+  const note = readJsonFile(noteSchema, path.join(dir, NOTE_FILE));
   if (note === undefined) return undefined;
   const file = path.join(dir, RAW_MEMORY_FILE);
   const found = noteOf(file, { ...note, pageIndexRoot: manifest.checksums.pageIndexRoot });

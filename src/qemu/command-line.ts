@@ -3,7 +3,6 @@
  * Both `-opt` and `--opt` are understood; a bare word is a disk image, as QEMU reads it.
  * Source: the option list of qemu-system(1), versions 7.2 to 10.
  */
-import { z } from 'zod';
 import { VmckptError } from '../errors.js';
 
 export interface Option {
@@ -181,13 +180,10 @@ function parseJson(name: string, text: string): unknown {
   }
 }
 
-const Members = z.record(z.string(), z.unknown());
-
 function flatten(value: unknown, prefix = ''): Property[] {
   if (Array.isArray(value)) return value.flatMap((item, index) => flatten(item, `${prefix}.${index}`));
-  const members = Members.safeParse(value);
-  if (members.success) {
-    return Object.entries(members.data).flatMap(([key, inner]) =>
+  if (isObject(value)) {
+    return Object.entries(value).flatMap(([key, inner]) =>
       flatten(inner, prefix === '' ? key : `${prefix}.${key}`),
     );
   }
@@ -195,14 +191,15 @@ function flatten(value: unknown, prefix = ''): Property[] {
   return [{ key: prefix, value: String(value) }];
 }
 
+function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null;
+}
+
 /** The same tree with its leaves replaced, in the order of `flatten`; takes them off `values`. */
 function withLeaves(value: unknown, values: string[]): unknown {
   if (Array.isArray(value)) return value.map((item) => withLeaves(item, values));
-  const members = Members.safeParse(value);
-  if (members.success)
-    return Object.fromEntries(
-      Object.entries(members.data).map(([key, inner]) => [key, withLeaves(inner, values)]),
-    );
+  if (isObject(value))
+    return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, withLeaves(inner, values)]));
   const [{ value: before } = { value: '' }] = flatten(value);
   const text = values.shift()!;
   if (text === before) return value;

@@ -1,5 +1,5 @@
 /** Compares a freshly started QEMU with the machine that was saved, before the VM runs. */
-import { z } from 'zod';
+import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import type { RamBlock } from '../pages/layout.js';
 import type { QmpClient } from './qmp.js';
@@ -51,7 +51,7 @@ const UNIT_BYTES: Readonly<Record<string, number>> = { K: 2 ** 10, M: 2 ** 20, G
 
 /** The RAM blocks of a QEMU, from its monitor for people: QMP has no such command. */
 export async function readRamBlocks(qmp: QmpClient): Promise<RamBlockSize[]> {
-  const text = await qmp.query(z.string(), 'human-monitor-command', { 'command-line': 'info ramblock' });
+  const text = await qmp.query(v.string(), 'human-monitor-command', { 'command-line': 'info ramblock' });
   // Name, page size and its unit, offset, used, total; newer versions add columns.
   const rows = text.matchAll(/^\s*(\S.*?)\s+(\d+) ([KMG])iB\s+0x[0-9a-f]+\s+0x([0-9a-f]+)\s+0x([0-9a-f]+)/gm);
   return Array.from(rows, ([, name, page, unit, used, total]) => ({
@@ -71,7 +71,7 @@ function olderVersion({ version }: QmpClient, savedText: string): string[] {
 }
 
 async function machineDifference(qmp: QmpClient, savedType: string): Promise<string[]> {
-  const type = await qmp.query(z.string(), 'qom-get', { path: '/machine', property: 'type' });
+  const type = await qmp.query(v.string(), 'qom-get', { path: '/machine', property: 'type' });
   const actual = type.replace(/-machine$/, '');
   return actual === savedType ? [] : [`machine type ${savedType} expected, ${actual} found`];
 }

@@ -6,9 +6,10 @@
 import { once } from 'node:events';
 import net from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { z } from 'zod';
+import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { poll, withDeadline } from '../util/deadline.js';
+import { finite, parse } from '../util/schema.js';
 import { characterDeviceOf } from './character-device.js';
 import { parseCommandLine, propertyOf } from './command-line.js';
 
@@ -21,14 +22,17 @@ const MAX_LINE_CHARS = 1 << 20;
 /** The agent begins its answer to guest-sync-delimited with this byte, which is in no JSON text. */
 const DELIMITER = '\xff';
 
-const Reply = z.object({ return: z.unknown().optional(), error: z.object({ desc: z.string() }).optional() });
-const Interfaces = z.array(z.object({ name: z.string(), 'hardware-address': z.string().optional() }));
-const Started = z.object({ pid: z.number() });
-const ProcessState = z.object({
-  exited: z.boolean(),
-  exitcode: z.number().optional(),
-  'out-data': z.string().optional(),
-  'err-data': z.string().optional(),
+const Reply = v.object({
+  return: v.optional(v.unknown()),
+  error: v.optional(v.object({ desc: v.string() })),
+});
+const Interfaces = v.array(v.object({ name: v.string(), 'hardware-address': v.optional(v.string()) }));
+const Started = v.object({ pid: finite });
+const ProcessState = v.object({
+  exited: v.boolean(),
+  exitcode: v.optional(finite),
+  'out-data': v.optional(v.string()),
+  'err-data': v.optional(v.string()),
 });
 
 export interface GuestInterface {
@@ -108,7 +112,7 @@ export class GuestAgent {
       this.#owesAnswer = true;
       throw new VmckptError('AGENT_SILENT', `the guest agent does not answer ${command}`, { cause });
     });
-    const { return: value, error } = Reply.parse(JSON.parse(line));
+    const { return: value, error } = parse(Reply, JSON.parse(line));
     if (error === undefined) return value;
     throw new VmckptError('AGENT_REFUSED', `the guest agent refused ${command}: ${error.desc}`);
   }
@@ -120,7 +124,7 @@ export class GuestAgent {
 
   /** Those that have a MAC address. */
   async interfaces(): Promise<GuestInterface[]> {
-    const found = Interfaces.parse(await this.execute('guest-network-get-interfaces'));
+    const found = parse(Interfaces, await this.execute('guest-network-get-interfaces'));
     return found.flatMap(({ name, 'hardware-address': address }) =>
       address === undefined ? [] : [{ name, macAddress: address.toLowerCase() }],
     );
@@ -129,10 +133,10 @@ export class GuestAgent {
   /** Runs a program of the guest to its end. */
   async run(program: string, args: readonly string[]): Promise<GuestProcessEnd> {
     const options = { path: program, arg: args, 'capture-output': true };
-    const { pid } = Started.parse(await this.execute('guest-exec', options));
+    const { pid } = parse(Started, await this.execute('guest-exec', options));
     const end = await poll(
       async () => {
-        const state = ProcessState.parse(await this.execute('guest-exec-status', { pid }));
+        const state = parse(ProcessState, await this.execute('guest-exec-status', { pid }));
         return state.exited ? state : undefined;
       },
       { what: `${program} to end in the guest`, timeoutMs: ANSWER_TIMEOUT_MS, everyMs: 20 },
@@ -155,7 +159,7 @@ export class GuestAgent {
     try {
       const sync = { command: 'guest-sync-delimited', args: { id }, delimiter: DELIMITER };
       const line = await this.#ask(sync, SYNC_EVERY_MS);
-      return Reply.parse(JSON.parse(line)).return === id || undefined;
+      return parse(Reply, JSON.parse(line)).return === id || undefined;
     } catch {
       await sleep(SYNC_EVERY_MS / 5);
       return undefined;

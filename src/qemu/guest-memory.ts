@@ -1,6 +1,6 @@
 /** Where a VM's memory lies in QEMU's address space: asked of QEMU, believed only if the kernel's map agrees. */
 import { readFileSync } from 'node:fs';
-import { z } from 'zod';
+import * as v from 'valibot';
 import type { RamBlock } from '../pages/layout.js';
 import type { QmpClient } from './qmp.js';
 
@@ -51,7 +51,7 @@ interface Piece {
 
 /** One piece of each named block. */
 async function findPieces(qmp: QmpClient, names: ReadonlySet<string>): Promise<Piece[]> {
-  const text = await qmp.query(z.string(), 'human-monitor-command', { 'command-line': 'info mtree -f' });
+  const text = await qmp.query(v.string(), 'human-monitor-command', { 'command-line': 'info mtree -f' });
   const found = new Map<string, Piece>();
   // First and last guest address, priority and kind, name, offset unless it is 0.
   const rows = text.matchAll(/^ *([0-9a-f]+)-[0-9a-f]+ \(prio -?\d+, ram\): (\S+)(?: @([0-9a-f]+))?/gm);
@@ -65,7 +65,7 @@ async function askHostAddress(
   qmp: QmpClient,
   guestAddress: number,
 ): Promise<Omit<LocatedBlock, 'isFresh'> | undefined> {
-  const text = await qmp.query(z.string(), 'human-monitor-command', {
+  const text = await qmp.query(v.string(), 'human-monitor-command', {
     'command-line': `gpa2hva 0x${guestAddress.toString(16)}`,
   });
   const match = /^Host virtual address for 0x[0-9a-f]+ \((.+)\) is (0x[0-9a-f]+)/.exec(text);

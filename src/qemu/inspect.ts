@@ -4,77 +4,78 @@
  */
 import { readFileSync, readlinkSync, statSync } from 'node:fs';
 import path from 'node:path';
-import { z } from 'zod';
+import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { identifyProcess } from '../util/process-identity.js';
+import { integer, record } from '../util/schema.js';
 import { parseCommandLine } from './command-line.js';
 import type { QmpClient } from './qmp.js';
 
-export const VmDescription = z.object({
-  pid: z.number().int(),
+export const VmDescription = v.object({
+  pid: integer,
   /** With `pid`, names the process for ever (see util/process-identity). */
-  startTicks: z.number().int(),
-  binary: z.string(),
+  startTicks: integer,
+  binary: v.string(),
   /** Without the program's own name. */
-  args: z.array(z.string()),
+  args: v.array(v.string()),
   /** Relative paths in `args` are meant from here. */
-  cwd: z.string(),
-  version: z.object({ major: z.number(), minor: z.number(), micro: z.number(), text: z.string() }),
+  cwd: v.string(),
+  version: v.object({ major: v.number(), minor: v.number(), micro: v.number(), text: v.string() }),
   /** QEMU's RunState: `running`, `paused`, `postmigrate`, … */
-  status: z.string(),
-  running: z.boolean(),
+  status: v.string(),
+  running: v.boolean(),
   /** Resolved: `pc-q35-7.2`, never an alias. */
-  machineType: z.string(),
-  accelerator: z.enum(['kvm', 'tcg']),
-  cpu: z.object({
+  machineType: v.string(),
+  accelerator: v.picklist(['kvm', 'tcg']),
+  cpu: v.object({
     /** Resolved: `qemu64`, `host`, `max`, … */
-    model: z.string(),
-    count: z.number().int(),
+    model: v.string(),
+    count: integer,
     /** What the guest sees: CPUID leaf and register → its bits; empty where QEMU does not tell. */
-    features: z.record(z.string(), z.number()),
+    features: record(v.number()),
   }),
-  ramBytes: z.number().int(),
-  memoryBackends: z.array(
-    z.object({
-      id: z.string(),
+  ramBytes: integer,
+  memoryBackends: v.array(
+    v.object({
+      id: v.string(),
       /** `memory-backend-ram`, `-file`, `-memfd`, … */
-      type: z.string(),
-      sizeBytes: z.number().int(),
-      share: z.boolean(),
-      path: z.string().optional(),
+      type: v.string(),
+      sizeBytes: integer,
+      share: v.boolean(),
+      path: v.optional(v.string()),
     }),
   ),
   /** Memory that can be plugged, by id and kind: `dimm`, `virtio-mem`, … */
-  memoryDevices: z.array(z.object({ id: z.string(), kind: z.string() })),
+  memoryDevices: v.array(v.object({ id: v.string(), kind: v.string() })),
   /** Devices with an id, and the types of those without one, in their order. */
-  devices: z.object({
-    named: z.array(z.object({ id: z.string(), type: z.string() })),
-    anonymous: z.array(z.string()),
+  devices: v.object({
+    named: v.array(v.object({ id: v.string(), type: v.string() })),
+    anonymous: v.array(v.string()),
   }),
   /** What is attached to the VM as a disk; an empty drive is left out. */
-  disks: z.array(
-    z.object({
+  disks: v.array(
+    v.object({
       /** The `-drive` id; empty for a `-blockdev` that a device names. */
-      device: z.string(),
-      node: z.string(),
-      file: z.string(),
-      format: z.string(),
-      readOnly: z.boolean(),
-      sizeBytes: z.number().int(),
+      device: v.string(),
+      node: v.string(),
+      file: v.string(),
+      format: v.string(),
+      readOnly: v.boolean(),
+      sizeBytes: integer,
       /** snapshot=on: what the guest has written is lost with QEMU. Counts as writable. */
-      temporary: z.boolean(),
+      temporary: v.boolean(),
       /** The image below a temporary one. */
-      backingFile: z.string().optional(),
+      backingFile: v.optional(v.string()),
     }),
   ),
   /** Nodes that were given a name. */
-  blockNodes: z.array(
-    z.object({ node: z.string(), driver: z.string(), file: z.string(), readOnly: z.boolean() }),
+  blockNodes: v.array(
+    v.object({ node: v.string(), driver: v.string(), file: v.string(), readOnly: v.boolean() }),
   ),
-  netdevs: z.array(z.string()),
-  chardevs: z.array(z.object({ id: z.string(), target: z.string() })),
+  netdevs: v.array(v.string()),
+  chardevs: v.array(v.object({ id: v.string(), target: v.string() })),
 });
-export type VmDescription = z.infer<typeof VmDescription>;
+export type VmDescription = v.InferOutput<typeof VmDescription>;
 
 /**
  * @throws VmckptError NOT_PERMITTED when QEMU's process belongs to somebody else, FAILED when the socket's peer is
@@ -117,34 +118,34 @@ export async function inspectVm(qmp: QmpClient): Promise<VmDescription> {
   };
 }
 
-const CpuList = z.array(z.object({ 'thread-id': z.number(), 'qom-path': z.string() }));
-const Status = z.object({ status: z.string(), running: z.boolean() });
-const Kvm = z.object({ enabled: z.boolean() });
-const MemorySize = z.object({ 'base-memory': z.number(), 'plugged-memory': z.number().optional() });
-const MemoryDevices = z.array(z.object({ type: z.string(), data: z.object({ id: z.string().optional() }) }));
-const MemoryBackends = z.array(
-  z.object({ id: z.string().optional(), size: z.number(), share: z.boolean().default(false) }),
+const CpuList = v.array(v.object({ 'thread-id': v.number(), 'qom-path': v.string() }));
+const Status = v.object({ status: v.string(), running: v.boolean() });
+const Kvm = v.object({ enabled: v.boolean() });
+const MemorySize = v.object({ 'base-memory': v.number(), 'plugged-memory': v.optional(v.number()) });
+const MemoryDevices = v.array(v.object({ type: v.string(), data: v.object({ id: v.optional(v.string()) }) }));
+const MemoryBackends = v.array(
+  v.object({ id: v.optional(v.string()), size: v.number(), share: v.optional(v.boolean(), false) }),
 );
-const Node = z.object({
-  'node-name': z.string(),
-  drv: z.string(),
-  file: z.string(),
-  ro: z.boolean(),
-  backing_file: z.string().optional(),
-  image: z.object({ format: z.string(), 'virtual-size': z.number() }),
+const Node = v.object({
+  'node-name': v.string(),
+  drv: v.string(),
+  file: v.string(),
+  ro: v.boolean(),
+  backing_file: v.optional(v.string()),
+  image: v.object({ format: v.string(), 'virtual-size': v.number() }),
 });
-const NodeList = z.array(Node);
-const BlockList = z.array(z.object({ device: z.string(), inserted: Node.optional() }));
-const ChardevList = z.array(z.object({ label: z.string(), filename: z.string() }));
-const FeatureWords = z.array(
-  z.object({
-    'cpuid-register': z.string(),
-    'cpuid-input-eax': z.number(),
-    'cpuid-input-ecx': z.number().optional(),
-    features: z.number(),
+const NodeList = v.array(Node);
+const BlockList = v.array(v.object({ device: v.string(), inserted: v.optional(Node) }));
+const ChardevList = v.array(v.object({ label: v.string(), filename: v.string() }));
+const FeatureWords = v.array(
+  v.object({
+    'cpuid-register': v.string(),
+    'cpuid-input-eax': v.number(),
+    'cpuid-input-ecx': v.optional(v.number()),
+    features: v.number(),
   }),
 );
-const QomProperties = z.array(z.object({ name: z.string(), type: z.string() }));
+const QomProperties = v.array(v.object({ name: v.string(), type: v.string() }));
 
 /** The peer of the socket, unless that only handed the socket over (libvirt): then the owner of the vCPU thread. */
 function pidOf(qmp: QmpClient, vcpuThread: number | undefined): number {
@@ -216,10 +217,10 @@ async function inspectMemoryBackends(qmp: QmpClient): Promise<VmDescription['mem
 }
 
 function memoryPathOf(qmp: QmpClient, object: string): Promise<string> {
-  return qmp.query(z.string(), 'qom-get', { path: object, property: 'mem-path' });
+  return qmp.query(v.string(), 'qom-get', { path: object, property: 'mem-path' });
 }
 
-function describeDisk(device: string, node: z.infer<typeof Node>): VmDescription['disks'][number] {
+function describeDisk(device: string, node: v.InferOutput<typeof Node>): VmDescription['disks'][number] {
   const temporary = /\/vl\.[A-Za-z0-9]{6}"?\}*$/.test(node.file);
   const disk = {
     device,
@@ -235,7 +236,7 @@ function describeDisk(device: string, node: z.infer<typeof Node>): VmDescription
 
 /** QMP has no list of network back-ends; the monitor for people has: `net0: index=0,type=user,…`. */
 async function listNetdevs(qmp: QmpClient): Promise<string[]> {
-  const text = await qmp.query(z.string(), 'human-monitor-command', { 'command-line': 'info network' });
+  const text = await qmp.query(v.string(), 'human-monitor-command', { 'command-line': 'info network' });
   const ids = text.matchAll(/^[ \\]*([^:\s]+): index=\d+,type=(?!nic)/gm);
   return [...new Set([...ids].map(([, id]) => id!))];
 }
@@ -249,7 +250,7 @@ async function childrenOf(qmp: QmpClient, parent: string): Promise<{ name: strin
 }
 
 function typeOf(qmp: QmpClient, object: string): Promise<string> {
-  return qmp.query(z.string(), 'qom-get', { path: object, property: 'type' });
+  return qmp.query(v.string(), 'qom-get', { path: object, property: 'type' });
 }
 
 function exists(file: string): boolean {

@@ -2,8 +2,9 @@
  * QEMU's migration settings and progress. A capability left on corrupts later saves silently, so settings are
  * changed through one door that returns what they were, ready to be written to a journal and applied back.
  */
-import { z } from 'zod';
+import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
+import { record } from '../util/schema.js';
 import type { QmpClient } from './qmp.js';
 
 export interface MigrationSettings {
@@ -11,8 +12,8 @@ export interface MigrationSettings {
   readonly parameters: Readonly<Record<string, unknown>>;
 }
 
-const Capabilities = z.array(z.object({ capability: z.string(), state: z.boolean() }));
-const Parameters = z.record(z.string(), z.unknown());
+const Capabilities = v.array(v.object({ capability: v.string(), state: v.boolean() }));
+const Parameters = record(v.unknown());
 
 export async function readMigrationSettings(qmp: QmpClient): Promise<MigrationSettings> {
   const capabilities = await qmp.query(Capabilities, 'query-migrate-capabilities');
@@ -62,22 +63,22 @@ export function withoutUserfaultfd(
   });
 }
 
-const MigrationInfo = z.object({
-  status: z.string().default('none'),
-  'error-desc': z.string().optional(),
-  'blocked-reasons': z.array(z.string()).default([]),
-  'total-time': z.number().default(0),
-  downtime: z.number().optional(),
-  ram: z
-    .object({
-      transferred: z.number(),
-      remaining: z.number(),
-      total: z.number(),
-      duplicate: z.number(),
-      normal: z.number(),
-      'dirty-sync-count': z.number().default(0),
-    })
-    .optional(),
+const MigrationInfo = v.object({
+  status: v.optional(v.string(), 'none'),
+  'error-desc': v.optional(v.string()),
+  'blocked-reasons': v.optional(v.array(v.string()), []),
+  'total-time': v.optional(v.number(), 0),
+  downtime: v.optional(v.number()),
+  ram: v.optional(
+    v.object({
+      transferred: v.number(),
+      remaining: v.number(),
+      total: v.number(),
+      duplicate: v.number(),
+      normal: v.number(),
+      'dirty-sync-count': v.optional(v.number(), 0),
+    }),
+  ),
 });
 
 export interface MigrationStatus {

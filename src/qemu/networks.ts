@@ -1,5 +1,5 @@
 /** Which networks a command line connects the guest to. */
-import { z } from 'zod';
+import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { propertyOf, type Option } from './command-line.js';
 import type { QmpClient } from './qmp.js';
@@ -21,11 +21,11 @@ export function sharedNetworks(options: readonly Option[]): Network[] {
   });
 }
 
-const RxFilters = z.array(z.object({ name: z.string(), 'main-mac': z.string() }));
+const RxFilters = v.array(v.object({ name: v.string(), 'main-mac': v.string() }));
 
 /** The MAC address that the guest has in each network, by the network's id. */
 export async function nicMacAddresses(qmp: QmpClient): Promise<Map<string, string>> {
-  const text = await qmp.query(z.string(), 'human-monitor-command', { 'command-line': 'info network' });
+  const text = await qmp.query(v.string(), 'human-monitor-command', { 'command-line': 'info network' });
   // A NIC, and below it the network: `net0: index=0,type=nic,…,macaddr=52:…` and ` \\ lan: index=0,type=tap,…`.
   const pairs = text.matchAll(/^(\S+): index=\d+,type=nic,.*macaddr=([0-9a-f:]{17}).*\r?\n \\ (\S+): /gim);
   // A guest may have changed it: virtio-net tells.

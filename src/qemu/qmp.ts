@@ -7,10 +7,11 @@
 import { EventEmitter, once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import net from 'node:net';
-import { z } from 'zod';
+import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { peerCredentials, sendFds } from '../native/index.js';
 import { withDeadline } from '../util/deadline.js';
+import { misfit, natural, parse, record } from '../util/schema.js';
 import { LineSplitter } from './line-splitter.js';
 
 export const MAX_QMP_LINE_BYTES = 16 << 20;
@@ -18,26 +19,26 @@ const DEFAULT_TIMEOUT_MS = 10_000;
 /** How many past events are remembered. */
 const EVENT_RING_LENGTH = 256;
 
-const Greeting = z.object({
-  QMP: z.object({
-    version: z.object({
-      qemu: z.object({ major: z.number(), minor: z.number(), micro: z.number() }),
-      package: z.string().optional(),
+const Greeting = v.object({
+  QMP: v.object({
+    version: v.object({
+      qemu: v.object({ major: v.number(), minor: v.number(), micro: v.number() }),
+      package: v.optional(v.string()),
     }),
-    capabilities: z.array(z.unknown()),
+    capabilities: v.array(v.unknown()),
   }),
 });
-const Reply = z.object({
-  id: z.number(),
-  return: z.unknown().optional(),
-  error: z.object({ class: z.string(), desc: z.string() }).optional(),
+const Reply = v.object({
+  id: v.number(),
+  return: v.optional(v.unknown()),
+  error: v.optional(v.object({ class: v.string(), desc: v.string() })),
 });
-const Event = z.object({
-  event: z.string(),
-  data: z.record(z.string(), z.unknown()).default({}),
-  timestamp: z.object({ seconds: z.number(), microseconds: z.number() }),
+const Event = v.object({
+  event: v.string(),
+  data: v.optional(record(v.unknown()), {}),
+  timestamp: v.object({ seconds: v.number(), microseconds: v.number() }),
 });
-const SocketHandle = z.object({ fd: z.number().int().nonnegative() });
+const SocketHandle = v.object({ fd: natural });
 
 export interface QemuVersion {
   readonly major: number;
@@ -186,11 +187,16 @@ export class QmpClient {
   }
 
   /** `execute` whose answer must fit `schema`. @throws VmckptError as `execute`, and QMP_NOT_QMP when it does not fit */
-  async query<T>(schema: z.ZodType<T>, command: string, args?: object, options?: ExecuteOptions): Promise<T> {
-    const parsed = schema.safeParse(await this.execute(command, args, options));
-    if (parsed.success) return parsed.data;
-    const message = `${this.path} answered ${command} in an unexpected shape: ${z.prettifyError(parsed.error)}`;
-    throw new VmckptError('QMP_NOT_QMP', message, { cause: parsed.error });
+  async query<T>(
+    schema: v.GenericSchema<unknown, T>,
+    command: string,
+    args?: object,
+    options?: ExecuteOptions,
+  ): Promise<T> {
+    const parsed = v.safeParse(schema, await this.execute(command, args, options));
+    if (parsed.success) return parsed.output;
+    const message = `${this.path} answered ${command} in an unexpected shape: ${misfit(parsed.issues)}`;
+    throw new VmckptError('QMP_NOT_QMP', message);
   }
 
   /** Calls `listener` for each event of that name (`*`: of every name). @returns what removes it again. */
@@ -238,7 +244,7 @@ export class QmpClient {
   /** The connection's own descriptor; it belongs to this client. */
   descriptor(): number {
     // Node shows the descriptor of a socket only on the handle below it.
-    return SocketHandle.parse(Reflect.get(this.#socket, '_handle')).fd;
+    return parse(SocketHandle, Reflect.get(this.#socket, '_handle')).fd;
   }
 
   async close(): Promise<void> {
@@ -284,7 +290,7 @@ export class QmpClient {
     }
   }
 
-  #greet({ version, capabilities }: z.infer<typeof Greeting>['QMP']): void {
+  #greet({ version, capabilities }: v.InferOutput<typeof Greeting>['QMP']): void {
     const { major, minor, micro } = version.qemu;
     const suffix = version.package ? ` (${version.package})` : '';
     this.#version = { major, minor, micro, text: `${major}.${minor}.${micro}${suffix}` };
@@ -293,18 +299,18 @@ export class QmpClient {
   }
 
   #dispatch(message: unknown): void {
-    if (this.#version === undefined && !this.#adopted) return this.#greet(Greeting.parse(message).QMP);
-    const event = Event.safeParse(message);
+    if (this.#version === undefined && !this.#adopted) return this.#greet(parse(Greeting, message).QMP);
+    const event = v.safeParse(Event, message);
     if (event.success) {
-      const { event: name, data, timestamp } = event.data;
+      const { event: name, data, timestamp } = event.output;
       this.#publish({ name, data, timestampMs: timestamp.seconds * 1000 + timestamp.microseconds / 1000 });
       return;
     }
-    const reply = Reply.safeParse(message);
+    const reply = v.safeParse(Reply, message);
     if (!reply.success) return;
-    const { id, error } = reply.data;
+    const { id, error } = reply.output;
     const pending = this.#pending.get(id);
-    if (error === undefined) pending?.resolve(reply.data.return);
+    if (error === undefined) pending?.resolve(reply.output.return);
     else pending?.reject(refused(pending.command, error));
   }
 

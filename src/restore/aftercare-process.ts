@@ -6,6 +6,7 @@ import { GuestAgent } from '../qemu/guest-agent.js';
 import { nicMacAddresses } from '../qemu/networks.js';
 import { QmpClient } from '../qemu/qmp.js';
 import { VmckptError } from '../errors.js';
+import { parse } from '../util/schema.js';
 import { aftercareSchema, type Aftercare } from './aftercare.js';
 
 const MONITOR_TIMEOUT_MS = 60_000;
@@ -91,7 +92,7 @@ async function attempt(done: string, action: () => Promise<void>): Promise<void>
 }
 
 const [monitorSocket = '', order = ''] = process.argv.slice(2);
-const care = aftercareSchema.parse(JSON.parse(order));
+const care = parse(aftercareSchema, JSON.parse(order));
 try {
   await careFor(monitorSocket, care);
 } catch (err) {

@@ -5,19 +5,19 @@
  */
 import { spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
-import { z } from 'zod';
+import * as v from 'valibot';
 import type { QmpClient } from '../qemu/qmp.js';
 import { distFile } from '../util/package-paths.js';
 import type { VmFolder } from './vm-record.js';
 
-export const aftercareSchema = z.object({
-  isClone: z.boolean(),
+export const aftercareSchema = v.object({
+  isClone: v.boolean(),
   /** The channel of the guest's agent. */
-  agentSocket: z.string().optional(),
+  agentSocket: v.optional(v.string()),
   /** Networks that it shares with others, by id where it has one. A clone is cut off from them at first. */
-  networks: z.array(z.object({ id: z.string().optional() })),
+  networks: v.array(v.object({ id: v.optional(v.string()) })),
 });
-export type Aftercare = z.infer<typeof aftercareSchema>;
+export type Aftercare = v.InferOutput<typeof aftercareSchema>;
 
 /**
  * Cuts a clone off from its neighbours, to whom it is still somebody else. To be called before its devices are loaded:

@@ -1,10 +1,11 @@
 /** A connection to the socket on which an incoming QEMU listens. */
 import net, { Socket } from 'node:net';
-import { z } from 'zod';
+import * as v from 'valibot';
 import { connectUnix, hasAddon } from '../native/index.js';
+import { natural, parse } from '../util/schema.js';
 
 /** Node shows the descriptor of a socket only on the handle below it. */
-const SocketHandle = z.object({ fd: z.number().int().nonnegative() });
+const SocketHandle = v.object({ fd: natural });
 
 /**
  * @param readable false: what QEMU says is read by native code. Without the addon it connects a moment later, and an
@@ -15,5 +16,5 @@ export function connectTo(path: string, { readable }: { readonly readable: boole
 }
 
 export function descriptorOf(socket: Socket): number {
-  return SocketHandle.parse(Reflect.get(socket, '_handle')).fd;
+  return parse(SocketHandle, Reflect.get(socket, '_handle')).fd;
 }

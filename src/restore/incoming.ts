@@ -1,6 +1,6 @@
 /** Makes a freshly started QEMU ready to be loaded, and tells when it runs. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { z } from 'zod';
+import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { explainQemuMessage } from '../qemu/qemu-messages.js';
 import { readLogTail, type LaunchedQemu, type ProcessEnd } from '../qemu/launch.js';
@@ -12,7 +12,7 @@ import type { TransferClient } from './transfer-client.js';
 import type { TransferOrder } from './transfer-job.js';
 import type { DirectlyFilled } from './vm-record.js';
 
-const Capabilities = z.array(z.object({ capability: z.string(), state: z.boolean() }));
+const Capabilities = v.array(v.object({ capability: v.string(), state: v.boolean() }));
 /** All memory of a large VM from a slow disk. */
 export const EAGER_TIMEOUT_MS = 3_600_000;
 /** How long the other process of a failed loading gets to say why. */

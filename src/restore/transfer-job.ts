@@ -1,5 +1,5 @@
 /** What the verb and the transfer process say to each other: lines of JSON on a socket of their own. */
-import { z } from 'zod';
+import * as v from 'valibot';
 import { hugePagesSchema, memorySchema } from './vm-record.js';
 
 /** Among the arguments of a transfer process that takes the place of one that died. */
@@ -11,39 +11,39 @@ export const KEEPER_FD = 4;
 export const HELD = { migrationSocket: 0, userfaultfd: 1, pageTable: 2 } as const;
 
 /** Verb → transfer: QEMU listens on the migration socket, and this is what to do. */
-export const orderSchema = z.object({
-  mode: z.enum(['lazy', 'eager']),
-  preempt: z.enum(['off', 'at-once', 'after-pong']),
+export const orderSchema = v.object({
+  mode: v.picklist(['lazy', 'eager']),
+  preempt: v.picklist(['off', 'at-once', 'after-pong']),
   /** Capabilities to switch off again once all memory is there: with them on, the next save would be refused. */
-  capabilities: z.array(z.string()),
+  capabilities: v.array(v.string()),
   /** What is to be filled directly; absent where all goes through the stream. */
-  memory: memorySchema.optional(),
-  hugePages: hugePagesSchema.optional(),
+  memory: v.optional(memorySchema),
+  hugePages: v.optional(hugePagesSchema),
   /** Whether the VM runs as soon as it is loaded; background pages wait for that. */
-  runs: z.boolean(),
-  background: z.enum(['at-once', 'when-told', 'never']),
+  runs: v.boolean(),
+  background: v.picklist(['at-once', 'when-told', 'never']),
 });
 /**
  * When pages come that nobody asks for. `when-told`: once the verb says another word, or ends. `never`: for
  * measurements on the direct path, which get the pages that are asked for and no others; the memory is never complete.
  */
-export type Background = z.infer<typeof orderSchema>['background'];
-export type TransferOrder = z.infer<typeof orderSchema>;
+export type Background = v.InferOutput<typeof orderSchema>['background'];
+export type TransferOrder = v.InferOutput<typeof orderSchema>;
 
-export const countersSchema = z.object({
-  demandFaults: z.number(),
-  withheldFaults: z.number().default(0),
-  prefetchedPages: z.number(),
-  backgroundPages: z.number(),
-  zeroPages: z.number(),
-  transferredBytes: z.number(),
-  faultP50Us: z.number(),
-  faultP90Us: z.number(),
-  faultP99Us: z.number(),
-  faultMaxUs: z.number(),
-  vcpuBlockedMs: z.number(),
+export const countersSchema = v.object({
+  demandFaults: v.number(),
+  withheldFaults: v.optional(v.number(), 0),
+  prefetchedPages: v.number(),
+  backgroundPages: v.number(),
+  zeroPages: v.number(),
+  transferredBytes: v.number(),
+  faultP50Us: v.number(),
+  faultP90Us: v.number(),
+  faultP99Us: v.number(),
+  faultMaxUs: v.number(),
+  vcpuBlockedMs: v.number(),
 });
-export type TransferCounters = Readonly<z.infer<typeof countersSchema>>;
+export type TransferCounters = Readonly<v.InferOutput<typeof countersSchema>>;
 
 /** Transfer → verb. */
 export type TransferMessage =

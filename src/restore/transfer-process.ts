@@ -5,7 +5,7 @@
 import { once } from 'node:events';
 import { availableParallelism } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { z } from 'zod';
+import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { DecodePool } from '../checkpoint/decode-pool.js';
 import { damageIn, openNativeImage } from '../checkpoint/native-image.js';
@@ -402,7 +402,7 @@ class Transfer {
 async function untilLoaded(monitor: QmpClient, runs: boolean): Promise<number | undefined> {
   const options = { timeoutMs: LOAD_TIMEOUT_MS };
   if (runs) return (await monitor.waitForEvent(['RESUME'], options)).timestampMs;
-  const status = z.object({ status: z.string() });
+  const status = v.object({ status: v.string() });
   const loaded = async () =>
     (await monitor.query(status, 'query-status', {}, options)).status !== 'inmigrate' || undefined;
   await poll(loaded, { what: 'QEMU to load the machine', everyMs: 5, ...options });

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { VmckptError } from '../errors.js';
+import { parse } from '../util/schema.js';
 import { orderSchema, VERB_FD, type TransferMessage, type TransferOrder } from './transfer-job.js';
 
 export class VerbLine {
@@ -24,7 +25,7 @@ export class VerbLine {
     const [text] = (await Promise.race([once(lines, 'line'), over])) as [string];
     lines.close();
     this.#socket.unref();
-    return orderSchema.parse(JSON.parse(text));
+    return parse(orderSchema, JSON.parse(text));
   }
 
   /** Resolves when the verb says anything more, or ends. */

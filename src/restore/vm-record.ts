@@ -13,7 +13,7 @@ import {
   utimesSync,
 } from 'node:fs';
 import path from 'node:path';
-import { z } from 'zod';
+import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { OWN_FOLDER } from '../qemu/own-identity.js';
 import { tryLockFile } from '../native/index.js';
@@ -21,64 +21,65 @@ import { requireName } from '../store/reference.js';
 import { readJsonFile, writeJsonFile } from '../util/json-file.js';
 import { identifyProcess, isAlive, type ProcessIdentity } from '../util/process-identity.js';
 import { ensureRuntimeDir, runtimeDir } from '../util/runtime-dir.js';
+import { finite, integer, parse, record } from '../util/schema.js';
 
-const processSchema = z.object({ pid: z.number().int(), startTicks: z.number() });
+const processSchema = v.object({ pid: integer, startTicks: v.number() });
 
 /** Memory that is filled directly, and where it lies in QEMU's address space. */
-export const memorySchema = z.object({
+export const memorySchema = v.object({
   /** QEMU's. */
-  pid: z.number(),
-  blocks: z.array(z.object({ blockName: z.string(), hostAddress: z.number() })).min(1),
+  pid: v.number(),
+  blocks: v.pipe(v.array(v.object({ blockName: v.string(), hostAddress: v.number() })), v.minLength(1)),
 });
-export type DirectlyFilled = z.infer<typeof memorySchema>;
+export type DirectlyFilled = v.InferOutput<typeof memorySchema>;
 
 /** RAM block → bytes of a page of its memory, where those are larger than ours (src/pages/host-pages.ts). */
-export const hugePagesSchema = z.record(z.string(), z.number());
+export const hugePagesSchema = record(v.number());
 
 export const RESTORE_MODES = ['prefetch', 'lazy', 'eager', 'map'] as const;
 export type RestoreMode = (typeof RESTORE_MODES)[number];
 
-const vmSchema = z.object({
+const vmSchema = v.object({
   /** The VM's. */
-  name: z.string(),
+  name: v.string(),
   /** The name of its checkpoint, where that is another one. */
-  checkpoint: z.string().optional(),
-  generation: z.number().int(),
-  generationDir: z.string(),
-  mode: z.enum(RESTORE_MODES),
-  preempt: z.enum(['off', 'at-once', 'after-pong']),
-  capabilities: z.array(z.string()),
-  memory: memorySchema.optional(),
-  hugePages: hugePagesSchema.optional(),
-  ramBytes: z.number(),
-  restoredAt: z.string(),
+  checkpoint: v.optional(v.string()),
+  generation: integer,
+  generationDir: v.string(),
+  mode: v.picklist(RESTORE_MODES),
+  preempt: v.picklist(['off', 'at-once', 'after-pong']),
+  capabilities: v.array(v.string()),
+  memory: v.optional(memorySchema),
+  hugePages: v.optional(hugePagesSchema),
+  ramBytes: v.number(),
+  restoredAt: v.string(),
   /** The verb that is restoring, or has restored it. */
   verb: processSchema,
   /** QEMU's parent, which starts another transfer process when one dies. */
-  keeper: processSchema.optional(),
-  qemu: processSchema.optional(),
+  keeper: v.optional(processSchema),
+  qemu: v.optional(processSchema),
   /** The user's own QMP socket if the command line has one, else vmckpt's. */
-  qmpSocket: z.string(),
-  consoleSocket: z.string().optional(),
+  qmpSocket: v.string(),
+  consoleSocket: v.optional(v.string()),
 });
-export interface VmRecord extends z.infer<typeof vmSchema> {
+export interface VmRecord extends v.InferOutput<typeof vmSchema> {
   /** The verb died before it could note that the VM runs; QEMU was found by its command line. */
   readonly unattended?: true;
 }
 
-const transferSchema = z.object({
+const transferSchema = v.object({
   process: processSchema,
-  status: z.enum(['serving', 'complete', 'failed', 'damaged']),
+  status: v.picklist(['serving', 'complete', 'failed', 'damaged']),
   /** The machine is in QEMU, whose memory is served on demand: the VM lives, whatever becomes of this process. */
-  loaded: z.boolean().optional(),
-  error: z.object({ code: z.string(), message: z.string() }).optional(),
+  loaded: v.optional(v.boolean()),
+  error: v.optional(v.object({ code: v.string(), message: v.string() })),
   /** The monitor connection that QEMU keeps for a successor. */
-  held: z.object({ pid: z.number(), inode: z.number() }).optional(),
-  counters: z.record(z.string(), z.number()).optional(),
+  held: v.optional(v.object({ pid: v.number(), inode: v.number() })),
+  counters: v.optional(record(finite)),
   /** When the last page was in place: wall clock, ms. */
-  completeAtMs: z.number().optional(),
+  completeAtMs: v.optional(v.number()),
 });
-export interface TransferRecord extends z.infer<typeof transferSchema> {
+export interface TransferRecord extends v.InferOutput<typeof transferSchema> {
   /** When it was last written, or touched: wall clock, ms. */
   readonly notedAtMs?: number | undefined;
 }
@@ -141,18 +142,18 @@ export class VmFolder {
   }
 
   read(): VmRecord | undefined {
-    const record = vmSchema.safeParse(readJsonFile(this.file('vm.json'))).data;
+    const record = readJsonFile(vmSchema, this.file('vm.json'));
     if (record === undefined || record.qemu !== undefined || isAlive(record.verb)) return record;
     return { ...record, qemu: findListener(this.file('qmp.sock')), unattended: true };
   }
 
   write(record: VmRecord): void {
-    writeJsonFile(this.file('vm.json'), vmSchema.parse(record));
+    writeJsonFile(this.file('vm.json'), parse(vmSchema, record));
     this.disclaim();
   }
 
   readTransfer(): TransferRecord | undefined {
-    const record = transferSchema.safeParse(readJsonFile(this.file('transfer.json'))).data;
+    const record = readJsonFile(transferSchema, this.file('transfer.json'));
     return record && { ...record, notedAtMs: this.transferNotedAtMs() };
   }
 
@@ -171,7 +172,7 @@ export class VmFolder {
   }
 
   writeTransfer(record: TransferRecord): void {
-    writeJsonFile(this.file('transfer.json'), transferSchema.parse(record));
+    writeJsonFile(this.file('transfer.json'), parse(transferSchema, record));
   }
 
   remove(): void {

@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError, type ErrorCode } from '../errors.js';
 import { isAlive } from '../util/process-identity.js';
+import { parse } from '../util/schema.js';
 import { sendSignal, SIGKILL } from './end-process.js';
 import type { ServedTransfer, TransferEnd } from './transfer-client.js';
 import { countersSchema } from './transfer-job.js';
@@ -58,7 +59,7 @@ export class WatchedTransfer implements ServedTransfer {
 function endOf({ status, error, counters, completeAtMs }: TransferRecord): TransferEnd | undefined {
   if (status === 'serving') return undefined;
   if (status === 'complete' && completeAtMs !== undefined)
-    return { type: 'complete', counters: countersSchema.parse(counters), completeAtMs };
+    return { type: 'complete', counters: parse(countersSchema, counters), completeAtMs };
   const { code = 'TRANSFER_FAILED', message = 'the memory could not be transferred' } = error ?? {};
   return { type: 'failed', error: new VmckptError(code as ErrorCode, message) };
 }

@@ -2,7 +2,7 @@
  * A VM's migration settings are borrowed, never kept: background-snapshot left on makes the next save by anybody
  * restart the guest in its middle. What a killed vmckpt has left behind is put right here, on every way in.
  */
-import { z } from 'zod';
+import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { hasAddon, requireAddon, rescueUserfaultfd } from '../native/index.js';
 import { isWriteProtected } from '../qemu/guest-memory.js';
@@ -85,7 +85,7 @@ export async function giveBack(qmp: QmpClient, note: JournalNote): Promise<void>
   await endMigration(qmp, note.method);
   if (note.method === 'background-snapshot') await thaw(qmp);
   await applyMigrationSettings(qmp, note);
-  const { running } = await qmp.query(z.object({ running: z.boolean() }), 'query-status');
+  const { running } = await qmp.query(v.object({ running: v.boolean() }), 'query-status');
   if (note.wasRunning && !running) await qmp.execute('cont');
 }
 

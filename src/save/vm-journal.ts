@@ -14,24 +14,25 @@ import {
   writeSync,
 } from 'node:fs';
 import path from 'node:path';
-import { z } from 'zod';
+import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { isFileLocked, tryLockFile } from '../native/index.js';
 import { isAlive, type ProcessIdentity } from '../util/process-identity.js';
 import { readJsonFile, writeJsonFile } from '../util/json-file.js';
 import { ensureRuntimeDir, runtimeDir } from '../util/runtime-dir.js';
+import { record } from '../util/schema.js';
 
 const NOTE = 'journal.json';
 
-const noteSchema = z.object({
+const noteSchema = v.object({
   /** The VM was running when the save began. */
-  wasRunning: z.boolean(),
+  wasRunning: v.boolean(),
   /** The save lets the VM run again by itself (`--live`), or has been asked to leave it paused (`--stop`). */
-  method: z.enum(['background-snapshot', 'stopped', 'precopy']),
-  capabilities: z.record(z.string(), z.boolean()),
-  parameters: z.record(z.string(), z.unknown()),
+  method: v.picklist(['background-snapshot', 'stopped', 'precopy']),
+  capabilities: record(v.boolean()),
+  parameters: record(v.unknown()),
 });
-export type JournalNote = z.infer<typeof noteSchema>;
+export type JournalNote = v.InferOutput<typeof noteSchema>;
 
 export class VmJournal {
   readonly #lockFd: number;
@@ -63,7 +64,7 @@ export class VmJournal {
 
   /** What a process that died has left to be put right. */
   read(): JournalNote | undefined {
-    return noteSchema.safeParse(readJsonFile(this.#noteFile)).data;
+    return readJsonFile(noteSchema, this.#noteFile);
   }
 
   write(note: JournalNote): void {

@@ -3,9 +3,10 @@
  * Whoever sends it may be broken or hostile, so every number is checked against its bounds and against the image.
  * Source: Firecracker, docs/snapshotting/handling-page-faults-on-snapshot-resume.md. No I/O here.
  */
-import { z } from 'zod';
+import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { PAGE_BYTES } from '../pages/layout.js';
+import { misfit, natural, quote } from '../util/schema.js';
 
 export const MAX_MESSAGE_BYTES = 64 << 10;
 const MAX_REGIONS = 64;
@@ -13,8 +14,6 @@ const MAX_REGIONS = 64;
 const ADDRESS_END = 2 ** 47;
 const HUGE_PAGE_BYTES = 2 << 20;
 const PAGE_SIZES: readonly number[] = [PAGE_BYTES, HUGE_PAGE_BYTES];
-/** What messages quote of a text that makes no sense. */
-const MAX_QUOTED = 40;
 
 /** A part of a VM's memory, and where the image has its contents. */
 export interface GuestRegion {
@@ -25,20 +24,21 @@ export interface GuestRegion {
   readonly pageBytes: number;
 }
 
-const number = z.number().int().nonnegative().max(ADDRESS_END);
-const messageSchema = z
-  .array(
-    z.object({
+const number = v.pipe(natural, v.maxValue(ADDRESS_END));
+const messageSchema = v.pipe(
+  v.array(
+    v.object({
       base_host_virt_addr: number,
-      size: number.positive(),
+      size: v.pipe(number, v.gtValue(0)),
       offset: number,
-      page_size: number.optional(),
+      page_size: v.optional(number),
       /** Bytes, whatever its name says: older Firecrackers have only this one. */
-      page_size_kib: number.optional(),
+      page_size_kib: v.optional(number),
     }),
-  )
-  .min(1)
-  .max(MAX_REGIONS);
+  ),
+  v.minLength(1),
+  v.maxLength(MAX_REGIONS),
+);
 
 /**
  * The regions that a message names; undefined while it is not complete.
@@ -49,12 +49,9 @@ export function parseHandshake(message: Buffer, imageBytes: number): GuestRegion
   if (text !== '' && !text.startsWith('[')) refuse(`a JSON array expected, found ${quote(text)}`);
   // No value in the array has brackets.
   if (!text.endsWith(']')) return undefined;
-  const parsed = messageSchema.safeParse(parseJson(text));
-  if (!parsed.success) {
-    const [issue] = parsed.error.issues;
-    refuse(`an array of regions expected: ${issue?.path.join('.')}: ${issue?.message}`);
-  }
-  const regions = parsed.data.map((region, index) => {
+  const parsed = v.safeParse(messageSchema, parseJson(text));
+  if (!parsed.success) refuse(`an array of regions expected: ${misfit(parsed.issues)}`);
+  const regions = parsed.output.map((region, index) => {
     const { page_size: pageSize, page_size_kib: oldPageSize } = region;
     const pageBytes = pageSize ?? oldPageSize ?? PAGE_BYTES;
     if (pageSize !== undefined && oldPageSize !== undefined && pageSize !== oldPageSize)
@@ -111,10 +108,6 @@ function parseJson(text: string): unknown {
   } catch {
     return refuse(`JSON expected, found ${quote(text)}`);
   }
-}
-
-function quote(text: string): string {
-  return JSON.stringify(text.length > MAX_QUOTED ? `${text.slice(0, MAX_QUOTED)}…` : text);
 }
 
 function hex(address: number): string {

@@ -1,5 +1,6 @@
 /** Small state files that are replaced as a whole: a reader sees the old text or the new one, never a mixture. */
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
+import * as v from 'valibot';
 
 export function writeJsonFile(file: string, value: unknown): void {
   const temporary = `${file}.${process.pid}.tmp`;
@@ -7,10 +8,10 @@ export function writeJsonFile(file: string, value: unknown): void {
   renameSync(temporary, file);
 }
 
-/** @returns undefined when the file does not exist or holds no JSON. */
-export function readJsonFile(file: string): unknown {
+/** @returns undefined when the file does not exist or does not hold what fits `schema`. */
+export function readJsonFile<T>(schema: v.GenericSchema<unknown, T>, file: string): T | undefined {
   try {
-    return JSON.parse(readFileSync(file, 'utf8')) as unknown;
+    return v.parse(schema, JSON.parse(readFileSync(file, 'utf8')));
   } catch {
     return undefined;
   }

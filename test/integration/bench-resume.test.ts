@@ -2,6 +2,7 @@
 import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import * as v from 'valibot';
 import { describe, expect, test } from 'vitest';
 import { resumeReportSchema } from '../../src/bench/resume-report.js';
 import { guestFile } from '../support/cache.js';
@@ -44,7 +45,10 @@ describe('vmckpt bench resume', () => {
       stderr: '',
     });
 
-    const report = resumeReportSchema.parse(JSON.parse(readFileSync(path.join(out, 'report.json'), 'utf8')));
+    const report = v.parse(
+      resumeReportSchema,
+      JSON.parse(readFileSync(path.join(out, 'report.json'), 'utf8')),
+    );
     const measured = report.runs.filter(({ round }) => round > 0);
     const places = measured.map(({ scenario, cache }) => `${scenario} ${cache}`).sort();
     expect(places).toEqual(SCENARIOS.flatMap((name) => [`${name} cold`, `${name} warm`]).sort());

@@ -1,8 +1,8 @@
 /** Clones of a real guest, side by side. */
 import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
+import * as v from 'valibot';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
-import { z } from 'zod';
 import { QmpClient } from '../../src/qemu/qmp.js';
 import type { RestoreReport } from '../../src/restore/restore.js';
 import { agentArgs, inGuest } from '../support/agent.js';
@@ -61,7 +61,7 @@ describeOnEachQemu('clones of a guest', (qemu) => {
       expect(report.qmpSocket).toBe(ownOf(report, guest.qmpSocket));
       const qmp = await QmpClient.connect({ path: report.qmpSocket });
       expect(qmp.peerPid()).toBe(report.qemuPid);
-      const { guid } = await qmp.query(z.object({ guid: z.string() }), 'query-vm-generation-id');
+      const { guid } = await qmp.query(v.object({ guid: v.string() }), 'query-vm-generation-id');
       ids.add(guid);
       await qmp.close();
     }

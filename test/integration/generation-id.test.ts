@@ -1,8 +1,8 @@
 /** The VM generation id of a restored guest, as the guest reads it in its own memory. */
 import { readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
+import * as v from 'valibot';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
-import { z } from 'zod';
 import { QmpClient } from '../../src/qemu/qmp.js';
 import { agentArgs, inGuest } from '../support/agent.js';
 import {
@@ -85,7 +85,7 @@ async function findId({ qmpSocket, ramBytes }: Guest): Promise<number> {
 
 async function toldByQemu(qmpSocket: string): Promise<string> {
   return ask(qmpSocket, async (qmp) => {
-    const schema = z.object({ guid: z.string() });
+    const schema = v.object({ guid: v.string() });
     return (await qmp.query(schema, 'query-vm-generation-id')).guid;
   });
 }

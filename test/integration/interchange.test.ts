@@ -2,8 +2,8 @@
 import { readFile, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import * as v from 'valibot';
 import { beforeAll, expect, it } from 'vitest';
-import { z } from 'zod';
 import { readManifest } from '../../src/checkpoint/manifest.js';
 import { openInput } from '../../src/interchange/files.js';
 import type { QmpClient } from '../../src/qemu/qmp.js';
@@ -27,8 +27,8 @@ const DATA_ADDRESS = 0x0100_0000;
 const DATA_BYTES = 8 * 2 ** 20;
 const FIRMWARE_MS = 1500;
 
-const MigrationInfo = z.object({ status: z.string().optional(), 'error-desc': z.string().optional() });
-const Status = z.object({ running: z.boolean() });
+const MigrationInfo = v.object({ status: v.optional(v.string()), 'error-desc': v.optional(v.string()) });
+const Status = v.object({ running: v.boolean() });
 
 async function migrationDone(qmp: QmpClient): Promise<void> {
   const ask = async () => {

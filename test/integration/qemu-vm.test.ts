@@ -3,6 +3,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
+import * as v from 'valibot';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { blockersOfSave, refuseBlockers } from '../../src/qemu/blockers.js';
 import { findCollisions, refuseCollisions } from '../../src/qemu/collisions.js';
@@ -87,7 +88,7 @@ describe('inspectVm', () => {
       ...['-device', 'virtio-rng-pci', '-netdev', 'user,id=n', '-device', 'virtio-net-pci,netdev=n'],
     );
     const vm = await inspectVm(qmp);
-    expect(VmDescription.parse(JSON.parse(JSON.stringify(vm)))).toEqual(vm);
+    expect(v.parse(VmDescription, JSON.parse(JSON.stringify(vm)))).toEqual(vm);
     expect(vm).toMatchObject({
       pid: qemu.pid,
       startTicks: identifyProcess(qemu.pid!)!.startTicks,

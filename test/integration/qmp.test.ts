@@ -2,8 +2,8 @@ import type { ChildProcess } from 'node:child_process';
 import http from 'node:http';
 import net from 'node:net';
 import path from 'node:path';
+import * as v from 'valibot';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { z } from 'zod';
 import { MAX_QMP_LINE_BYTES, QmpClient } from '../../src/qemu/qmp.js';
 import { connectWhenReady, endProcess, startQemu, temporaryDirectory, TINY } from './qemu-helper.js';
 
@@ -32,9 +32,9 @@ describe('QmpClient with a real QEMU', () => {
   });
 
   it('runs commands and validates their answers', async () => {
-    const Status = z.object({ status: z.string() });
+    const Status = v.object({ status: v.string() });
     expect(await qmp.query(Status, 'query-status')).toEqual({ status: 'running' });
-    await expect(qmp.query(z.object({ nothing: z.string() }), 'query-status')).rejects.toMatchObject({
+    await expect(qmp.query(v.object({ nothing: v.string() }), 'query-status')).rejects.toMatchObject({
       code: 'QMP_NOT_QMP',
     });
   });

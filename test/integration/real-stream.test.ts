@@ -3,8 +3,8 @@ import { createReadStream } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import * as v from 'valibot';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { z } from 'zod';
 import { type ParsedStream, StreamParser } from '../../src/migration-stream/parser.js';
 import * as wire from '../../src/migration-stream/serializer.js';
 import { PAGE_BYTES } from '../../src/pages/layout.js';
@@ -18,7 +18,7 @@ const BIOS = { name: 'pc.bios', address: 2 ** 32 - 256 * 1024, sizeBytes: 256 * 
 /** Where the processor sees something else than pc.ram: SMM memory and shadowed ROMs. */
 const HIDDEN_PAGES = { from: 0xa0000 / PAGE_BYTES, to: 0x100000 / PAGE_BYTES };
 
-const MigrationInfo = z.object({ status: z.string().optional(), 'error-desc': z.string().optional() });
+const MigrationInfo = v.object({ status: v.optional(v.string()), 'error-desc': v.optional(v.string()) });
 const { directory, remove } = temporaryDirectory();
 afterAll(remove);
 
@@ -164,9 +164,10 @@ describe.each([
     expect(stream.machineName).toMatch(/^pc-q35-/);
     expect(stream.byteCount).toBe((await readFile(streamFile)).length);
     expect(stream.deviceState[0]).toBe(0x04);
-    const description = z
-      .object({ devices: z.array(z.object({ name: z.string(), instance_id: z.number() })) })
-      .parse(JSON.parse(stream.description.toString('utf8')));
+    const description = v.parse(
+      v.object({ devices: v.array(v.object({ name: v.string(), instance_id: v.number() })) }),
+      JSON.parse(stream.description.toString('utf8')),
+    );
     const text = stream.deviceState.toString('latin1');
     const missing = description.devices.filter((device) => !text.includes(device.name));
     expect(missing).toEqual([]);
