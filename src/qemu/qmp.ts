@@ -11,7 +11,8 @@ import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { peerCredentials, sendFds } from '../native/index.js';
 import { withDeadline } from '../util/deadline.js';
-import { misfit, natural, parse, record } from '../util/schema.js';
+import { misfit, parse, record } from '../util/schema.js';
+import { descriptorOf } from '../util/socket-descriptor.js';
 import { LineSplitter } from './line-splitter.js';
 
 export const MAX_QMP_LINE_BYTES = 16 << 20;
@@ -38,7 +39,6 @@ const Event = v.object({
   data: v.optional(record(v.unknown()), {}),
   timestamp: v.object({ seconds: v.number(), microseconds: v.number() }),
 });
-const SocketHandle = v.object({ fd: natural });
 
 export interface QemuVersion {
   readonly major: number;
@@ -243,8 +243,7 @@ export class QmpClient {
 
   /** The connection's own descriptor; it belongs to this client. */
   descriptor(): number {
-    // Node shows the descriptor of a socket only on the handle below it.
-    return parse(SocketHandle, Reflect.get(this.#socket, '_handle')).fd;
+    return descriptorOf(this.#socket);
   }
 
   async close(): Promise<void> {

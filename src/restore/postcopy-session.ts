@@ -17,7 +17,7 @@ import { PageFeeder } from '../transfer/page-feeder.js';
 import type { MachineState } from '../transfer/whole-machine.js';
 import { withDeadline } from '../util/deadline.js';
 import { rangesOf } from '../working-set/runs.js';
-import { descriptorOf } from './connection.js';
+import { descriptorOf } from '../util/socket-descriptor.js';
 import type { DirectMemory } from './direct-memory.js';
 import type { ObservedFaults, Prediction } from '../working-set/prediction.js';
 

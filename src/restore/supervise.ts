@@ -25,7 +25,7 @@ export interface Supervision {
 
 const WATCH_EVERY_MS = 200;
 
-/** @throws VmckptError EXTENT_DAMAGED and its like, QEMU_DIED, TRANSFER_FAILED; INTERRUPTED leaves the transfer at work */
+/** @throws VmckptError EXTENT_DAMAGED and its like, VM_STATE when another transfer is at work, QEMU_DIED, TRANSFER_FAILED; INTERRUPTED leaves the transfer at work */
 export async function superviseTransfer(supervision: Supervision): Promise<TransferResult> {
   const { transfer, qemuEnded, onMessage, signal } = supervision;
   const over = new AbortController();
@@ -44,7 +44,8 @@ export async function superviseTransfer(supervision: Supervision): Promise<Trans
     const end = await Promise.race([transfer.ended, qemuGone(qemuEnded), interruption]);
     if (end.type === 'complete')
       return { counters: end.counters, completeAtMs: end.completeAtMs, recoveries: transfer.takeoverCount };
-    if (end.type === 'failed' && end.error.kind === 'damaged') throw end.error;
+    if (end.type === 'failed' && (end.error.kind === 'damaged' || end.error.code === 'VM_STATE'))
+      throw end.error;
     // A transfer that says that it has failed has most often lost its QEMU.
     await Promise.race([qemuGone(qemuEnded), sleep(QEMU_END_MS)]);
     throw lost(end.type === 'failed' ? end.error : undefined);

@@ -131,6 +131,7 @@ export class VmFolder {
     name:
       | 'vm.json'
       | 'transfer.json'
+      | 'transfer.lock'
       | 'qmp.sock'
       | 'transfer.sock'
       | 'console.sock'

@@ -2,20 +2,16 @@
 import { on, once } from 'node:events';
 import { closeSync, lstatSync, unlinkSync } from 'node:fs';
 import net from 'node:net';
-import * as v from 'valibot';
 import { errnoOf } from '../checkpoint/files.js';
 import { VmckptError } from '../errors.js';
 import { connectUnix } from '../native/index.js';
-import { natural, parse } from '../util/schema.js';
+import { descriptorOf } from '../util/socket-descriptor.js';
 
 /** sockaddr_un, without the zero at its end. */
 const MAX_PATH_BYTES = 107;
 /** Others than the owner may not connect. */
 const UMASK = 0o177;
 const MAX_WAITING = 16;
-
-/** Node shows the descriptor of a socket only on the handle below it. */
-const SocketHandle = v.object({ fd: natural });
 
 export interface Connection {
   /** Belongs to the connection. */
@@ -61,8 +57,7 @@ export class Listener {
       for await (const [socket] of on(this.#server, 'connection', { signal }) as AsyncIterable<
         [net.Socket]
       >) {
-        const { fd } = parse(SocketHandle, Reflect.get(socket, '_handle'));
-        yield { fd, close: () => socket.destroy() };
+        yield { fd: descriptorOf(socket), close: () => socket.destroy() };
       }
     } catch (error) {
       signal.throwIfAborted();

@@ -180,6 +180,21 @@ describeOnEachQemu('a restore', (qemu) => {
     await expectWhole();
   });
 
+  it('is taken over by one of two who try at the same moment', async () => {
+    const restore = startRestore('web');
+    await untilRunning('web', restore.ended);
+    killKeeper('web');
+    killTransfer('web');
+    restore.kill();
+    await restore.ended;
+    expect(await statusOf('web')).toBe('transfer-lost');
+    const resumes = [startRestore('--resume', 'web').ended, startRestore('--resume', 'web').ended];
+    const [first, second] = (await Promise.all(resumes)).sort((a, b) => a.code! - b.code!);
+    expect(first).toMatchObject({ code: 0, json: { name: 'web' } });
+    expect(second).toMatchObject({ code: 1, json: { error: { code: 'VM_STATE' } } });
+    await expectWhole();
+  });
+
   it('whose state cannot be noted goes on all the same', async () => {
     expect((await startRestore('--detach', 'web').ended).code).toBe(0);
     const { directory } = new VmFolder('web');

@@ -27,7 +27,15 @@ interface Program {
   readonly scenarios: Readonly<Record<string, string>>;
 }
 
-const IMAGE = ['checkpoint_image', 'checksum', 'checksum_avx2', 'hot_pack', 'install_order', 'mapped_file', 'page_table'];
+const IMAGE = [
+  'checkpoint_image',
+  'checksum',
+  'checksum_avx2',
+  'hot_pack',
+  'install_order',
+  'mapped_file',
+  'page_table',
+];
 const PROGRAMS: Readonly<Record<string, Program>> = {
   'fault-server': {
     sources: [

@@ -1,0 +1,95 @@
+/** All memory before the VM runs: written into QEMU where that is possible, the rest in the stream with the devices. */
+import { once } from 'node:events';
+import { availableParallelism } from 'node:os';
+import { damageIn } from '../checkpoint/native-image.js';
+import { VmckptError } from '../errors.js';
+import { MemoryFill } from '../native/index.js';
+import type { PlacedRamBlock } from '../pages/layout.js';
+import { QmpClient } from '../qemu/qmp.js';
+import { sendWholeMachine, type MachineState } from '../transfer/whole-machine.js';
+import { connectTo } from './connection.js';
+import { placedIn, untilCompleted, type TransferContext } from './transfer-context.js';
+import { countTransfer } from './transfer-counters.js';
+import type { TransferCounters, TransferOrder } from './transfer-job.js';
+import { log } from './transfer-log.js';
+import type { DirectlyFilled } from './vm-record.js';
+
+const MONITOR_TIMEOUT_MS = 10_000;
+/** More would wait for memory. */
+const MAX_FILL_THREADS = 8;
+
+export class EagerTransfer {
+  readonly #context: TransferContext;
+  /** Writes straight into QEMU's memory. */
+  #fill: MemoryFill | undefined;
+  #sent: Awaited<ReturnType<typeof sendWholeMachine>> | undefined;
+
+  constructor(context: TransferContext) {
+    this.#context = context;
+  }
+
+  /** Returns when the VM has all of its memory, and runs if it is to. */
+  async run({ memory, runs }: TransferOrder, state: MachineState): Promise<void> {
+    const { folder, reader, pool, status } = this.#context;
+    const filled = memory === undefined ? [] : await this.#fillMemory(memory);
+    const socket = connectTo(folder.file('migration.sock'), { readable: true });
+    const broken = once(socket, 'error').then(([cause]) => {
+      throw new VmckptError(
+        'TRANSFER_FAILED',
+        'QEMU closed the migration connection while it was being loaded',
+        { cause },
+      );
+    });
+    const signal = new AbortController().signal;
+    const sent = sendWholeMachine({ source: reader, decoder: pool, out: socket, state, filled, signal });
+    this.#sent = await Promise.race([sent, broken]);
+    if (runs) await this.#letRun();
+    status.loaded = true;
+  }
+
+  counters(): TransferCounters {
+    return countTransfer({
+      feeder: this.#sent?.feeder,
+      direct: undefined,
+      filledPages: this.#fill?.pageCount ?? 0,
+      sentBytes: this.#sent?.sentBytes ?? 0,
+    });
+  }
+
+  /** The verb does the same, unless it has died in the meantime. */
+  async #letRun(): Promise<void> {
+    const path = this.#context.folder.file('transfer.sock');
+    const monitor = await QmpClient.connect({ path, timeoutMs: MONITOR_TIMEOUT_MS });
+    try {
+      await untilCompleted(monitor);
+      await monitor.execute('cont');
+    } finally {
+      await monitor.close();
+    }
+  }
+
+  /** The blocks whose memory it has put in place; none where this process may not write into QEMU. */
+  async #fillMemory(memory: DirectlyFilled): Promise<PlacedRamBlock[]> {
+    const { reader, image } = this.#context;
+    const blocks = placedIn(reader, memory);
+    this.#fill = new MemoryFill({
+      image: image(),
+      pid: memory.pid,
+      regions: blocks.map(({ block: { firstPage, pageCount }, hostAddress }) => ({
+        address: hostAddress,
+        firstPage,
+        pageCount,
+      })),
+      threads: Math.min(availableParallelism(), MAX_FILL_THREADS),
+    });
+    try {
+      await this.#fill.run();
+      return blocks.map(({ block }) => block);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EPERM') throw damageIn(error) ?? error;
+      this.#fill = undefined;
+      await log('info', { err: error }, 'no right to write into QEMU: its memory goes through the stream');
+      return [];
+    }
+  }
+}

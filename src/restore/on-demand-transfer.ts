@@ -1,0 +1,184 @@
+/** Memory behind a VM that runs already, page by page as it is asked for, and the rest in the background. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import * as v from 'valibot';
+import { VmckptError } from '../errors.js';
+import { HostPages } from '../pages/host-pages.js';
+import { adoptMonitor, holdMonitor, releaseMonitor } from '../qemu/held-monitor.js';
+import { QmpClient } from '../qemu/qmp.js';
+import type { MachineState } from '../transfer/whole-machine.js';
+import { poll } from '../util/deadline.js';
+import type { ObservedFaults, Prediction } from '../working-set/prediction.js';
+import { connectTo } from './connection.js';
+import { DirectMemory } from './direct-memory.js';
+import { disclaim, inherited, type Estate } from './inheritance.js';
+import { PostcopySession } from './postcopy-session.js';
+import { prepareRecovery } from './recovery.js';
+import { placedIn, untilCompleted, type TransferContext } from './transfer-context.js';
+import { countTransfer } from './transfer-counters.js';
+import type { TransferCounters, TransferOrder } from './transfer-job.js';
+import { log } from './transfer-log.js';
+import type { DirectlyFilled } from './vm-record.js';
+
+const PAUSE_TIMEOUT_MS = 5_000;
+const MONITOR_TIMEOUT_MS = 10_000;
+const BACKGROUND_WAITS_MS = 2_000;
+/** As long as QEMU may take for its devices on the slowest host. */
+const LOAD_TIMEOUT_MS = 600_000;
+
+export class OnDemandTransfer {
+  readonly #context: TransferContext;
+  #session: PostcopySession | undefined;
+  #direct: DirectMemory | undefined;
+  #monitor: QmpClient | undefined;
+  #prediction: Prediction | undefined;
+  /** What it has seen of a VM whose memory is whole. */
+  observed: ObservedFaults | undefined;
+
+  constructor(context: TransferContext, prediction: Prediction | undefined) {
+    this.#context = context;
+    this.#prediction = prediction;
+  }
+
+  /** Returns when all memory is in place. */
+  async run(order: TransferOrder, state: MachineState, isSuccessor: boolean): Promise<void> {
+    const { folder, reader, pool, status } = this.#context;
+    this.#monitor = await this.#openMonitor();
+    status.write('serving');
+    const estate = inherited();
+    const hostPages = new HostPages(reader.layout, order.hugePages);
+    // What a prediction knows are pages of 4 KiB.
+    if (Object.keys(order.hugePages ?? {}).length > 0) this.#prediction = undefined;
+    this.#direct = order.memory && this.#directMemory(order, order.memory, { hostPages, estate });
+    const session = new PostcopySession({
+      source: reader,
+      decoder: pool,
+      connect: (readable) => connectTo(folder.file('migration.sock'), { readable }),
+      preempt: order.preempt,
+      direct: this.#direct,
+      prediction: this.#prediction,
+      hostPages,
+    });
+    this.#session = session;
+    try {
+      const served = isSuccessor
+        ? this.#goOn(session, state, estate)
+        : this.#startServing(session, state, order);
+      await Promise.race([served, session.failure()]);
+      await this.#giveBack(this.#monitor, order.capabilities);
+    } catch (error) {
+      if (error instanceof VmckptError && error.kind === 'damaged') await this.#haltVm();
+      throw error;
+    } finally {
+      session.close();
+    }
+  }
+
+  counters(): TransferCounters {
+    return countTransfer({
+      feeder: this.#session?.feeder,
+      direct: this.#direct?.counters(),
+      filledPages: 0,
+      sentBytes: this.#session?.sentBytes ?? 0,
+    });
+  }
+
+  async #startServing(
+    session: PostcopySession,
+    state: MachineState,
+    { runs, background }: TransferOrder,
+  ): Promise<void> {
+    let resumedAtMs: number | undefined;
+    const loaded = untilLoaded(this.#monitor!, runs).then((atMs) => {
+      resumedAtMs = atMs;
+      return this.#noteLoaded();
+    });
+    loaded.catch(() => undefined); // awaited below, unless the session fails first
+    await session.start(state);
+    // Placing pages competes with loading the devices: the background waits for the machine.
+    await Promise.race([loaded, sleep(BACKGROUND_WAITS_MS)]);
+    await session.bequeath();
+    if (background === 'when-told') await this.#context.verb.nextWord();
+    await Promise.all([session.finish(state.ramSectionId), loaded]);
+    if (resumedAtMs !== undefined) this.observed = { ...session.observed(), resumedAtMs, isComplete: true };
+  }
+
+  async #noteLoaded(): Promise<void> {
+    const { status, verb } = this.#context;
+    status.loaded = true;
+    status.write('serving');
+    await verb.tell({ type: 'machine-loaded' });
+  }
+
+  /** In the place of a process that died: on its connection when the stream on it is whole, else on a new one. */
+  async #goOn(session: PostcopySession, state: MachineState, { migrationSocket }: Estate): Promise<void> {
+    if (migrationSocket !== undefined && this.#direct?.isStreamIdle) {
+      session.adopt(migrationSocket);
+    } else {
+      if (migrationSocket !== undefined) disclaim('migrationSocket', migrationSocket);
+      const socketPath = this.#context.folder.file('migration.sock');
+      if (!(await prepareRecovery(this.#monitor!, socketPath))) return;
+      await session.recover(state.ramSectionId);
+      await session.bequeath();
+    }
+    await session.finish(state.ramSectionId);
+  }
+
+  #directMemory(
+    { background }: TransferOrder,
+    memory: DirectlyFilled,
+    { hostPages, estate }: { readonly hostPages: HostPages; readonly estate: Estate },
+  ): DirectMemory {
+    const { reader, image } = this.#context;
+    const { pageTable, userfaultfd } = estate;
+    return new DirectMemory({
+      image: image(),
+      layout: reader.layout,
+      pid: memory.pid,
+      blocks: placedIn(reader, memory),
+      hostPages,
+      pageTable,
+      userfaultfd,
+      demandOnly: background === 'never',
+      prediction: this.#prediction,
+    });
+  }
+
+  /** Negotiated while QEMU's main loop is free: later it may itself wait for a page. */
+  async #openMonitor(): Promise<QmpClient> {
+    const { folder, status } = this.#context;
+    const adopted = status.held && adoptMonitor(status.held);
+    if (adopted !== undefined) return adopted;
+    const path = folder.file('transfer.sock');
+    const monitor = await QmpClient.connect({ path, timeoutMs: MONITOR_TIMEOUT_MS, oob: true });
+    status.held = await holdMonitor(monitor);
+    return monitor;
+  }
+
+  /** QEMU refuses the next migration out of the VM, a save, while the post-copy capabilities are on. */
+  async #giveBack(monitor: QmpClient, names: readonly string[]): Promise<void> {
+    await untilCompleted(monitor);
+    const capabilities = names.map((capability) => ({ capability, state: false }));
+    await monitor.execute('migrate-set-capabilities', { capabilities });
+    if (this.#context.status.held !== undefined) await releaseMonitor(monitor);
+  }
+
+  /** The guest must not run on a page that cannot be had. */
+  async #haltVm(): Promise<void> {
+    try {
+      await this.#monitor?.execute('migrate-pause', undefined, { oob: true, timeoutMs: PAUSE_TIMEOUT_MS });
+    } catch (error) {
+      await log('error', { err: error }, 'migrate-pause failed');
+    }
+  }
+}
+
+/** Until QEMU has the whole machine: it then runs, since the returned wall clock (ms), or stays paused as it was told. */
+async function untilLoaded(monitor: QmpClient, runs: boolean): Promise<number | undefined> {
+  const options = { timeoutMs: LOAD_TIMEOUT_MS };
+  if (runs) return (await monitor.waitForEvent(['RESUME'], options)).timestampMs;
+  const status = v.object({ status: v.string() });
+  const loaded = async () =>
+    (await monitor.query(status, 'query-status', {}, options)).status !== 'inmigrate' || undefined;
+  await poll(loaded, { what: 'QEMU to load the machine', everyMs: 5, ...options });
+  return undefined;
+}

@@ -1,0 +1,38 @@
+/** What a transfer process has at hand, in whichever way it brings the memory. */
+import type { DecodePool } from '../checkpoint/decode-pool.js';
+import type { CheckpointReader } from '../checkpoint/reader.js';
+import type { CheckpointImage } from '../native/index.js';
+import { queryMigrate } from '../qemu/migration-control.js';
+import type { QmpClient } from '../qemu/qmp.js';
+import { poll } from '../util/deadline.js';
+import type { BlockInQemu } from './direct-memory.js';
+import type { TransferStatus } from './transfer-status.js';
+import type { VerbLine } from './verb-line.js';
+import type { DirectlyFilled, VmFolder } from './vm-record.js';
+
+const COMPLETION_TIMEOUT_MS = 30_000;
+
+export interface TransferContext {
+  readonly folder: VmFolder;
+  readonly reader: CheckpointReader;
+  readonly pool: DecodePool;
+  /** The same for native code, opened when it is first asked for. */
+  readonly image: () => CheckpointImage;
+  readonly status: TransferStatus;
+  readonly verb: VerbLine;
+}
+
+export function placedIn(reader: CheckpointReader, { blocks }: DirectlyFilled): BlockInQemu[] {
+  return blocks.map(({ blockName, hostAddress }) => ({
+    block: reader.layout.byName(blockName)!,
+    hostAddress,
+  }));
+}
+
+export async function untilCompleted(monitor: QmpClient): Promise<void> {
+  await poll(async () => (await queryMigrate(monitor)).status === 'completed' || undefined, {
+    what: 'QEMU to complete the migration',
+    timeoutMs: COMPLETION_TIMEOUT_MS,
+    everyMs: 2,
+  });
+}
