@@ -44,9 +44,11 @@ export async function measureFaultPath(options: FaultPathOptions): Promise<Fault
 }
 
 function inMicroseconds(figures: FaultBenchFigures): Omit<FaultPathSample, 'stored' | 'round' | 'ramMib'> {
-  const { idleCount, idleP50Ns, idleP99Ns, loadedCount, loadedP99Ns, bulkBytes, bulkNs, bareNs } = figures;
+  const { idleCount, idleP50Ns, idleP99Ns, bareFaultP50Ns, loadedCount, loadedP99Ns } = figures;
+  const { bulkBytes, bulkNs, bareNs } = figures;
   return {
     idle: { count: idleCount, p50Us: idleP50Ns / 1000, p99Us: idleP99Ns / 1000 },
+    bareFaultP50Us: bareFaultP50Ns / 1000,
     loaded: { count: loadedCount, p99Us: loadedP99Ns / 1000 },
     bulkBytesPerS: Math.round((bulkBytes * 1e9) / bulkNs),
     bareBytesPerS: bareNs === 0 ? null : Math.round((bulkBytes * 1e9) / bareNs),

@@ -120,6 +120,8 @@ const faultPathSchema = v.object({
   ramMib: integer,
   /** One thread touches one page of each extent, one after the other. */
   idle: v.object({ count: integer, p50Us: finite, p99Us: finite }),
+  /** The same with a loop of UFFDIO_COPY that has its page at hand: what the system takes, whoever serves. */
+  bareFaultP50Us: finite,
   /** The same beside two threads of the background. */
   loaded: v.object({ count: integer, p99Us: finite }),
   /** All data by one thread of the background. */

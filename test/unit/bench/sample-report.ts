@@ -59,6 +59,7 @@ const faultPath: ResumeReport['faultPath'] = [
     round: 1,
     ramMib: 1024,
     idle: { count: 2000, p50Us: 5, p99Us: 20 },
+    bareFaultP50Us: 3,
     loaded: { count: 1900, p99Us: 60 },
     bulkBytesPerS: 1.8e9,
     bareBytesPerS: 2e9,
