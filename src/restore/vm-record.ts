@@ -17,6 +17,7 @@ import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { OWN_FOLDER } from '../qemu/own-identity.js';
 import { tryLockFile } from '../native/index.js';
+import { LockFile } from '../store/lock-file.js';
 import { requireName } from '../store/reference.js';
 import { readJsonFile, writeJsonFile } from '../util/json-file.js';
 import { identifyProcess, isAlive, type ProcessIdentity } from '../util/process-identity.js';
@@ -65,6 +66,8 @@ const vmSchema = v.object({
 export interface VmRecord extends v.InferOutput<typeof vmSchema> {
   /** The verb died before it could note that the VM runs; QEMU was found by its command line. */
   readonly unattended?: true;
+  /** Its transfer is at work all the same, and may yet load it. */
+  readonly isServed?: boolean;
 }
 
 const transferSchema = v.object({
@@ -145,7 +148,8 @@ export class VmFolder {
   read(): VmRecord | undefined {
     const record = readJsonFile(vmSchema, this.file('vm.json'));
     if (record === undefined || record.qemu !== undefined || isAlive(record.verb)) return record;
-    return { ...record, qemu: findListener(this.file('qmp.sock')), unattended: true };
+    const isServed = LockFile.holderOf(this.file('transfer.lock')) !== undefined;
+    return { ...record, qemu: findListener(this.file('qmp.sock')), unattended: true, isServed };
   }
 
   write(record: VmRecord): void {
@@ -256,7 +260,7 @@ function isBeingReplaced({ keeper, verb }: VmRecord, { notedAtMs }: TransferReco
 export function statusOf(record: VmRecord, transfer: TransferRecord | undefined): VmStatus {
   if (record.qemu === undefined) return isAlive(record.verb) ? 'starting' : 'ended';
   if (!isAlive(record.qemu)) return 'ended';
-  if (transfer === undefined) return isAlive(record.verb) ? 'starting' : 'abandoned';
+  if (transfer === undefined) return isAlive(record.verb) || record.isServed ? 'starting' : 'abandoned';
   if (transfer.status === 'serving' && (isAlive(transfer.process) || isBeingReplaced(record, transfer)))
     return 'serving';
   if (record.unattended && !transfer.loaded) return 'abandoned';

@@ -1,18 +1,51 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { expect, onTestFinished, test } from 'vitest';
-import { claimFolder } from '../../../src/restore/vm-record.js';
+import { beforeEach, expect, onTestFinished, test } from 'vitest';
+import { claimFolder, statusOf } from '../../../src/restore/vm-record.js';
+import { LockFile } from '../../../src/store/lock-file.js';
 import { temporaryDir } from '../checkpoint/synthetic.js';
 
-test('a name is claimed by one restore at a time, and the loser leaves the winner what it has', () => {
+beforeEach(() => {
   const before = process.env['VMCKPT_RUNTIME_DIR'];
   process.env['VMCKPT_RUNTIME_DIR'] = temporaryDir();
   onTestFinished(() => {
     if (before === undefined) delete process.env['VMCKPT_RUNTIME_DIR'];
     else process.env['VMCKPT_RUNTIME_DIR'] = before;
   });
+});
+
+test('a name is claimed by one restore at a time, and the loser leaves the winner what it has', () => {
   const winner = claimFolder('web');
   expect(() => claimFolder('web')).toThrow(expect.objectContaining({ code: 'VM_BUSY' }));
   expect(existsSync(winner.directory)).toBe(true);
   winner.remove();
   claimFolder('web').remove();
+});
+
+test('a VM whose verb has died is abandoned, unless its transfer is at work all the same', async () => {
+  const folder = claimFolder('web');
+  // Whoever was told to listen there is taken for its QEMU.
+  const script = 'setInterval(() => undefined, 1000); console.log(0)';
+  const qemu = spawn(process.execPath, ['-e', script, `${folder.file('qmp.sock')},server=on`]);
+  onTestFinished(() => void qemu.kill());
+  await once(qemu.stdout, 'data');
+  folder.write({
+    name: 'web',
+    generation: 1,
+    generationDir: '/store/web/1',
+    mode: 'lazy',
+    preempt: 'off',
+    capabilities: [],
+    ramBytes: 4096,
+    restoredAt: '2026-01-01T00:00:00Z',
+    verb: { pid: 1 << 22, startTicks: 1 },
+    qmpSocket: folder.file('qmp.sock'),
+  });
+  const status = () => statusOf(folder.read()!, folder.readTransfer());
+  expect(status()).toBe('abandoned');
+  const lock = LockFile.tryTake(folder.file('transfer.lock'))!;
+  expect(status()).toBe('starting');
+  lock.release();
+  expect(status()).toBe('abandoned');
 });
