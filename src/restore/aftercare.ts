@@ -3,12 +3,8 @@
  * of its own. A process of its own sees to it, so that nothing waits for a guest that may not answer; what it has
  * done is in the VM's log.
  */
-import { spawn } from 'node:child_process';
-import { closeSync, openSync } from 'node:fs';
 import * as v from 'valibot';
 import type { QmpClient } from '../qemu/qmp.js';
-import { distFile } from '../util/package-paths.js';
-import type { VmFolder } from './vm-record.js';
 
 export const aftercareSchema = v.object({
   isClone: v.boolean(),
@@ -28,20 +24,6 @@ export async function isolate(qmp: QmpClient, { isClone, networks }: Aftercare):
   // Of itself QEMU would announce the address that the machine was saved with, for a second or more.
   await qmp.execute('migrate-set-parameters', { 'announce-rounds': 0 });
   for (const { id } of networks) await qmp.execute('set_link', { name: id, up: false });
-}
-
-/** Sets it going where there is something to do. QEMU's monitor in the folder has to be free. */
-export function beginAftercare(folder: VmFolder, care: Aftercare): void {
-  if (care.agentSocket === undefined && care.networks.length === 0) return;
-  const log = openSync(folder.file('transfer.log'), 'a', 0o600);
-  const child = spawn(
-    process.execPath,
-    [distFile('restore/aftercare-process.js'), folder.file('qmp.sock'), JSON.stringify(care)],
-    { detached: true, stdio: ['ignore', log, log] },
-  );
-  child.on('error', () => undefined); // the VM runs without it
-  child.unref();
-  closeSync(log);
 }
 
 /** What the user should know about it beforehand, a sentence each. @param runs whether the VM does so at once */

@@ -8,7 +8,7 @@ import type { PlacedRamBlock } from '../pages/layout.js';
 import { QmpClient } from '../qemu/qmp.js';
 import { sendWholeMachine, type MachineState } from '../transfer/whole-machine.js';
 import { connectTo } from './connection.js';
-import { placedIn, untilCompleted, type TransferContext } from './transfer-context.js';
+import { careFor, placedIn, untilCompleted, type TransferContext } from './transfer-context.js';
 import { countTransfer } from './transfer-counters.js';
 import type { TransferCounters, TransferOrder } from './transfer-job.js';
 import { log } from './transfer-log.js';
@@ -29,7 +29,7 @@ export class EagerTransfer {
   }
 
   /** Returns when the VM has all of its memory, and runs if it is to. */
-  async run({ memory, runs }: TransferOrder, state: MachineState): Promise<void> {
+  async run({ memory, runs, aftercare }: TransferOrder, state: MachineState): Promise<void> {
     const { folder, reader, pool, status } = this.#context;
     const filled = memory === undefined ? [] : await this.#fillMemory(memory);
     const socket = connectTo(folder.file('migration.sock'), { readable: true });
@@ -45,6 +45,7 @@ export class EagerTransfer {
     this.#sent = await Promise.race([sent, broken]);
     if (runs) await this.#letRun();
     status.loaded = true;
+    await careFor(folder, aftercare);
   }
 
   counters(): TransferCounters {

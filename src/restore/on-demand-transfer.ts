@@ -8,12 +8,13 @@ import { QmpClient } from '../qemu/qmp.js';
 import type { MachineState } from '../transfer/whole-machine.js';
 import { poll } from '../util/deadline.js';
 import type { ObservedFaults, Prediction } from '../working-set/prediction.js';
+import type { Aftercare } from './aftercare.js';
 import { connectTo } from './connection.js';
 import { DirectMemory } from './direct-memory.js';
 import { disclaim, inherited, type Estate } from './inheritance.js';
 import { PostcopySession } from './postcopy-session.js';
 import { prepareRecovery } from './recovery.js';
-import { placedIn, untilCompleted, type TransferContext } from './transfer-context.js';
+import { careFor, placedIn, untilCompleted, type TransferContext } from './transfer-context.js';
 import { countTransfer } from './transfer-counters.js';
 import type { TransferCounters, TransferOrder } from './transfer-job.js';
 import { log } from './transfer-log.js';
@@ -85,12 +86,12 @@ export class OnDemandTransfer {
   async #startServing(
     session: PostcopySession,
     state: MachineState,
-    { runs, background }: TransferOrder,
+    { runs, background, aftercare }: TransferOrder,
   ): Promise<void> {
     let resumedAtMs: number | undefined;
     const loaded = untilLoaded(this.#monitor!, runs).then((atMs) => {
       resumedAtMs = atMs;
-      return this.#noteLoaded();
+      return this.#noteLoaded(aftercare);
     });
     loaded.catch(() => undefined); // awaited below, unless the session fails first
     await session.start(state);
@@ -102,11 +103,12 @@ export class OnDemandTransfer {
     if (resumedAtMs !== undefined) this.observed = { ...session.observed(), resumedAtMs, isComplete: true };
   }
 
-  async #noteLoaded(): Promise<void> {
-    const { status, verb } = this.#context;
+  async #noteLoaded(aftercare: Aftercare | undefined): Promise<void> {
+    const { folder, status, verb } = this.#context;
     status.loaded = true;
     status.write('serving');
     await verb.tell({ type: 'machine-loaded' });
+    await careFor(folder, aftercare);
   }
 
   /** In the place of a process that died: on its connection when the stream on it is whole, else on a new one. */

@@ -28,7 +28,7 @@ import { restoreMapped } from './restore-mapped.js';
 import { buildReport, type RestoreReport } from './report.js';
 import { superviseTransfer } from './supervise.js';
 import { startGuardian, type Guardian } from './guardian.js';
-import { beginAftercare, isolate } from './aftercare.js';
+import { isolate } from './aftercare.js';
 import type { Background, TransferOrder } from './transfer-job.js';
 import { endAbandoned } from './stop.js';
 import { claimFolder, type RestoreMode, type VmFolder, type VmRecord } from './vm-record.js';
@@ -134,7 +134,7 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
       isolate(qemu.qmp, aftercare),
     ]);
     const { background = 'at-once', exercise } = options;
-    const order = { ...incoming, runs, background };
+    const order = { ...incoming, runs, background, ...(runs && { aftercare }) };
     const { preempt, capabilities, memory, hugePages } = incoming;
     const known = { ...record, preempt, capabilities, hugePages, ...(memory && { memory }) };
     // Before the VM can run: whoever takes it over when we are killed has to know it.
@@ -143,7 +143,6 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
     record = { ...known, qemu: identifyProcess(qemu.pid)! };
     folder.write(record);
     await qemu.qmp.close();
-    if (runs) beginAftercare(folder, aftercare);
     const times = { verbStartMs, spawnedAtMs: qemu.spawnedAtMs, qemuReadyMs: qemu.qemuReadyMs, resumedAtMs };
     if (detach) return buildReport({ record, manifest, moved, times, result: undefined });
     const totalBytes = manifest.sizes.nonZeroBytes;

@@ -5,6 +5,7 @@ import type { CheckpointImage } from '../native/index.js';
 import { queryMigrate } from '../qemu/migration-control.js';
 import type { QmpClient } from '../qemu/qmp.js';
 import { poll } from '../util/deadline.js';
+import type { Aftercare } from './aftercare.js';
 import type { BlockInQemu } from './direct-memory.js';
 import type { TransferStatus } from './transfer-status.js';
 import type { VerbLine } from './verb-line.js';
@@ -20,6 +21,13 @@ export interface TransferContext {
   readonly image: () => CheckpointImage;
   readonly status: TransferStatus;
   readonly verb: VerbLine;
+}
+
+/** What the VM needs beside its memory. The code is loaded when it runs, not while QEMU waits. */
+export async function careFor(folder: VmFolder, aftercare: Aftercare | undefined): Promise<void> {
+  if (aftercare === undefined) return;
+  const { beginAftercare } = await import('./begin-aftercare.js');
+  beginAftercare(folder, aftercare);
 }
 
 export function placedIn(reader: CheckpointReader, { blocks }: DirectlyFilled): BlockInQemu[] {

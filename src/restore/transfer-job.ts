@@ -1,5 +1,6 @@
 /** What the verb and the transfer process say to each other: lines of JSON on a socket of their own. */
 import * as v from 'valibot';
+import { aftercareSchema } from './aftercare.js';
 import { hugePagesSchema, memorySchema } from './vm-record.js';
 
 /** Among the arguments of a transfer process that takes the place of one that died. */
@@ -21,6 +22,8 @@ export const orderSchema = v.object({
   hugePages: v.optional(hugePagesSchema),
   /** Whether the VM runs as soon as it is loaded; background pages wait for that. */
   runs: v.boolean(),
+  /** Begins when the VM runs, whether the verb lives or not. */
+  aftercare: v.optional(aftercareSchema),
   background: v.picklist(['at-once', 'when-told', 'never']),
 });
 /**

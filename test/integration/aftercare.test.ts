@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
 import { readVmLogs } from '../../src/restore/logs.js';
+import { VmFolder } from '../../src/restore/vm-record.js';
 import { poll } from '../../src/util/deadline.js';
 import { agentArgs, inGuest } from '../support/agent.js';
 import {
@@ -13,6 +14,7 @@ import {
   stopRestored,
   useOwnFolders,
 } from '../support/checkpointing.js';
+import { startCli } from '../support/command.js';
 import type { Heartbeat } from '../support/console.js';
 import { startGuest, type Guest } from '../support/guest.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
@@ -123,5 +125,16 @@ describeOnEachQemu('a guest with an agent, on a network with others', (qemu) => 
     const another = await inGuest(ownToo, 'cat /sys/class/net/eth1/address');
     expect([ORIGINAL_MAC, address]).not.toContain(another);
     expect(frames.filter(({ source }) => source !== another)).toEqual([]);
+  });
+
+  it('gets it although the verb is killed before the VM runs', async () => {
+    const how = ['--qemu', qemu, '--trust-command-line'];
+    const restore = startCli(['--store', storeDir, 'restore', 'lan', '--as', 'one', ...how]);
+    const folder = new VmFolder('one');
+    const isBegun = () => folder.readTransfer() !== undefined || undefined;
+    await poll(isBegun, { what: 'its transfer to begin', timeoutMs: TIMEOUT_MS, everyMs: 1 });
+    restore.kill();
+    await restore.ended;
+    await untilLogged('one', 'a MAC address of its own');
   });
 });
