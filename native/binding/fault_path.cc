@@ -107,8 +107,9 @@ class Table : public Napi::ObjectWrap<Table> {
         env, "PageTable",
         {InstanceAccessor<&Table::Descriptor>("fd"),
          InstanceAccessor<&Table::StreamPhase, &Table::SetStreamPhase>("streamPhase"),
-         InstanceMethod<&Table::Counters>("counters"), InstanceMethod<&Table::Installed>("installed"),
-         InstanceMethod<&Table::ForgetClaims>("forgetClaims"),
+         InstanceMethod<&Table::Counters>("counters"),
+         InstanceMethod<&Table::FaultPercentiles>("faultPercentiles"),
+         InstanceMethod<&Table::Installed>("installed"), InstanceMethod<&Table::ForgetClaims>("forgetClaims"),
          InstanceMethod<&Table::MarkInstalled>("markInstalled"), InstanceMethod<&Table::Plan>("plan")});
   }
   PageTable& get() { return *table_; }
@@ -143,6 +144,13 @@ class Table : public Napi::ObjectWrap<Table> {
     set("faultP99Us", times.Quantile(0.99) / 1e3);
     set("faultMaxUs", times.max() / 1e3);
     set("faultTotalMs", times.total() / 1e6);
+    return result;
+  }
+  // → Float64Array of 101 times in microseconds, from the 0th to the 100th percentile
+  Napi::Value FaultPercentiles(const Napi::CallbackInfo& info) {
+    Napi::Float64Array result = Napi::Float64Array::New(info.Env(), 101);
+    for (size_t percent = 0; percent <= 100; percent++)
+      result[percent] = table_->fault_times().Quantile(percent / 100.0) / 1e3;
     return result;
   }
   // → Uint32Array of (firstPage, pageCount)…

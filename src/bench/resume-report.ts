@@ -32,6 +32,7 @@ const transferSchema = v.object({
   prediction: v.optional(v.object({ pages: integer, usedPages: integer })),
   transferredBytes: bytes,
   faultUs: v.object({ p50: finite, p90: finite, p99: finite, max: finite }),
+  faultPercentilesUs: v.nullable(v.array(finite)),
   vcpuBlockedMs: ms,
   /** The largest resident set of a process that serves the VM. */
   processPeakBytes: bytes,

@@ -86,7 +86,7 @@ function transferOf(
   { helperPeakBytes }: Sampler,
 ): Pick<Run, 'transfer'> {
   const { demandFaults, withheldFaults, prefetchedPages } = report;
-  const { transferredBytes, faultUs, vcpuBlockedMs } = report;
+  const { transferredBytes, faultUs, faultPercentilesUs, vcpuBlockedMs } = report;
   return {
     transfer: {
       path: report.path,
@@ -95,6 +95,7 @@ function transferOf(
       prefetchedPages,
       transferredBytes,
       faultUs,
+      faultPercentilesUs: faultPercentilesUs && [...faultPercentilesUs],
       vcpuBlockedMs,
       processPeakBytes: helperPeakBytes,
     },

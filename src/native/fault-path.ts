@@ -81,6 +81,7 @@ interface NativeTable {
   readonly fd: number;
   streamPhase: number;
   counters(): FaultPathCounters;
+  faultPercentiles(): Float64Array;
   installed(): Uint32Array;
   forgetClaims(): void;
   markInstalled(firstPage: number, presence: Uint8Array): void;
@@ -178,6 +179,11 @@ export class PageTable {
 
   counters(): FaultPathCounters {
     return this.native.counters();
+  }
+
+  /** Of the times of demand faults, µs: the 0th to the 100th percentile. */
+  faultPercentilesUs(): number[] {
+    return [...this.native.faultPercentiles()];
   }
 
   /** The pages in place: [firstPage, pageCount, …], ascending. */

@@ -108,6 +108,10 @@ export class DirectMemory {
     return this.#table.counters();
   }
 
+  faultPercentilesUs(): number[] {
+    return this.#table.faultPercentilesUs();
+  }
+
   /** Whether the stream can be gone on with where it is: nothing is under way on it. */
   get isStreamIdle(): boolean {
     return this.#table.streamPhase === STREAM_PHASES.idle;

@@ -83,6 +83,13 @@ export class OnDemandTransfer {
     });
   }
 
+  /** Of the path that has served the faults; null when there were none. */
+  faultPercentilesUs(): number[] | null {
+    if (this.counters().demandFaults === 0) return null;
+    if ((this.#direct?.counters().demandFaults ?? 0) > 0) return this.#direct!.faultPercentilesUs();
+    return this.#session?.feeder.faults.percentilesUs() ?? null;
+  }
+
   async #startServing(
     session: PostcopySession,
     state: MachineState,

@@ -16,6 +16,7 @@ export interface RestoreTimes {
 
 export interface TransferResult {
   readonly counters: TransferCounters;
+  readonly faultPercentilesUs: readonly number[] | null;
   readonly completeAtMs: number;
   /** How often a process that died had to be replaced. */
   readonly recoveries: number;
@@ -54,6 +55,8 @@ export interface RestoreReport {
   readonly zeroPages: number;
   readonly transferredBytes: number;
   readonly faultUs: FaultTimes;
+  /** 0th to 100th. */
+  readonly faultPercentilesUs: readonly number[] | null;
   readonly vcpuBlockedMs: number;
   readonly recoveries: number;
 }
@@ -117,6 +120,7 @@ export function buildReport({ record, manifest, moved, times, result }: ReportPa
       p99: counters.faultP99Us,
       max: counters.faultMaxUs,
     },
+    faultPercentilesUs: result?.faultPercentilesUs ?? null,
     vcpuBlockedMs: counters.vcpuBlockedMs,
     recoveries: result?.recoveries ?? 0,
   };

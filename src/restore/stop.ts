@@ -2,14 +2,17 @@
  * Ends a VM that vmckpt has restored: QEMU, the process that serves its memory, and their folder. A QEMU that waits
  * for a page does not answer, so what it is asked for politely has a short deadline and signals come behind it.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError } from '../errors.js';
 import { QmpClient } from '../qemu/qmp.js';
 import { isAlive, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
 import { endProcess, SIGKILL, SIGTERM } from './end-process.js';
-import { requireVm, statusOf, VmFolder } from './vm-record.js';
+import { requireVm, statusOf, VmFolder, type VmStatus } from './vm-record.js';
 
 const POLITE_TIMEOUT_MS = 2_000;
 const KILL_TIMEOUT_MS = 10_000;
+const SETTLES_WITHIN_MS = 5_000;
+const LOOK_EVERY_MS = 20;
 
 export interface StopReport {
   readonly name: string;
@@ -20,6 +23,7 @@ export interface StopReport {
 
 /** @throws VmckptError NO_SUCH_VM, VM_BUSY while it is being restored, TIMEOUT when a process cannot be killed */
 export async function stopVm(name: string): Promise<StopReport> {
+  await settled(requireVm(name).folder);
   const { folder, record } = requireVm(name);
   if (statusOf(record, folder.readTransfer()) === 'starting')
     throw new VmckptError('VM_BUSY', `process ${record.verb.pid} is restoring "${name}" right now`, {
@@ -44,11 +48,21 @@ async function endTransfer(folder: VmFolder): Promise<void> {
 
 /** Ends what a restore under this name has left behind that died before its VM ran; says whether there was one. */
 export async function endAbandoned(name: string): Promise<boolean> {
-  const folder = new VmFolder(name);
-  const record = folder.read();
-  if (record === undefined || statusOf(record, folder.readTransfer()) !== 'abandoned') return false;
+  if ((await settled(new VmFolder(name))) !== 'abandoned') return false;
   await stopVm(name);
   return true;
+}
+
+/** What a verb that died has set going comes to an end in moments, or to a VM that runs. */
+async function settled(folder: VmFolder): Promise<VmStatus | undefined> {
+  const endMs = performance.now() + SETTLES_WITHIN_MS;
+  for (;;) {
+    const record = folder.read();
+    const status = record && statusOf(record, folder.readTransfer());
+    const isMoving = status === 'starting' && !isAlive(record!.verb);
+    if (!isMoving || performance.now() > endMs) return status;
+    await sleep(LOOK_EVERY_MS);
+  }
 }
 
 async function endQemu(qemu: ProcessIdentity, folder: VmFolder): Promise<'quit' | 'SIGTERM' | 'SIGKILL'> {

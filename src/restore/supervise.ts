@@ -42,8 +42,10 @@ export async function superviseTransfer(supervision: Supervision): Promise<Trans
   }, WATCH_EVERY_MS);
   try {
     const end = await Promise.race([transfer.ended, qemuGone(qemuEnded), interruption]);
-    if (end.type === 'complete')
-      return { counters: end.counters, completeAtMs: end.completeAtMs, recoveries: transfer.takeoverCount };
+    if (end.type === 'complete') {
+      const { counters, faultPercentilesUs, completeAtMs } = end;
+      return { counters, faultPercentilesUs, completeAtMs, recoveries: transfer.takeoverCount };
+    }
     if (end.type === 'failed' && (end.error.kind === 'damaged' || end.error.code === 'VM_STATE'))
       throw end.error;
     // A transfer that says that it has failed has most often lost its QEMU.

@@ -53,7 +53,13 @@ export type TransferMessage =
   | { readonly type: 'loaded' }
   /** QEMU has the machine's state; memory is served on demand. */
   | { readonly type: 'machine-loaded' }
-  | { readonly type: 'complete'; readonly counters: TransferCounters; readonly completeAtMs: number }
+  | {
+      readonly type: 'complete';
+      readonly counters: TransferCounters;
+      /** 0th to 100th. Null: there were no faults, or nobody has kept their times. */
+      readonly faultPercentilesUs: readonly number[] | null;
+      readonly completeAtMs: number;
+    }
   | {
       readonly type: 'failed';
       readonly code: string;

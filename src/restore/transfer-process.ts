@@ -11,7 +11,7 @@ import { LockFile } from '../store/lock-file.js';
 import { holdGeneration } from '../store/generation-use.js';
 import { nowMs } from '../timeline/clock.js';
 import { readMachineState, type MachineState } from '../transfer/whole-machine.js';
-import { Prediction, type PrefetchWishes } from '../working-set/prediction.js';
+import { Prediction, type ObservedFaults, type PrefetchWishes } from '../working-set/prediction.js';
 import { EagerTransfer } from './eager-transfer.js';
 import { OnDemandTransfer } from './on-demand-transfer.js';
 import type { TransferContext } from './transfer-context.js';
@@ -76,10 +76,12 @@ class Transfer {
     status.completeAtMs = completeAtMs;
     status.write('complete');
     await log('info', { ...this.#counters() }, 'complete');
-    // Before the verb ends: whoever stops the VM next ends this process as well.
     const counters = this.#counters();
-    await this.#learn();
-    await verb.tell({ type: 'complete', counters, completeAtMs });
+    const onDemand = this.#way instanceof OnDemandTransfer ? this.#way : undefined;
+    const faultPercentilesUs = onDemand?.faultPercentilesUs() ?? null;
+    // Before the verb ends: whoever stops the VM next ends this process as well.
+    await this.#learn(onDemand?.observed);
+    await verb.tell({ type: 'complete', counters, faultPercentilesUs, completeAtMs });
   }
 
   /** Leaves the reason where `ps` finds it. */
@@ -135,8 +137,7 @@ class Transfer {
     }
   }
 
-  async #learn(): Promise<void> {
-    const observed = this.#way instanceof OnDemandTransfer ? this.#way.observed : undefined;
+  async #learn(observed: ObservedFaults | undefined): Promise<void> {
     // The VM is whole, whatever becomes of this.
     try {
       const problem = observed && (await this.#prediction?.learn(observed));

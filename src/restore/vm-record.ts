@@ -258,9 +258,11 @@ function isBeingReplaced({ keeper, verb }: VmRecord, { notedAtMs }: TransferReco
 }
 
 export function statusOf(record: VmRecord, transfer: TransferRecord | undefined): VmStatus {
-  if (record.qemu === undefined) return isAlive(record.verb) ? 'starting' : 'ended';
-  if (!isAlive(record.qemu)) return 'ended';
-  if (transfer === undefined) return isAlive(record.verb) || record.isServed ? 'starting' : 'abandoned';
+  const { qemu, keeper, verb } = record;
+  // A keeper without a verb starts the QEMU that it was told to start, or ends.
+  if (qemu === undefined) return isAlive(verb) || (keeper && isAlive(keeper)) ? 'starting' : 'ended';
+  if (!isAlive(qemu)) return 'ended';
+  if (transfer === undefined) return isAlive(verb) || record.isServed ? 'starting' : 'abandoned';
   if (transfer.status === 'serving' && (isAlive(transfer.process) || isBeingReplaced(record, transfer)))
     return 'serving';
   if (record.unattended && !transfer.loaded) return 'abandoned';

@@ -59,7 +59,12 @@ export class WatchedTransfer implements ServedTransfer {
 function endOf({ status, error, counters, completeAtMs }: TransferRecord): TransferEnd | undefined {
   if (status === 'serving') return undefined;
   if (status === 'complete' && completeAtMs !== undefined)
-    return { type: 'complete', counters: parse(countersSchema, counters), completeAtMs };
+    return {
+      type: 'complete',
+      counters: parse(countersSchema, counters),
+      faultPercentilesUs: null,
+      completeAtMs,
+    };
   const { code = 'TRANSFER_FAILED', message = 'the memory could not be transferred' } = error ?? {};
   return { type: 'failed', error: new VmckptError(code as ErrorCode, message) };
 }

@@ -32,9 +32,16 @@ export class FaultRecorder {
 
   /** Percentiles in microseconds; all 0 when nothing was recorded. */
   summary(): FaultTimes {
+    const percentiles = this.percentilesUs();
+    const at = (percent: number) => percentiles[percent]!;
+    return { p50: at(50), p90: at(90), p99: at(99), max: round(this.#maxUs) };
+  }
+
+  /** From the 0th to the 100th; all 0 when nothing was recorded. */
+  percentilesUs(): number[] {
     const sorted = this.#samplesUs.slice(0, Math.min(this.#count, MAX_SAMPLES)).sort();
-    const at = (share: number) => round(sorted[Math.floor(share * (sorted.length - 1))] ?? 0);
-    return { p50: at(0.5), p90: at(0.9), p99: at(0.99), max: round(this.#maxUs) };
+    const at = (percent: number) => round(sorted[Math.floor((percent / 100) * (sorted.length - 1))] ?? 0);
+    return Array.from({ length: 101 }, (_, percent) => at(percent));
   }
 }
 

@@ -132,23 +132,19 @@ function residentChart(runs: readonly Run[]): string {
   });
 }
 
-/** Of the percentiles that a restore reports: it keeps no list of its faults. */
 function faultChart(runs: readonly Run[]): string {
   return lineChart({
-    title: 'Demand faults: distribution of the time to serve one (50, 90, 99 and 100 %)',
+    title: 'Demand faults: distribution of the time to serve one',
     x: { label: 'µs', scale: 'log', format: plain },
     y: { label: 'share of faults', scale: 'linear', format: formatPercent },
     series: runs
-      .filter(({ transfer }) => (transfer?.demandFaults ?? 0) > 0)
-      .map((run) => {
-        const { p50, p90, p99, max } = run.transfer!.faultUs;
-        return seriesOf(run, [
-          [p50, 0.5],
-          [p90, 0.9],
-          [p99, 0.99],
-          [max, 1],
-        ]);
-      }),
+      .filter(({ transfer }) => transfer?.faultPercentilesUs)
+      .map((run) =>
+        seriesOf(
+          run,
+          run.transfer!.faultPercentilesUs!.map((us, percent) => [us, percent / 100]),
+        ),
+      ),
   });
 }
 

@@ -33,6 +33,7 @@ export function sampleRun({ demandFaults, ramMib = 1024, round = 1, ...times }: 
         prediction: { pages: 100, usedPages: 75 },
         transferredBytes: 1 << 20,
         faultUs: { p50: 5, p90: 20, p99: 90, max: 4000 },
+        faultPercentilesUs: Array.from({ length: 101 }, (_, percent) => 1 + percent),
         vcpuBlockedMs: 3,
         processPeakBytes: 64 << 20,
       },

@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { beforeEach, expect, onTestFinished, test } from 'vitest';
+import { stopVm } from '../../../src/restore/stop.js';
 import { claimFolder, statusOf } from '../../../src/restore/vm-record.js';
 import { LockFile } from '../../../src/store/lock-file.js';
 import { temporaryDir } from '../checkpoint/synthetic.js';
@@ -46,6 +47,8 @@ test('a VM whose verb has died is abandoned, unless its transfer is at work all 
   expect(status()).toBe('abandoned');
   const lock = LockFile.tryTake(folder.file('transfer.lock'))!;
   expect(status()).toBe('starting');
-  lock.release();
-  expect(status()).toBe('abandoned');
+  setTimeout(() => lock.release(), 100);
+  // Whoever ends it waits for that.
+  expect(await stopVm('web')).toEqual({ name: 'web', qemuPid: qemu.pid, endedBy: 'SIGTERM' });
+  expect(existsSync(folder.directory)).toBe(false);
 });
