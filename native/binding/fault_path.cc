@@ -74,15 +74,10 @@ class Image : public Napi::ObjectWrap<Image> {
   const std::shared_ptr<CheckpointImage>& get() const { return image_; }
 
  private:
-  /** Beside the JavaScript thread: it may wait for the disk. */
-  // Uint32Array of (firstPage, pageCount)…
+  // Uint32Array of (firstPage, pageCount)… → promise: it may wait for the disk
   Napi::Value ReadAhead(const Napi::CallbackInfo& info) {
     auto work = [image = image_, ranges = PageRangesOf(info[0])] {
-      try {
-        image->ReadAhead(ranges);
-      } catch (const DamagedImage&) {
-        // Whoever needs these pages will hear of it.
-      }
+      image->ReadAhead(ranges);
       return true;
     };
     return InBackground(info.Env(), work, [](Napi::Env env, bool) { return env.Undefined(); });

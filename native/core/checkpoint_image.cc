@@ -134,9 +134,10 @@ CheckpointImage::Record CheckpointImage::RecordOf(uint64_t extent) {
   size_t decoded_bytes = record.page_count * kPageBytes;
   bool fits = record.offset >= kHeaderBytes && record.offset <= pages_.size() &&
               record.stored_bytes <= pages_.size() - record.offset;
-  bool sensible =
-      record.page_count >= 1 && record.page_count <= facts_.extent_pages &&
-      (record.codec == kCodecRaw ? record.stored_bytes == decoded_bytes : record.codec == kCodecZstd);
+  bool sensible = record.page_count >= 1 && record.page_count <= facts_.extent_pages &&
+                  (record.codec == kCodecRaw ? record.stored_bytes == decoded_bytes
+                                             : record.codec == kCodecZstd && record.stored_bytes >= 1 &&
+                                                   record.stored_bytes < decoded_bytes);
   if (!fits || !sensible)
     throw DamagedImage(DamagedImage::Part::kIndex,
                        facts_.label + "/extent-index: record " + Number(extent) + " makes no sense");

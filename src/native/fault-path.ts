@@ -75,7 +75,7 @@ export interface PagePresence {
 }
 
 interface NativeImage {
-  readAhead(runs: Uint32Array): void;
+  readAhead(runs: Uint32Array): Promise<void>;
 }
 interface NativeTable {
   readonly fd: number;
@@ -152,7 +152,7 @@ export class CheckpointImage {
 
   /** Lets the kernel read into the page cache what these pages need, (firstPage, pageCount) each; returns at once. */
   readAhead(runs: Uint32Array): void {
-    this.native.readAhead(runs);
+    void this.native.readAhead(runs).catch(() => undefined); // whoever needs these pages will hear of it
   }
 }
 

@@ -1,5 +1,12 @@
 /** Disks of a clone: it may read what others read, but what it writes must stay its own. */
-import { isOn, propertiesOf, propertyOf, withProperties, type Option } from './command-line.js';
+import {
+  isOn,
+  propertiesOf,
+  propertyOf,
+  withProperties,
+  type Option,
+  type Property,
+} from './command-line.js';
 
 /** `-hda FILE` and its like, as `-drive` has them. */
 const SHORT_DISK = /^hd([a-d])$/;
@@ -55,9 +62,11 @@ function writableImage(drive: Option): string | undefined {
 function isWritableNode(node: Option, options: readonly Option[]): boolean {
   if (isOn(propertyOf(node, 'read-only')) || NO_IMAGE.test(propertyOf(node, 'driver') ?? '')) return false;
   const name = propertyOf(node, 'node-name');
+  const isFlash = ({ key, value }: Property) => /^pflash\d+$/.test(key) && value === name;
   const isDisk = options.some(
-    (option) => option.name === 'device' && propertyOf(option, 'drive') === name && name !== undefined,
+    (option) =>
+      (option.name === 'device' && propertyOf(option, 'drive') === name && name !== undefined) ||
+      (['machine', 'M'].includes(option.name) && propertiesOf(option).some(isFlash)),
   );
-  const writes = propertiesOf(node).every(({ key }) => key !== 'auto-read-only') || isDisk;
-  return writes;
+  return !isOn(propertyOf(node, 'auto-read-only')) || isDisk;
 }

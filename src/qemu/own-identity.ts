@@ -125,6 +125,9 @@ function sharedParts(options: readonly Option[]): Shared[] {
       if (name === 'device') return /^(usb-host|vfio-.*)$/.test(propertyOf(option, 'driver') ?? '');
       if (name === 'object')
         return propertyOf(option, 'qom-type') === 'memory-backend-file' && isOn(propertyOf(option, 'share'));
+      // Without a path it is always the same file.
+      if (name === 'audiodev')
+        return propertyOf(option, 'driver') === 'wav' && propertyOf(option, 'path') === undefined;
       return HOST_DEVICES.has(characterDeviceOf(option)?.backend ?? '');
     })
     .map((option) => refusedPart(option));
@@ -146,6 +149,7 @@ function partsReachingOut(options: readonly Option[]): Shared[] {
       if (name === 'device') return propertyOf(option, 'guest-cid') !== undefined;
       if (name === 'fsdev' || name === 'virtfs') return !isOn(propertyOf(option, 'readonly'));
       if (name === 'audiodev') return propertyOf(option, 'driver') !== 'wav';
+      if (name === 'display') return propertyOf(option, 'type') === 'dbus';
       return ['usbdevice', 'plugin', 'writeconfig'].includes(name);
     })
     .map((option) => refusedPart(option));

@@ -45,7 +45,7 @@ export class EagerTransfer {
     this.#sent = await Promise.race([sent, broken]);
     if (runs) await this.#letRun();
     status.loaded = true;
-    await careFor(folder, aftercare);
+    await careFor(this.#context, aftercare);
   }
 
   counters(): TransferCounters {

@@ -61,7 +61,6 @@ export async function planLaunch(
         hint: 'It was imported. Say how to start its machine: vmckpt restore NAME -- QEMU ARGS…',
       },
     );
-  if (wishes.qemuArgs === undefined && !wishes.trustCommandLine) refuseUntrusted(argv);
   const runs = manifest.runState === 'running' || wishes.run;
   const rewritten = rewriteForRestore(memory === undefined ? argv : mapMainMemory(argv, memory), {
     monitorSocket: folder.file('qmp.sock'),
@@ -70,8 +69,13 @@ export async function planLaunch(
     machineType: manifest.machine.type,
   });
   const { identity = 'original' } = wishes;
+  const isTrial = identity === 'trial';
+  const isTrusted = wishes.qemuArgs !== undefined || wishes.trustCommandLine;
+  if (!isTrusted && !isTrial) refuseUntrusted(argv);
   const own = await giveIdentity(rewritten.args, { identity, directory: folder.directory });
-  if (own.moved.length > 0) folder.createOwn();
+  // What is the trial's own is harmless.
+  if (!isTrusted && isTrial) refuseUntrusted(own.args);
+  if (own.moved.length > 0 || isTrial) folder.createOwn();
   const agentSocket = agentSocketOf(own.args);
   const cwd = (wishes.qemuArgs === undefined ? manifest.workingDirectory : undefined) ?? process.cwd();
   const aftercare = {

@@ -32,7 +32,7 @@ export class OnDemandTransfer {
   #direct: DirectMemory | undefined;
   #monitor: QmpClient | undefined;
   #prediction: Prediction | undefined;
-  /** What it has seen of a VM whose memory is whole. */
+  /** What there is to learn, once the VM's memory is whole. */
   observed: ObservedFaults | undefined;
 
   constructor(context: TransferContext, prediction: Prediction | undefined) {
@@ -47,7 +47,7 @@ export class OnDemandTransfer {
     status.write('serving');
     const estate = inherited();
     const hostPages = new HostPages(reader.layout, order.hugePages);
-    // What a prediction knows are pages of 4 KiB.
+    // What a prediction knows, and could learn, are pages of 4 KiB.
     if (Object.keys(order.hugePages ?? {}).length > 0) this.#prediction = undefined;
     this.#direct = order.memory && this.#directMemory(order, order.memory, { hostPages, estate });
     const session = new PostcopySession({
@@ -62,7 +62,7 @@ export class OnDemandTransfer {
     this.#session = session;
     try {
       const served = isSuccessor
-        ? this.#goOn(session, state, estate)
+        ? this.#goOn(session, state, { aftercare: order.aftercare, estate })
         : this.#startServing(session, state, order);
       await Promise.race([served, session.failure()]);
       await this.#giveBack(this.#monitor, order.capabilities);
@@ -107,19 +107,25 @@ export class OnDemandTransfer {
     await session.bequeath();
     if (background === 'when-told') await this.#context.verb.nextWord();
     await Promise.all([session.finish(state.ramSectionId), loaded]);
-    if (resumedAtMs !== undefined) this.observed = { ...session.observed(), resumedAtMs, isComplete: true };
+    if (resumedAtMs !== undefined && this.#prediction !== undefined)
+      this.observed = { ...session.observed(), resumedAtMs, isComplete: true };
   }
 
   async #noteLoaded(aftercare: Aftercare | undefined): Promise<void> {
-    const { folder, status, verb } = this.#context;
+    const { status, verb } = this.#context;
     status.loaded = true;
     status.write('serving');
     await verb.tell({ type: 'machine-loaded' });
-    await careFor(folder, aftercare);
+    await careFor(this.#context, aftercare);
   }
 
   /** In the place of a process that died: on its connection when the stream on it is whole, else on a new one. */
-  async #goOn(session: PostcopySession, state: MachineState, { migrationSocket }: Estate): Promise<void> {
+  async #goOn(
+    session: PostcopySession,
+    state: MachineState,
+    { aftercare, estate: { migrationSocket } }: { aftercare: Aftercare | undefined; estate: Estate },
+  ): Promise<void> {
+    await careFor(this.#context, aftercare);
     if (migrationSocket !== undefined && this.#direct?.isStreamIdle) {
       session.adopt(migrationSocket);
     } else {

@@ -57,7 +57,8 @@ export async function restoreMapped(subject: MappedRestore): Promise<RestoreRepo
     const memory = memoryToMap(located.dir, manifest);
     const plan = await planLaunch({ manifest, folder, memory }, options);
     for (const note of plan.notes) options.onMessage(note);
-    const original = options.identity === 'clone' ? undefined : manifest.qemu.process;
+    const { identity = 'original' } = options;
+    const original = identity === 'original' ? manifest.qemu.process : undefined;
     // Mapped pages are the page cache's, which the host can take back.
     await refuseCollisions(plan.args, { original, ramBytes: 0, cwd: plan.cwd });
     const record = newRecord({ vmName: folder.name, located, manifest, mode: 'map', plan, verbStartMs });

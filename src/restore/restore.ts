@@ -134,9 +134,10 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
       isolate(qemu.qmp, aftercare),
     ]);
     const { background = 'at-once', exercise } = options;
-    const order = { ...incoming, runs, background, ...(runs && { aftercare }) };
+    const care = runs ? { aftercare } : {};
+    const order = { ...incoming, runs, background, ...care };
     const { preempt, capabilities, memory, hugePages } = incoming;
-    const known = { ...record, preempt, capabilities, hugePages, ...(memory && { memory }) };
+    const known = { ...record, preempt, capabilities, hugePages, ...(memory && { memory }), ...care };
     // Before the VM can run: whoever takes it over when we are killed has to know it.
     folder.write(known);
     const resumedAtMs = await letRun(attempt, qemu, order);

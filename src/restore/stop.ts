@@ -25,10 +25,12 @@ export interface StopReport {
 export async function stopVm(name: string): Promise<StopReport> {
   await settled(requireVm(name).folder);
   const { folder, record } = requireVm(name);
-  if (statusOf(record, folder.readTransfer()) === 'starting')
-    throw new VmckptError('VM_BUSY', `process ${record.verb.pid} is restoring "${name}" right now`, {
-      hint: 'Interrupt that process, or wait until the VM runs.',
-    });
+  if (statusOf(record, folder.readTransfer()) === 'starting') {
+    const [who, hint] = isAlive(record.verb)
+      ? [`process ${record.verb.pid}`, 'Interrupt that process, or wait until the VM runs.']
+      : ['what a dead vmckpt has started', 'Try again in a moment.'];
+    throw new VmckptError('VM_BUSY', `${who} is restoring "${name}" right now`, { hint });
+  }
   const { qemu } = record;
   const endedBy = qemu === undefined || !isAlive(qemu) ? null : await endQemu(qemu, folder);
   await endTransfer(folder);

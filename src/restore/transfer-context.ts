@@ -7,6 +7,7 @@ import type { QmpClient } from '../qemu/qmp.js';
 import { poll } from '../util/deadline.js';
 import type { Aftercare } from './aftercare.js';
 import type { BlockInQemu } from './direct-memory.js';
+import { log } from './transfer-log.js';
 import type { TransferStatus } from './transfer-status.js';
 import type { VerbLine } from './verb-line.js';
 import type { DirectlyFilled, VmFolder } from './vm-record.js';
@@ -23,11 +24,21 @@ export interface TransferContext {
   readonly verb: VerbLine;
 }
 
-/** What the VM needs beside its memory. The code is loaded when it runs, not while QEMU waits. */
-export async function careFor(folder: VmFolder, aftercare: Aftercare | undefined): Promise<void> {
-  if (aftercare === undefined) return;
-  const { beginAftercare } = await import('./begin-aftercare.js');
-  beginAftercare(folder, aftercare);
+/** What the VM needs beside its memory, once. The code is loaded when it runs, not while QEMU waits. */
+export async function careFor(
+  { folder, status }: TransferContext,
+  aftercare: Aftercare | undefined,
+): Promise<void> {
+  if (aftercare === undefined || status.caredFor) return;
+  // The VM has its memory all the same.
+  try {
+    const { beginAftercare } = await import('./begin-aftercare.js');
+    beginAftercare(folder, aftercare);
+    status.caredFor = true;
+    status.write('serving');
+  } catch (error) {
+    await log('error', { err: error }, 'the guest is told nothing of its restore');
+  }
 }
 
 export function placedIn(reader: CheckpointReader, { blocks }: DirectlyFilled): BlockInQemu[] {

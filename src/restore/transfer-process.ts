@@ -115,13 +115,14 @@ class Transfer {
         hint: 'An eager restore cannot be taken over: stop it, and restore the VM again.',
       });
     status.loaded = true;
-    const { preempt, capabilities, memory, hugePages } = record;
+    const { preempt, capabilities, memory, hugePages, aftercare } = record;
     return {
       mode: 'lazy',
       preempt,
       capabilities,
       hugePages,
       ...(memory && { memory }),
+      ...(aftercare && { aftercare }),
       runs: true,
       background: 'at-once',
     };
@@ -176,5 +177,5 @@ async function main(isSuccessor: boolean, subject: Omit<TransferSubject, 'verb'>
 process.on('SIGINT', () => undefined);
 const [name = '', generationDir = '', ...rest] = process.argv.slice(2);
 const wishes = rest[0]?.startsWith('{') ? (JSON.parse(rest[0]) as PrefetchWishes) : undefined;
-process.exitCode = await main(rest.includes(SUCCESSOR_FLAG), { name, generationDir, wishes });
-process.exit();
+// Not awaited: a chunk that is loaded later may import this file, and would wait for its end.
+void main(rest.includes(SUCCESSOR_FLAG), { name, generationDir, wishes }).then((code) => process.exit(code));

@@ -13,6 +13,8 @@ export class TransferStatus {
   held: HeldMonitor | undefined;
   /** Whether QEMU has the machine: it outlives the loss of its transfer then; before, it gives up. */
   loaded: boolean;
+  /** Whether what comes after the load has begun (aftercare.ts). */
+  caredFor: boolean;
   completeAtMs: number | undefined;
   readonly #counters: () => TransferCounters;
   readonly #folder: VmFolder;
@@ -23,6 +25,7 @@ export class TransferStatus {
     const former = folder.readTransfer();
     this.held = former?.held;
     this.loaded = former?.loaded ?? false;
+    this.caredFor = former?.caredFor ?? false;
     this.#counters = counters;
     this.#folder = folder;
   }
@@ -47,6 +50,7 @@ export class TransferStatus {
         process: self,
         status,
         loaded: this.loaded,
+        caredFor: this.caredFor,
         ...(this.held && { held: this.held }),
         ...(error && { error: { code: error.code, message: error.message } }),
         ...(this.completeAtMs !== undefined && { completeAtMs: this.completeAtMs }),

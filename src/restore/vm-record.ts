@@ -16,6 +16,7 @@ import path from 'node:path';
 import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { OWN_FOLDER } from '../qemu/own-identity.js';
+import { aftercareSchema } from './aftercare.js';
 import { tryLockFile } from '../native/index.js';
 import { LockFile } from '../store/lock-file.js';
 import { requireName } from '../store/reference.js';
@@ -52,6 +53,8 @@ const vmSchema = v.object({
   capabilities: v.array(v.string()),
   memory: v.optional(memorySchema),
   hugePages: v.optional(hugePagesSchema),
+  /** For a VM that runs as soon as it is loaded. */
+  aftercare: v.optional(aftercareSchema),
   ramBytes: v.number(),
   restoredAt: v.string(),
   /** The verb that is restoring, or has restored it. */
@@ -75,6 +78,7 @@ const transferSchema = v.object({
   status: v.picklist(['serving', 'complete', 'failed', 'damaged']),
   /** The machine is in QEMU, whose memory is served on demand: the VM lives, whatever becomes of this process. */
   loaded: v.optional(v.boolean()),
+  caredFor: v.optional(v.boolean()),
   error: v.optional(v.object({ code: v.string(), message: v.string() })),
   /** The monitor connection that QEMU keeps for a successor. */
   held: v.optional(v.object({ pid: v.number(), inode: v.number() })),
@@ -205,8 +209,8 @@ export function claimFolder(name: string): VmFolder {
         hint: `vmckpt ps shows it, vmckpt stop ${name} ends it, --as gives this one another name.`,
       });
     }
-    rmSync(folder.directory, { recursive: true, force: true });
   }
+  rmSync(folder.directory, { recursive: true, force: true });
   folder.create();
   return folder;
 }
@@ -258,11 +262,12 @@ function isBeingReplaced({ keeper, verb }: VmRecord, { notedAtMs }: TransferReco
 }
 
 export function statusOf(record: VmRecord, transfer: TransferRecord | undefined): VmStatus {
-  const { qemu, keeper, verb } = record;
-  // A keeper without a verb starts the QEMU that it was told to start, or ends.
-  if (qemu === undefined) return isAlive(verb) || (keeper && isAlive(keeper)) ? 'starting' : 'ended';
+  const { qemu, keeper, verb, isServed } = record;
+  // A keeper without a verb starts the QEMU that it was told to start, or ends; so does a transfer.
+  if (qemu === undefined)
+    return isAlive(verb) || (keeper && isAlive(keeper)) || isServed ? 'starting' : 'ended';
   if (!isAlive(qemu)) return 'ended';
-  if (transfer === undefined) return isAlive(verb) || record.isServed ? 'starting' : 'abandoned';
+  if (transfer === undefined) return isAlive(verb) || isServed ? 'starting' : 'abandoned';
   if (transfer.status === 'serving' && (isAlive(transfer.process) || isBeingReplaced(record, transfer)))
     return 'serving';
   if (record.unattended && !transfer.loaded) return 'abandoned';

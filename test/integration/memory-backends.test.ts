@@ -9,7 +9,9 @@ import { QmpClient } from '../../src/qemu/qmp.js';
 import { VmFolder } from '../../src/restore/vm-record.js';
 import { poll } from '../../src/util/deadline.js';
 import { readManifest } from '../../src/checkpoint/manifest.js';
+import { PAGE_BYTES } from '../../src/pages/layout.js';
 import { Store } from '../../src/store/store.js';
+import { readWorkingSet } from '../../src/working-set/file.js';
 import { isAlive } from '../../src/util/process-identity.js';
 import {
   examineGuest,
@@ -82,6 +84,11 @@ function useGuests(qemu: 'system' | '10' = 'system') {
     save: (options: Partial<Parameters<typeof saveGuest>[1]> = {}) =>
       saveGuest(guest!, { ...place, ...options }),
     saved: async () => readManifest((await (await Store.open(storeDir)).locate('vm')).dir),
+    /** What the last restore has taught. */
+    lastTrace: async () => {
+      const { dir } = await (await Store.open(storeDir)).locate('vm');
+      return readWorkingSet(dir, readManifest(dir).sizes.ramBytes / PAGE_BYTES).workingSet.lastTrace;
+    },
     restore: (options: Partial<Parameters<typeof restoreGuest>[1]> = {}): Promise<Restored> =>
       restoreGuest(guest!, { storeDir, reference: 'vm', qemu, run: true, ...options }),
     examine: (restored: Restored) => examineGuest(restored.console, before),
@@ -251,6 +258,7 @@ describe.skipIf(problem !== undefined)(`huge pages (${problem ?? 'of 2 MiB'})`, 
         expect(await vm.examine(restored)).toEqual(WHOLE);
         await restored.stop();
       }
+      expect(await vm.lastTrace()).toBeUndefined();
       let recoveries = 0;
       for (const path of ['direct', 'stream'] as const) {
         const restoring = vm.restore({ mode: 'lazy', path });
@@ -287,6 +295,7 @@ describe.skipIf(problem !== undefined)(`huge pages (${problem ?? 'of 2 MiB'})`, 
       const restored = await vm.restore({ mode: 'lazy', path });
       expect(restored.report).toMatchObject({ path });
       expect(await vm.examine(restored)).toEqual(WHOLE);
+      expect(await vm.lastTrace()).toBeUndefined();
     });
   });
 });

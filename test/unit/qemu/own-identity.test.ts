@@ -83,6 +83,8 @@ describe('a clone', () => {
     [['-blockdev', 'driver=file,node-name=f,filename=x']],
     [['-blockdev', 'driver=file,node-name=f,filename=x,auto-read-only=on', '-device', 'ide-hd,drive=f']],
     [['-pflash', 'vars.fd']],
+    [['-blockdev', 'driver=file,node-name=f,filename=x,auto-read-only=off']],
+    [['-blockdev', 'driver=file,node-name=f,filename=x,auto-read-only=on', '-machine', 'q35,pflash0=f']],
     [['-fda', 'floppy.img']],
   ])('is refused with a writable disk that cannot have an overlay: %j', async (args) => {
     await expect(cloneOf(...args)).rejects.toMatchObject({
@@ -187,6 +189,9 @@ describe('a VM that learns', () => {
     ['-virtfs', 'local,path=/srv,mount_tag=t,security_model=none'],
     ['-object', 'memory-backend-file,id=m,mem-path=/dev/shm/m,size=1G,share=on'],
     ['-tpmdev', 'emulator,id=t,chardev=c'],
+    ['-display', 'dbus,addr=unix:path=/run/bus'],
+    ['-audiodev', 'pa,id=a'],
+    ['-audiodev', 'wav,id=a'],
   ])('is refused by name with what is the host’s: %s %s', async (name, value) => {
     await expect(trialOf(name, value)).rejects.toThrow(`a VM that learns cannot share ${name} ${value}`);
   });
