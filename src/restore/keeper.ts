@@ -13,6 +13,7 @@ import { KEEPER_PATH } from '../native/index.js';
 import type { ProcessEnd, StartedProcess, StartOptions } from '../qemu/launch.js';
 import { withDeadline } from '../util/deadline.js';
 import { identifyProcess, isAlive, type ProcessIdentity } from '../util/process-identity.js';
+import { sendSignal, SIGKILL } from './end-process.js';
 import type { Guardian, ServerStart } from './guardian.js';
 import {
   SERVER_COMMAND,
@@ -101,7 +102,7 @@ export class Keeper implements Guardian {
     return {
       pid,
       exited: Promise.race([ended, this.#died().then(() => endOf(qemu))]),
-      kill: () => qemu !== undefined && isAlive(qemu) && process.kill(pid, 'SIGKILL'),
+      kill: () => qemu !== undefined && sendSignal(qemu, SIGKILL),
     };
   }
 
@@ -128,7 +129,7 @@ export class Keeper implements Guardian {
   }
 
   #killServer(): void {
-    if (this.#server !== undefined && isAlive(this.#server)) process.kill(this.#server.pid, 'SIGKILL');
+    if (this.#server !== undefined) sendSignal(this.#server, SIGKILL);
   }
 
   #onLine(text: string): void {

@@ -7,7 +7,9 @@ import { adoptMonitor, holdMonitor, releaseMonitor } from '../qemu/held-monitor.
 import { QmpClient } from '../qemu/qmp.js';
 import type { MachineState } from '../transfer/whole-machine.js';
 import { poll } from '../util/deadline.js';
+import { identifyProcess } from '../util/process-identity.js';
 import type { ObservedFaults, Prediction } from '../working-set/prediction.js';
+import { sendSignal, SIGKILL } from './end-process.js';
 import type { Aftercare } from './aftercare.js';
 import { connectTo } from './connection.js';
 import { DirectMemory } from './direct-memory.js';
@@ -21,6 +23,8 @@ import { log } from './transfer-log.js';
 import type { DirectlyFilled } from './vm-record.js';
 
 const PAUSE_TIMEOUT_MS = 5_000;
+/** After a VM has begun to run, for us to hear of it. */
+const RESUME_COMES_MS = 500;
 const MONITOR_TIMEOUT_MS = 10_000;
 const BACKGROUND_WAITS_MS = 2_000;
 /** As long as QEMU may take for its devices on the slowest host. */
@@ -32,6 +36,8 @@ export class OnDemandTransfer {
   #direct: DirectMemory | undefined;
   #monitor: QmpClient | undefined;
   #prediction: Prediction | undefined;
+  /** Before a successor there was somebody who has seen to that. */
+  #hasLoaded: Promise<boolean> = Promise.resolve(true);
   /** What there is to learn, once the VM's memory is whole. */
   observed: ObservedFaults | undefined;
 
@@ -67,7 +73,7 @@ export class OnDemandTransfer {
       await Promise.race([served, session.failure()]);
       await this.#giveBack(this.#monitor, order.capabilities);
     } catch (error) {
-      if (error instanceof VmckptError && error.kind === 'damaged') await this.#haltVm();
+      if (error instanceof VmckptError && error.kind === 'damaged') await this.#keepFromRunning();
       throw error;
     } finally {
       session.close();
@@ -90,6 +96,11 @@ export class OnDemandTransfer {
     return this.#session?.feeder.faults.percentilesUs() ?? null;
   }
 
+  #killQemu(): void {
+    const qemu = identifyProcess(this.#monitor!.peerPid());
+    if (qemu !== undefined) sendSignal(qemu, SIGKILL);
+  }
+
   async #startServing(
     session: PostcopySession,
     state: MachineState,
@@ -101,6 +112,10 @@ export class OnDemandTransfer {
       return this.#noteLoaded(aftercare);
     });
     loaded.catch(() => undefined); // awaited below, unless the session fails first
+    this.#hasLoaded = loaded.then(
+      () => true,
+      () => false,
+    );
     await session.start(state);
     // Placing pages competes with loading the devices: the background waits for the machine.
     await Promise.race([loaded, sleep(BACKGROUND_WAITS_MS)]);
@@ -177,8 +192,12 @@ export class OnDemandTransfer {
     if (this.#context.status.held !== undefined) await releaseMonitor(monitor);
   }
 
-  /** The guest must not run on a page that cannot be had. */
-  async #haltVm(): Promise<void> {
+  /**
+   * The guest must not run on a page that cannot be had. A VM that runs waits for it. A QEMU that loads its devices still
+   * would end when the connection does, but before that read zeros there, and let the VM run on them.
+   */
+  async #keepFromRunning(): Promise<void> {
+    if (!(await Promise.race([this.#hasLoaded, sleep(RESUME_COMES_MS)]))) return this.#killQemu();
     try {
       await this.#monitor?.execute('migrate-pause', undefined, { oob: true, timeoutMs: PAUSE_TIMEOUT_MS });
     } catch (error) {

@@ -41,7 +41,7 @@ export async function superviseTransfer(supervision: Supervision): Promise<Trans
     if (silence.isSilent()) transfer.kill();
   }, WATCH_EVERY_MS);
   try {
-    const end = await Promise.race([transfer.ended, qemuGone(qemuEnded), interruption]);
+    const end = await Promise.race([transfer.ended, qemuGone(qemuEnded, transfer), interruption]);
     if (end.type === 'complete') {
       const { counters, faultPercentilesUs, completeAtMs } = end;
       return { counters, faultPercentilesUs, completeAtMs, recoveries: transfer.takeoverCount };
@@ -49,7 +49,7 @@ export async function superviseTransfer(supervision: Supervision): Promise<Trans
     if (end.type === 'failed' && (end.error.kind === 'damaged' || end.error.code === 'VM_STATE'))
       throw end.error;
     // A transfer that says that it has failed has most often lost its QEMU.
-    await Promise.race([qemuGone(qemuEnded), sleep(QEMU_END_MS)]);
+    await Promise.race([qemuGone(qemuEnded, transfer), sleep(QEMU_END_MS)]);
     throw lost(end.type === 'failed' ? end.error : undefined);
   } finally {
     clearInterval(watch);
@@ -62,8 +62,11 @@ function reportProgress({ folder, totalBytes, onProgress }: Supervision): void {
   onProgress(folder.readTransfer()?.counters?.['transferredBytes'] ?? 0, totalBytes);
 }
 
-async function qemuGone(qemuEnded: Promise<unknown>): Promise<never> {
+async function qemuGone(qemuEnded: Promise<unknown>, transfer: ServedTransfer): Promise<never> {
   await qemuEnded;
+  // It may have been ended for a reason.
+  const end = await Promise.race([transfer.ended, sleep(QEMU_END_MS)]);
+  if (end?.type === 'failed' && end.error.kind === 'damaged') throw end.error;
   throw new VmckptError('QEMU_DIED', 'QEMU ended while its memory was still being restored', {
     hint: 'See vmckpt logs NAME; the checkpoint is unharmed, restore it again.',
   });
