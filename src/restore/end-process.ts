@@ -4,7 +4,7 @@
  */
 import { closeSync } from 'node:fs';
 import { hasAddon, pidfdOpen, pidfdSendSignal } from '../native/index.js';
-import { isAlive, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
+import { identifyProcess, isAlive, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
 
 export const SIGUSR1 = 10;
 export const SIGTERM = 15;
@@ -14,6 +14,12 @@ export const SIGKILL = 9;
 export async function endProcess(target: ProcessIdentity, signal: number, timeoutMs: number): Promise<void> {
   sendSignal(target, signal);
   await untilEnded(target, timeoutMs);
+}
+
+/** The process that has this number now; nothing happens when none does. */
+export function killAtOnce(pid: number): void {
+  const target = identifyProcess(pid);
+  if (target !== undefined) sendSignal(target, SIGKILL);
 }
 
 /** Nothing happens when it has ended. */

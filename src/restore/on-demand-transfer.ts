@@ -7,12 +7,11 @@ import { adoptMonitor, holdMonitor, releaseMonitor } from '../qemu/held-monitor.
 import { QmpClient } from '../qemu/qmp.js';
 import type { MachineState } from '../transfer/whole-machine.js';
 import { poll } from '../util/deadline.js';
-import { identifyProcess } from '../util/process-identity.js';
 import type { ObservedFaults, Prediction } from '../working-set/prediction.js';
-import { sendSignal, SIGKILL } from './end-process.js';
 import type { Aftercare } from './aftercare.js';
 import { connectTo } from './connection.js';
 import { DirectMemory } from './direct-memory.js';
+import { killAtOnce } from './end-process.js';
 import { disclaim, inherited, type Estate } from './inheritance.js';
 import { PostcopySession } from './postcopy-session.js';
 import { prepareRecovery } from './recovery.js';
@@ -94,11 +93,6 @@ export class OnDemandTransfer {
     if (this.counters().demandFaults === 0) return null;
     if ((this.#direct?.counters().demandFaults ?? 0) > 0) return this.#direct!.faultPercentilesUs();
     return this.#session?.feeder.faults.percentilesUs() ?? null;
-  }
-
-  #killQemu(): void {
-    const qemu = identifyProcess(this.#monitor!.peerPid());
-    if (qemu !== undefined) sendSignal(qemu, SIGKILL);
   }
 
   async #startServing(
@@ -197,7 +191,8 @@ export class OnDemandTransfer {
    * would end when the connection does, but before that read zeros there, and let the VM run on them.
    */
   async #keepFromRunning(): Promise<void> {
-    if (!(await Promise.race([this.#hasLoaded, sleep(RESUME_COMES_MS)]))) return this.#killQemu();
+    if (!(await Promise.race([this.#hasLoaded, sleep(RESUME_COMES_MS)])))
+      return killAtOnce(this.#monitor!.peerPid());
     try {
       await this.#monitor?.execute('migrate-pause', undefined, { oob: true, timeoutMs: PAUSE_TIMEOUT_MS });
     } catch (error) {

@@ -19,7 +19,7 @@ import type { LocatedGeneration } from '../store/store.js';
 import { readMachineState, sendWholeMachine } from '../transfer/whole-machine.js';
 import { nowMs } from '../timeline/clock.js';
 import { identifyProcess } from '../util/process-identity.js';
-import { sendSignal, SIGKILL } from './end-process.js';
+import { killAtOnce } from './end-process.js';
 import { isolate } from './aftercare.js';
 import { beginAftercare } from './begin-aftercare.js';
 import { connectTo } from './connection.js';
@@ -161,7 +161,6 @@ async function explain(error: unknown, { exited }: LaunchedQemu, logPath: string
 
 /** The checkpoint is as it was. */
 async function end({ pid, exited }: LaunchedQemu): Promise<void> {
-  const qemu = identifyProcess(pid);
-  if (qemu !== undefined) sendSignal(qemu, SIGKILL);
+  killAtOnce(pid);
   await exited;
 }

@@ -12,7 +12,7 @@ import { Store } from '../store/store.js';
 import { nowMs } from '../timeline/clock.js';
 import { withDeadline } from '../util/deadline.js';
 import { identifyProcess } from '../util/process-identity.js';
-import { sendSignal, SIGKILL } from './end-process.js';
+import { killAtOnce } from './end-process.js';
 import { chooseDirectMemory, type PathWish } from './direct-choice.js';
 import { findHugePages } from './huge-pages.js';
 import {
@@ -207,7 +207,6 @@ async function letRun(
 
 /** Ends what this restore has started; the checkpoint is as it was. */
 async function undo(qemu: LaunchedQemu): Promise<void> {
-  const identity = identifyProcess(qemu.pid);
-  if (identity !== undefined) sendSignal(identity, SIGKILL);
+  killAtOnce(qemu.pid);
   await qemu.exited;
 }
