@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
+import { ownEnvironment } from '../util/own-environment.js';
 import { distFile } from '../util/package-paths.js';
 import type { Aftercare } from './aftercare.js';
 import type { VmFolder } from './vm-record.js';
@@ -11,7 +12,7 @@ export function beginAftercare(folder: VmFolder, care: Aftercare): void {
   const child = spawn(
     process.execPath,
     [distFile('restore/aftercare-process.js'), folder.file('qmp.sock'), JSON.stringify(care)],
-    { detached: true, stdio: ['ignore', log, log] },
+    { detached: true, env: ownEnvironment(), stdio: ['ignore', log, log] },
   );
   child.on('error', () => undefined); // the VM runs without it
   child.unref();

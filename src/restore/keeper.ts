@@ -12,6 +12,7 @@ import { VmckptError } from '../errors.js';
 import { KEEPER_PATH } from '../native/index.js';
 import type { ProcessEnd, StartedProcess, StartOptions } from '../qemu/launch.js';
 import { withDeadline } from '../util/deadline.js';
+import { ownEnvironment } from '../util/own-environment.js';
 import { identifyProcess, isAlive, type ProcessIdentity } from '../util/process-identity.js';
 import { sendSignal, SIGKILL } from './end-process.js';
 import type { Guardian, ServerStart } from './guardian.js';
@@ -63,6 +64,7 @@ export class Keeper implements Guardian {
     const args = serverArguments(generationDir, wishes);
     const child = spawn(KEEPER_PATH, [...SERVER_COMMAND, folder.name, ...args], {
       detached: true,
+      env: ownEnvironment(),
       stdio: ['ignore', log, log, 'pipe', 'pipe'],
     });
     closeSync(log);

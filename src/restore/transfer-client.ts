@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError, type ErrorCode } from '../errors.js';
 import { adopting } from '../qemu/held-monitor.js';
 import { withDeadline } from '../util/deadline.js';
+import { ownEnvironment } from '../util/own-environment.js';
 import { distFile } from '../util/package-paths.js';
 import type { PrefetchWishes } from '../working-set/prediction.js';
 import { SUCCESSOR_FLAG, type TransferMessage, type TransferOrder } from './transfer-job.js';
@@ -98,6 +99,7 @@ export class TransferClient implements ServedTransfer {
     const log = openSync(folder.file('transfer.log'), 'a', 0o600);
     const child = spawn(program!, args, {
       detached: true,
+      env: ownEnvironment(),
       stdio: ['ignore', log, log, 'pipe'],
     });
     closeSync(log);
