@@ -192,16 +192,16 @@ function startFolder(pid: number, args: readonly string[]): string {
 export async function inspectCpu(qmp: QmpClient): Promise<VmDescription['cpu']> {
   const cpus = await qmp.query(CpuList, 'query-cpus-fast');
   const qomPath = cpus[0]?.['qom-path'] ?? '';
-  const model = (await typeOf(qmp, qomPath)).replace(/-[^-]+-cpu$/, '');
-  const words = await qmp
-    .query(FeatureWords, 'qom-get', { path: qomPath, property: 'feature-words' })
-    .catch(() => []);
+  const [type, words] = await Promise.all([
+    typeOf(qmp, qomPath),
+    qmp.query(FeatureWords, 'qom-get', { path: qomPath, property: 'feature-words' }).catch(() => []),
+  ]);
   const features: Record<string, number> = {};
   for (const word of words) {
     const key = `${word['cpuid-input-eax'].toString(16)}.${word['cpuid-input-ecx'] ?? 0}.${word['cpuid-register']}`;
     features[key] = ((features[key] ?? 0) | word.features) >>> 0;
   }
-  return { model, count: cpus.length, features };
+  return { model: type.replace(/-[^-]+-cpu$/, ''), count: cpus.length, features };
 }
 
 async function inspectMemoryBackends(qmp: QmpClient): Promise<VmDescription['memoryBackends']> {

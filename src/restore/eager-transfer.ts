@@ -5,32 +5,39 @@ import { damageIn } from '../checkpoint/native-image.js';
 import { VmckptError } from '../errors.js';
 import { MemoryFill } from '../native/index.js';
 import type { PlacedRamBlock } from '../pages/layout.js';
-import { QmpClient } from '../qemu/qmp.js';
-import { sendWholeMachine, type MachineState } from '../transfer/whole-machine.js';
+import { sendWholeMachine } from '../transfer/whole-machine.js';
 import { connectTo } from './connection.js';
-import { careFor, placedIn, untilCompleted, type TransferContext } from './transfer-context.js';
+import {
+  careFor,
+  placedIn,
+  untilCompleted,
+  type LoadingMachine,
+  type TransferContext,
+} from './transfer-context.js';
 import { countTransfer } from './transfer-counters.js';
 import type { TransferCounters, TransferOrder } from './transfer-job.js';
 import { log } from './transfer-log.js';
 import type { DirectlyFilled } from './vm-record.js';
 
-const MONITOR_TIMEOUT_MS = 10_000;
 /** More would wait for memory. */
 const MAX_FILL_THREADS = 8;
 
 export class EagerTransfer {
   readonly #context: TransferContext;
+  readonly #machine: LoadingMachine;
   /** Writes straight into QEMU's memory. */
   #fill: MemoryFill | undefined;
   #sent: Awaited<ReturnType<typeof sendWholeMachine>> | undefined;
 
-  constructor(context: TransferContext) {
+  constructor(context: TransferContext, machine: LoadingMachine) {
     this.#context = context;
+    this.#machine = machine;
   }
 
   /** Returns when the VM has all of its memory, and runs if it is to. */
-  async run({ memory, runs, aftercare }: TransferOrder, state: MachineState): Promise<void> {
+  async run({ memory, runs, aftercare }: TransferOrder): Promise<void> {
     const { folder, reader, pool, status } = this.#context;
+    const { state, monitor } = this.#machine;
     const filled = memory === undefined ? [] : await this.#fillMemory(memory);
     const socket = connectTo(folder.file('migration.sock'), { readable: true });
     const broken = once(socket, 'error').then(([cause]) => {
@@ -43,7 +50,11 @@ export class EagerTransfer {
     const signal = new AbortController().signal;
     const sent = sendWholeMachine({ source: reader, decoder: pool, out: socket, state, filled, signal });
     this.#sent = await Promise.race([sent, broken]);
-    if (runs) await this.#letRun();
+    // The verb does the same, unless it has died in the meantime.
+    if (runs) {
+      await untilCompleted(monitor);
+      await monitor.execute('cont');
+    }
     status.loaded = true;
     await careFor(this.#context, aftercare);
   }
@@ -55,18 +66,6 @@ export class EagerTransfer {
       filledPages: this.#fill?.pageCount ?? 0,
       sentBytes: this.#sent?.sentBytes ?? 0,
     });
-  }
-
-  /** The verb does the same, unless it has died in the meantime. */
-  async #letRun(): Promise<void> {
-    const path = this.#context.folder.file('transfer.sock');
-    const monitor = await QmpClient.connect({ path, timeoutMs: MONITOR_TIMEOUT_MS });
-    try {
-      await untilCompleted(monitor);
-      await monitor.execute('cont');
-    } finally {
-      await monitor.close();
-    }
   }
 
   /** The blocks whose memory it has put in place; none where this process may not write into QEMU. */

@@ -36,13 +36,13 @@ export async function listenForMachine(
   qmp: QmpClient,
   { mode, memory, hugePages, socket }: ListenOptions,
 ): Promise<IncomingMode> {
-  const known = (await qmp.query(Capabilities, 'query-migrate-capabilities')).map(
-    ({ capability }) => capability,
-  );
-  const canPreempt = mode === 'lazy' && memory === undefined && known.includes('postcopy-preempt');
+  const canPreempt = mode === 'lazy' && memory === undefined && (await knowsPreempt(qmp));
   const postcopy = mode === 'lazy' ? ['postcopy-ram', ...(canPreempt ? ['postcopy-preempt'] : [])] : [];
-  await enable(qmp, ['events', ...postcopy]);
-  await qmp.execute('migrate-incoming', { uri: `unix:${socket}` });
+  // QEMU takes them in this order; one wait for both.
+  await Promise.all([
+    enable(qmp, ['events', ...postcopy]),
+    qmp.execute('migrate-incoming', { uri: `unix:${socket}` }),
+  ]);
   const whenPreempt = qmp.version.major >= PREEMPT_AFTER_PONG_SINCE ? 'after-pong' : 'at-once';
   return {
     mode,
@@ -51,6 +51,11 @@ export async function listenForMachine(
     ...(memory && { memory }),
     hugePages,
   };
+}
+
+async function knowsPreempt(qmp: QmpClient): Promise<boolean> {
+  const known = await qmp.query(Capabilities, 'query-migrate-capabilities');
+  return known.some(({ capability }) => capability === 'postcopy-preempt');
 }
 
 async function enable(qmp: QmpClient, names: readonly string[]): Promise<void> {

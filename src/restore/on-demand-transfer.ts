@@ -3,9 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { HostPages } from '../pages/host-pages.js';
-import { adoptMonitor, holdMonitor, releaseMonitor } from '../qemu/held-monitor.js';
-import { QmpClient } from '../qemu/qmp.js';
-import type { MachineState } from '../transfer/whole-machine.js';
+import type { QmpClient } from '../qemu/qmp.js';
 import { poll } from '../util/deadline.js';
 import type { ObservedFaults, Prediction } from '../working-set/prediction.js';
 import type { Aftercare } from './aftercare.js';
@@ -15,7 +13,13 @@ import { killAtOnce } from './end-process.js';
 import { disclaim, inherited, type Estate } from './inheritance.js';
 import { PostcopySession } from './postcopy-session.js';
 import { prepareRecovery } from './recovery.js';
-import { careFor, placedIn, untilCompleted, type TransferContext } from './transfer-context.js';
+import {
+  careFor,
+  placedIn,
+  untilCompleted,
+  type LoadingMachine,
+  type TransferContext,
+} from './transfer-context.js';
 import { countTransfer } from './transfer-counters.js';
 import type { TransferCounters, TransferOrder } from './transfer-job.js';
 import { log } from './transfer-log.js';
@@ -24,32 +28,30 @@ import type { DirectlyFilled } from './vm-record.js';
 const PAUSE_TIMEOUT_MS = 5_000;
 /** After a VM has begun to run, for us to hear of it. */
 const RESUME_COMES_MS = 500;
-const MONITOR_TIMEOUT_MS = 10_000;
 const BACKGROUND_WAITS_MS = 2_000;
 /** As long as QEMU may take for its devices on the slowest host. */
 const LOAD_TIMEOUT_MS = 600_000;
 
 export class OnDemandTransfer {
   readonly #context: TransferContext;
+  readonly #machine: LoadingMachine;
   #session: PostcopySession | undefined;
   #direct: DirectMemory | undefined;
-  #monitor: QmpClient | undefined;
   #prediction: Prediction | undefined;
   /** Before a successor there was somebody who has seen to that. */
   #hasLoaded: Promise<boolean> = Promise.resolve(true);
   /** What there is to learn, once the VM's memory is whole. */
   observed: ObservedFaults | undefined;
 
-  constructor(context: TransferContext, prediction: Prediction | undefined) {
+  constructor(context: TransferContext, machine: LoadingMachine, prediction: Prediction | undefined) {
     this.#context = context;
+    this.#machine = machine;
     this.#prediction = prediction;
   }
 
   /** Returns when all memory is in place. */
-  async run(order: TransferOrder, state: MachineState, isSuccessor: boolean): Promise<void> {
-    const { folder, reader, pool, status } = this.#context;
-    this.#monitor = await this.#openMonitor();
-    status.write('serving');
+  async run(order: TransferOrder): Promise<void> {
+    const { folder, reader, pool } = this.#context;
     const estate = inherited();
     const hostPages = new HostPages(reader.layout, order.hugePages);
     // What a prediction knows, and could learn, are pages of 4 KiB.
@@ -66,11 +68,11 @@ export class OnDemandTransfer {
     });
     this.#session = session;
     try {
-      const served = isSuccessor
-        ? this.#goOn(session, state, { aftercare: order.aftercare, estate })
-        : this.#startServing(session, state, order);
+      const served = this.#machine.isSuccessor
+        ? this.#goOn(session, order.aftercare, estate)
+        : this.#startServing(session, order);
       await Promise.race([served, session.failure()]);
-      await this.#giveBack(this.#monitor, order.capabilities);
+      await giveBack(this.#machine.monitor, order.capabilities);
     } catch (error) {
       if (error instanceof VmckptError && error.kind === 'damaged') await this.#keepFromRunning();
       throw error;
@@ -97,11 +99,11 @@ export class OnDemandTransfer {
 
   async #startServing(
     session: PostcopySession,
-    state: MachineState,
     { runs, background, aftercare }: TransferOrder,
   ): Promise<void> {
+    const { state, monitor } = this.#machine;
     let resumedAtMs: number | undefined;
-    const loaded = untilLoaded(this.#monitor!, runs).then((atMs) => {
+    const loaded = untilLoaded(monitor, runs).then((atMs) => {
       resumedAtMs = atMs;
       return this.#noteLoaded(aftercare);
     });
@@ -131,16 +133,17 @@ export class OnDemandTransfer {
   /** In the place of a process that died: on its connection when the stream on it is whole, else on a new one. */
   async #goOn(
     session: PostcopySession,
-    state: MachineState,
-    { aftercare, estate: { migrationSocket } }: { aftercare: Aftercare | undefined; estate: Estate },
+    aftercare: Aftercare | undefined,
+    { migrationSocket }: Estate,
   ): Promise<void> {
+    const { state, monitor } = this.#machine;
     await careFor(this.#context, aftercare);
     if (migrationSocket !== undefined && this.#direct?.isStreamIdle) {
       session.adopt(migrationSocket);
     } else {
       if (migrationSocket !== undefined) disclaim('migrationSocket', migrationSocket);
       const socketPath = this.#context.folder.file('migration.sock');
-      if (!(await prepareRecovery(this.#monitor!, socketPath))) return;
+      if (!(await prepareRecovery(monitor, socketPath))) return;
       await session.recover(state.ramSectionId);
       await session.bequeath();
     }
@@ -167,34 +170,18 @@ export class OnDemandTransfer {
     });
   }
 
-  /** Negotiated while QEMU's main loop is free: later it may itself wait for a page. */
-  async #openMonitor(): Promise<QmpClient> {
-    const { folder, status } = this.#context;
-    const adopted = status.held && adoptMonitor(status.held);
-    if (adopted !== undefined) return adopted;
-    const path = folder.file('transfer.sock');
-    const monitor = await QmpClient.connect({ path, timeoutMs: MONITOR_TIMEOUT_MS, oob: true });
-    status.held = await holdMonitor(monitor);
-    return monitor;
-  }
-
-  /** QEMU refuses the next migration out of the VM, a save, while the post-copy capabilities are on. */
-  async #giveBack(monitor: QmpClient, names: readonly string[]): Promise<void> {
-    await untilCompleted(monitor);
-    const capabilities = names.map((capability) => ({ capability, state: false }));
-    await monitor.execute('migrate-set-capabilities', { capabilities });
-    if (this.#context.status.held !== undefined) await releaseMonitor(monitor);
-  }
-
   /**
    * The guest must not run on a page that cannot be had. A VM that runs waits for it. A QEMU that loads its devices still
    * would end when the connection does, but before that read zeros there, and let the VM run on them.
    */
   async #keepFromRunning(): Promise<void> {
     if (!(await Promise.race([this.#hasLoaded, sleep(RESUME_COMES_MS)])))
-      return killAtOnce(this.#monitor!.peerPid());
+      return killAtOnce(this.#machine.monitor.peerPid());
     try {
-      await this.#monitor?.execute('migrate-pause', undefined, { oob: true, timeoutMs: PAUSE_TIMEOUT_MS });
+      await this.#machine.monitor.execute('migrate-pause', undefined, {
+        oob: true,
+        timeoutMs: PAUSE_TIMEOUT_MS,
+      });
     } catch (error) {
       await log('error', { err: error }, 'migrate-pause failed');
     }
@@ -210,4 +197,11 @@ async function untilLoaded(monitor: QmpClient, runs: boolean): Promise<number | 
     (await monitor.query(status, 'query-status', {}, options)).status !== 'inmigrate' || undefined;
   await poll(loaded, { what: 'QEMU to load the machine', everyMs: 5, ...options });
   return undefined;
+}
+
+/** QEMU refuses the next migration out of the VM, a save, while the post-copy capabilities are on. */
+async function giveBack(monitor: QmpClient, names: readonly string[]): Promise<void> {
+  await untilCompleted(monitor);
+  const capabilities = names.map((capability) => ({ capability, state: false }));
+  await monitor.execute('migrate-set-capabilities', { capabilities });
 }

@@ -129,6 +129,7 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
   });
   let record = attempt.record;
   try {
+    guardian.transfer.noteQemu();
     const [incoming] = await Promise.all([
       prepareMemory(attempt, qemu),
       requireCompatible(qemu.qmp, manifest),
@@ -169,14 +170,16 @@ async function prepareMemory(
 ): Promise<IncomingMode> {
   const { path } = options;
   const mode = options.mode === 'eager' ? 'eager' : 'lazy';
-  const hugePages = await findHugePages(qmp, mode);
-  const { memory, whyNot } = await chooseDirectMemory(qmp, {
-    mode,
-    path,
-    args: plan.args,
-    blocks: manifest.ram.blocks,
-    backendIds: manifest.memoryBackends.map(({ id }) => id),
-  });
+  const [hugePages, { memory, whyNot }] = await Promise.all([
+    findHugePages(qmp, mode),
+    chooseDirectMemory(qmp, {
+      mode,
+      path,
+      args: plan.args,
+      blocks: manifest.ram.blocks,
+      backendIds: manifest.memoryBackends.map(({ id }) => id),
+    }),
+  ]);
   if (whyNot !== undefined)
     options.onMessage(`Memory goes through QEMU's stream, which is slower: ${whyNot}.`);
   return listenForMachine(qmp, { mode, memory, hugePages, socket: folder.file('migration.sock') });

@@ -107,18 +107,23 @@ export class TransferClient implements ServedTransfer {
     return new TransferClient(child.stdio[3] as Socket, () => child.kill('SIGKILL'));
   }
 
+  /** Says that QEMU answers: its monitor can be opened while all else is prepared. */
+  noteQemu(): void {
+    this.#word();
+  }
+
   /** Lets it connect to QEMU as soon as it has loaded. @throws VmckptError when it cannot load the checkpoint */
   async connect(order: TransferOrder): Promise<void> {
     await withDeadline(Promise.race([this.#loaded, this.failure()]), {
       what: 'the transfer process to open the checkpoint',
       timeoutMs: LOAD_TIMEOUT_MS,
     });
-    this.#line.write(`${JSON.stringify(order)}\n`);
+    this.#word(JSON.stringify(order));
   }
 
   /** Ends the wait of the background (see TransferOrder). Does nothing where there is none. */
   fill(): void {
-    if (this.#line.writable) this.#line.write('\n');
+    this.#word();
   }
 
   /** Says nothing more; resolves when no process is left at the other end. */
@@ -143,6 +148,10 @@ export class TransferClient implements ServedTransfer {
 
   kill(): void {
     this.#kill();
+  }
+
+  #word(text = ''): void {
+    if (this.#line.writable) this.#line.write(`${text}\n`);
   }
 
   /** Rejects when the process fails or dies; never settles otherwise. */

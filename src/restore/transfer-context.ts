@@ -4,6 +4,7 @@ import type { CheckpointReader } from '../checkpoint/reader.js';
 import type { CheckpointImage } from '../native/index.js';
 import { queryMigrate } from '../qemu/migration-control.js';
 import type { QmpClient } from '../qemu/qmp.js';
+import type { MachineState } from '../transfer/whole-machine.js';
 import { poll } from '../util/deadline.js';
 import type { Aftercare } from './aftercare.js';
 import type { BlockInQemu } from './direct-memory.js';
@@ -22,6 +23,15 @@ export interface TransferContext {
   readonly image: () => CheckpointImage;
   readonly status: TransferStatus;
   readonly verb: VerbLine;
+}
+
+/** A QEMU, and what is to be loaded into it. */
+export interface LoadingMachine {
+  readonly state: MachineState;
+  /** With out-of-band commands. */
+  readonly monitor: QmpClient;
+  /** Another process has begun. */
+  readonly isSuccessor: boolean;
 }
 
 /** What the VM needs beside its memory, once. The code is loaded when it runs, not while QEMU waits. */

@@ -8,19 +8,23 @@ import { CheckpointReader } from '../checkpoint/reader.js';
 import { VmckptError } from '../errors.js';
 import { hasAddon, type CheckpointImage } from '../native/index.js';
 import { LockFile } from '../store/lock-file.js';
+import { adoptMonitor, holdMonitor, releaseMonitor } from '../qemu/held-monitor.js';
+import { QmpClient } from '../qemu/qmp.js';
 import { holdGeneration } from '../store/generation-use.js';
 import { nowMs } from '../timeline/clock.js';
-import { readMachineState, type MachineState } from '../transfer/whole-machine.js';
+import { readMachineState } from '../transfer/whole-machine.js';
 import { Prediction, type ObservedFaults, type PrefetchWishes } from '../working-set/prediction.js';
 import { EagerTransfer } from './eager-transfer.js';
 import { OnDemandTransfer } from './on-demand-transfer.js';
-import type { TransferContext } from './transfer-context.js';
+import type { LoadingMachine, TransferContext } from './transfer-context.js';
 import { countTransfer } from './transfer-counters.js';
 import { SUCCESSOR_FLAG, type TransferCounters, type TransferOrder } from './transfer-job.js';
 import { log } from './transfer-log.js';
 import { TransferStatus } from './transfer-status.js';
 import { VerbLine } from './verb-line.js';
 import { VmFolder } from './vm-record.js';
+
+const MONITOR_TIMEOUT_MS = 10_000;
 
 interface TransferSubject {
   /** The VM's. */
@@ -70,8 +74,10 @@ class Transfer {
     await verb.tell({ type: 'loaded' });
     // A successor finds the plan in the page table.
     if (!isSuccessor) this.#predict();
-    const order = isSuccessor ? this.#formerOrder() : await verb.nextOrder();
-    await status.during(this.#carryOut(order, state, isSuccessor));
+    const [order, monitor] = isSuccessor
+      ? [this.#formerOrder(), await this.#openMonitor()]
+      : await this.#takeOrder();
+    await status.during(this.#carryOut(order, { state, monitor, isSuccessor }));
     const completeAtMs = nowMs();
     status.completeAtMs = completeAtMs;
     status.write('complete');
@@ -102,6 +108,23 @@ class Transfer {
     if (hasAddon() && worthReading.length > 0) this.#context.image().readAhead(worthReading);
   }
 
+  async #takeOrder(): Promise<[TransferOrder, QmpClient]> {
+    const { verb } = this.#context;
+    await verb.qemuAnswers();
+    return Promise.all([verb.nextOrder(), this.#openMonitor()]);
+  }
+
+  /** Negotiated while QEMU's main loop is free: later it may itself wait for a page. */
+  async #openMonitor(): Promise<QmpClient> {
+    const { folder, status } = this.#context;
+    const adopted = status.held && adoptMonitor(status.held);
+    if (adopted !== undefined) return adopted;
+    const path = folder.file('transfer.sock');
+    const monitor = await QmpClient.connect({ path, timeoutMs: MONITOR_TIMEOUT_MS, oob: true });
+    status.held = await holdMonitor(monitor);
+    return monitor;
+  }
+
   /** What a predecessor was told, and has not brought to its end. */
   #formerOrder(): TransferOrder {
     const { folder, status } = this.#context;
@@ -128,14 +151,16 @@ class Transfer {
     };
   }
 
-  async #carryOut(order: TransferOrder, state: MachineState, isSuccessor: boolean): Promise<void> {
+  async #carryOut(order: TransferOrder, machine: LoadingMachine): Promise<void> {
+    const { status } = this.#context;
     if (order.mode === 'eager') {
-      this.#way = new EagerTransfer(this.#context);
-      await this.#way.run(order, state);
+      this.#way = new EagerTransfer(this.#context, machine);
+      await this.#way.run(order);
     } else {
-      this.#way = new OnDemandTransfer(this.#context, this.#prediction);
-      await this.#way.run(order, state, isSuccessor);
+      this.#way = new OnDemandTransfer(this.#context, machine, this.#prediction);
+      await this.#way.run(order);
     }
+    if (status.held !== undefined) await releaseMonitor(machine.monitor);
   }
 
   async #learn(observed: ObservedFaults | undefined): Promise<void> {

@@ -1,5 +1,7 @@
-/** The transfer process's end of its line to the verb. A successor has it too, as long as the verb lives. */
-import { once } from 'node:events';
+/**
+ * The transfer process's end of its line to the verb, which says three things in this order: that QEMU answers, what to do,
+ * and where the background waits for it, that it may begin. A successor has the line too, as long as the verb lives.
+ */
 import { Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { VmckptError } from '../errors.js';
@@ -8,34 +10,35 @@ import { orderSchema, VERB_FD, type TransferMessage, type TransferOrder } from '
 
 export class VerbLine {
   readonly #socket = new Socket({ fd: VERB_FD });
+  readonly #words: AsyncIterator<string, undefined>;
 
   constructor() {
     this.#socket.on('error', () => undefined); // the verb may go at any time
+    this.#words = createInterface({ input: this.#socket })[Symbol.asyncIterator]();
     this.#socket.unref();
+  }
+
+  /** Resolves when QEMU answers on its monitors. @throws VmckptError TRANSFER_FAILED when the verb ends before */
+  async qemuAnswers(): Promise<void> {
+    await this.#required();
   }
 
   /** What to do. @throws VmckptError TRANSFER_FAILED when the verb ends before it has said so */
   async nextOrder(): Promise<TransferOrder> {
-    const lines = createInterface({ input: this.#socket });
-    this.#socket.ref();
-    const over = once(lines, 'close').then(() => {
-      throw new VmckptError('TRANSFER_FAILED', 'the verb ended before it had said what to do');
-    });
-    over.catch(() => undefined); // once the order is there the verb may go
-    const [text] = (await Promise.race([once(lines, 'line'), over])) as [string];
-    lines.close();
-    this.#socket.unref();
-    return parse(orderSchema, JSON.parse(text));
+    return parse(orderSchema, JSON.parse(await this.#required()));
   }
 
-  /** Resolves when the verb says anything more, or ends. */
-  async nextWord(): Promise<void> {
-    if (this.#socket.destroyed) return;
-    await new Promise<void>((resolve) => {
-      this.#socket.once('data', () => resolve()).once('close', () => resolve());
-      this.#socket.ref().resume();
-    });
-    this.#socket.unref();
+  /** Resolves when the verb says one word more, or ends. */
+  async nextWord(): Promise<string | undefined> {
+    this.#socket.ref();
+    try {
+      const word: IteratorResult<string, undefined> = await this.#words.next();
+      return word.value;
+    } catch {
+      return undefined; // the connection broke
+    } finally {
+      this.#socket.unref();
+    }
   }
 
   /** Resolves when the message is on its way, or the verb is gone. */
@@ -44,5 +47,11 @@ export class VerbLine {
     await new Promise<void>((resolve) => {
       this.#socket.write(`${JSON.stringify(message)}\n`, () => resolve());
     });
+  }
+
+  async #required(): Promise<string> {
+    const word = await this.nextWord();
+    if (word !== undefined) return word;
+    throw new VmckptError('TRANSFER_FAILED', 'the verb ended before it had said what to do');
   }
 }
