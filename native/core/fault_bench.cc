@@ -159,8 +159,10 @@ class Bench {
         auto event = subject.userfaultfd().ReadEvent();
         if (!event) continue;
         const auto begin = Clock::now();
-        subject.userfaultfd().Copy(event->range.start, bytes.data(), kPageBytes, kPageBytes);
+        subject.userfaultfd().Copy(event->range.start, bytes.data(), kPageBytes, kPageBytes,
+                                   Userfaultfd::Waiters::kLeft);
         times.push_back(NanosecondsSince(begin));
+        subject.userfaultfd().Wake(event->range.start, kPageBytes);
       }
     });
     for (uint64_t page : pages) subject.Touch(page);

@@ -117,17 +117,26 @@ void FaultServer::InstallDemanded(Worker& worker, uint64_t page, Clock::time_poi
   counters.demand_pages.fetch_add(1, std::memory_order_relaxed);
   if (entry.kind == PageKind::kData) {
     ExtentCache::Buffer extent = Read(worker, entry.extent);
-    Install({.page = page, .bytes = extent.get() + entry.slot * kPageBytes, .page_count = 1});
-    RecordFault(since);
+    Answer({.page = page, .bytes = extent.get() + entry.slot * kPageBytes, .page_count = 1}, since);
     InstallNeighbours(page, entry, extent.get());
   } else if (entry.kind == PageKind::kFill) {
     worker.page.fill(entry.fill);
-    Install({.page = page, .bytes = worker.page.data(), .page_count = 1});
-    RecordFault(since);
+    Answer({.page = page, .bytes = worker.page.data(), .page_count = 1}, since);
   } else {
-    InstallZeros(page);
-    RecordFault(since);
+    InstallZeros(page, since);
   }
+}
+
+/**
+ * What a fault asked for. It is in place before its waiter is woken, by a call of its own: the kernel may
+ * give this CPU to whom it wakes, which would go on for milliseconds in the time that we take for the
+ * fault's.
+ */
+void FaultServer::Answer(Run run, Clock::time_point since) {
+  run.waiters = Userfaultfd::Waiters::kLeft;
+  Install(run);
+  RecordFault(since);
+  userfaultfd_.Wake(AddressOf(run.page), run.page_count * kPageBytes);
 }
 
 /**
@@ -164,7 +173,7 @@ void FaultServer::InstallNeighbours(uint64_t page, const PageEntry& entry, const
 }
 
 /** `page` is claimed; those around it that read as zero, too, come along. */
-void FaultServer::InstallZeros(uint64_t page) {
+void FaultServer::InstallZeros(uint64_t page, Clock::time_point since) {
   const MemoryRegion& region = *RegionOf(page);
   uint64_t low = std::max(page / kZeroWindowPages * kZeroWindowPages, region.first_page);
   uint64_t high = std::min(page / kZeroWindowPages * kZeroWindowPages + kZeroWindowPages,
@@ -183,10 +192,13 @@ void FaultServer::InstallZeros(uint64_t page) {
     while (first > low && is_zero(first - 1)) first--;
     while (end < high && is_zero(end)) end++;
   }
-  auto outcome = Put({.page = first, .bytes = nullptr, .page_count = end - first});
+  const Run zeros{
+      .page = first, .bytes = nullptr, .page_count = end - first, .waiters = Userfaultfd::Waiters::kLeft};
   // Without a registration, a page that is missing reads as zero by itself.
-  if (outcome == Userfaultfd::Outcome::kInstalled) MarkInstalled(first, end - first);
+  if (Put(zeros) == Userfaultfd::Outcome::kInstalled) MarkInstalled(first, end - first);
   table_.counters().zero_pages.fetch_add(end - first, std::memory_order_relaxed);
+  RecordFault(since);
+  userfaultfd_.Wake(AddressOf(first), zeros.page_count * kPageBytes);
 }
 
 ExtentCache::Buffer FaultServer::Read(Worker& worker, uint32_t extent) {
@@ -240,8 +252,8 @@ Userfaultfd::Outcome FaultServer::Place(const Run& run) {
   const size_t page_bytes = RegionOf(run.page)->page_bytes;
   const size_t bytes = run.page_count * kPageBytes;
   const uint64_t to = AddressOf(run.page);
-  if (run.bytes != nullptr) return userfaultfd_.Copy(to, run.bytes, bytes, page_bytes);
-  if (page_bytes == kPageBytes) return userfaultfd_.Zero(to, bytes, page_bytes);
+  if (run.bytes != nullptr) return userfaultfd_.Copy(to, run.bytes, bytes, page_bytes, run.waiters);
+  if (page_bytes == kPageBytes) return userfaultfd_.Zero(to, bytes, page_bytes, run.waiters);
   // hugetlbfs knows no UFFDIO_ZEROPAGE. Such a run is one page.
   return userfaultfd_.Copy(to, huge_zeros_.data(), bytes, page_bytes);
 }

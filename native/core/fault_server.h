@@ -112,6 +112,7 @@ class FaultServer {
     uint64_t page;
     const uint8_t* bytes;
     size_t page_count;
+    Userfaultfd::Waiters waiters = Userfaultfd::Waiters::kWoken;
   };
 
   /** Gathers claimed pages into runs, and installs them. */
@@ -134,9 +135,10 @@ class FaultServer {
   std::optional<uint64_t> NextFault();
   void InstallDemanded(Worker& worker, uint64_t page, Clock::time_point since);
   void InstallNeighbours(uint64_t page, const PageEntry& entry, const uint8_t* extent);
-  void InstallZeros(uint64_t page);
+  void InstallZeros(uint64_t page, Clock::time_point since);
   ExtentCache::Buffer Read(Worker& worker, uint32_t extent);
   void Install(const Run& run);
+  void Answer(Run run, Clock::time_point since);
   Userfaultfd::Outcome Put(const Run& run);
   Userfaultfd::Outcome Place(const Run& run);
 

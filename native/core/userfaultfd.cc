@@ -166,22 +166,25 @@ Userfaultfd::Outcome Userfaultfd::InstallAll(AddressRange range, size_t page_byt
   return Outcome::kInstalled;
 }
 
-Userfaultfd::Outcome Userfaultfd::Copy(uint64_t to, const void* from, size_t bytes, size_t page_bytes) {
+Userfaultfd::Outcome Userfaultfd::Copy(uint64_t to, const void* from, size_t bytes, size_t page_bytes,
+                                       Waiters waiters) {
+  const uint64_t mode = waiters == Waiters::kLeft ? UFFDIO_COPY_MODE_DONTWAKE : 0;
   AddressRange range{.start = to, .end = to + bytes};
   return InstallAll(range, page_bytes, "UFFDIO_COPY", [&](AddressRange left, int64_t* progress) {
     uint64_t source = reinterpret_cast<uint64_t>(from) + (left.start - to);
-    uffdio_copy copy{.dst = left.start, .src = source, .len = left.end - left.start, .mode = 0, .copy = 0};
+    uffdio_copy copy{.dst = left.start, .src = source, .len = left.end - left.start, .mode = mode, .copy = 0};
     int result = ::ioctl(fd_.get(), UFFDIO_COPY, &copy);
     *progress = copy.copy;
     return result;
   });
 }
 
-Userfaultfd::Outcome Userfaultfd::Zero(uint64_t to, size_t bytes, size_t page_bytes) {
+Userfaultfd::Outcome Userfaultfd::Zero(uint64_t to, size_t bytes, size_t page_bytes, Waiters waiters) {
+  const uint64_t mode = waiters == Waiters::kLeft ? UFFDIO_ZEROPAGE_MODE_DONTWAKE : 0;
   AddressRange range{.start = to, .end = to + bytes};
   return InstallAll(range, page_bytes, "UFFDIO_ZEROPAGE", [&](AddressRange left, int64_t* progress) {
     uffdio_zeropage zero{
-        .range = {.start = left.start, .len = left.end - left.start}, .mode = 0, .zeropage = 0};
+        .range = {.start = left.start, .len = left.end - left.start}, .mode = mode, .zeropage = 0};
     int result = ::ioctl(fd_.get(), UFFDIO_ZEROPAGE, &zero);
     *progress = zero.zeropage;
     return result;

@@ -64,13 +64,15 @@ class Userfaultfd {
     kUnreadable,
   };
 
+  enum class Waiters { kWoken, kLeft };
+
   /**
-   * Installs pages and wakes who waits for them. A page that is there already keeps its contents, and its
-   * waiters are woken as well. `page_bytes` is the size of the region's pages; all lengths are multiples of
-   * it.
+   * Installs pages; who waits for them is woken, or left to a Wake(). A page that is there already keeps its
+   * contents, and its waiters are woken in any case. `page_bytes` is the size of the region's pages; all
+   * lengths are multiples of it.
    */
-  Outcome Copy(uint64_t to, const void* from, size_t bytes, size_t page_bytes);
-  Outcome Zero(uint64_t to, size_t bytes, size_t page_bytes);
+  Outcome Copy(uint64_t to, const void* from, size_t bytes, size_t page_bytes, Waiters = Waiters::kWoken);
+  Outcome Zero(uint64_t to, size_t bytes, size_t page_bytes, Waiters = Waiters::kWoken);
   Outcome Wake(uint64_t start, size_t bytes);
 
   /** Gives the memory back to its process: what is missing reads as zero from now on, without an event. */
