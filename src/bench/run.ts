@@ -5,6 +5,7 @@ import { withDeadline } from '../util/deadline.js';
 import { CLIENT_NAMES, type ClientAnswers, type ClientName } from './clients/load.js';
 import { Clients } from './clients/clients.js';
 import { Console } from './console.js';
+import { collectGarbage } from './garbage.js';
 import { bringTo, cachedBytes, type CacheState } from './page-cache.js';
 import { killAndWait, killProcessesOf } from './processes.js';
 import type { ClientSamples, Run, Sampled } from './resume-report.js';
@@ -14,6 +15,8 @@ import { settleHost } from './workplace.js';
 import type { MemcachedLoad } from './workloads.js';
 
 const VERIFY_TIMEOUT_MS = 600_000;
+/** Of knocking at a door that nobody opens: the clients' first steps are work for the CPU, not part of a restore. */
+const CLIENTS_WARM_UP_MS = 300;
 
 export interface Room {
   readonly runtimeDir: string;
@@ -44,6 +47,8 @@ export async function measure(
   const sampler = new Sampler(runtimeDir);
   try {
     clients.begin();
+    await sleep(CLIENTS_WARM_UP_MS, undefined, { signal });
+    collectGarbage();
     const restored = await scenario.restore(saved);
     const storageReadBytes = cache === 'cold' ? await cachedBytes(files) : null;
     const observedUntilMs = Math.max(restored.resumedAtMs + observeMs, nowMs());

@@ -4,7 +4,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { nowMs } from '../timeline/clock.js';
-import { processesOf } from './processes.js';
+import { processesOf, runningPids } from './processes.js';
 
 const EVERY_MS = 20;
 const PAGE_BYTES = 4096;
@@ -19,6 +19,7 @@ export interface ResidentSample {
 export class Sampler {
   readonly samples: ResidentSample[] = [];
   readonly #runtimeDir: string;
+  readonly #othersPids = new Set(runningPids());
   readonly #timer: NodeJS.Timeout;
   #qemuPid: number | undefined;
   readonly #helpers = new Set<number>();
@@ -48,7 +49,7 @@ export class Sampler {
   }
 
   #look(): void {
-    for (const { pid, program } of processesOf(this.#runtimeDir))
+    for (const { pid, program } of processesOf(this.#runtimeDir, this.#othersPids))
       if (EMULATOR.test(program)) this.#qemuPid = pid;
       else this.#helpers.add(pid);
     // A process about to become QEMU still looks like its parent.
