@@ -3,6 +3,7 @@
  * each other and fill their file, and that the manifest counts what is there. Goes on after a problem.
  */
 import { VmckptError, type ErrorCode } from '../errors.js';
+import { PAGE_KINDS } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import { DecodePool } from './decode-pool.js';
 import { HEADER_BYTES, PAGE_INDEX_SPEC } from './format.js';
@@ -95,12 +96,9 @@ async function checkPageIndex(
   let whole = true;
   for (let first = 0; first < reader.pageCount; first += PAGE_INDEX_SPEC.entriesPerChunk) {
     signal?.throwIfAborted();
-    // Loading a chunk verifies its checksum and where each of its entries points to.
-    const loaded = await problems.catching(() => reader.kindOf(first));
-    whole &&= loaded !== undefined;
-    if (loaded === undefined) continue;
     const end = Math.min(first + PAGE_INDEX_SPEC.entriesPerChunk, reader.pageCount);
-    for (let page = first; page < end; page++) counts[reader.kindOf(page)]!++;
+    const counted = await problems.catching(() => countKinds(reader, { first, end, counts }));
+    whole &&= counted !== undefined;
   }
   const { pages } = reader.manifest;
   const expected = [pages.absentPageCount, pages.zeroPageCount, pages.fillPageCount, pages.dataPageCount];
@@ -109,6 +107,19 @@ async function checkPageIndex(
       'INDEX_DAMAGED',
       `${reader.label}: ${counts.join(', ')} absent, zero, fill and data pages in the index, ${expected.join(', ')} expected`,
     );
+}
+
+/** Goes by every entry of a chunk, and looks where it points to. @returns true; throws at the first that is wrong. */
+function countKinds(
+  reader: CheckpointReader,
+  { first, end, counts }: { readonly first: number; readonly end: number; readonly counts: number[] },
+): true {
+  for (let page = first; page < end; page++) {
+    const kind = reader.kindOf(page);
+    if (kind === PAGE_KINDS.data) reader.slotOf(page);
+    counts[kind]!++;
+  }
+  return true;
 }
 
 interface ExtentCheck {
@@ -129,15 +140,16 @@ async function checkExtents(check: ExtentCheck, { onProgress, signal }: CheckOpt
   try {
     for (const [first, end] of runsOf(reader.extentCount)) {
       signal?.throwIfAborted();
-      if ((await problems.catching(() => reader.extentInfo(first))) === undefined) continue;
-      for (let extent = first; extent < end; extent++) {
-        const { offset, pageCount, storedBytes } = reader.extentInfo(extent);
+      const numbers = Array.from({ length: end - first }, (_, index) => first + index);
+      const infos = await problems.catching(() => numbers.map((extent) => reader.extentInfo(extent)));
+      if (infos === undefined) continue;
+      for (const { offset, pageCount, storedBytes } of infos) {
         starts[known] = offset;
         ends[known++] = offset + storedBytes;
         doneBytes += storedBytes;
         extentPages += pageCount;
       }
-      ahead.push(checkRun(check, first, end));
+      ahead.push(checkRun(check, numbers));
       if (ahead.length > REQUESTS_AHEAD) await ahead.shift();
       onProgress?.(doneBytes, totalBytes);
     }
@@ -153,8 +165,7 @@ function* runsOf(extentCount: number): Generator<[first: number, end: number]> {
 }
 
 /** Decodes a run of extents at once, and one by one when one of them is damaged. */
-async function checkRun({ reader, pool, problems }: ExtentCheck, first: number, end: number): Promise<void> {
-  const extents = Array.from({ length: end - first }, (_, index) => first + index);
+async function checkRun({ reader, pool, problems }: ExtentCheck, extents: readonly number[]): Promise<void> {
   try {
     (await pool.decode(extents)).release();
   } catch {

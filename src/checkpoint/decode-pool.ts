@@ -4,7 +4,7 @@ import { PAGE_BYTES } from '../pages/layout.js';
 import type { DecodeFault, DecodeRequest, DecodeWorkerData } from './decode-worker.js';
 import { InlineDecoder } from './inline-decoder.js';
 import { extentDamaged, type PagesReader } from './pages-reader.js';
-import { WorkerTeam } from './worker-team.js';
+import type { WorkerTeam } from './worker-team.js';
 
 const THREADS = 2;
 /** Bounds the memory of one request: 64 MiB at 8 pages an extent. */
@@ -15,13 +15,15 @@ const MAX_FREE_BUFFERS = 8;
 /** So many are decoded before threads are started, which takes longer than that: a VM on the direct path needs no more. */
 const INLINE_EXTENTS = 128;
 
+type DecodeTeam = WorkerTeam<DecodeRequest, DecodeFault | undefined>;
+
 export class DecodePool implements BulkDecoder {
   readonly #reader: PagesReader;
   readonly #extentBytes: number;
   readonly #inline: InlineDecoder;
   #inlineCount = 0;
-  /** Started when there is enough to do: until then the processors have better things to do. */
-  #team: WorkerTeam<DecodeRequest, DecodeFault | undefined> | undefined;
+  /** Loaded and started when there is enough to do: until then the processors have better things to do. */
+  #team: Promise<DecodeTeam> | undefined;
   readonly #free: Uint8Array[] = [];
 
   /** The reader must stay open until the pool is closed. */
@@ -49,7 +51,7 @@ export class DecodePool implements BulkDecoder {
       if (!released && this.#free.length < MAX_FREE_BUFFERS) this.#free.push(into);
       released = true;
     };
-    const found = extents.length === 0 ? undefined : await this.#startedTeam().run({ extents, into });
+    const found = extents.length === 0 ? undefined : await (await this.#startedTeam()).run({ extents, into });
     if (found !== undefined) {
       release();
       const { position, fault } = found;
@@ -68,13 +70,17 @@ export class DecodePool implements BulkDecoder {
 
   /** Ends the threads once they have decoded what they were asked for. */
   async close(): Promise<void> {
-    await this.#team?.close();
+    await (await this.#team)?.close();
   }
 
-  #startedTeam(): WorkerTeam<DecodeRequest, DecodeFault | undefined> {
+  #startedTeam(): Promise<DecodeTeam> {
+    return (this.#team ??= this.#startTeam());
+  }
+
+  async #startTeam(): Promise<DecodeTeam> {
+    const { WorkerTeam } = await import('./worker-team.js');
     const workerData: DecodeWorkerData = { pagesFd: this.#reader.pagesFd, extentBytes: this.#extentBytes };
-    this.#team ??= new WorkerTeam('checkpoint/decode-worker.js', { threads: THREADS, workerData });
-    return this.#team;
+    return new WorkerTeam('checkpoint/decode-worker.js', { threads: THREADS, workerData });
   }
 
   #takeBuffer(bytes: number): Uint8Array {

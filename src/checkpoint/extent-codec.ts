@@ -2,7 +2,7 @@
  * How an extent's pages become stored bytes and come back. The checksum covers the stored bytes and is verified
  * before the decompressor sees them, so that damage never reaches it.
  */
-import { xxh3, zstd } from '../native/index.js';
+import { xxh3, zstd, type Zstd } from '../native/index.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import { CODECS, checksumText, type ExtentInfo } from './format.js';
 
@@ -14,14 +14,17 @@ export type StoredExtent = Pick<ExtentInfo, 'storedBytes' | 'codec'>;
 
 /** The room that `ExtentEncoder.encode` needs for an extent of `bytes` bytes. */
 export function encodeBound(bytes: number): number {
-  return zstd.bound(bytes);
+  return zstd().bound(bytes);
 }
 
+type Compress = ReturnType<Zstd['compressor']>;
+type Decompress = ReturnType<Zstd['decompressor']>;
+
 export class ExtentEncoder {
-  readonly #compress: ReturnType<typeof zstd.compressor> | undefined;
+  readonly #compress: Compress | undefined;
 
   constructor(level: Level) {
-    if (level !== 'none') this.#compress = zstd.compressor(level);
+    if (level !== 'none') this.#compress = zstd().compressor(level);
   }
 
   /** Encodes `pages` to the start of `into`, which has room for `encodeBound(pages.length)` bytes. */
@@ -36,7 +39,7 @@ export class ExtentEncoder {
 }
 
 export class ExtentDecoder {
-  readonly #decompress = zstd.decompressor();
+  #decompress: Decompress | undefined;
 
   /**
    * Verifies `stored` and decodes it to the start of `into`, which has room for the extent's pages. Returns what is
@@ -53,6 +56,7 @@ export class ExtentDecoder {
       into.set(stored);
       return undefined;
     }
+    this.#decompress ??= zstd().decompressor();
     try {
       const decodedBytes = this.#decompress(stored, into.subarray(0, expectedBytes));
       return decodedBytes === expectedBytes

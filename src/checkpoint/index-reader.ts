@@ -1,7 +1,8 @@
 /**
  * Reads an index file: opening reads its header and its table of checksums, whose own checksum (the root) comes
- * from the manifest; a chunk is read, verified and checked for sense when it is first used. A bounded number of
- * chunks is kept; one that comes back is verified again.
+ * from the manifest; a chunk is read and verified when it is first used. A bounded number of chunks is kept; one that
+ * comes back is verified again. Whether an entry makes sense is for whoever uses it: a hostile writer computes
+ * checksums as well as we do.
  */
 import fs from 'node:fs';
 import { VmckptError } from '../errors.js';
@@ -17,8 +18,6 @@ export interface IndexReaderOptions {
   readonly entryCount: number;
   readonly root: bigint;
   readonly maxCachedChunks: number;
-  /** Says what is wrong with an entry that stands at `at` (in words), or undefined when it makes sense. */
-  readonly faultOf: (words: Uint32Array, at: number) => string | undefined;
 }
 
 export class IndexReader {
@@ -69,6 +68,11 @@ export class IndexReader {
     return words;
   }
 
+  /** The error for an entry that its checksum has not shown to be wrong. */
+  nonsense(entry: number, fault: string): VmckptError {
+    return damaged(this.#options.label, `entry ${entry}: ${fault}`);
+  }
+
   close(): void {
     fs.closeSync(this.#fd);
   }
@@ -111,7 +115,6 @@ export class IndexReader {
         label,
         `chunk ${number} at offset ${offset} has the checksum ${checksumText(found)}, ${checksumText(expected)} expected`,
       );
-    this.#verifyEntries(number, words);
     this.#cached[number] = words;
     this.#loaded.push(number);
     return words;
@@ -122,17 +125,6 @@ export class IndexReader {
     const words = this.#cached[number]!;
     this.#cached[number] = undefined;
     return words;
-  }
-
-  /** A checksum shows damage, not sense: a hostile writer computes it as well as we do. */
-  #verifyEntries(number: number, words: Uint32Array): void {
-    const { entryCount, faultOf, label, spec } = this.#options;
-    const first = number * spec.entriesPerChunk;
-    const count = Math.min(spec.entriesPerChunk, entryCount - first);
-    for (let entry = 0; entry < count; entry++) {
-      const fault = faultOf(words, entry * spec.entryWords);
-      if (fault !== undefined) throw damaged(label, `entry ${first + entry}: ${fault}`);
-    }
   }
 }
 

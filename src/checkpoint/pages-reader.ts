@@ -50,6 +50,7 @@ export class PagesReader {
   readonly extentCount: number;
   /** The most pages that an extent holds. */
   readonly extentPages: number;
+  readonly #description: PagesDescription;
   /** The open file `pages`, for threads that read beside this reader while it is open. */
   readonly pagesFd: number;
   readonly #pageIndex: IndexReader;
@@ -63,6 +64,7 @@ export class PagesReader {
     this.pageCount = description.pageCount;
     this.extentCount = description.extentCount;
     this.extentPages = description.extentPages;
+    this.#description = description;
     this.#stored = new Uint8Array(description.extentPages * PAGE_BYTES);
     this.#extentIndex = this.#openIndex(dir, {
       file: GENERATION_FILES.extentIndex,
@@ -70,7 +72,6 @@ export class PagesReader {
       entryCount: description.extentCount,
       root: description.extentIndexRoot,
       maxCachedChunks: CACHED_EXTENT_CHUNKS,
-      faultOf: (words, at) => extentFault(words, at, description),
     });
     const opened: { close(): void }[] = [this.#extentIndex];
     try {
@@ -80,7 +81,6 @@ export class PagesReader {
         entryCount: description.pageCount,
         root: description.pageIndexRoot,
         maxCachedChunks: CACHED_PAGE_CHUNKS,
-        faultOf: (words, at) => this.#pageFault(words[at]!, words[at + 1]!),
       });
       opened.push(this.#pageIndex);
       this.pagesFd = openPages(dir, { label: this.label, fileBytes: description.fileBytes });
@@ -101,16 +101,26 @@ export class PagesReader {
 
   /** The extent that holds a data page. */
   extentOf(page: number): number {
+    this.#entryOf(page);
     return this.#pageIndex.chunkOf(page)[(page % PAGES_PER_CHUNK) * PAGE_WORDS + 1]!;
   }
 
   /** A data page's place in its extent, in pages. */
   slotOf(page: number): number {
-    return (this.#entryOf(page) >>> 8) & 0xff;
+    const slot = (this.#entryOf(page) >>> 8) & 0xff;
+    const extent = this.extentOf(page);
+    const shapeAt = (extent % EXTENTS_PER_CHUNK) * EXTENT_WORDS + RECORD.shape;
+    const pageCount = this.#extentIndex.chunkOf(extent)[shapeAt]! & 0xff;
+    if (slot < pageCount) return slot;
+    throw this.#pageIndex.nonsense(page, `slot ${slot} of extent ${extent}, which has ${pageCount} pages`);
   }
 
   extentInfo(extent: number): ExtentInfo {
-    return decodeExtent(this.#extentIndex.chunkOf(extent), (extent % EXTENTS_PER_CHUNK) * EXTENT_WORDS);
+    const words = this.#extentIndex.chunkOf(extent);
+    const at = (extent % EXTENTS_PER_CHUNK) * EXTENT_WORDS;
+    const fault = extentFault(words, at, this.#description);
+    if (fault !== undefined) throw this.#extentIndex.nonsense(extent, fault);
+    return decodeExtent(words, at);
   }
 
   /**
@@ -138,7 +148,12 @@ export class PagesReader {
   }
 
   #entryOf(page: number): number {
-    return this.#pageIndex.chunkOf(page)[(page % PAGES_PER_CHUNK) * PAGE_WORDS]!;
+    const words = this.#pageIndex.chunkOf(page);
+    const at = (page % PAGES_PER_CHUNK) * PAGE_WORDS;
+    const entry = words[at]!;
+    const fault = this.#pageFault(entry, words[at + 1]!);
+    if (fault !== undefined) throw this.#pageIndex.nonsense(page, fault);
+    return entry;
   }
 
   #openIndex(
@@ -152,6 +167,7 @@ export class PagesReader {
     }
   }
 
+  /** What is wrong with an entry by itself. */
   #pageFault(entry: number, extent: number): string | undefined {
     const kind = entry & 0xff;
     if (kind !== PAGE_KINDS.data) {
@@ -161,12 +177,7 @@ export class PagesReader {
     }
     if (entry >>> 16 !== 0) return 'bits are set that must be zero';
     if (extent >= this.extentCount) return `extent ${extent} named, there are ${this.extentCount}`;
-    const shape =
-      this.#extentIndex.chunkOf(extent)[(extent % EXTENTS_PER_CHUNK) * EXTENT_WORDS + RECORD.shape]!;
-    const slot = entry >>> 8;
-    return slot < (shape & 0xff)
-      ? undefined
-      : `slot ${slot} of extent ${extent}, which has ${shape & 0xff} pages`;
+    return undefined;
   }
 }
 

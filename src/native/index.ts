@@ -13,7 +13,7 @@ export * from './fault-bench.js';
 export * from './fault-path.js';
 export * from './memory-fill.js';
 export { perlMayTake, perlTaking, taken } from './perl.js';
-export { zstd } from './zstd.js';
+export { zstd, type Zstd } from './zstd.js';
 
 export interface PeerCredentials {
   readonly pid: number;

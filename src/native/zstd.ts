@@ -26,7 +26,12 @@ export interface NodeZstd {
   readonly constants: { readonly ZSTD_c_compressionLevel: number };
 }
 
-export const zstd: Zstd = find();
+let found: Zstd | undefined;
+
+/** Looked for at first use: many a restore on the direct path gets by without. */
+export function zstd(): Zstd {
+  return (found ??= find());
+}
 
 function find(): Zstd {
   const require = createRequire(import.meta.url);

@@ -4,7 +4,16 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { accessSync, closeSync, constants, openSync, readSync, fstatSync, statSync } from 'node:fs';
+import {
+  accessSync,
+  closeSync,
+  constants,
+  existsSync,
+  openSync,
+  readSync,
+  fstatSync,
+  statSync,
+} from 'node:fs';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
 import { poll } from '../util/deadline.js';
@@ -82,6 +91,8 @@ export async function launchQemu(options: LaunchOptions): Promise<LaunchedQemu> 
   void exited.then((value) => (end = value));
   const connect = async (): Promise<QmpClient | undefined> => {
     if (end !== undefined) throw failedToStart(options, end);
+    // Far cheaper than to be refused, on a processor that QEMU wants.
+    if (!existsSync(qmpSocket)) return undefined;
     try {
       const qmp = await QmpClient.connect({ path: qmpSocket, oob: true, signal, timeoutMs });
       if (qmp.peerPid() === pid) return qmp;

@@ -5,6 +5,7 @@ import { VmckptError } from '../errors.js';
 import { HostPages } from '../pages/host-pages.js';
 import type { QmpClient } from '../qemu/qmp.js';
 import { poll } from '../util/deadline.js';
+import { setOptimizing } from '../util/optimizing.js';
 import type { ObservedFaults, Prediction } from '../working-set/prediction.js';
 import type { Aftercare } from './aftercare.js';
 import { connectTo } from './connection.js';
@@ -115,6 +116,7 @@ export class OnDemandTransfer {
     await session.start(state);
     // Placing pages competes with loading the devices: the background waits for the machine.
     await Promise.race([loaded, sleep(BACKGROUND_WAITS_MS)]);
+    setOptimizing(true);
     await session.bequeath();
     if (background === 'when-told') await this.#context.verb.nextWord();
     await Promise.all([session.finish(state.ramSectionId), loaded]);

@@ -13,6 +13,7 @@ import { QmpClient } from '../qemu/qmp.js';
 import { holdGeneration } from '../store/generation-use.js';
 import { nowMs } from '../timeline/clock.js';
 import { readMachineState } from '../transfer/whole-machine.js';
+import { setOptimizing } from '../util/optimizing.js';
 import { Prediction, type ObservedFaults, type PrefetchWishes } from '../working-set/prediction.js';
 import { EagerTransfer } from './eager-transfer.js';
 import { OnDemandTransfer } from './on-demand-transfer.js';
@@ -154,6 +155,7 @@ class Transfer {
   async #carryOut(order: TransferOrder, machine: LoadingMachine): Promise<void> {
     const { status } = this.#context;
     if (order.mode === 'eager') {
+      setOptimizing(true);
       this.#way = new EagerTransfer(this.#context, machine);
       await this.#way.run(order);
     } else {
@@ -182,6 +184,8 @@ class Transfer {
 }
 
 async function main(isSuccessor: boolean, subject: Omit<TransferSubject, 'verb'>): Promise<number> {
+  // QEMU starts beside this process, and both are waited for. A successor has a VM at its mercy.
+  setOptimizing(isSuccessor);
   const verb = new VerbLine();
   let transfer: Transfer | undefined;
   try {

@@ -2,13 +2,13 @@
  * Whoever reads a generation for a while (the transfer of a restored VM) holds a use of it, and it is not removed
  * until then. A use is a locked file beside the generation, one for each user, so it ends with its process.
  */
-import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
 import { errnoOf, writeFailure } from '../checkpoint/files.js';
 import { generationLabel } from '../checkpoint/manifest.js';
 import { VmckptError } from '../errors.js';
 import { LockFile, locked } from './lock-file.js';
+import { randomU32 } from '../util/random.js';
 
 const PREFIX = '.use-';
 
@@ -29,7 +29,7 @@ export interface GenerationUse {
 export function holdGeneration(dir: string): GenerationUse {
   let lock: LockFile | undefined;
   try {
-    lock = LockFile.tryTake(useFile(dir, `${process.pid}-${randomBytes(4).toString('hex')}`));
+    lock = LockFile.tryTake(useFile(dir, `${process.pid}-${randomU32().toString(16)}`));
   } catch (error) {
     if (!['EROFS', 'EACCES', 'EPERM', 'ENOENT'].includes(errnoOf(error) ?? '')) throw error;
   }

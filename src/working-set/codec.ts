@@ -10,7 +10,7 @@ import { AdaptiveHistogram, FULL_HEAT, MAX_HISTOGRAM_UNITS, type HeatEntry } fro
 import type { PageRuns } from './runs.js';
 import { SCORE_BASES, type RestoreScore, type ScoreBasis } from './score.js';
 import { MAX_TRACE_FAULTS, MAX_TRACE_RUNS, type RestoreTrace } from './trace.js';
-import { MAX_SCORES, type WorkingSet } from './working-set.js';
+import { MAX_SCORES, type Foundation, type WorkingSet } from './working-set.js';
 
 const TRACE_ENVELOPE = { magic: 'VMCKPTtr', version: 1 } as const;
 const WORKING_SET_ENVELOPE = { magic: 'VMCKPTws', version: 1 } as const;
@@ -28,7 +28,11 @@ export function encodeTrace(trace: RestoreTrace): Buffer {
 }
 
 export function decodeTrace(bytes: Buffer): Opened<RestoreTrace> {
-  return parsed(unseal(TRACE_ENVELOPE, bytes), readTrace);
+  return parsed(unseal(TRACE_ENVELOPE, bytes), (body) => {
+    const trace = readTrace(body);
+    body.end();
+    return trace;
+  });
 }
 
 export function encodeWorkingSet(workingSet: WorkingSet): Buffer {
@@ -46,30 +50,38 @@ export function encodeWorkingSet(workingSet: WorkingSet): Buffer {
 /** A working set of another size of RAM is damaged, too: its pages would mean others. */
 export function decodeWorkingSet(bytes: Buffer, pageCount: number): Opened<WorkingSet> {
   return parsed(unseal(WORKING_SET_ENVELOPE, bytes), (body) => {
-    requirePageCount(body, pageCount);
-    const seed = body.number('the seed', MAX_U32);
-    const phase = body.number('the phase', MAX_U32);
-    const restoreCount = body.number('the number of restores', MAX_NUMBER);
-    const histogram = readHistogram(body, pageCount);
+    const foundation = readFoundation(body, pageCount);
     const scoreCount = body.number('the number of scores', MAX_SCORES);
     const scores = Array.from({ length: scoreCount }, () => readScore(body));
     const hasTrace = body.number('the mark of a trace', 1) === 1;
     const lastTrace = hasTrace ? readTrace(body, pageCount) : undefined;
-    return { pageCount, histogram, exploration: { seed, phase }, restoreCount, scores, lastTrace };
+    body.end();
+    return { ...foundation, scores, lastTrace };
   });
+}
+
+/** Only what a plan is made from, for whom the time to read the rest is too long; the checksum vouches for that. */
+export function decodeFoundation(bytes: Buffer, pageCount: number): Opened<Foundation> {
+  return parsed(unseal(WORKING_SET_ENVELOPE, bytes), (body) => readFoundation(body, pageCount));
 }
 
 function parsed<T>(body: Opened<Buffer>, parse: (body: ByteReader) => T): Opened<T> {
   if (body.status !== 'ok') return body;
   try {
-    const reader = new ByteReader(body.value);
-    const value = parse(reader);
-    reader.end();
-    return { status: 'ok', value };
+    return { status: 'ok', value: parse(new ByteReader(body.value)) };
   } catch (error) {
     if (!(error instanceof MalformedBytes)) throw error;
     return { status: 'damaged', problem: error.message };
   }
+}
+
+function readFoundation(body: ByteReader, pageCount: number): Foundation {
+  requirePageCount(body, pageCount);
+  const seed = body.number('the seed', MAX_U32);
+  const phase = body.number('the phase', MAX_U32);
+  const restoreCount = body.number('the number of restores', MAX_NUMBER);
+  const histogram = readHistogram(body, pageCount);
+  return { pageCount, histogram, exploration: { seed, phase }, restoreCount };
 }
 
 function requirePageCount(body: ByteReader, expected: number): void {

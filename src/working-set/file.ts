@@ -6,26 +6,40 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { errnoOf, readAt, writeAt, writeFailure } from '../checkpoint/files.js';
 import { VmckptError } from '../errors.js';
-import { MAX_WORKING_SET_BYTES, decodeWorkingSet, encodeWorkingSet } from './codec.js';
+import { MAX_WORKING_SET_BYTES, decodeFoundation, decodeWorkingSet, encodeWorkingSet } from './codec.js';
 import type { Opened } from './envelope.js';
 import { replaceFile } from './replace-file.js';
-import { newWorkingSet, type WorkingSet } from './working-set.js';
+import { newWorkingSet, type Foundation, type WorkingSet } from './working-set.js';
 
 export const WORKING_SET_FILE = 'working-set';
 
-export interface KnownWorkingSet {
+export interface Known<T> {
   /** An empty one when there is none to be had. */
-  readonly workingSet: WorkingSet;
+  readonly workingSet: T;
   /** Why it could not be read, as a clause for the user; undefined also when there has never been one. */
   readonly problem: string | undefined;
 }
 
 /** Never throws but for bugs. `pageCount` is the checkpoint's. */
-export function readWorkingSet(generationDir: string, pageCount: number): KnownWorkingSet {
-  const found = readFile(path.join(generationDir, WORKING_SET_FILE), pageCount);
-  if (found === undefined) return { workingSet: newWorkingSet(pageCount), problem: undefined };
-  if (found.status === 'ok') return { workingSet: found.value, problem: undefined };
-  return { workingSet: newWorkingSet(pageCount), problem: `the working set is not used: ${found.problem}` };
+export function readWorkingSet(generationDir: string, pageCount: number): Known<WorkingSet> {
+  return known(
+    readFile(generationDir, (bytes) => decodeWorkingSet(bytes, pageCount)),
+    pageCount,
+  );
+}
+
+/** As `readWorkingSet`, in less time. */
+export function readFoundation(generationDir: string, pageCount: number): Known<Foundation> {
+  return known(
+    readFile(generationDir, (bytes) => decodeFoundation(bytes, pageCount)),
+    pageCount,
+  );
+}
+
+function known<T>(found: Opened<T> | undefined, pageCount: number): Known<T | WorkingSet> {
+  if (found?.status === 'ok') return { workingSet: found.value, problem: undefined };
+  const problem = found && `the working set is not used: ${found.problem}`;
+  return { workingSet: newWorkingSet(pageCount), problem };
 }
 
 /**
@@ -41,7 +55,7 @@ export async function updateWorkingSet(
   const file = path.join(generationDir, WORKING_SET_FILE);
   let refusal: string | undefined;
   const write = (fd: number): boolean => {
-    const found = readFile(file, pageCount);
+    const found = readFile(generationDir, (bytes) => decodeWorkingSet(bytes, pageCount));
     if (found?.status === 'unsupported') {
       refusal = `the working set stays as it is: ${found.problem}`;
       return false;
@@ -60,7 +74,8 @@ export async function updateWorkingSet(
 }
 
 /** undefined when there is no such file. */
-function readFile(file: string, pageCount: number): Opened<WorkingSet> | undefined {
+function readFile<T>(generationDir: string, decode: (bytes: Buffer) => Opened<T>): Opened<T> | undefined {
+  const file = path.join(generationDir, WORKING_SET_FILE);
   let fd: number;
   try {
     // Not to wait for a pipe, nor to follow a link out of the store.
@@ -78,7 +93,7 @@ function readFile(file: string, pageCount: number): Opened<WorkingSet> | undefin
         problem: `it has ${found.size} bytes, at most ${MAX_WORKING_SET_BYTES} expected`,
       };
     const bytes = Buffer.alloc(found.size);
-    return decodeWorkingSet(bytes.subarray(0, readAt(fd, bytes, 0)), pageCount);
+    return decode(bytes.subarray(0, readAt(fd, bytes, 0)));
   } catch (error) {
     return unreadable(error);
   } finally {

@@ -2,16 +2,16 @@
  * What whoever serves a VM's memory expects it to touch, from the times before, and what that teaches the next ones
  * (docs/working-set.md). Serving without a prediction teaches as well.
  */
-import { randomBytes } from 'node:crypto';
 import type { CheckpointReader } from '../checkpoint/reader.js';
 import type { BackgroundPlan } from '../native/index.js';
-import { readWorkingSet, updateWorkingSet } from './file.js';
+import { readFoundation, updateWorkingSet } from './file.js';
 import { refreshHotPack } from './hot-pack.js';
 import { planPrefetch, prefetchedBy, type PrefetchPlan } from './plan.js';
 import { concatenated, type PageRuns } from './runs.js';
 import { TraceRecorder } from './trace.js';
 import { installUnits, type InstallUnits } from './units.js';
 import { learnRestore, type WorkingSet } from './working-set.js';
+import { randomU32 } from '../util/random.js';
 
 const NOTHING: PageRuns = new Uint32Array(0);
 const NO_PLAN = { beforeResume: NOTHING, afterResume: [], likely: NOTHING, warm: NOTHING } as const;
@@ -52,7 +52,7 @@ export class Prediction {
     this.#units = installUnits(reader);
     this.budgetMs = wishes?.budgetMs ?? 0;
     if (wishes === undefined) return;
-    const { workingSet, problem } = readWorkingSet(generationDir, reader.layout.pageCount);
+    const { workingSet, problem } = readFoundation(generationDir, reader.layout.pageCount);
     this.problem = problem;
     if (workingSet.histogram.memberCount > 0)
       this.#plan = planPrefetch({ ...workingSet, units: this.#units }, wishes);
@@ -94,7 +94,7 @@ export class Prediction {
     const { pageCount } = this.#reader.layout;
     const trace = recorder.finish({
       resumedAtMs,
-      runId: randomBytes(8).readBigUInt64LE(),
+      runId: (BigInt(randomU32()) << 32n) | BigInt(randomU32()),
       generation: this.#reader.manifest.generation,
       pageCount,
       prefetched: queued,

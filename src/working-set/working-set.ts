@@ -1,5 +1,4 @@
 /** What is known about a generation's restores: the story of learning from one more. */
-import { randomBytes } from 'node:crypto';
 import type { PageBitmap } from '../pages/bitmap.js';
 import { evidenceOf } from './evidence.js';
 import { AdaptiveHistogram, type LearningOptions } from './histogram.js';
@@ -7,16 +6,21 @@ import type { Exploration } from './plan.js';
 import { scoreRestore, type RestoreScore } from './score.js';
 import type { RestoreTrace } from './trace.js';
 import type { InstallUnits } from './units.js';
+import { randomU32 } from '../util/random.js';
 
 export const MAX_SCORES = 16;
 
-export interface WorkingSet {
+/** What the next restore's plan is made from. */
+export interface Foundation {
   /** Of the whole RAM. */
   readonly pageCount: number;
   readonly histogram: AdaptiveHistogram;
   readonly exploration: Exploration;
   /** Restores learnt from, ever. */
   readonly restoreCount: number;
+}
+
+export interface WorkingSet extends Foundation {
   /** Of the last restores, oldest first, at most MAX_SCORES. */
   readonly scores: readonly RestoreScore[];
   readonly lastTrace: RestoreTrace | undefined;
@@ -26,7 +30,7 @@ export function newWorkingSet(pageCount: number): WorkingSet {
   return {
     pageCount,
     histogram: AdaptiveHistogram.empty,
-    exploration: { seed: randomBytes(4).readUInt32LE(), phase: 0 },
+    exploration: { seed: randomU32(), phase: 0 },
     restoreCount: 0,
     scores: [],
     lastTrace: undefined,
