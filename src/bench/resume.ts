@@ -147,10 +147,16 @@ async function measureSize(work: SizeWork): Promise<SizeResult> {
   const random = seededRandom(seed);
   const possible = scenarios.filter(({ artefact }) => saved.files.has(artefact));
   const touched = new Map<Scenario, Touched>();
-  for (const scenario of possible.filter(({ trainingRuns }) => trainingRuns !== undefined)) {
-    for (let run = 1; run <= (scenario.trainingRuns ?? 0); run++) {
-      onMessage(`${ramMib} MiB: ${scenario.name} learns, ${run} of ${scenario.trainingRuns}`);
-      await measureOne({ scenario, cache: 'warm', round: 0, seed: seed - run }, saved, room);
+  for (const scenario of possible.filter(({ training }) => training !== undefined)) {
+    for (const [at, restore] of scenario.training!.entries()) {
+      onMessage(`${ramMib} MiB: ${scenario.name} learns, ${at + 1} of ${scenario.training!.length}`);
+      const lesson = {
+        scenario: { ...scenario, restore },
+        cache: 'warm',
+        round: 0,
+        seed: seed - 1 - at,
+      } as const;
+      await measureOne(lesson, saved, room);
     }
     onMessage(`${ramMib} MiB: what the guest of ${scenario.name} touches`);
     const generationDir = path.dirname(saved.files.get(scenario.artefact)![0]!);

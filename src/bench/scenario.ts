@@ -37,7 +37,7 @@ export interface Scenario {
   readonly title: string;
   readonly artefact: ArtefactName;
   /** Restores before the first that is measured, with clients at work: what they touch is learnt. */
-  readonly trainingRuns?: number;
+  readonly training?: readonly Scenario['restore'][];
   /** Returns when all memory is in place, or no more will come. */
   readonly restore: (saved: SavedGuest) => Promise<Restored>;
 }

@@ -1,4 +1,5 @@
 /** All scenarios: baselines of stock QEMU first, then vmckpt's modes. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { mapMainMemory, opensMemoryReadOnly } from '../qemu/mapped-memory.js';
 import { restore, type RestoreOptions } from '../restore/restore.js';
 import { nowMs } from '../timeline/clock.js';
@@ -9,6 +10,14 @@ import { stockLoad, type StockLoad } from './stock.js';
 
 /** The RAM block of a machine whose memory is given by its size alone. */
 const MAIN_MEMORY = 'pc.ram';
+
+const LAZY = { mode: 'lazy', path: 'direct' } as const;
+const LEARNED = {
+  mode: 'prefetch',
+  path: 'direct',
+  prefetch: { budgetMs: DEFAULT_PREFETCH_BUDGET_MS, explore: DEFAULT_EXPLORE },
+} as const;
+const TRAINING_MS = 5_000;
 
 export const SCENARIOS: readonly Scenario[] = [
   {
@@ -43,21 +52,27 @@ export const SCENARIOS: readonly Scenario[] = [
   }),
   vmckpt('eager', 'vmckpt eager', 'checkpoint', { mode: 'eager' }),
   vmckpt('eager-raw', 'vmckpt eager, raw', 'checkpointRaw', { mode: 'eager' }),
-  vmckpt('lazy', 'vmckpt lazy', 'checkpoint', { mode: 'lazy', path: 'direct' }),
-  vmckpt('lazy-raw', 'vmckpt lazy, raw', 'checkpointRaw', { mode: 'lazy', path: 'direct' }),
+  vmckpt('lazy', 'vmckpt lazy', 'checkpoint', LAZY),
+  vmckpt('lazy-raw', 'vmckpt lazy, raw', 'checkpointRaw', LAZY),
   vmckpt('map', 'vmckpt, mapped', 'checkpointMapped', { mode: 'map' }),
   {
-    ...vmckpt('learned', 'vmckpt, learned', 'checkpointLearned', {
-      mode: 'prefetch',
-      path: 'direct',
-      prefetch: { budgetMs: DEFAULT_PREFETCH_BUDGET_MS, explore: DEFAULT_EXPLORE },
-    }),
-    trainingRuns: 3,
+    ...vmckpt('learned', 'vmckpt, learned', 'checkpointLearned', LEARNED),
+    // As `vmckpt learn` does.
+    training: [
+      (saved) => restoreByVmckpt(saved, 'checkpointLearned', { ...LAZY, ...untilTold() }),
+      (saved) => restoreByVmckpt(saved, 'checkpointLearned', { ...LAZY, ...untilTold(), exactly: true }),
+      (saved) => restoreByVmckpt(saved, 'checkpointLearned', LEARNED),
+    ],
   },
 ];
 
 /** Against it the clients' throughput is held. */
 export const REFERENCE = SCENARIOS.find(({ name }) => name === 'eager')!;
+
+/** Nothing comes unasked for a while. */
+function untilTold(): Pick<RestoreOptions, 'background' | 'exercise'> {
+  return { background: 'when-told', exercise: () => sleep(TRAINING_MS) };
+}
 
 async function stock(
   { guest, signal }: SavedGuest,

@@ -37,7 +37,7 @@ export async function touchedPages(
   const clients = await Clients.prepare({ ports: guest.ports, values, seed });
   try {
     clients.begin();
-    const how = { mode: 'lazy', path: 'auto', background: 'never', detach: true } as const;
+    const how = { mode: 'lazy', path: 'auto', background: 'never', exactly: true, detach: true } as const;
     const { name, qemuPid, path } = await restore({ ...restoreWishes(saved, reference), ...how });
     if (path !== 'direct') return undefined;
     await sleep(TOUCHING_MS, undefined, { signal });

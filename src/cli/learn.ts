@@ -39,7 +39,10 @@ export function learnCommand(): Command {
       option('--probe <command>', 'a shell command that does what the clients of the VM do, and ends'),
     )
     .addOption(
-      option('--runs <n>', 'how often it runs: first without a prediction, then with it')
+      option(
+        '--runs <n>',
+        'how often it runs: first without a prediction, from 3 on once page by page, then with what was learnt',
+      )
         .argParser((text) => Math.floor(numberIn(text, { min: 1, max: MAX_RUNS })))
         .default(DEFAULT_RUNS),
     )
@@ -81,8 +84,11 @@ export function learnCommand(): Command {
 
 function describeRun({ run, mode, demandFaults, precision, recall, probeExitCode }: LearnRun): string {
   const percent = (share: number | null) => (share === null ? 'unknown' : `${Math.round(share * 100)} %`);
-  const quality =
-    mode === 'lazy' ? 'without a prediction' : `precision ${percent(precision)}, recall ${percent(recall)}`;
+  const quality = {
+    lazy: 'without a prediction',
+    exact: 'every page by itself',
+    prefetch: `precision ${percent(precision)}, recall ${percent(recall)}`,
+  }[mode];
   const probe =
     probeExitCode === null || probeExitCode === 0 ? '' : `; the probe ended with ${probeExitCode}`;
   return `Run ${run}: ${demandFaults} demand faults, ${quality}${probe}`;

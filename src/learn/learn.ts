@@ -9,7 +9,7 @@ import { readManifest, requireMachine, type Manifest } from '../checkpoint/manif
 import { PAGE_BYTES } from '../pages/layout.js';
 import { restore, type RestoreReport } from '../restore/restore.js';
 import { stopVm } from '../restore/stop.js';
-import { VmFolder, type RestoreMode } from '../restore/vm-record.js';
+import { VmFolder } from '../restore/vm-record.js';
 import { Store } from '../store/store.js';
 import { readWorkingSet } from '../working-set/file.js';
 import { DEFAULT_EXPLORE, DEFAULT_PREFETCH_BUDGET_MS } from '../working-set/plan.js';
@@ -35,7 +35,7 @@ export interface LearnOptions {
 export interface LearnRun {
   /** From 1. */
   readonly run: number;
-  readonly mode: RestoreMode;
+  readonly mode: 'lazy' | 'exact' | 'prefetch';
   readonly demandFaults: number;
   readonly prefetchedPages: number;
   /** Null: not known. */
@@ -80,10 +80,20 @@ export async function learn(options: LearnOptions): Promise<LearnReport> {
   return { name, generation, probe: options.probe ?? null, runs, unitCount };
 }
 
-/** The first run sees everything that is touched; the others see what it is like with what was learnt. */
+/** As how often each comes. */
+function modeOf(run: number, runCount: number): LearnRun['mode'] {
+  if (run === 1) return 'lazy';
+  return run === 2 && runCount > 2 ? 'exact' : 'prefetch';
+}
+
+/**
+ * The first run sees everything that is touched, and when; an exact one which pages that are, more slowly; the others see
+ * what it is like with what was learnt.
+ */
 async function runOnce(run: number, lessons: Lessons): Promise<LearnRun> {
   const { options, manifest } = lessons;
-  const mode = run === 1 ? 'lazy' : 'prefetch';
+  const mode = modeOf(run, options.runs);
+  const isPredicted = mode === 'prefetch';
   const ownFolder = new VmFolder(manifest.name).ownFolder;
   let probeExitCode: number | null = null;
   let report: RestoreReport;
@@ -93,7 +103,7 @@ async function runOnce(run: number, lessons: Lessons): Promise<LearnRun> {
     report = await restore({
       ...options,
       reference: `${manifest.name}@${manifest.generation}`,
-      mode,
+      mode: isPredicted ? 'prefetch' : 'lazy',
       path: 'auto',
       prefetch: { budgetMs: DEFAULT_PREFETCH_BUDGET_MS, explore: DEFAULT_EXPLORE },
       detach: false,
@@ -101,7 +111,8 @@ async function runOnce(run: number, lessons: Lessons): Promise<LearnRun> {
       qemuArgs: undefined,
       onProgress: () => undefined,
       identity: 'trial',
-      background: mode === 'lazy' ? 'when-told' : 'at-once',
+      background: isPredicted ? 'at-once' : 'when-told',
+      exactly: mode === 'exact',
       exercise: async () => {
         probeExitCode = await exercise({ ...options, signal }, ownFolder);
       },

@@ -52,6 +52,8 @@ export interface DirectMemoryOptions {
   readonly userfaultfd: number | undefined;
   /** Nothing is put in place that nobody asks for. */
   readonly demandOnly: boolean;
+  /** What is asked for comes without its neighbours. */
+  readonly exactly: boolean;
   /** Of a process without a predecessor. */
   readonly prediction: Prediction | undefined;
 }
@@ -155,7 +157,7 @@ export class DirectMemory {
       demandThreads: DEMAND_THREADS,
       backgroundThreads: this.#threadCount,
       onEvent: (kind, text) => this.#onEvent(kind, text),
-      exactly: this.#options.demandOnly,
+      exactly: this.#options.exactly,
     });
     this.#beganAtMs = nowMs();
     this.#reader!.attach(this.#server);

@@ -100,9 +100,10 @@ export class OnDemandTransfer {
 
   async #startServing(
     session: PostcopySession,
-    { runs, background, aftercare }: TransferOrder,
+    { runs, background, exactly, aftercare }: TransferOrder,
   ): Promise<void> {
     const { state, monitor } = this.#machine;
+    const isExact = exactly && this.#direct !== undefined;
     let resumedAtMs: number | undefined;
     const loaded = untilLoaded(monitor, runs).then((atMs) => {
       resumedAtMs = atMs;
@@ -121,7 +122,7 @@ export class OnDemandTransfer {
     if (background === 'when-told') await this.#context.verb.nextWord();
     await Promise.all([session.finish(state.ramSectionId), loaded]);
     if (resumedAtMs !== undefined && this.#prediction !== undefined)
-      this.observed = { ...session.observed(), resumedAtMs, isComplete: true };
+      this.observed = { ...session.observed(), resumedAtMs, isComplete: true, isExact };
   }
 
   async #noteLoaded(aftercare: Aftercare | undefined): Promise<void> {
@@ -153,7 +154,7 @@ export class OnDemandTransfer {
   }
 
   #directMemory(
-    { background }: TransferOrder,
+    { background, exactly }: TransferOrder,
     memory: DirectlyFilled,
     { hostPages, estate }: { readonly hostPages: HostPages; readonly estate: Estate },
   ): DirectMemory {
@@ -168,6 +169,7 @@ export class OnDemandTransfer {
       pageTable,
       userfaultfd,
       demandOnly: background === 'never',
+      exactly,
       prediction: this.#prediction,
     });
   }

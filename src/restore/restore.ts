@@ -50,6 +50,8 @@ export interface RestoreOptions extends LaunchWishes {
   readonly path: PathWish;
   /** `at-once` by default. */
   readonly background?: Background;
+  /** Every page is asked for by itself, as far as that can be had: slower, and tells what is touched. */
+  readonly exactly?: boolean;
   /** Return when the VM runs, not when its memory is complete. */
   readonly detach: boolean;
   /** Begins when the VM runs, and the restore waits for its end; a background that waits to be told begins then. */
@@ -135,9 +137,9 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
       requireCompatible(qemu.qmp, manifest),
       isolate(qemu.qmp, aftercare),
     ]);
-    const { background = 'at-once', exercise } = options;
+    const { background = 'at-once', exactly = false, exercise } = options;
     const care = runs ? { aftercare } : {};
-    const order = { ...incoming, runs, background, ...care };
+    const order = { ...incoming, runs, background, exactly, ...care };
     const { preempt, capabilities, memory, hugePages } = incoming;
     const known = { ...record, preempt, capabilities, hugePages, ...(memory && { memory }), ...care };
     // Before the VM can run: whoever takes it over when we are killed has to know it.

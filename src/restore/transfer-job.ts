@@ -25,6 +25,8 @@ export const orderSchema = v.object({
   /** Begins when the VM runs, whether the verb lives or not. */
   aftercare: v.optional(aftercareSchema),
   background: v.picklist(['at-once', 'when-told', 'never']),
+  /** On the direct path a fault brings its page and no other: every page that is touched is asked for. */
+  exactly: v.boolean(),
 });
 /**
  * When pages come that nobody asks for. `when-told`: once the verb says another word, or ends. `never`: for

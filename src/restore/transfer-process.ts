@@ -149,6 +149,7 @@ class Transfer {
       ...(aftercare && { aftercare }),
       runs: true,
       background: 'at-once',
+      exactly: false,
     };
   }
 

@@ -73,7 +73,7 @@ export class GuestMemory {
   /** What was asked for so far, for the working set. The VM runs since it has handed over its memory. */
   observed(): Omit<ObservedFaults, 'isComplete'> {
     const beganAtMs = this.#beganAtMs;
-    return { faults: this.#server.trace(), beganAtMs, resumedAtMs: beganAtMs };
+    return { faults: this.#server.trace(), beganAtMs, resumedAtMs: beganAtMs, isExact: false };
   }
 
   /** Puts everything in place that nobody has asked for, what is predicted first. Once more does nothing. */

@@ -13,7 +13,7 @@ import { MAX_TRACE_FAULTS, MAX_TRACE_RUNS, type RestoreTrace } from './trace.js'
 import { MAX_SCORES, type Foundation, type WorkingSet } from './working-set.js';
 
 const TRACE_ENVELOPE = { magic: 'VMCKPTtr', version: 1 } as const;
-const WORKING_SET_ENVELOPE = { magic: 'VMCKPTws', version: 1 } as const;
+const WORKING_SET_ENVELOPE = { magic: 'VMCKPTws', version: 2 } as const;
 
 /** Above what the other bounds add up to: 2²⁰ units of 14 bytes, 2²⁰ faults of 10, 2 × 2¹⁸ runs of 10. */
 export const MAX_WORKING_SET_BYTES = 32 << 20;
@@ -37,9 +37,10 @@ export function decodeTrace(bytes: Buffer): Opened<RestoreTrace> {
 
 export function encodeWorkingSet(workingSet: WorkingSet): Buffer {
   const out = new ByteWriter();
-  const { pageCount, histogram, exploration, restoreCount, scores, lastTrace } = workingSet;
+  const { pageCount, histogram, touched, exploration, restoreCount, scores, lastTrace } = workingSet;
   for (const value of [pageCount, exploration.seed, exploration.phase, restoreCount]) out.number(value);
   writeHistogram(out, histogram);
+  writeRuns(out, touched);
   out.number(scores.length);
   for (const score of scores) writeScore(out, score);
   out.number(lastTrace === undefined ? 0 : 1);
@@ -81,7 +82,8 @@ function readFoundation(body: ByteReader, pageCount: number): Foundation {
   const phase = body.number('the phase', MAX_U32);
   const restoreCount = body.number('the number of restores', MAX_NUMBER);
   const histogram = readHistogram(body, pageCount);
-  return { pageCount, histogram, exploration: { seed, phase }, restoreCount };
+  const touched = readRuns(body, pageCount);
+  return { pageCount, histogram, touched, exploration: { seed, phase }, restoreCount };
 }
 
 function requirePageCount(body: ByteReader, expected: number): void {
@@ -90,9 +92,9 @@ function requirePageCount(body: ByteReader, expected: number): void {
 }
 
 function writeTrace(out: ByteWriter, trace: RestoreTrace): void {
-  const { pageCount, resumedAtMs, generation, explorePhase, cutFaultCount, isComplete } = trace;
+  const { pageCount, resumedAtMs, generation, explorePhase, cutFaultCount, isComplete, isExact } = trace;
   for (const value of [pageCount, resumedAtMs, generation, explorePhase, cutFaultCount]) out.number(value);
-  out.number(isComplete ? 1 : 0);
+  out.number(Number(isComplete) + 2 * Number(isExact));
   out.u64(trace.runId);
   out.number(trace.faultPages.length);
   let next = 0;
@@ -112,7 +114,7 @@ function readTrace(body: ByteReader, expectedPageCount?: number): RestoreTrace {
   const generation = body.number('the generation', MAX_NUMBER);
   const explorePhase = body.number('the phase of the trace', MAX_U32);
   const cutFaultCount = body.number('the number of cut faults', MAX_NUMBER);
-  const isComplete = body.number('the mark of a complete trace', 1) === 1;
+  const marks = body.number('the marks of a trace', 3);
   const runId = body.u64('the run');
   const faultCount = body.number('the number of faults', MAX_TRACE_FAULTS);
   const faultPages = new Uint32Array(faultCount);
@@ -134,7 +136,8 @@ function readTrace(body: ByteReader, expectedPageCount?: number): RestoreTrace {
     prefetched: readRuns(body, pageCount),
     withheld: readRuns(body, pageCount),
     explorePhase,
-    isComplete,
+    isComplete: marks % 2 === 1,
+    isExact: marks >= 2,
   };
 }
 

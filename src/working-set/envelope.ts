@@ -67,7 +67,8 @@ export function unseal({ magic, version }: Envelope, bytes: Buffer): Opened<Buff
   const foundMagic = bytes.toString('latin1', AT.magic, AT.version);
   if (foundMagic !== magic) return damaged(`it begins with ${JSON.stringify(foundMagic)}, ${magic} expected`);
   const foundVersion = bytes.readUInt32LE(AT.version);
-  if (foundVersion !== version)
+  if (foundVersion < version) return damaged(`it has version ${foundVersion}, which is read no more`);
+  if (foundVersion > version)
     return {
       status: 'unsupported',
       problem: `it has version ${foundVersion}, this vmckpt reads version ${version}`,

@@ -29,12 +29,17 @@ export function touchClassOf(sinceResumeUs: number): TouchClass {
   return sinceResumeUs < SOON_BELOW_US ? TOUCH_CLASSES.soon : TOUCH_CLASSES.late;
 }
 
-export function evidenceOf(trace: RestoreTrace, units: InstallUnits): Evidence {
+/** @param known leaders of units that were learnt before: an exact trace, whose VM was slower than others, adds to them */
+export function evidenceOf(trace: RestoreTrace, units: InstallUnits, known: Iterable<number> = []): Evidence {
   const touched = new Map<number, TouchClass>();
   for (const [i, page] of trace.faultPages.entries()) {
     const leader = units.leaderOf(page);
     const touch = touchClassOf(trace.faultTimesUs[i]!);
     if (touch < (touched.get(leader) ?? TOUCH_CLASS_COUNT)) touched.set(leader, touch);
+  }
+  if (trace.isExact) {
+    for (const leader of known) touched.delete(leader);
+    return { touched, untouched: new Set(), tellsAbsence: false };
   }
   const untouched = new Set<number>();
   if (tellsAbsence(trace))

@@ -60,7 +60,8 @@ function extentsOf(
 ): Set<number> {
   const everything = { budgetMs: Number.MAX_SAFE_INTEGER, fillBytesPerMs: 1, explore: 0 };
   const nobodyWithheld = { seed: 0, phase: 0 };
-  const plan = planPrefetch({ histogram, units, exploration: nobodyWithheld }, everything);
+  const allPages = new Uint32Array(0);
+  const plan = planPrefetch({ histogram, units, touched: allPages, exploration: nobodyWithheld }, everything);
   const extents = new Set<number>();
   for (const page of pagesOf(concatenated([plan.beforeResume, ...plan.afterResume])))
     if (reader.kindOf(page) === PAGE_KINDS.data) extents.add(reader.extentOf(page));

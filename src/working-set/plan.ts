@@ -5,8 +5,8 @@
  * 2. `afterResume`: the rest of the set, those touched sooner first, several threads at a time;
  * 3. `warm`: units outside the set that still have heat. They are probably not touched: installing them would cost
  *    copies and memory, but reading them into the page cache makes a fault cheap. Hottest first;
- * 4. `likely`: memory around what is hot: regions of 2 MiB that hold some heat, in the order of it, each in address
- *    order. Whoever walks them skips what is in place or withheld. The cold rest of memory has no order;
+ * 4. `likely`: memory around what is hot: first what lies beside the predicted pages of a unit, where a restore has shown
+ *    which those are; then regions of 2 MiB that hold some heat, in the order of it, each in address order. Whoever walks them skips what is in place or withheld. The cold rest of memory has no order;
  * 5. `withheld`: members that only a fault may bring until all else is in place. Whether they fault is the only
  *    thing that shows what prefetching hides.
  *
@@ -18,7 +18,7 @@ import { PageBitmap } from '../pages/bitmap.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import { TOUCH_CLASSES, type TouchClass } from './evidence.js';
 import { heatOf, usualTouch, type AdaptiveHistogram, type HeatEntry } from './histogram.js';
-import { RunList, runsOf, type PageRuns } from './runs.js';
+import { concatenated, pagesOf, RunList, runsOf, type PageRuns } from './runs.js';
 import type { InstallUnits } from './units.js';
 
 export const DEFAULT_PREFETCH_BUDGET_MS = 20;
@@ -62,11 +62,13 @@ export interface PlanInput {
   readonly histogram: AdaptiveHistogram;
   readonly exploration: Exploration;
   readonly units: InstallUnits;
+  /** Pages that are known to be touched, a set; of the units that hold some no others are predicted. */
+  readonly touched: PageRuns;
 }
 
 /** An empty histogram gives an empty plan. @throws RangeError for options out of range; what `units` throws */
 export function planPrefetch(
-  { histogram, exploration, units }: PlanInput,
+  { histogram, exploration, units, touched }: PlanInput,
   {
     budgetMs = DEFAULT_PREFETCH_BUDGET_MS,
     fillBytesPerMs = DEFAULT_FILL_BYTES_PER_MS,
@@ -77,17 +79,24 @@ export function planPrefetch(
   requireRange('fillBytesPerMs', fillBytesPerMs, Number.MAX_SAFE_INTEGER);
   const isWithheld = withheldBy(exploration, explore);
   const take = pageTaker(units);
+  const isTouched = bitmapOf(touched, units.pageCount);
   const hottestFirst = histogram.entries
     .filter(({ leader }) => leader < units.pageCount)
     .sort((a, b) => heatOf(b) - heatOf(a) || a.leader - b.leader);
   let budgetPages = (budgetMs * fillBytesPerMs) / PAGE_BYTES;
-  const [before, withheld]: [number[], number[]] = [[], []];
+  const [before, beside, withheld]: [number[], number[], number[]] = [[], [], []];
   const after: [number[], number[], number[]] = [[], [], []];
   for (const entry of hottestFirst.filter(({ isMember }) => isMember)) {
-    const pages = take(entry);
+    const all = take(entry);
+    if (isWithheld(entry.leader)) {
+      withheld.push(...all);
+      continue;
+    }
+    const known = units.holdsData(entry.leader) ? all.filter((page) => isTouched.has(page)) : [];
+    const pages = known.length === 0 ? all : known;
+    if (known.length > 0) beside.push(...all.filter((page) => !isTouched.has(page)));
     const touch: TouchClass = usualTouch(entry);
-    if (isWithheld(entry.leader)) withheld.push(...pages);
-    else if (touch === TOUCH_CLASSES.early && pages.length <= budgetPages) {
+    if (touch === TOUCH_CLASSES.early && pages.length <= budgetPages) {
       budgetPages -= pages.length;
       before.push(...pages);
     } else after[touch].push(...pages);
@@ -99,7 +108,7 @@ export function planPrefetch(
     beforeResume: runsOf(before),
     afterResume: after.map(runsOf),
     warm: warm.finish(),
-    likely: hotRegions(hottestFirst, units.pageCount),
+    likely: concatenated([runsOf(beside), hotRegions(hottestFirst, units.pageCount)]),
     withheld: runsOf(withheld),
     explorePhase: exploration.phase,
   };
@@ -113,6 +122,12 @@ export function prefetchedBy({ beforeResume, afterResume }: PrefetchPlan): PageR
   const merged = new RunList();
   for (const [firstPage, pageCount] of all.sort(([a], [b]) => a - b)) merged.add(firstPage, pageCount);
   return merged.finish();
+}
+
+function bitmapOf(runs: PageRuns, pageCount: number): PageBitmap {
+  const bitmap = new PageBitmap(pageCount);
+  for (const page of pagesOf(runs)) bitmap.claim(page);
+  return bitmap;
 }
 
 /** Gives a unit's pages, once: two entries of one unit (learnt from another generation, or made up) share them. */

@@ -33,6 +33,8 @@ export interface ObservedFaults {
   readonly resumedAtMs: number;
   /** All of memory came into place. */
   readonly isComplete: boolean;
+  /** Every page that was touched is among the faults. */
+  readonly isExact: boolean;
 }
 
 export class Prediction {
@@ -86,7 +88,7 @@ export class Prediction {
   }
 
   /** Keeps what was seen beside the generation. @returns why that was not possible, as a clause for the user */
-  async learn({ faults, beganAtMs, resumedAtMs, isComplete }: ObservedFaults): Promise<string | undefined> {
+  async learn({ faults, beganAtMs, resumedAtMs, ...about }: ObservedFaults): Promise<string | undefined> {
     const recorder = new TraceRecorder();
     const offsetUs = (beganAtMs - resumedAtMs) * 1000;
     for (let at = 0; at < faults.length; at += 2) recorder.fault(faults[at]!, faults[at + 1]! + offsetUs);
@@ -100,7 +102,7 @@ export class Prediction {
       prefetched: queued,
       withheld,
       explorePhase: this.#plan?.explorePhase ?? 0,
-      isComplete,
+      ...about,
     });
     let known: WorkingSet | undefined;
     const problem = await updateWorkingSet(this.#generationDir, pageCount, (former) => {

@@ -23,7 +23,7 @@ export interface ScoreCounts {
   readonly withheldUnits: number;
   /** Withheld units that faulted. */
   readonly withheldFaults: number;
-  /** Units that faulted and had not been predicted. */
+  /** Units that faulted on pages that had not been predicted. */
   readonly missFaults: number;
   /** Units that faulted although they were prefetched: the prefetch came too late. */
   readonly lateFaults: number;
@@ -74,9 +74,11 @@ function countUnits(
   const prefetched = leadersOf(pagesOf(trace.prefetched));
   const withheld = leadersOf(pagesOf(trace.withheld));
   let [withheldFaults, missFaults, lateFaults] = [0, 0, 0];
+  const early = new Set(pagesOf(trace.prefetched));
+  const late = leadersOf(trace.faultPages.filter((page) => early.has(page)));
   for (const leader of leadersOf(trace.faultPages)) {
     if (withheld.has(leader)) withheldFaults++;
-    else if (prefetched.has(leader)) lateFaults++;
+    else if (late.has(leader)) lateFaults++;
     else missFaults++;
   }
   const counts = {

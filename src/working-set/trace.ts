@@ -32,6 +32,8 @@ export interface RestoreTrace {
   readonly explorePhase: number;
   /** The VM ran, and all of its memory came into place: only then does the absence of a fault mean anything. */
   readonly isComplete: boolean;
+  /** Every page came by itself, so that every page that was touched has faulted. Its times are those of a slower VM. */
+  readonly isExact: boolean;
 }
 
 export type TraceContext = Omit<RestoreTrace, 'faultPages' | 'faultTimesUs' | 'cutFaultCount'>;

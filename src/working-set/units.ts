@@ -16,6 +16,7 @@ export interface InstallUnits {
   /** Of the whole RAM; every page below it may be asked for. */
   readonly pageCount: number;
   leaderOf(page: number): number;
+  holdsData(page: number): boolean;
   /** All pages of the unit that holds `page`, ascending; `page` among them. */
   membersOf(page: number): number[];
 }
@@ -32,6 +33,7 @@ export function installUnits(source: ExtentMap): InstallUnits {
     readsAsZero(source, page) ? zerosBeside(source, page, step) : siblingsOf(source, page, step);
   return {
     pageCount: source.layout.pageCount,
+    holdsData: (page) => source.kindOf(page) === PAGE_KINDS.data,
     leaderOf: (page) => siblings(page, -1).at(-1) ?? page,
     membersOf: (page) => [...siblings(page, -1).reverse(), page, ...siblings(page, 1)],
   };

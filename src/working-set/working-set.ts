@@ -4,7 +4,8 @@ import { evidenceOf } from './evidence.js';
 import { AdaptiveHistogram, type LearningOptions } from './histogram.js';
 import type { Exploration } from './plan.js';
 import { scoreRestore, type RestoreScore } from './score.js';
-import type { RestoreTrace } from './trace.js';
+import { pagesOf, runsOf, type PageRuns } from './runs.js';
+import { MAX_TRACE_RUNS, type RestoreTrace } from './trace.js';
 import type { InstallUnits } from './units.js';
 import { randomU32 } from '../util/random.js';
 
@@ -15,6 +16,8 @@ export interface Foundation {
   /** Of the whole RAM. */
   readonly pageCount: number;
   readonly histogram: AdaptiveHistogram;
+  /** Pages that are known to be touched, from a restore that had them asked for one by one; empty: none was. */
+  readonly touched: PageRuns;
   readonly exploration: Exploration;
   /** Restores learnt from, ever. */
   readonly restoreCount: number;
@@ -30,6 +33,7 @@ export function newWorkingSet(pageCount: number): WorkingSet {
   return {
     pageCount,
     histogram: AdaptiveHistogram.empty,
+    touched: new Uint32Array(0),
     exploration: { seed: randomU32(), phase: 0 },
     restoreCount: 0,
     scores: [],
@@ -51,11 +55,13 @@ export function learnRestore(
   options: LearningOptions = {},
 ): WorkingSet {
   const { seed, phase } = known.exploration;
+  const leaders = known.histogram.entries.map(({ leader }) => leader);
   // Many restores may have begun with the same phase: together they are one turn, and skip none.
   const nextPhase = Math.max(phase, trace.explorePhase + 1) >>> 0;
   return {
     ...known,
-    histogram: known.histogram.learn(evidenceOf(trace, units), options),
+    histogram: known.histogram.learn(evidenceOf(trace, units, leaders), options),
+    touched: touchedAfter(known.touched, trace),
     exploration: { seed, phase: nextPhase },
     restoreCount: known.restoreCount + 1,
     scores: [...known.scores, scoreRestore(trace, units, touched)].slice(-MAX_SCORES),
@@ -72,4 +78,11 @@ export function learnDirtyPages(
   const leaders = new Set<number>();
   for (const page of pages) leaders.add(units.leaderOf(page));
   return { ...known, histogram: known.histogram.feedDirty(leaders, options) };
+}
+
+/** What an exact restore has shown, until the next one, and what others have asked for beside it. */
+function touchedAfter(known: PageRuns, { isExact, faultPages }: RestoreTrace): PageRuns {
+  if (isExact) return runsOf(faultPages).subarray(0, 2 * MAX_TRACE_RUNS);
+  if (known.length === 0) return known;
+  return runsOf([...new Set([...pagesOf(known), ...faultPages])]).subarray(0, 2 * MAX_TRACE_RUNS);
 }

@@ -5,7 +5,13 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { xxh3 } from '../../src/native/index.js';
-import { decodeTrace, decodeWorkingSet, encodeTrace, encodeWorkingSet } from '../../src/working-set/codec.js';
+import {
+  decodeFoundation,
+  decodeTrace,
+  decodeWorkingSet,
+  encodeTrace,
+  encodeWorkingSet,
+} from '../../src/working-set/codec.js';
 import { TOUCH_CLASSES, type Evidence, type TouchClass } from '../../src/working-set/evidence.js';
 import { AdaptiveHistogram, FULL_HEAT, heatOf } from '../../src/working-set/histogram.js';
 import { planPrefetch } from '../../src/working-set/plan.js';
@@ -37,6 +43,7 @@ const trace: fc.Arbitrary<RestoreTrace> = fc
       withheld: runs,
       explorePhase: u32,
       isComplete: fc.boolean(),
+      isExact: fc.boolean(),
     }),
   })
   .map(({ faults, rest }) => {
@@ -83,6 +90,7 @@ const score: fc.Arbitrary<RestoreScore> = fc.record({
 const workingSet: fc.Arbitrary<WorkingSet> = fc.record({
   pageCount: fc.constant(PAGE_COUNT),
   histogram,
+  touched: runs,
   exploration: fc.record({ seed: u32, phase: u32 }),
   restoreCount: count,
   scores: fc.array(score, { maxLength: MAX_SCORES }),
@@ -123,10 +131,11 @@ describe('a working-set file', () => {
   it('gives back what was encoded', () => {
     fc.assert(
       fc.property(workingSet, (original) => {
-        expect(decodeWorkingSet(encodeWorkingSet(original), PAGE_COUNT)).toEqual({
-          status: 'ok',
-          value: original,
-        });
+        const bytes = encodeWorkingSet(original);
+        expect(decodeWorkingSet(bytes, PAGE_COUNT)).toEqual({ status: 'ok', value: original });
+        const { pageCount, histogram, touched, exploration, restoreCount } = original;
+        const value = { pageCount, histogram, touched, exploration, restoreCount };
+        expect(decodeFoundation(bytes, PAGE_COUNT)).toEqual({ status: 'ok', value });
       }),
       { numRuns: 300 },
     );

@@ -18,6 +18,7 @@ const ONE_OFF_SHARE = 0.015;
 /** Extents of eight pages side by side. */
 export const alignedUnits: InstallUnits = {
   pageCount: RAM_PAGES,
+  holdsData: () => true,
   leaderOf: (page) => page - (page % UNIT_PAGES),
   membersOf: (page) => Array.from({ length: UNIT_PAGES }, (_, slot) => page - (page % UNIT_PAGES) + slot),
 };
@@ -124,6 +125,7 @@ export function simulateRestore(plan: PrefetchPlan, touches: readonly Touch[]): 
     withheld: plan.withheld,
     explorePhase: plan.explorePhase,
     isComplete: true,
+    isExact: false,
   });
 }
 

@@ -44,6 +44,7 @@ export function recordedUnits(): InstallUnits {
   }
   return {
     pageCount: leaders.length,
+    holdsData: () => true,
     leaderOf: (page) => leaders[page]!,
     membersOf: (page) => members.get(leaders[page]!)!,
   };

@@ -44,6 +44,14 @@ function record(dir: string): Promise<string | undefined> {
   return updateWorkingSet(dir, RAM_PAGES, oneMore);
 }
 
+function setVersion(file: string, version: number): Buffer {
+  const bytes = readFileSync(file);
+  bytes.writeUInt32LE(version, 8);
+  bytes.writeBigUInt64LE(xxh3(bytes, 0, 56), 56);
+  writeFileSync(file, bytes);
+  return bytes;
+}
+
 describe('the file working-set', () => {
   it('is not there at first, and then holds what was learnt', async () => {
     const dir = temporaryDir();
@@ -111,6 +119,7 @@ describe('the file working-set', () => {
     ['empty', (file: string) => truncateSync(file, 0)],
     ['foreign', (file: string) => writeFileSync(file, 'shopping list\n'.repeat(20))],
     ['huge', (file: string) => truncateSync(file, MAX_WORKING_SET_BYTES + 1)],
+    ['of an older version', (file: string) => setVersion(file, 1)],
   ])('is not used when it is %s, and the next restore begins it anew', async (_what, damage) => {
     const dir = temporaryDir();
     await record(dir);
@@ -135,11 +144,8 @@ describe('the file working-set', () => {
     const dir = temporaryDir();
     await record(dir);
     const file = path.join(dir, WORKING_SET_FILE);
-    const bytes = readFileSync(file);
-    bytes.writeUInt32LE(2, 8);
-    bytes.writeBigUInt64LE(xxh3(bytes, 0, 56), 56);
-    writeFileSync(file, bytes);
-    const problem = 'it has version 2, this vmckpt reads version 1';
+    const bytes = setVersion(file, 3);
+    const problem = 'it has version 3, this vmckpt reads version 2';
     expect(readWorkingSet(dir, RAM_PAGES).problem).toBe(`the working set is not used: ${problem}`);
     expect(await record(dir)).toBe(`the working set stays as it is: ${problem}`);
     expect(readFileSync(file).equals(bytes)).toBe(true);

@@ -11,6 +11,7 @@ function cutAt(shift: number, size = 8): InstallUnits {
   const leaderOf = (page: number) => Math.max(0, page - ((page + shift) % size));
   return {
     pageCount: PAGE_COUNT,
+    holdsData: () => true,
     leaderOf,
     membersOf: (page) => {
       const all = Array.from({ length: PAGE_COUNT }, (_, other) => other);

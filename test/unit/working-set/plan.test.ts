@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { PAGE_BYTES } from '../../../src/pages/layout.js';
 import { AdaptiveHistogram, FULL_HEAT, type HeatEntry } from '../../../src/working-set/histogram.js';
 import { planPrefetch, prefetchedBy, type PlanOptions } from '../../../src/working-set/plan.js';
-import { pagesOf } from '../../../src/working-set/runs.js';
+import { countPages, pagesOf, runsOf } from '../../../src/working-set/runs.js';
 import { RAM_PAGES, UNIT_PAGES, alignedUnits } from '../../support/fault-traces.js';
 
 const PAGE_PER_MS: PlanOptions = { fillBytesPerMs: PAGE_BYTES, explore: 0 };
@@ -13,9 +13,14 @@ function entry(unit: number, share: number, { bin = 0, isMember = true } = {}): 
   return { leader: unit * UNIT_PAGES, bins, isMember };
 }
 
-function plan(entries: readonly HeatEntry[], options: PlanOptions = {}, phase = 0) {
+function plan(
+  entries: readonly HeatEntry[],
+  options: PlanOptions = {},
+  { phase = 0, touched = [] }: { phase?: number; touched?: readonly number[] } = {},
+) {
   const histogram = new AdaptiveHistogram(entries);
-  return planPrefetch({ histogram, exploration: { seed: 5, phase }, units: alignedUnits }, options);
+  const exploration = { seed: 5, phase };
+  return planPrefetch({ histogram, exploration, units: alignedUnits, touched: runsOf(touched) }, options);
 }
 
 describe('planPrefetch', () => {
@@ -24,6 +29,25 @@ describe('planPrefetch', () => {
     const { beforeResume, afterResume } = plan(entries, { ...PAGE_PER_MS, budgetMs: 20 });
     expect([...beforeResume]).toEqual([24, 8, 40, 8]);
     expect(afterResume.map((runs) => [...runs])).toEqual([[8, 8, 56, 8], [], []]);
+  });
+
+  it('predicts only the pages of a unit that are known to be touched, and what lies beside them comes next', () => {
+    const touched = [9, 10, 30, 100];
+    const found = plan(
+      [entry(1, 0.5), entry(3, 0.9), entry(5, 0.8)],
+      { ...PAGE_PER_MS, budgetMs: 1 },
+      { touched },
+    );
+    expect([...found.beforeResume]).toEqual([30, 1]);
+    // Of the unit of 40 nothing is known.
+    expect([...found.afterResume[0]!]).toEqual([9, 2, 40, 8]);
+    expect([...found.likely.subarray(0, 8)]).toEqual([8, 1, 11, 5, 24, 6, 31, 1]);
+  });
+
+  it('withholds all pages of a unit, touched or not', () => {
+    const found = plan([entry(1, 0.5)], { explore: 0.5 }, { touched: [9] });
+    const other = plan([entry(1, 0.5)], { explore: 0.5 }, { phase: 1, touched: [9] });
+    expect([found.withheld, other.withheld].map(countPages).sort()).toEqual([0, 8]);
   });
 
   it('works off early, soon and late units one after the other, each in address order', () => {
@@ -54,7 +78,7 @@ describe('planPrefetch', () => {
     const entries = Array.from({ length: 5000 }, (_, unit) => entry(unit, 0.5));
     const turns = new Map<number, number>();
     for (let phase = 30; phase < 130; phase++) {
-      const found = plan(entries, { explore: 0.01 }, phase);
+      const found = plan(entries, { explore: 0.01 }, { phase });
       const withheld = [...pagesOf(found.withheld)];
       expect(found.explorePhase).toBe(phase);
       expect(withheld.length / UNIT_PAGES).toBeGreaterThan(20);

@@ -16,6 +16,7 @@ const context: TraceContext = {
   withheld: runsOf([]),
   explorePhase: 0,
   isComplete: true,
+  isExact: false,
 };
 
 describe('TraceRecorder', () => {
