@@ -2,6 +2,7 @@
 // arguments are taken as they come. Everything is per environment: the addon loads in worker threads, too.
 #include <napi.h>
 
+#include "binding/background.h"
 #include "binding/errors.h"
 #include "binding/fault_bench.h"
 #include "binding/fault_path.h"
@@ -79,6 +80,15 @@ Napi::Value SyncFileRange(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// → promise: it may wait for the disk
+Napi::Value ReadAhead(const Napi::CallbackInfo& info) {
+  auto work = [fd = IntAt(info, 0)] {
+    vmckpt::ReadAhead(fd);
+    return true;
+  };
+  return InBackground(info.Env(), work, [](Napi::Env env, bool) { return env.Undefined(); });
+}
+
 Napi::Value NextData(const Napi::CallbackInfo& info) {
   int64_t found = vmckpt::NextData(IntAt(info, 0), Int64At(info, 1));
   return Napi::Number::New(info.Env(), static_cast<double>(found));
@@ -151,6 +161,7 @@ Napi::Object Initialize(Napi::Env, Napi::Object exports) {
   Export<IsFileLocked>(exports, "isFileLocked");
   Export<SyncFileRange>(exports, "syncFileRange");
   Export<NextData>(exports, "nextData");
+  Export<ReadAhead>(exports, "readAhead");
   Export<PidfdOpen>(exports, "pidfdOpen");
   Export<PidfdGetfd>(exports, "pidfdGetfd");
   Export<PidfdSendSignal>(exports, "pidfdSendSignal");

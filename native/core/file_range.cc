@@ -42,4 +42,8 @@ int64_t NextData(int fd, int64_t offset_bytes) {
   return Check(found, "lseek");
 }
 
+void ReadAhead(int fd) {
+  if (int error = ::posix_fadvise(fd, 0, 0, POSIX_FADV_WILLNEED)) throw SystemError(error, "posix_fadvise");
+}
+
 }  // namespace vmckpt

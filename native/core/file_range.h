@@ -1,5 +1,6 @@
 // Whole-file locks that belong to an open file description (fcntl(2), "Open file description locks"), and
-// write-out of a range that is started but not awaited (sync_file_range(2)), and holes (lseek(2)).
+// write-out of a range that is started but not awaited (sync_file_range(2)), holes (lseek(2)), and reading
+// ahead of need (posix_fadvise(2)).
 #pragma once
 
 #include <cstdint>
@@ -21,5 +22,8 @@ void StartWriteOut(int fd, const FileRange& range);
 
 /** Where the next data of the file begins, at `offset_bytes` or behind it; -1 when none follows. */
 int64_t NextData(int fd, int64_t offset_bytes);
+
+/** Begins to read the whole file into the page cache; may wait for room in the disk's queue. */
+void ReadAhead(int fd);
 
 }  // namespace vmckpt

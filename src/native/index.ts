@@ -5,6 +5,8 @@
  * throws NATIVE_MISSING. Everything works in worker threads, too. Descriptors returned are close-on-exec and belong to
  * the caller.
  */
+import { constants } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { hasAddon, helperPath, integer, loadAddon } from './addon.js';
 import type { Substitutable } from './substitutes.js';
 
@@ -59,6 +61,7 @@ export interface Addon {
   isFileLocked(fd: number): boolean;
   syncFileRange(fd: number, offsetBytes: number, lengthBytes: number): void;
   nextData(fd: number, offsetBytes: number): number;
+  readAhead(fd: number): Promise<void>;
   pidfdOpen(pid: number): number;
   pidfdGetfd(pidfd: number, targetFd: number): number;
   pidfdSendSignal(pidfd: number, signal: number): void;
@@ -176,6 +179,16 @@ export function syncFileRange(fd: number, offsetBytes: number, lengthBytes: numb
     integer('offsetBytes', offsetBytes, { max }),
     integer('lengthBytes', lengthBytes, { max }),
   );
+}
+
+/** Has the system read a file into its page cache. What cannot be read is left to whoever needs it. */
+export async function readAhead(file: string): Promise<void> {
+  try {
+    const handle = await open(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    await common.readAhead(handle.fd).finally(() => handle.close());
+  } catch {
+    // The one who needs it says what is wrong with it.
+  }
 }
 
 /** Where data begins that is not in a hole of the file, at `offsetBytes` or behind it; undefined when none follows. */

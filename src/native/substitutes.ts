@@ -18,6 +18,7 @@ export type Substitutable = Pick<
   | 'makePipe'
   | 'nextData'
   | 'peerCredentials'
+  | 'readAhead'
   | 'readAvailable'
   | 'sendFds'
   | 'syncFileRange'
@@ -79,6 +80,8 @@ export const substitutes: Substitutable = {
 
   /** The fsync at the end finds more left to do. */
   syncFileRange: () => undefined,
+
+  readAhead: () => Promise.resolve(),
 
   /** A hole is not known as one, and read as the zeros that it holds. */
   nextData: (fd, offsetBytes) => (offsetBytes < fs.fstatSync(fd).size ? offsetBytes : -1),

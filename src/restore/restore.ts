@@ -25,6 +25,7 @@ import {
 } from './incoming.js';
 import type { PrefetchWishes } from '../working-set/prediction.js';
 import { newRecord, planLaunch, type LaunchPlan, type LaunchWishes } from './launch-plan.js';
+import { readGenerationAhead } from './read-ahead.js';
 import { restoreMapped } from './restore-mapped.js';
 import { buildReport, type RestoreReport } from './report.js';
 import { superviseTransfer } from './supervise.js';
@@ -92,6 +93,7 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
   // First of all: it opens the checkpoint while everything else is prepared.
   const wishes = options.mode === 'prefetch' ? options.prefetch : undefined;
   const guardian = startGuardian({ folder, generationDir: dir, wishes });
+  readGenerationAhead(dir, options.mode);
   try {
     const plan = await planLaunch({ manifest, folder }, options);
     for (const note of plan.notes) options.onMessage(note);
