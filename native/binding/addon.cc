@@ -140,6 +140,12 @@ Napi::Value MissingPageRegions(const Napi::CallbackInfo& info) {
   return numbers;
 }
 
+// userfaultfd, start, end, pageBytes
+Napi::Value WaitsAt(const Napi::CallbackInfo& info) {
+  AddressRange range{.start = static_cast<uint64_t>(Int64At(info, 1)), .end = static_cast<uint64_t>(Int64At(info, 2))};
+  return Napi::Boolean::New(info.Env(), vmckpt::WaitsAt(IntAt(info, 0), range, Int64At(info, 3)));
+}
+
 Napi::Value PresentPages(const Napi::CallbackInfo& info) {
   std::vector<uint8_t> presence = vmckpt::PresentPages(IntAt(info, 0), Int64At(info, 1), Int64At(info, 2));
   return Napi::Buffer<uint8_t>::Copy(info.Env(), presence.data(), presence.size());
@@ -169,6 +175,7 @@ Napi::Object Initialize(Napi::Env, Napi::Object exports) {
   Export<RescueUserfaultfd>(exports, "rescueUserfaultfd");
   Export<TakeUserfaultfds>(exports, "takeUserfaultfds");
   Export<MissingPageRegions>(exports, "missingPageRegions");
+  Export<WaitsAt>(exports, "waitsAt");
   Export<PresentPages>(exports, "presentPages");
   ExportFaultBench(exports);
   ExportFaultPath(exports);

@@ -242,12 +242,15 @@ class Server : public Napi::ObjectWrap<Server> {
     Translated(info.Env(), [&] { server_->WakeAll(ranges); });
     return info.Env().Undefined();
   }
-  // predicted, likely, withheldMs
+  // predicted, likely, restMs, withheldMs
   Napi::Value StartBackground(const Napi::CallbackInfo& info) {
-    auto withheld = std::chrono::milliseconds(info[2].As<Napi::Number>().Int64Value());
+    auto from_now = [&](int at) {
+      return FaultServer::Clock::now() + std::chrono::milliseconds(info[at].As<Napi::Number>().Int64Value());
+    };
     server_->StartBackground({.predicted = PageRangesOf(info[0]),
                               .likely = PageRangesOf(info[1]),
-                              .withheld_until = FaultServer::Clock::now() + withheld});
+                              .rest_from = from_now(2),
+                              .withheld_until = from_now(3)});
     return info.Env().Undefined();
   }
   // → Uint32Array of (page, microseconds since the server's start)…

@@ -57,6 +57,7 @@ void FaultServer::Background::SendRest() {
   for (PageRange range : plan_.likely) order.Add(range, InstallOrder::Zeros::kLeftOut);
   order.AddRest();
   FindHugePages();
+  WaitUntil(plan_.rest_from);
   Send(order, kRestNiceness);
   SendWithheld(order);
   // Longer and longer: what others have in hand takes moments, what is damaged never comes.
@@ -138,12 +139,16 @@ void FaultServer::Background::Gather(Sender& sender, const InstallOrder::Piece& 
   }
 }
 
+void FaultServer::Background::WaitUntil(Clock::time_point instant) const {
+  while (Clock::now() < instant && !MustStop()) std::this_thread::sleep_for(kLookAgainAfter);
+}
+
 /** Whoever is going to touch them has had the time to. */
 void FaultServer::Background::SendWithheld(const InstallOrder& order) {
   auto is_withheld = [this](uint32_t page) {
     return page != InstallOrder::kNoPage && server_.table_.StateOf(page) == PageState::kWithheld;
   };
-  while (Clock::now() < plan_.withheld_until && !MustStop()) std::this_thread::sleep_for(kLookAgainAfter);
+  WaitUntil(plan_.withheld_until);
   Sender sender(server_);
   for (const InstallOrder::Piece& piece : order.pieces()) {
     if (MustStop()) return;

@@ -86,8 +86,9 @@ class FaultServer {
   struct BackgroundPlan {
     /** These come first, zero pages among them, in this order. */
     std::vector<PageRange> predicted;
-    /** Then these. */
+    /** Then these, and everything else behind them, but not before. */
     std::vector<PageRange> likely;
+    Clock::time_point rest_from;
     /** Withheld pages come last, and not before. */
     Clock::time_point withheld_until;
   };

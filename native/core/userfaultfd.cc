@@ -13,6 +13,7 @@
 #include <memory>
 #include <string>
 
+#include "core/anonymous_memory.h"
 #include "core/pidfd.h"
 #include "core/system_error.h"
 
@@ -105,6 +106,25 @@ std::vector<AddressRange> RegisteredRegions(pid_t pid, std::string_view with, st
   }
   std::free(line);
   return regions;
+}
+
+/**
+ * Nothing can be copied out of memory that may not be read: the kernel says EFAULT where it would have put a page, and
+ * ENOENT where none is waited for. (proc(5), smaps, would say it as well, but takes 10 ms for a QEMU.)
+ */
+bool WaitsAt(int userfaultfd, AddressRange range, size_t page_bytes) {
+  AnonymousMemory unreadable(page_bytes);
+  Check(::mprotect(unreadable.data(), page_bytes, PROT_NONE), "mprotect");
+  const auto source = reinterpret_cast<uint64_t>(unreadable.data());
+  auto waits = [&](uint64_t page) {
+    uffdio_copy copy{.dst = page, .src = source, .len = page_bytes, .mode = 0, .copy = 0};
+    int error;
+    do {
+      error = ::ioctl(userfaultfd, UFFDIO_COPY, &copy) == -1 ? errno : 0;
+    } while (error == EAGAIN || error == EINTR);
+    return error == EFAULT || error == EEXIST;
+  };
+  return waits(range.start) && waits(range.end - page_bytes);
 }
 
 void Userfaultfd::MakeNonBlocking() {

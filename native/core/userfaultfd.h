@@ -36,6 +36,9 @@ struct MemoryEvent {
   AddressRange range;
 };
 
+/** Whether the range, as far as its two ends tell, waits for its missing pages at the userfaultfd. Installs nothing. */
+bool WaitsAt(int userfaultfd, AddressRange range, size_t page_bytes);
+
 class Userfaultfd {
  public:
   /** Whether the process may give pages back that it has had (a balloon); see fault_removal.cc. */

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { mapMainMemory, opensMemoryReadOnly } from '../qemu/mapped-memory.js';
 import { restore, type RestoreOptions } from '../restore/restore.js';
 import { nowMs } from '../timeline/clock.js';
-import { DEFAULT_EXPLORE, DEFAULT_PREFETCH_BUDGET_MS } from '../working-set/plan.js';
+import { DEFAULT_WISHES } from '../working-set/plan.js';
 import { MAPPED_RAM_SETTINGS, type ArtefactName } from './artefact.js';
 import type { Restored, SavedGuest, Scenario } from './scenario.js';
 import { stockLoad, type StockLoad } from './stock.js';
@@ -15,7 +15,7 @@ const LAZY = { mode: 'lazy', path: 'direct' } as const;
 const LEARNED = {
   mode: 'prefetch',
   path: 'direct',
-  prefetch: { budgetMs: DEFAULT_PREFETCH_BUDGET_MS, explore: DEFAULT_EXPLORE },
+  prefetch: DEFAULT_WISHES,
 } as const;
 const TRAINING_MS = 5_000;
 

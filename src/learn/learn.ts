@@ -12,7 +12,7 @@ import { stopVm } from '../restore/stop.js';
 import { VmFolder } from '../restore/vm-record.js';
 import { Store } from '../store/store.js';
 import { readWorkingSet } from '../working-set/file.js';
-import { DEFAULT_EXPLORE, DEFAULT_PREFETCH_BUDGET_MS } from '../working-set/plan.js';
+import { DEFAULT_WISHES } from '../working-set/plan.js';
 import type { WorkingSet } from '../working-set/working-set.js';
 
 export interface LearnOptions {
@@ -105,7 +105,7 @@ async function runOnce(run: number, lessons: Lessons): Promise<LearnRun> {
       reference: `${manifest.name}@${manifest.generation}`,
       mode: isPredicted ? 'prefetch' : 'lazy',
       path: 'auto',
-      prefetch: { budgetMs: DEFAULT_PREFETCH_BUDGET_MS, explore: DEFAULT_EXPLORE },
+      prefetch: DEFAULT_WISHES,
       detach: false,
       run: true,
       qemuArgs: undefined,

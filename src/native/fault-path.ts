@@ -89,7 +89,7 @@ interface NativeTable {
 }
 interface NativeServer {
   wakeAll(ranges: BigUint64Array): void;
-  startBackground(predicted: Uint32Array, likely: Uint32Array, withheldMs: number): void;
+  startBackground(predicted: Uint32Array, likely: Uint32Array, restMs: number, withheldMs: number): void;
   trace(): Uint32Array;
   handBack(): void;
   stop(): void;
@@ -233,11 +233,13 @@ export interface BackgroundPlan {
   /** Sequences of (firstPage, pageCount). */
   readonly predicted: Uint32Array;
   readonly likely: Uint32Array;
+  /** From now, for what is not predicted. */
+  readonly restMs: number;
   readonly withheldMs: number;
 }
 
 const NO_PAGES = new Uint32Array(0);
-const NOTHING_PREDICTED: BackgroundPlan = { predicted: NO_PAGES, likely: NO_PAGES, withheldMs: 0 };
+const NOTHING_PREDICTED: BackgroundPlan = { predicted: NO_PAGES, likely: NO_PAGES, restMs: 0, withheldMs: 0 };
 
 /** Serves faults from its construction on. */
 export class FaultServer {
@@ -265,11 +267,12 @@ export class FaultServer {
   }
 
   /**
-   * Installs all data behind the faults: predicted pages first, zero ones too, then likely ones, then the rest in the
-   * order of the file; withheld ones last, not before `withheldMs`. Once only.
+   * Installs all data behind the faults: predicted pages first, zero ones too, then, not before `restMs`, likely ones and
+   * the rest in the order of the file; withheld ones last, not before `withheldMs`. Once only.
    */
-  startBackground({ predicted, likely, withheldMs }: BackgroundPlan = NOTHING_PREDICTED): void {
-    this.native.startBackground(predicted, likely, integer('withheldMs', withheldMs));
+  startBackground({ predicted, likely, restMs, withheldMs }: BackgroundPlan = NOTHING_PREDICTED): void {
+    const times = [integer('restMs', restMs), integer('withheldMs', withheldMs)] as const;
+    this.native.startBackground(predicted, likely, ...times);
   }
 
   /** The demand faults so far, in no order: (page, microseconds since this server's start) each. At most 2^20. */

@@ -69,6 +69,7 @@ export interface Addon {
   rescueUserfaultfd(pid: number): RescueResult;
   takeUserfaultfds(pid: number): number[];
   missingPageRegions(pid: number): BigUint64Array;
+  waitsAt(userfaultfd: number, start: number, end: number, pageBytes: number): boolean;
   presentPages(pid: number, address: number, pageCount: number): Uint8Array;
 }
 
@@ -246,6 +247,11 @@ export function missingPageRegions(pid: number): { start: number; end: number }[
     start: Number(numbers[2 * at]),
     end: Number(numbers[2 * at + 1]),
   }));
+}
+
+/** Whether [start, end), as far as its two ends tell, waits for missing pages of `pageBytes` at the userfaultfd. */
+export function waitsAt(userfaultfd: number, start: number, end: number, pageBytes: number): boolean {
+  return addon().waitsAt(integer('userfaultfd', userfaultfd), start, end, integer('pageBytes', pageBytes));
 }
 
 /**

@@ -6,7 +6,7 @@ import net from 'node:net';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
 import { isAlive, identifyProcess, type ProcessIdentity } from '../util/process-identity.js';
-import { collisionCandidates, type HostResource } from './host-resources.js';
+import { collisionCandidates, type Claim, type HostResource } from './host-resources.js';
 import { usesHugePages } from './memory-files.js';
 
 /** What QEMU needs beside the guest's RAM. */
@@ -40,11 +40,13 @@ export async function findCollisions(
       message: `the VM that was saved still runs, as process ${original.pid}`,
       hint: 'End it first (quit in its monitor), or start a clone beside it: restore --as VMNAME.',
     });
-  for (const { option, resource } of collisionCandidates(args, cwd)) {
+  const look = async ({ option, resource }: Claim): Promise<Collision | undefined> => {
     const taken = await whyTaken(resource);
-    if (taken !== undefined)
-      found.push({ what: resource.kind, message: `${option}: ${taken}`, hint: HINTS[resource.kind] });
-  }
+    return taken === undefined
+      ? undefined
+      : { what: resource.kind, message: `${option}: ${taken}`, hint: HINTS[resource.kind] };
+  };
+  found.push(...(await Promise.all(collisionCandidates(args, cwd).map(look))));
   // Of huge pages QEMU itself says whether there are enough.
   if (!usesHugePages(args, cwd)) found.push(memoryShortage(ramBytes));
   return found.filter((collision) => collision !== undefined);

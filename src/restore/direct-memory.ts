@@ -15,6 +15,7 @@ import {
   type PagePresence,
   ReturnPath,
   takeUserfaultfds,
+  waitsAt,
   type CheckpointImage,
   type FaultPathCounters,
   type MemoryRegion,
@@ -236,11 +237,9 @@ export class DirectMemory {
     const [userfaultfd, ...others] = takeUserfaultfds(pid);
     for (const fd of others) closeSync(fd);
     const known = userfaultfd !== undefined && others.length === 0;
-    const waiting = missingPageRegions(pid);
-    const waits = this.#regions.every(({ address, pageCount }) =>
-      covers(waiting, address, address + pageCount * PAGE_BYTES),
-    );
-    if (known && waits) return userfaultfd;
+    const waits = ({ address, pageCount, pageBytes = PAGE_BYTES }: MemoryRegion): boolean =>
+      waitsAt(userfaultfd!, address, address + pageCount * PAGE_BYTES, pageBytes);
+    if (known && this.#regions.every(waits)) return userfaultfd;
     if (userfaultfd !== undefined) closeSync(userfaultfd);
     const found = known
       ? 'waits for its pages elsewhere'
@@ -264,10 +263,4 @@ function failureOf(kind: Exclude<ServerEventKind, 'complete'>, text: string): Vm
   return new VmckptError(kind === 'extent-damaged' ? 'EXTENT_DAMAGED' : 'INDEX_DAMAGED', text, {
     hint: '`vmckpt check` lists all damage; restore another generation',
   });
-}
-
-function covers(regions: readonly { start: number; end: number }[], start: number, end: number): boolean {
-  let covered = start;
-  for (const region of regions) if (region.start <= covered && covered < region.end) covered = region.end;
-  return covered >= end;
 }

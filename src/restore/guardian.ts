@@ -3,7 +3,7 @@ import { hasAddon } from '../native/index.js';
 import type { StartedProcess, StartOptions } from '../qemu/launch.js';
 import type { ProcessIdentity } from '../util/process-identity.js';
 import { Keeper } from './keeper.js';
-import type { PrefetchWishes } from '../working-set/prediction.js';
+import type { PrefetchWishes } from '../working-set/plan.js';
 import type { ServedTransfer, TransferClient } from './transfer-client.js';
 import { Unkept } from './unkept.js';
 import type { VmFolder } from './vm-record.js';

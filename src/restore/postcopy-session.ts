@@ -267,14 +267,16 @@ export class PostcopySession {
   async #sendPredicted(): Promise<void> {
     const { prediction } = this.#options;
     if (prediction === undefined) return;
-    const { predicted, likely, withheldMs } = prediction.background;
+    const { predicted, likely, restMs, withheldMs } = prediction.background;
     const { signal } = this.#stop;
-    const withheldUntilMs = nowMs() + withheldMs;
+    const beganMs = nowMs();
+    const until = (ms: number) => sleep(Math.max(0, beganMs + ms - nowMs()), undefined, { signal });
     this.feeder.withhold(prediction.planned.withheld);
     await this.feeder.sendPredicted(predicted, signal);
+    if (restMs > 0) await until(restMs);
     await this.feeder.sendRest(rangesOf(likely), signal);
     await this.feeder.sendRest(this.#streamRanges(), signal);
-    if (withheldMs > 0) await sleep(Math.max(0, withheldUntilMs - nowMs()), undefined, { signal });
+    if (withheldMs > 0) await until(withheldMs);
     this.feeder.withholdNoLonger();
   }
 

@@ -23,7 +23,7 @@ import {
   runWhenLoaded,
   type IncomingMode,
 } from './incoming.js';
-import type { PrefetchWishes } from '../working-set/prediction.js';
+import type { PrefetchWishes } from '../working-set/plan.js';
 import { newRecord, planLaunch, type LaunchPlan, type LaunchWishes } from './launch-plan.js';
 import { readGenerationAhead } from './read-ahead.js';
 import { restoreMapped } from './restore-mapped.js';

@@ -9,7 +9,7 @@ import { adopting } from '../qemu/held-monitor.js';
 import { withDeadline } from '../util/deadline.js';
 import { ownEnvironment } from '../util/own-environment.js';
 import { distFile } from '../util/package-paths.js';
-import type { PrefetchWishes } from '../working-set/prediction.js';
+import type { PrefetchWishes } from '../working-set/plan.js';
 import { SUCCESSOR_FLAG, type TransferMessage, type TransferOrder } from './transfer-job.js';
 import type { VmFolder } from './vm-record.js';
 

@@ -7,6 +7,8 @@ import { CheckpointReader } from '../checkpoint/reader.js';
 import { VmckptError } from '../errors.js';
 import { readWorkingSet, updateWorkingSet } from '../working-set/file.js';
 import { inheritWorkingSet } from '../working-set/inherit.js';
+import { writeNextPlan } from '../working-set/next-plan.js';
+import { DEFAULT_WISHES } from '../working-set/plan.js';
 import { installUnits, type InstallUnits } from '../working-set/units.js';
 import { learnDirtyPages, newWorkingSet, type WorkingSet } from '../working-set/working-set.js';
 
@@ -33,9 +35,9 @@ export async function teachWorkingSet({
     const former = formerDir && (await inheritFrom(formerDir, { manifest: reader.manifest, units }));
     if (!former && dirtyPages.length === 0) return undefined;
     const lesson = { pages: dirtyPages, units };
-    return await updateWorkingSet(dir, units.pageCount, () =>
-      learnDirtyPages(former || newWorkingSet(units.pageCount), lesson),
-    );
+    const known = learnDirtyPages(former || newWorkingSet(units.pageCount), lesson);
+    const problem = await updateWorkingSet(dir, units.pageCount, () => known);
+    return problem ?? (await writeNextPlan(dir, { ...known, units }, DEFAULT_WISHES));
   } finally {
     reader.close();
   }

@@ -3,6 +3,7 @@
  * docs/working-set.md specifies them. Checksums only show damage, so every number is checked as well: what is decoded is
  * what could have been encoded. Decoding never throws; a prediction is not worth a failed restore.
  */
+import { xxh3 } from '../native/index.js';
 import { ByteReader, ByteWriter, MalformedBytes } from './bytes.js';
 import { seal, unseal, type Opened } from './envelope.js';
 import { TOUCH_CLASSES } from './evidence.js';
@@ -64,6 +65,12 @@ export function decodeWorkingSet(bytes: Buffer, pageCount: number): Opened<Worki
 /** Only what a plan is made from, for whom the time to read the rest is too long; the checksum vouches for that. */
 export function decodeFoundation(bytes: Buffer, pageCount: number): Opened<Foundation> {
   return parsed(unseal(WORKING_SET_ENVELOPE, bytes), (body) => readFoundation(body, pageCount));
+}
+
+/** What a file that is made from an encoded working set is tied to: its checksum, if it is whole. */
+export function tieTo(bytes: Buffer): bigint | undefined {
+  const body = unseal(WORKING_SET_ENVELOPE, bytes);
+  return body.status === 'ok' ? xxh3(body.value) : undefined;
 }
 
 function parsed<T>(body: Opened<Buffer>, parse: (body: ByteReader) => T): Opened<T> {

@@ -53,12 +53,12 @@ export function headerOf({ magic, version }: Envelope, { size, tie = 0n, body }:
   return header;
 }
 
-export function seal(envelope: Envelope, body: Uint8Array): Buffer {
-  return Buffer.concat([headerOf(envelope, { size: body.length, body }), body]);
+export function seal(envelope: Envelope, body: Uint8Array, tie = 0n): Buffer {
+  return Buffer.concat([headerOf(envelope, { size: body.length, tie, body }), body]);
 }
 
 /** The body, verified; never throws. */
-export function unseal({ magic, version }: Envelope, bytes: Buffer): Opened<Buffer> {
+export function unseal({ magic, version }: Envelope, bytes: Buffer, tie = 0n): Opened<Buffer> {
   if (bytes.length < HEADER_BYTES) return damaged(`${bytes.length} bytes are too few for a header`);
   const stored = bytes.readBigUInt64LE(AT.checksum);
   const found = xxh3(bytes, 0, AT.checksum);
@@ -74,7 +74,7 @@ export function unseal({ magic, version }: Envelope, bytes: Buffer): Opened<Buff
       problem: `it has version ${foundVersion}, this vmckpt reads version ${version}`,
     };
   const body = bytes.subarray(HEADER_BYTES);
-  if (!bytes.equals(seal({ magic, version }, body)))
+  if (!bytes.equals(seal({ magic, version }, body, tie)))
     return damaged(`its header and its body of ${body.length} bytes do not fit together`);
   return { status: 'ok', value: body };
 }

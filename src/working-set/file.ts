@@ -2,41 +2,27 @@
  * The file `working-set` in a generation's folder. It is a hint: whatever is wrong with it, and whatever goes wrong with
  * writing it, is told in words and never thrown, because a restore that has succeeded must not fail over it.
  */
-import fs from 'node:fs';
 import path from 'node:path';
-import { errnoOf, readAt, writeAt, writeFailure } from '../checkpoint/files.js';
+import { errnoOf, writeAt, writeFailure } from '../checkpoint/files.js';
 import { VmckptError } from '../errors.js';
-import { MAX_WORKING_SET_BYTES, decodeFoundation, decodeWorkingSet, encodeWorkingSet } from './codec.js';
+import { MAX_WORKING_SET_BYTES, decodeWorkingSet, encodeWorkingSet } from './codec.js';
 import type { Opened } from './envelope.js';
+import { readHint } from './read-file.js';
 import { replaceFile } from './replace-file.js';
-import { newWorkingSet, type Foundation, type WorkingSet } from './working-set.js';
+import { newWorkingSet, type WorkingSet } from './working-set.js';
 
 export const WORKING_SET_FILE = 'working-set';
 
-export interface Known<T> {
+export interface Known {
   /** An empty one when there is none to be had. */
-  readonly workingSet: T;
+  readonly workingSet: WorkingSet;
   /** Why it could not be read, as a clause for the user; undefined also when there has never been one. */
   readonly problem: string | undefined;
 }
 
 /** Never throws but for bugs. `pageCount` is the checkpoint's. */
-export function readWorkingSet(generationDir: string, pageCount: number): Known<WorkingSet> {
-  return known(
-    readFile(generationDir, (bytes) => decodeWorkingSet(bytes, pageCount)),
-    pageCount,
-  );
-}
-
-/** As `readWorkingSet`, in less time. */
-export function readFoundation(generationDir: string, pageCount: number): Known<Foundation> {
-  return known(
-    readFile(generationDir, (bytes) => decodeFoundation(bytes, pageCount)),
-    pageCount,
-  );
-}
-
-function known<T>(found: Opened<T> | undefined, pageCount: number): Known<T | WorkingSet> {
+export function readWorkingSet(generationDir: string, pageCount: number): Known {
+  const found = readWorkingSetFile(generationDir, (bytes) => decodeWorkingSet(bytes, pageCount));
   if (found?.status === 'ok') return { workingSet: found.value, problem: undefined };
   const problem = found && `the working set is not used: ${found.problem}`;
   return { workingSet: newWorkingSet(pageCount), problem };
@@ -55,7 +41,7 @@ export async function updateWorkingSet(
   const file = path.join(generationDir, WORKING_SET_FILE);
   let refusal: string | undefined;
   const write = (fd: number): boolean => {
-    const found = readFile(generationDir, (bytes) => decodeWorkingSet(bytes, pageCount));
+    const found = readWorkingSetFile(generationDir, (bytes) => decodeWorkingSet(bytes, pageCount));
     if (found?.status === 'unsupported') {
       refusal = `the working set stays as it is: ${found.problem}`;
       return false;
@@ -74,34 +60,9 @@ export async function updateWorkingSet(
 }
 
 /** undefined when there is no such file. */
-function readFile<T>(generationDir: string, decode: (bytes: Buffer) => Opened<T>): Opened<T> | undefined {
-  const file = path.join(generationDir, WORKING_SET_FILE);
-  let fd: number;
-  try {
-    // Not to wait for a pipe, nor to follow a link out of the store.
-    fd = fs.openSync(file, fs.constants.O_RDONLY | fs.constants.O_NOFOLLOW | fs.constants.O_NONBLOCK);
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return undefined;
-    return unreadable(error);
-  }
-  try {
-    const found = fs.fstatSync(fd);
-    if (!found.isFile()) return { status: 'damaged', problem: `${WORKING_SET_FILE} is not a file` };
-    if (found.size > MAX_WORKING_SET_BYTES)
-      return {
-        status: 'damaged',
-        problem: `it has ${found.size} bytes, at most ${MAX_WORKING_SET_BYTES} expected`,
-      };
-    const bytes = Buffer.alloc(found.size);
-    return decode(bytes.subarray(0, readAt(fd, bytes, 0)));
-  } catch (error) {
-    return unreadable(error);
-  } finally {
-    fs.closeSync(fd);
-  }
-}
-
-function unreadable(error: unknown): Opened<never> {
-  if (errnoOf(error) === undefined) throw error;
-  return { status: 'damaged', problem: error instanceof Error ? error.message : String(error) };
+export function readWorkingSetFile<T>(
+  generationDir: string,
+  decode: (bytes: Buffer) => Opened<T>,
+): Opened<T> | undefined {
+  return readHint(path.join(generationDir, WORKING_SET_FILE), MAX_WORKING_SET_BYTES, decode);
 }

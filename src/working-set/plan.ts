@@ -5,9 +5,10 @@
  * 2. `afterResume`: the rest of the set, those touched sooner first, several threads at a time;
  * 3. `warm`: units outside the set that still have heat. They are probably not touched: installing them would cost
  *    copies and memory, but reading them into the page cache makes a fault cheap. Hottest first;
- * 4. `likely`: memory around what is hot: first what lies beside the predicted pages of a unit, where a restore has shown
- *    which those are; then regions of 2 MiB that hold some heat, in the order of it, each in address order. Whoever walks them skips what is in place or withheld. The cold rest of memory has no order;
- * 5. `withheld`: members that only a fault may bring until all else is in place. Whether they fault is the only
+ * 4. `beside`: the other pages of these units, where a restore has shown which of them are touched;
+ * 5. `likely`: memory around what is hot: regions of 2 MiB that hold some heat, in the order of it, each in address
+ *    order. Whoever walks them skips what is in place or withheld. The cold rest of memory has no order;
+ * 6. `withheld`: members that only a fault may bring until all else is in place. Whether they fault is the only
  *    thing that shows what prefetching hides.
  *
  * What is withheld: a hash with the seed of the working set deals units into 1/explore slots, and each restore
@@ -18,7 +19,7 @@ import { PageBitmap } from '../pages/bitmap.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import { TOUCH_CLASSES, type TouchClass } from './evidence.js';
 import { heatOf, usualTouch, type AdaptiveHistogram, type HeatEntry } from './histogram.js';
-import { concatenated, pagesOf, RunList, runsOf, type PageRuns } from './runs.js';
+import { pagesOf, RunList, runsOf, type PageRuns } from './runs.js';
 import type { InstallUnits } from './units.js';
 
 export const DEFAULT_PREFETCH_BUDGET_MS = 20;
@@ -29,13 +30,21 @@ const REGION_PAGES = 512;
 /** Reading, verifying, decompressing and installing, all threads together, when nobody has measured it: 1 GiB/s. */
 export const DEFAULT_FILL_BYTES_PER_MS = (1 << 30) / 1000;
 
-export interface PlanOptions {
+export interface PrefetchWishes {
   /** Time for `beforeResume`; 0 for none. */
-  readonly budgetMs?: number | undefined;
+  readonly budgetMs: number;
+  /** The share of the set to withhold, 0 to MAX_EXPLORE. */
+  readonly explore: number;
+}
+
+export const DEFAULT_WISHES: PrefetchWishes = {
+  budgetMs: DEFAULT_PREFETCH_BUDGET_MS,
+  explore: DEFAULT_EXPLORE,
+};
+
+export interface PlanOptions extends Partial<PrefetchWishes> {
   /** How fast memory can be filled from this checkpoint on this host. */
   readonly fillBytesPerMs?: number | undefined;
-  /** The share of the set to withhold, 0 to MAX_EXPLORE. */
-  readonly explore?: number | undefined;
 }
 
 /** Whose turn it is to be withheld. */
@@ -52,6 +61,7 @@ export interface PrefetchPlan {
   /** Sets of pages by TouchClass, to be worked off one after the other. */
   readonly afterResume: readonly PageRuns[];
   readonly warm: PageRuns;
+  readonly beside: PageRuns;
   readonly likely: PageRuns;
   readonly withheld: PageRuns;
   /** The trace of the restore states it. */
@@ -108,7 +118,8 @@ export function planPrefetch(
     beforeResume: runsOf(before),
     afterResume: after.map(runsOf),
     warm: warm.finish(),
-    likely: concatenated([runsOf(beside), hotRegions(hottestFirst, units.pageCount)]),
+    beside: runsOf(beside),
+    likely: hotRegions(hottestFirst, units.pageCount),
     withheld: runsOf(withheld),
     explorePhase: exploration.phase,
   };
@@ -120,7 +131,12 @@ export function prefetchedBy({ beforeResume, afterResume }: PrefetchPlan): PageR
     Array.from({ length: runs.length / 2 }, (_, i) => [runs[2 * i]!, runs[2 * i + 1]!] as const),
   );
   const merged = new RunList();
-  for (const [firstPage, pageCount] of all.sort(([a], [b]) => a - b)) merged.add(firstPage, pageCount);
+  let next = 0;
+  for (const [firstPage, pageCount] of all.sort(([a], [b]) => a - b)) {
+    const first = Math.max(firstPage, next);
+    next = Math.max(next, firstPage + pageCount);
+    if (next > first) merged.add(first, next - first);
+  }
   return merged.finish();
 }
 

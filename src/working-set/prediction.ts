@@ -4,9 +4,10 @@
  */
 import type { CheckpointReader } from '../checkpoint/reader.js';
 import type { BackgroundPlan } from '../native/index.js';
-import { readFoundation, updateWorkingSet } from './file.js';
+import { updateWorkingSet } from './file.js';
 import { refreshHotPack } from './hot-pack.js';
-import { planPrefetch, prefetchedBy, type PrefetchPlan } from './plan.js';
+import { planNextRestore, writeNextPlan } from './next-plan.js';
+import { DEFAULT_WISHES, prefetchedBy, type PrefetchPlan, type PrefetchWishes } from './plan.js';
 import { concatenated, type PageRuns } from './runs.js';
 import { TraceRecorder } from './trace.js';
 import { installUnits, type InstallUnits } from './units.js';
@@ -14,16 +15,19 @@ import { learnRestore, type WorkingSet } from './working-set.js';
 import { randomU32 } from '../util/random.js';
 
 const NOTHING: PageRuns = new Uint32Array(0);
-const NO_PLAN = { beforeResume: NOTHING, afterResume: [], likely: NOTHING, warm: NOTHING } as const;
+const NO_PLAN = {
+  beforeResume: NOTHING,
+  afterResume: [],
+  beside: NOTHING,
+  likely: NOTHING,
+  warm: NOTHING,
+  withheld: NOTHING,
+} as const;
 /** So long withheld pages may show whether they are touched: what comes later is no early touch any more. */
 const WITHHELD_MS = 1_000;
 
-export interface PrefetchWishes {
-  /** Time for what is put in place before the first instruction. */
-  readonly budgetMs: number;
-  /** Share of the predicted pages that is withheld, from 0 to 0.5. */
-  readonly explore: number;
-}
+/** So long a VM that has what it is going to touch has the processors for itself. */
+const REST_MS = 1_000;
 
 export interface ObservedFaults {
   /** (page, microseconds since `beganAtMs`) each, in no order. */
@@ -45,6 +49,7 @@ export class Prediction {
   readonly #reader: CheckpointReader;
   readonly #generationDir: string;
   readonly #units: InstallUnits;
+  readonly #wishes: PrefetchWishes;
   readonly #plan: PrefetchPlan | undefined;
 
   /** `wishes` undefined: nothing is predicted. */
@@ -53,11 +58,11 @@ export class Prediction {
     this.#generationDir = generationDir;
     this.#units = installUnits(reader);
     this.budgetMs = wishes?.budgetMs ?? 0;
+    this.#wishes = wishes ?? DEFAULT_WISHES;
     if (wishes === undefined) return;
-    const { workingSet, problem } = readFoundation(generationDir, reader.layout.pageCount);
+    const { plan, problem } = planNextRestore(generationDir, this.#units, wishes);
     this.problem = problem;
-    if (workingSet.histogram.memberCount > 0)
-      this.#plan = planPrefetch({ ...workingSet, units: this.#units }, wishes);
+    this.#plan = plan;
   }
 
   /** Pages for the time before the first instruction, the hottest first; empty when nothing is predicted. */
@@ -67,16 +72,17 @@ export class Prediction {
 
   /** All predicted pages, and those that are left out to see whether they are missed. */
   get planned(): { readonly queued: PageRuns; readonly withheld: PageRuns } {
-    if (this.#plan === undefined) return { queued: NOTHING, withheld: NOTHING };
-    return { queued: prefetchedBy(this.#plan), withheld: this.#plan.withheld };
+    const { beforeResume, afterResume, withheld } = this.#plan ?? NO_PLAN;
+    return { queued: concatenated([beforeResume, ...afterResume]), withheld };
   }
 
   /** What the background begins with. */
   get background(): BackgroundPlan {
-    const { beforeResume, afterResume, likely } = this.#plan ?? NO_PLAN;
+    const { beforeResume, afterResume, beside, likely } = this.#plan ?? NO_PLAN;
     return {
-      predicted: concatenated([beforeResume, ...afterResume]),
+      predicted: concatenated([beforeResume, ...afterResume, beside]),
       likely,
+      restMs: this.#plan === undefined ? 0 : REST_MS,
       withheldMs: this.planned.withheld.length > 0 ? WITHHELD_MS : 0,
     };
   }
@@ -92,16 +98,16 @@ export class Prediction {
     const recorder = new TraceRecorder();
     const offsetUs = (beganAtMs - resumedAtMs) * 1000;
     for (let at = 0; at < faults.length; at += 2) recorder.fault(faults[at]!, faults[at + 1]! + offsetUs);
-    const { queued, withheld } = this.planned;
+    const plan = this.#plan;
     const { pageCount } = this.#reader.layout;
     const trace = recorder.finish({
       resumedAtMs,
       runId: (BigInt(randomU32()) << 32n) | BigInt(randomU32()),
       generation: this.#reader.manifest.generation,
       pageCount,
-      prefetched: queued,
-      withheld,
-      explorePhase: this.#plan?.explorePhase ?? 0,
+      prefetched: plan === undefined ? NOTHING : prefetchedBy(plan),
+      withheld: plan?.withheld ?? NOTHING,
+      explorePhase: plan?.explorePhase ?? 0,
       ...about,
     });
     let known: WorkingSet | undefined;
@@ -110,6 +116,8 @@ export class Prediction {
       return known;
     });
     if (problem !== undefined || known === undefined) return problem;
-    return refreshHotPack(this.#generationDir, this.#reader, { ...known, units: this.#units });
+    const next = { ...known, units: this.#units };
+    const noPlan = await writeNextPlan(this.#generationDir, next, this.#wishes);
+    return (await refreshHotPack(this.#generationDir, this.#reader, next)) ?? noPlan;
   }
 }

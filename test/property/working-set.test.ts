@@ -14,7 +14,8 @@ import {
 } from '../../src/working-set/codec.js';
 import { TOUCH_CLASSES, type Evidence, type TouchClass } from '../../src/working-set/evidence.js';
 import { AdaptiveHistogram, FULL_HEAT, heatOf } from '../../src/working-set/histogram.js';
-import { planPrefetch } from '../../src/working-set/plan.js';
+import { decodePlan, encodePlan } from '../../src/working-set/next-plan.js';
+import { planPrefetch, prefetchedBy, type PrefetchPlan } from '../../src/working-set/plan.js';
 import { pagesOf, runsOf, type PageRuns } from '../../src/working-set/runs.js';
 import { SCORE_BASES, type RestoreScore, type ScoreBasis } from '../../src/working-set/score.js';
 import type { RestoreTrace } from '../../src/working-set/trace.js';
@@ -192,6 +193,72 @@ describe('a working-set file', () => {
       }),
       { numRuns: 2000 },
     );
+  });
+});
+
+describe('a plan file', () => {
+  const tie = 77n;
+  const wishes = { budgetMs: 20, explore: 0.01 };
+  const sequence = fc
+    .array(page, { maxLength: 20 })
+    .map((pages) => Uint32Array.from(pages.flatMap((at) => [at, 1])));
+  const plan: fc.Arbitrary<PrefetchPlan> = fc.record({
+    beforeResume: runs,
+    afterResume: fc.tuple(runs, runs, runs),
+    warm: sequence,
+    beside: runs,
+    likely: sequence,
+    withheld: runs,
+    explorePhase: u32,
+  });
+  const subject = { tie, pageCount: PAGE_COUNT, wishes };
+  const sampled = fc.sample(plan, { numRuns: 1, seed: 5 })[0]!;
+
+  it('gives back what was encoded, to whom it was made for', () => {
+    fc.assert(
+      fc.property(plan, (original) => {
+        const bytes = encodePlan(original, tie, wishes);
+        expect(decodePlan(bytes, subject)).toEqual({ status: 'ok', value: original });
+        expect(decodePlan(bytes, { ...subject, tie: 78n }).status).toBe('damaged');
+        expect(decodePlan(bytes, { ...subject, wishes: { ...wishes, explore: 0 } }).status).toBe('damaged');
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  it('is damaged when it is cut, wherever, and when any bit is flipped', () => {
+    const original = encodePlan(sampled, tie, wishes);
+    for (let length = 0; length < original.length; length++)
+      expect(decodePlan(original.subarray(0, length), subject).status).toBe('damaged');
+    for (let bit = 0; bit < original.length * 8; bit++) {
+      const bytes = Buffer.from(original);
+      bytes[bit >> 3]! ^= 1 << (bit & 7);
+      expect(decodePlan(bytes, subject).status).not.toBe('ok');
+    }
+  });
+
+  it('names only pages that there are, each set in order, even when a hostile writer made its checksums fit', () => {
+    const original = encodePlan(sampled, tie, wishes);
+    const edit = fc.record({ at: fc.nat(original.length - HEADER_BYTES - 1), byte: fc.nat(255) });
+    let accepted = 0;
+    fc.assert(
+      fc.property(fc.array(edit, { minLength: 1, maxLength: 2 }), (edits) => {
+        const bytes = Buffer.from(original);
+        for (const { at, byte } of edits) bytes[HEADER_BYTES + at] = byte;
+        const found = decodePlan(reseal(bytes), subject);
+        if (found.status !== 'ok') return;
+        accepted++;
+        let next = 0;
+        const prefetched = prefetchedBy(found.value);
+        for (let at = 0; at < prefetched.length; at += 2) {
+          expect(prefetched[at]).toBeGreaterThanOrEqual(next);
+          next = prefetched[at]! + prefetched[at + 1]!;
+        }
+        expect(next).toBeLessThanOrEqual(PAGE_COUNT);
+      }),
+      { numRuns: 3000 },
+    );
+    expect(accepted).toBeGreaterThan(10);
   });
 });
 

@@ -99,6 +99,7 @@ export const NO_PLAN: PrefetchPlan = {
   beforeResume: NOTHING,
   afterResume: [],
   warm: NOTHING,
+  beside: NOTHING,
   likely: NOTHING,
   withheld: NOTHING,
   explorePhase: 0,

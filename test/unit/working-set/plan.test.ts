@@ -41,7 +41,7 @@ describe('planPrefetch', () => {
     expect([...found.beforeResume]).toEqual([30, 1]);
     // Of the unit of 40 nothing is known.
     expect([...found.afterResume[0]!]).toEqual([9, 2, 40, 8]);
-    expect([...found.likely.subarray(0, 8)]).toEqual([8, 1, 11, 5, 24, 6, 31, 1]);
+    expect([...found.beside]).toEqual([8, 1, 11, 5, 24, 6, 31, 1]);
   });
 
   it('withholds all pages of a unit, touched or not', () => {

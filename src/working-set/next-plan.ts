@@ -1,0 +1,147 @@
+/**
+ * The file `prefetch-plan` in a generation's folder: what the next restore puts in place, worked out when something has
+ * been learnt. When a VM is to run nobody has the time: for a guest of 1 GiB that is 40 ms. It is tied to the working set that
+ * it was made from, and used for the wishes that it was made for; otherwise a plan is made anew. docs/working-set.md
+ * specifies its bytes.
+ */
+import path from 'node:path';
+import { errnoOf, writeAt, writeFailure } from '../checkpoint/files.js';
+import { VmckptError } from '../errors.js';
+import { decodeFoundation, encodeWorkingSet, tieTo } from './codec.js';
+import { seal, unseal, type Opened } from './envelope.js';
+import { readWorkingSetFile } from './file.js';
+import { planPrefetch, type PrefetchWishes, type PrefetchPlan } from './plan.js';
+import { readHint } from './read-file.js';
+import { replaceFile } from './replace-file.js';
+import type { PageRuns } from './runs.js';
+import type { InstallUnits } from './units.js';
+import type { Foundation, WorkingSet } from './working-set.js';
+
+export const NEXT_PLAN_FILE = 'prefetch-plan';
+
+const ENVELOPE = { magic: 'VMCKPTpl', version: 1 } as const;
+/** In the order of the file. */
+const PARTS = ['beforeResume', 'early', 'soon', 'late', 'warm', 'beside', 'likely', 'withheld'] as const;
+type Parts = [PageRuns, PageRuns, PageRuns, PageRuns, PageRuns, PageRuns, PageRuns, PageRuns];
+/** Two doubles, the phase, and the length of each part. */
+const FIXED_BYTES = 16 + 4 * (1 + PARTS.length);
+/** Of 2²⁰ units, each in two parts at most. */
+const MAX_BYTES = 32 << 20;
+
+export interface PlannedRestore {
+  /** Undefined when nothing is known that could be predicted. */
+  readonly plan: PrefetchPlan | undefined;
+  /** Why what is known is not used, as a clause for the user. */
+  readonly problem: string | undefined;
+}
+
+/** The plan for a restore that begins now. Never throws but for bugs and for what `units` throws. */
+export function planNextRestore(
+  generationDir: string,
+  units: InstallUnits,
+  wishes: PrefetchWishes,
+): PlannedRestore {
+  const { pageCount } = units;
+  const found = readWorkingSetFile(generationDir, (bytes): Opened<PrefetchPlan | Foundation> => {
+    const tie = tieTo(bytes);
+    const ready = tie === undefined ? undefined : readNextPlan(generationDir, { tie, pageCount, wishes });
+    return ready?.status === 'ok' ? ready : decodeFoundation(bytes, pageCount);
+  });
+  if (found === undefined) return { plan: undefined, problem: undefined };
+  if (found.status !== 'ok')
+    return { plan: undefined, problem: `the working set is not used: ${found.problem}` };
+  if (!('histogram' in found.value)) return { plan: found.value, problem: undefined };
+  const isEmpty = found.value.histogram.memberCount === 0;
+  return { plan: isEmpty ? undefined : planPrefetch({ ...found.value, units }, wishes), problem: undefined };
+}
+
+/** Of whom a plan is read. */
+export interface PlanSubject {
+  readonly tie: bigint;
+  readonly pageCount: number;
+  readonly wishes: PrefetchWishes;
+}
+
+/** What `writeNextPlan` has left, if it was for this. */
+export function readNextPlan(generationDir: string, subject: PlanSubject): Opened<PrefetchPlan> | undefined {
+  return readHint(path.join(generationDir, NEXT_PLAN_FILE), MAX_BYTES, (bytes) => decodePlan(bytes, subject));
+}
+
+/**
+ * Makes the plan for the restore after this one.
+ * @returns why that was not possible, as a clause for the user. Never throws but for bugs and for what `units` throws
+ */
+export async function writeNextPlan(
+  generationDir: string,
+  known: WorkingSet & { readonly units: InstallUnits },
+  wishes: PrefetchWishes,
+): Promise<string | undefined> {
+  const file = path.join(generationDir, NEXT_PLAN_FILE);
+  const bytes = encodePlan(planPrefetch(known, wishes), tieTo(encodeWorkingSet(known))!, wishes);
+  if (bytes.length > MAX_BYTES) return undefined;
+  try {
+    await replaceFile(file, (fd) => {
+      writeAt(fd, bytes, 0);
+      return true;
+    });
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof VmckptError) && errnoOf(error) === undefined) throw error;
+    return `the next plan was not written: ${writeFailure(error, file).message}`;
+  }
+}
+
+export function encodePlan(plan: PrefetchPlan, tie: bigint, { budgetMs, explore }: PrefetchWishes): Buffer {
+  const parts = partsOf(plan);
+  const fixed = Buffer.alloc(FIXED_BYTES);
+  fixed.writeDoubleLE(budgetMs, 0);
+  fixed.writeDoubleLE(explore, 8);
+  fixed.writeUInt32LE(plan.explorePhase, 16);
+  for (const [at, runs] of parts.entries()) fixed.writeUInt32LE(runs.length, 20 + 4 * at);
+  const words = parts.map((runs) => new Uint8Array(runs.buffer, runs.byteOffset, runs.byteLength));
+  return seal(ENVELOPE, Buffer.concat([fixed, ...words]), tie);
+}
+
+export function decodePlan(bytes: Buffer, { tie, pageCount, wishes }: PlanSubject): Opened<PrefetchPlan> {
+  const opened = unseal(ENVELOPE, bytes, tie);
+  if (opened.status !== 'ok') return opened;
+  const body = opened.value;
+  if (body.length < FIXED_BYTES) return damaged('it ends too early');
+  const isMeant = body.readDoubleLE(0) === wishes.budgetMs && body.readDoubleLE(8) === wishes.explore;
+  if (!isMeant) return damaged('it is for other wishes');
+  const lengths = PARTS.map((_, at) => body.readUInt32LE(20 + 4 * at));
+  const wordCount = lengths.reduce((sum, length) => sum + length, 0);
+  if (lengths.some((length) => length % 2 === 1) || body.length !== FIXED_BYTES + 4 * wordCount)
+    return damaged('its parts do not fit');
+  const words = new Uint32Array(wordCount);
+  Buffer.from(words.buffer).set(body.subarray(FIXED_BYTES));
+  let next = 0;
+  const parts = lengths.map((length) => words.subarray(next, (next += length)));
+  const [beforeResume, early, soon, late, warm, beside, likely, withheld] = parts as Parts;
+  const isSane = parts.every((runs) => liesWithin(pageCount, runs));
+  if (!isSane || ![beforeResume, early, soon, late, beside, withheld].every(isSet))
+    return damaged(`its runs are not those of a RAM of ${pageCount} pages`);
+  const explorePhase = body.readUInt32LE(16);
+  const plan = { beforeResume, afterResume: [early, soon, late], warm, beside, likely, withheld };
+  return { status: 'ok', value: { ...plan, explorePhase } };
+}
+
+function liesWithin(pageCount: number, runs: PageRuns): boolean {
+  for (let at = 0; at < runs.length; at += 2)
+    if (runs[at + 1] === 0 || runs[at]! + runs[at + 1]! > pageCount) return false;
+  return true;
+}
+
+/** In ascending order, apart. */
+function isSet(runs: PageRuns): boolean {
+  for (let at = 2; at < runs.length; at += 2) if (runs[at]! <= runs[at - 2]! + runs[at - 1]!) return false;
+  return true;
+}
+
+function partsOf({ beforeResume, afterResume, warm, beside, likely, withheld }: PrefetchPlan): PageRuns[] {
+  return [beforeResume, ...afterResume, warm, beside, likely, withheld];
+}
+
+function damaged(problem: string): Opened<never> {
+  return { status: 'damaged', problem };
+}
