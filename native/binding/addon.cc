@@ -142,7 +142,8 @@ Napi::Value MissingPageRegions(const Napi::CallbackInfo& info) {
 
 // userfaultfd, start, end, pageBytes
 Napi::Value WaitsAt(const Napi::CallbackInfo& info) {
-  AddressRange range{.start = static_cast<uint64_t>(Int64At(info, 1)), .end = static_cast<uint64_t>(Int64At(info, 2))};
+  AddressRange range{.start = static_cast<uint64_t>(Int64At(info, 1)),
+                     .end = static_cast<uint64_t>(Int64At(info, 2))};
   return Napi::Boolean::New(info.Env(), vmckpt::WaitsAt(IntAt(info, 0), range, Int64At(info, 3)));
 }
 

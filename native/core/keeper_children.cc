@@ -82,6 +82,9 @@ Step TryToBecomeQemu(const QemuStart& start) {
                              int failure_fd) {
   RestoreSignals();
   RestoreOomScore(oom_score);
+  // No session of its own: among those the scheduler divides the processors by sched(7)'s autogroups, and how
+  // nice the server's threads are would not count for it.
+  //
   // Where Yama's ptrace_scope is 1 only ancestors may trace a process, and the server is none of QEMU's. The
   // one exception that a process may declare names the keeper, and so allows its descendants: every server
   // there will be. It survives exec. (EINVAL without Yama.)

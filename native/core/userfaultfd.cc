@@ -109,8 +109,9 @@ std::vector<AddressRange> RegisteredRegions(pid_t pid, std::string_view with, st
 }
 
 /**
- * Nothing can be copied out of memory that may not be read: the kernel says EFAULT where it would have put a page, and
- * ENOENT where none is waited for. (proc(5), smaps, would say it as well, but takes 10 ms for a QEMU.)
+ * Nothing can be copied out of memory that may not be read: the kernel says EFAULT where it would have put a
+ * page, and ENOENT where none is waited for. (proc(5), smaps, would say it as well, but takes 10 ms for a
+ * QEMU.)
  */
 bool WaitsAt(int userfaultfd, AddressRange range, size_t page_bytes) {
   AnonymousMemory unreadable(page_bytes);

@@ -36,7 +36,8 @@ struct MemoryEvent {
   AddressRange range;
 };
 
-/** Whether the range, as far as its two ends tell, waits for its missing pages at the userfaultfd. Installs nothing. */
+/** Whether the range, as far as its two ends tell, waits for its missing pages at the userfaultfd. Installs
+ * nothing. */
 bool WaitsAt(int userfaultfd, AddressRange range, size_t page_bytes);
 
 class Userfaultfd {

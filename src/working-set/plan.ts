@@ -3,9 +3,9 @@
  *
  * 1. `beforeResume`: of the units that are usually touched within 100 ms, the hottest that fit the budget of time;
  * 2. `afterResume`: the rest of the set, those touched sooner first, several threads at a time;
- * 3. `warm`: units outside the set that still have heat. They are probably not touched: installing them would cost
- *    copies and memory, but reading them into the page cache makes a fault cheap. Hottest first;
- * 4. `beside`: the other pages of these units, where a restore has shown which of them are touched;
+ * 3. `beside`: the other pages of these units, where a restore has shown which of them are touched;
+ * 4. `warm`: units outside the set that still have heat, the hottest first. They are probably not touched, so nothing is
+ *    predicted of them, but they come before the rest;
  * 5. `likely`: memory around what is hot: regions of 2 MiB that hold some heat, in the order of it, each in address
  *    order. Whoever walks them skips what is in place or withheld. The cold rest of memory has no order;
  * 6. `withheld`: members that only a fault may bring until all else is in place. Whether they fault is the only

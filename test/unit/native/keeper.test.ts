@@ -138,6 +138,11 @@ function startMessage(strings: readonly string[]): Buffer {
 }
 
 /** The number of each descriptor of a process, and what it is; sockets without their numbers. */
+/** Field 6 of proc(5), stat. */
+function sessionOf(pid: number): string {
+  return readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ')[3]!;
+}
+
 function descriptors(pid: number): string[] {
   return readdirSync(`/proc/${pid}/fd`)
     .sort((a, b) => Number(a) - Number(b))
@@ -202,21 +207,22 @@ describe('the children of vmckpt-keeper', () => {
     expect(readFileSync(`/proc/${server}/cmdline`, 'latin1')).toBe('/bin/sleep\x00600\0');
   });
 
-  test('QEMU has its log, its directory, a session of its own and nothing else', async () => {
+  test('QEMU has its log, its directory, the session of its server, as whose CPU time the scheduler counts its own, and nothing else', async () => {
     const directory = temporaryDirectory();
     const log = path.join(directory, 'log');
     // A name that consists of several UTF-8 bytes, and an empty argument.
     const script = 'echo "$# [$1] $2 in $(pwd)"; echo oops >&2; exec sleep 600';
     const verb = startKeeper(IDLE);
-    await verb.pidOf('server');
+    const server = await verb.pidOf('server');
     verb.start([...shell(script), '', 'ü'], { directory, log });
     const qemu = await verb.pidOf('started');
     await executes(qemu, 'sleep');
     expect(readFileSync(log, 'utf8')).toBe(`2 [] ü in ${directory}\noops\n`);
     expect(statSync(log).mode & 0o777).toBe(0o600);
     expect(descriptors(qemu)).toEqual(['0 /dev/null', `1 ${log}`, `2 ${log}`]);
-    expect(readFileSync(`/proc/${qemu}/stat`, 'utf8').split(') ')[1]!.split(' ')[3]).toBe(String(qemu));
-    expect(status(qemu, 'PPid')).toBe(String(verb.process.pid));
+    const keeper = String(verb.process.pid);
+    expect([qemu, server].map(sessionOf)).toEqual([keeper, keeper]);
+    expect(status(qemu, 'PPid')).toBe(keeper);
   });
 
   test('appends to a log that exists, and takes a start message in pieces', async () => {

@@ -67,6 +67,9 @@ describe('the plan for the next restore', () => {
     const bytes = readFileSync(file);
     bytes[bytes.length - 1]! ^= 1;
     writeFileSync(file, bytes);
-    expect(planned(dir)).toMatchObject({ plan: undefined, problem: expect.stringContaining('not used') });
+    expect(planned(dir)).toMatchObject({
+      plan: undefined,
+      problem: expect.stringContaining('not used') as string,
+    });
   });
 });
