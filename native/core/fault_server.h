@@ -85,12 +85,12 @@ class FaultServer {
 
   struct BackgroundPlan {
     /** These come first, zero pages among them, in this order. */
-    std::vector<PageRange> predicted;
+    std::vector<PageRange> predicted{};
     /** Then these, and everything else behind them, but not before. */
-    std::vector<PageRange> likely;
-    Clock::time_point rest_from;
+    std::vector<PageRange> likely{};
+    Clock::time_point rest_from{};
     /** Withheld pages come last, and not before. */
-    Clock::time_point withheld_until;
+    Clock::time_point withheld_until{};
   };
 
   /** Begins to install all data, what the plan does not name in the order of the file. Once only. */

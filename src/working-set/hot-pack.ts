@@ -61,7 +61,10 @@ function extentsOf(
   const everything = { budgetMs: Number.MAX_SAFE_INTEGER, fillBytesPerMs: 1, explore: 0 };
   const nobodyWithheld = { seed: 0, phase: 0 };
   const allPages = new Uint32Array(0);
-  const plan = planPrefetch({ histogram, units, touched: allPages, exploration: nobodyWithheld }, everything);
+  const plan = planPrefetch(
+    { histogram, units, touched: allPages, exploration: nobodyWithheld, restoreCount: 0 },
+    everything,
+  );
   const extents = new Set<number>();
   for (const page of pagesOf(concatenated([plan.beforeResume, ...plan.afterResume])))
     if (reader.kindOf(page) === PAGE_KINDS.data) extents.add(reader.extentOf(page));

@@ -23,10 +23,13 @@ const ENVELOPE = { magic: 'VMCKPTpl', version: 1 } as const;
 /** In the order of the file. */
 const PARTS = ['beforeResume', 'early', 'soon', 'late', 'warm', 'beside', 'likely', 'withheld'] as const;
 type Parts = [PageRuns, PageRuns, PageRuns, PageRuns, PageRuns, PageRuns, PageRuns, PageRuns];
-/** Two doubles, the phase, and the length of each part. */
-const FIXED_BYTES = 16 + 4 * (1 + PARTS.length);
+/** Where in the body what stands. */
+const AT = { budgetMs: 0, explore: 8, explorePhase: 16, restMs: 20, lengths: 24 } as const;
+const FIXED_BYTES = AT.lengths + 4 * PARTS.length;
 /** Of 2²⁰ units, each in two parts at most. */
 const MAX_BYTES = 32 << 20;
+/** Nobody would want to wait longer for all of a VM's memory to begin to come. */
+const MAX_REST_MS = 60_000;
 
 export interface PlannedRestore {
   /** Undefined when nothing is known that could be predicted. */
@@ -76,6 +79,7 @@ export async function writeNextPlan(
   known: WorkingSet & { readonly units: InstallUnits },
   wishes: PrefetchWishes,
 ): Promise<string | undefined> {
+  if (known.histogram.memberCount === 0) return undefined;
   const file = path.join(generationDir, NEXT_PLAN_FILE);
   const bytes = encodePlan(planPrefetch(known, wishes), tieTo(encodeWorkingSet(known))!, wishes);
   if (bytes.length > MAX_BYTES) return undefined;
@@ -94,10 +98,11 @@ export async function writeNextPlan(
 export function encodePlan(plan: PrefetchPlan, tie: bigint, { budgetMs, explore }: PrefetchWishes): Buffer {
   const parts = partsOf(plan);
   const fixed = Buffer.alloc(FIXED_BYTES);
-  fixed.writeDoubleLE(budgetMs, 0);
-  fixed.writeDoubleLE(explore, 8);
-  fixed.writeUInt32LE(plan.explorePhase, 16);
-  for (const [at, runs] of parts.entries()) fixed.writeUInt32LE(runs.length, 20 + 4 * at);
+  fixed.writeDoubleLE(budgetMs, AT.budgetMs);
+  fixed.writeDoubleLE(explore, AT.explore);
+  fixed.writeUInt32LE(plan.explorePhase, AT.explorePhase);
+  fixed.writeUInt32LE(plan.restMs, AT.restMs);
+  for (const [part, runs] of parts.entries()) fixed.writeUInt32LE(runs.length, AT.lengths + 4 * part);
   const words = parts.map((runs) => new Uint8Array(runs.buffer, runs.byteOffset, runs.byteLength));
   return seal(ENVELOPE, Buffer.concat([fixed, ...words]), tie);
 }
@@ -107,9 +112,10 @@ export function decodePlan(bytes: Buffer, { tie, pageCount, wishes }: PlanSubjec
   if (opened.status !== 'ok') return opened;
   const body = opened.value;
   if (body.length < FIXED_BYTES) return damaged('it ends too early');
-  const isMeant = body.readDoubleLE(0) === wishes.budgetMs && body.readDoubleLE(8) === wishes.explore;
+  const isMeant =
+    body.readDoubleLE(AT.budgetMs) === wishes.budgetMs && body.readDoubleLE(AT.explore) === wishes.explore;
   if (!isMeant) return damaged('it is for other wishes');
-  const lengths = PARTS.map((_, at) => body.readUInt32LE(20 + 4 * at));
+  const lengths = PARTS.map((_, part) => body.readUInt32LE(AT.lengths + 4 * part));
   const wordCount = lengths.reduce((sum, length) => sum + length, 0);
   if (lengths.some((length) => length % 2 === 1) || body.length !== FIXED_BYTES + 4 * wordCount)
     return damaged('its parts do not fit');
@@ -121,9 +127,11 @@ export function decodePlan(bytes: Buffer, { tie, pageCount, wishes }: PlanSubjec
   const isSane = parts.every((runs) => liesWithin(pageCount, runs));
   if (!isSane || ![beforeResume, early, soon, late, beside, withheld].every(isSet))
     return damaged(`its runs are not those of a RAM of ${pageCount} pages`);
-  const explorePhase = body.readUInt32LE(16);
-  const plan = { beforeResume, afterResume: [early, soon, late], warm, beside, likely, withheld };
-  return { status: 'ok', value: { ...plan, explorePhase } };
+  const afterResume = [early, soon, late];
+  const [explorePhase, restMs] = [body.readUInt32LE(AT.explorePhase), body.readUInt32LE(AT.restMs)];
+  if (restMs > MAX_REST_MS) return damaged(`the rest would wait for ${restMs} ms`);
+  const plan = { beforeResume, afterResume, warm, beside, likely, withheld, restMs, explorePhase };
+  return { status: 'ok', value: plan };
 }
 
 function liesWithin(pageCount: number, runs: PageRuns): boolean {

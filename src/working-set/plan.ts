@@ -25,6 +25,11 @@ import type { InstallUnits } from './units.js';
 export const DEFAULT_PREFETCH_BUDGET_MS = 20;
 export const DEFAULT_EXPLORE = 0.01;
 export const MAX_EXPLORE = 0.5;
+/**
+ * So long a VM that has what restores before have touched has the processors for itself. One of which less is known asks
+ * for so much that the rest had better be on its way.
+ */
+const REST_MS = 1_000;
 /** Of memory in one region of `likely`: what locality means. */
 const REGION_PAGES = 512;
 /** Reading, verifying, decompressing and installing, all threads together, when nobody has measured it: 1 GiB/s. */
@@ -64,6 +69,8 @@ export interface PrefetchPlan {
   readonly beside: PageRuns;
   readonly likely: PageRuns;
   readonly withheld: PageRuns;
+  /** From the beginning of the background, for `likely` and all that is not named here. */
+  readonly restMs: number;
   /** The trace of the restore states it. */
   readonly explorePhase: number;
 }
@@ -74,11 +81,13 @@ export interface PlanInput {
   readonly units: InstallUnits;
   /** Pages that are known to be touched, a set; of the units that hold some no others are predicted. */
   readonly touched: PageRuns;
+  /** Restores learnt from. */
+  readonly restoreCount: number;
 }
 
 /** An empty histogram gives an empty plan. @throws RangeError for options out of range; what `units` throws */
 export function planPrefetch(
-  { histogram, exploration, units, touched }: PlanInput,
+  { histogram, exploration, units, touched, restoreCount }: PlanInput,
   {
     budgetMs = DEFAULT_PREFETCH_BUDGET_MS,
     fillBytesPerMs = DEFAULT_FILL_BYTES_PER_MS,
@@ -121,6 +130,7 @@ export function planPrefetch(
     beside: runsOf(beside),
     likely: hotRegions(hottestFirst, units.pageCount),
     withheld: runsOf(withheld),
+    restMs: restoreCount === 0 ? 0 : REST_MS,
     explorePhase: exploration.phase,
   };
 }

@@ -22,9 +22,8 @@ const NO_PLAN = {
   likely: NOTHING,
   warm: NOTHING,
   withheld: NOTHING,
+  restMs: 0,
 } as const;
-/** So long a VM that has what it is going to touch has the processors for itself. */
-const REST_MS = 1_000;
 /** So long withheld pages may show whether they are touched: what comes later is no early touch any more. */
 const WITHHELD_MS = 1_000;
 
@@ -77,11 +76,11 @@ export class Prediction {
 
   /** What the background begins with. */
   get background(): BackgroundPlan {
-    const { beforeResume, afterResume, beside, warm, likely } = this.#plan ?? NO_PLAN;
+    const { beforeResume, afterResume, beside, warm, likely, restMs } = this.#plan ?? NO_PLAN;
     return {
       predicted: concatenated([beforeResume, ...afterResume, beside, warm]),
       likely,
-      restMs: this.#plan === undefined ? 0 : REST_MS,
+      restMs,
       withheldMs: this.planned.withheld.length > 0 ? WITHHELD_MS : 0,
     };
   }

@@ -209,6 +209,7 @@ describe('a plan file', () => {
     beside: runs,
     likely: sequence,
     withheld: runs,
+    restMs: fc.nat(60_000),
     explorePhase: u32,
   });
   const subject = { tie, pageCount: PAGE_COUNT, wishes };

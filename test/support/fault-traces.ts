@@ -102,6 +102,7 @@ export const NO_PLAN: PrefetchPlan = {
   beside: NOTHING,
   likely: NOTHING,
   withheld: NOTHING,
+  restMs: 0,
   explorePhase: 0,
 };
 

@@ -232,6 +232,45 @@ void Withheld(const Source& source) {
   EXPECT(server->trace().Faults().front().page == 1001);
 }
 
+/** Until then there is nothing but what is predicted or asked for. */
+void RestWaits(const Source& source) {
+  Machine vm(source);
+  auto server = Serve(source, vm.served());
+  const auto rest_from = FaultServer::Clock::now() + std::chrono::milliseconds(500);
+  server->StartBackground({.predicted = {{.first = 60, .count = 40}}, .rest_from = rest_from});
+  EXPECT(vm.guest.IsRight(2001));
+  do {
+    bool present = vm.guest.IsPresent(1001);
+    EXPECT(!present || !HoldsData(1001) || FaultServer::Clock::now() >= rest_from);
+  } while (FaultServer::Clock::now() < rest_from);
+  vm.events.Await(ServerEvent::Kind::kComplete);
+  ReadBy(vm.guest, 1);
+  // Nobody waits for a server that waits.
+  Machine other(source);
+  auto waiting = Serve(source, other.served());
+  waiting->StartBackground({.rest_from = FaultServer::Clock::now() + std::chrono::hours(1)});
+  waiting.reset();
+  EXPECT(!other.events.Has(ServerEvent::Kind::kComplete));
+}
+
+void Registered(const Source& source) {
+  Machine vm(source);
+  const Userfaultfd own = vm.guest.Duplicate();
+  const AddressRange all = vm.guest.Ranges().front();
+  const AnonymousMemory elsewhere(2 * kPageBytes);
+  const auto start = reinterpret_cast<uint64_t>(elsewhere.data());
+  EXPECT(WaitsAt(own.get(), all, kPageBytes));
+  EXPECT(!vm.guest.IsPresent(0) && !vm.guest.IsPresent(vm.guest.page_count() - 1));
+  EXPECT(!WaitsAt(own.get(), {.start = start, .end = start + elsewhere.size()}, kPageBytes));
+  EXPECT(!WaitsAt(own.get(), {.start = all.start, .end = all.end + kPageBytes}, kPageBytes));
+  auto server = Serve(source, vm.served());
+  vm.guest.Read(1);
+  EXPECT(WaitsAt(own.get(), all, kPageBytes));
+  server.reset();
+  vm.guest.Unregister();
+  EXPECT(!WaitsAt(own.get(), all, kPageBytes));
+}
+
 void TwoMachines(const Source& source) {
   Machine first(source), second(source);
   auto one = Serve(source, first.served());
@@ -521,6 +560,8 @@ int main(int argc, char** argv) {
                       {"predicted", Predicted},
                       {"take-over", TakeOver},
                       {"withheld", Withheld},
+                      {"rest-waits", RestWaits},
+                      {"registered", Registered},
                       {"two-machines", TwoMachines},
                       {"damaged", Damaged},
                       {"cut-off", CutOff},

@@ -54,6 +54,9 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
       predicted: 'installs zero pages where they are predicted',
       'take-over': 'goes on where a server before it has died, with its claims left behind',
       withheld: 'leaves withheld pages out until they are wanted, or all else is in place',
+      'rest-waits':
+        'leaves the rest to faults until its time has come, and does not wait for that when it is to end',
+      registered: 'tells what waits at a userfaultfd, and changes nothing there',
       'two-machines': 'serves two machines in one process',
       damaged: 'never installs a page of a damaged extent, and says which it is',
       'cut-off': 'takes a file that shrinks under it for damage',

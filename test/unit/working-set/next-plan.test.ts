@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { encodeWorkingSet, tieTo } from '../../../src/working-set/codec.js';
@@ -10,7 +10,7 @@ import {
   writeNextPlan,
 } from '../../../src/working-set/next-plan.js';
 import { DEFAULT_WISHES, planPrefetch, type PrefetchPlan } from '../../../src/working-set/plan.js';
-import { learnDirtyPages, type WorkingSet } from '../../../src/working-set/working-set.js';
+import { learnDirtyPages, newWorkingSet, type WorkingSet } from '../../../src/working-set/working-set.js';
 import { alignedUnits, NO_PLAN, RAM_PAGES } from '../../support/fault-traces.js';
 import { temporaryDir } from '../checkpoint/synthetic.js';
 
@@ -57,6 +57,13 @@ describe('the plan for the next restore', () => {
     bytes[bytes.length - 1]! ^= 1;
     writeFileSync(path.join(dir, NEXT_PLAN_FILE), bytes);
     expect(planned(dir)).toEqual(anew());
+  });
+
+  it('is not written while there is nothing to predict, which would let the rest wait for nothing', async () => {
+    const dir = temporaryDir();
+    const known = { ...newWorkingSet(RAM_PAGES), restoreCount: 3 };
+    expect(await writeNextPlan(dir, { ...known, units: alignedUnits }, DEFAULT_WISHES)).toBeUndefined();
+    expect(readdirSync(dir)).toEqual([]);
   });
 
   it('is none where nothing is known, and where what is known is damaged, whatever the file says', async () => {

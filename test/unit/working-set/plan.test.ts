@@ -16,11 +16,16 @@ function entry(unit: number, share: number, { bin = 0, isMember = true } = {}): 
 function plan(
   entries: readonly HeatEntry[],
   options: PlanOptions = {},
-  { phase = 0, touched = [] }: { phase?: number; touched?: readonly number[] } = {},
+  {
+    phase = 0,
+    touched = [],
+    restoreCount = 1,
+  }: { phase?: number; touched?: readonly number[]; restoreCount?: number } = {},
 ) {
   const histogram = new AdaptiveHistogram(entries);
   const exploration = { seed: 5, phase };
-  return planPrefetch({ histogram, exploration, units: alignedUnits, touched: runsOf(touched) }, options);
+  const known = { histogram, exploration, touched: runsOf(touched), restoreCount };
+  return planPrefetch({ ...known, units: alignedUnits }, options);
 }
 
 describe('planPrefetch', () => {
@@ -91,6 +96,11 @@ describe('planPrefetch', () => {
     }
     expect(turns.size).toBe(5000 * UNIT_PAGES);
     expect(new Set(turns.values())).toEqual(new Set([1]));
+  });
+
+  it('lets the rest wait only when it is known from restores what is touched', () => {
+    expect(plan([entry(1, 0.5)]).restMs).toBeGreaterThan(100);
+    expect(plan([entry(1, 0.5)], {}, { restoreCount: 0 }).restMs).toBe(0);
   });
 
   it('takes pages once, and ignores units beyond the RAM', () => {
