@@ -242,15 +242,16 @@ class Server : public Napi::ObjectWrap<Server> {
     Translated(info.Env(), [&] { server_->WakeAll(ranges); });
     return info.Env().Undefined();
   }
-  // predicted, likely, restMs, withheldMs
+  // predicted, near, likely, restMs, withheldMs
   Napi::Value StartBackground(const Napi::CallbackInfo& info) {
     auto from_now = [&](int at) {
       return FaultServer::Clock::now() + std::chrono::milliseconds(info[at].As<Napi::Number>().Int64Value());
     };
     server_->StartBackground({.predicted = PageRangesOf(info[0]),
-                              .likely = PageRangesOf(info[1]),
-                              .rest_from = from_now(2),
-                              .withheld_until = from_now(3)});
+                              .near = PageRangesOf(info[1]),
+                              .likely = PageRangesOf(info[2]),
+                              .rest_from = from_now(3),
+                              .withheld_until = from_now(4)});
     return info.Env().Undefined();
   }
   // → Uint32Array of (page, microseconds since the server's start)…

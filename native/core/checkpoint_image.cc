@@ -198,8 +198,7 @@ void CheckpointImage::ReadAhead(uint64_t first, uint64_t count) {
   if (first >= end) return;
   Record from = RecordOf(first);
   Record to = RecordOf(end - 1);
-  if (from.offset <= to.offset)
-    pages_.Advise(from.offset, to.offset + to.stored_bytes - from.offset, MADV_WILLNEED);
+  if (from.offset <= to.offset) pages_.ReadAhead(from.offset, to.offset + to.stored_bytes - from.offset);
 }
 
 void CheckpointImage::ReadAhead(std::span<const PageRange> ranges) {

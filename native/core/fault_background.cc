@@ -21,6 +21,8 @@ constexpr int kPredictedNiceness = 4;
 constexpr int kRestNiceness = 10;
 constexpr std::chrono::microseconds kLookAgainAfter{200};
 constexpr std::chrono::microseconds kLongestPause{50'000};
+/** Whoever ends the server waits for it. */
+constexpr std::chrono::milliseconds kLongestWait{10};
 
 }  // namespace
 
@@ -46,13 +48,17 @@ void FaultServer::Background::Guarded(Part part) {
 
 /** Before the index of everything is gone through. */
 void FaultServer::Background::SendPredicted() {
-  if (plan_.predicted.empty()) return;
-  InstallOrder order(*server_.image_, server_.options_.regions);
-  for (PageRange range : plan_.predicted) order.Add(range, InstallOrder::Zeros::kIncluded);
-  Send(order, kPredictedNiceness);
+  // Orders of their own: what is near lies in extents of what is predicted, and would come with them.
+  for (const std::vector<PageRange>* ranges : {&plan_.predicted, &plan_.near}) {
+    if (ranges->empty() || MustStop()) continue;
+    InstallOrder order(*server_.image_, server_.options_.regions);
+    for (PageRange range : *ranges) order.Add(range, InstallOrder::Zeros::kIncluded);
+    Send(order, kPredictedNiceness);
+  }
 }
 
 void FaultServer::Background::SendRest() {
+  (void)::setpriority(PRIO_PROCESS, ::gettid(), kRestNiceness);
   InstallOrder order(*server_.image_, server_.options_.regions);
   for (PageRange range : plan_.likely) order.Add(range, InstallOrder::Zeros::kLeftOut);
   order.AddRest();
@@ -140,7 +146,8 @@ void FaultServer::Background::Gather(Sender& sender, const InstallOrder::Piece& 
 }
 
 void FaultServer::Background::WaitUntil(Clock::time_point instant) const {
-  while (Clock::now() < instant && !MustStop()) std::this_thread::sleep_for(kLookAgainAfter);
+  for (Clock::time_point now; (now = Clock::now()) < instant && !MustStop();)
+    std::this_thread::sleep_for(std::min<Clock::duration>(instant - now, kLongestWait));
 }
 
 /** Whoever is going to touch them has had the time to. */

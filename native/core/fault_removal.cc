@@ -99,8 +99,11 @@ Userfaultfd::Outcome FaultServer::PutUnlessRemoved(const Run& run) {
       size_t end = at;
       while (end < run.page_count && !is_removed(end)) end += unit;
       const uint8_t* bytes = run.bytes == nullptr ? nullptr : run.bytes + at * kPageBytes;
-      auto outcome = end == at ? Userfaultfd::Outcome::kInstalled
-                               : Place({.page = run.page + at, .bytes = bytes, .page_count = end - at});
+      auto outcome =
+          end == at
+              ? Userfaultfd::Outcome::kInstalled
+              : Place(
+                    {.page = run.page + at, .bytes = bytes, .page_count = end - at, .waiters = run.waiters});
       if (outcome != Userfaultfd::Outcome::kInstalled) return outcome;
       at = std::max(end, at + unit);
     }

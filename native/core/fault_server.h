@@ -86,6 +86,8 @@ class FaultServer {
   struct BackgroundPlan {
     /** These come first, zero pages among them, in this order. */
     std::vector<PageRange> predicted{};
+    /** Then these. */
+    std::vector<PageRange> near{};
     /** Then these, and everything else behind them, but not before. */
     std::vector<PageRange> likely{};
     Clock::time_point rest_from{};

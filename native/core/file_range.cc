@@ -1,6 +1,7 @@
 #include "core/file_range.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/system_error.h"
@@ -43,7 +44,11 @@ int64_t NextData(int fd, int64_t offset_bytes) {
 }
 
 void ReadAhead(int fd) {
-  if (int error = ::posix_fadvise(fd, 0, 0, POSIX_FADV_WILLNEED)) throw SystemError(error, "posix_fadvise");
+  struct stat status;
+  Check(::fstat(fd, &status), "fstat");
+  for (off_t at = 0; at < status.st_size; at += kReadAheadBytes)
+    if (int error = ::posix_fadvise(fd, at, kReadAheadBytes, POSIX_FADV_WILLNEED))
+      throw SystemError(error, "posix_fadvise");
 }
 
 }  // namespace vmckpt

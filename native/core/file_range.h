@@ -23,6 +23,10 @@ void StartWriteOut(int fd, const FileRange& range);
 /** Where the next data of the file begins, at `offset_bytes` or behind it; -1 when none follows. */
 int64_t NextData(int fd, int64_t offset_bytes);
 
+/** The kernel begins to read no more than this at a time, on most hosts, and drops the rest of what it is
+ * asked. */
+constexpr int64_t kReadAheadBytes = 128 << 10;
+
 /** Begins to read the whole file into the page cache; may wait for room in the disk's queue. */
 void ReadAhead(int fd);
 

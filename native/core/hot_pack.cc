@@ -69,6 +69,6 @@ std::optional<uint64_t> HotPack::Find(uint64_t extent, uint32_t stored_bytes) co
   return entry->offset;
 }
 
-void HotPack::ReadAhead() const { file_.Advise(0, file_.size(), MADV_WILLNEED); }
+void HotPack::ReadAhead() const { file_.ReadAhead(0, file_.size()); }
 
 }  // namespace vmckpt

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "core/file_range.h"
 #include "core/system_error.h"
 
 namespace vmckpt {
@@ -62,10 +63,12 @@ bool MappedFile::Copy(size_t offset, size_t bytes, uint8_t* into) const {
   return true;
 }
 
-void MappedFile::Advise(size_t offset, size_t bytes, int advice) const {
+void MappedFile::ReadAhead(size_t offset, size_t bytes) const {
   size_t start = std::min(offset, size_) / kSystemPageBytes * kSystemPageBytes;
-  size_t end = std::min(offset + bytes, size_);
-  if (start < end) (void)::madvise(const_cast<uint8_t*>(data_) + start, end - start, advice);
+  const size_t end = std::min(offset + bytes, size_);
+  for (; start < end; start += kReadAheadBytes)
+    (void)::madvise(const_cast<uint8_t*>(data_) + start, std::min<size_t>(kReadAheadBytes, end - start),
+                    MADV_WILLNEED);
 }
 
 bool internal::RunGuarded(void (*body)(void*), void* argument) {

@@ -25,8 +25,8 @@ class MappedFile {
    */
   bool Copy(size_t offset, size_t bytes, uint8_t* into) const;
 
-  /** madvise(2) of the pages around [offset, offset + bytes). */
-  void Advise(size_t offset, size_t bytes, int advice) const;
+  /** Begins to read the pages around [offset, offset + bytes) into the page cache. */
+  void ReadAhead(size_t offset, size_t bytes) const;
 
  private:
   Fd file_;

@@ -123,7 +123,8 @@ bool WaitsAt(int userfaultfd, AddressRange range, size_t page_bytes) {
     do {
       error = ::ioctl(userfaultfd, UFFDIO_COPY, &copy) == -1 ? errno : 0;
     } while (error == EAGAIN || error == EINTR);
-    return error == EFAULT || error == EEXIST;
+    // ENOMEM: of huge pages the kernel takes one before it fails to read the source.
+    return error == EFAULT || error == EEXIST || error == ENOMEM;
   };
   return waits(range.start) && waits(range.end - page_bytes);
 }

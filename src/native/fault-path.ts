@@ -89,7 +89,13 @@ interface NativeTable {
 }
 interface NativeServer {
   wakeAll(ranges: BigUint64Array): void;
-  startBackground(predicted: Uint32Array, likely: Uint32Array, restMs: number, withheldMs: number): void;
+  startBackground(
+    predicted: Uint32Array,
+    near: Uint32Array,
+    likely: Uint32Array,
+    restMs: number,
+    withheldMs: number,
+  ): void;
   trace(): Uint32Array;
   handBack(): void;
   stop(): void;
@@ -232,6 +238,7 @@ export interface FaultServerOptions {
 export interface BackgroundPlan {
   /** Sequences of (firstPage, pageCount). */
   readonly predicted: Uint32Array;
+  readonly near: Uint32Array;
   readonly likely: Uint32Array;
   /** From now, for what is not predicted. */
   readonly restMs: number;
@@ -239,7 +246,13 @@ export interface BackgroundPlan {
 }
 
 const NO_PAGES = new Uint32Array(0);
-const NOTHING_PREDICTED: BackgroundPlan = { predicted: NO_PAGES, likely: NO_PAGES, restMs: 0, withheldMs: 0 };
+const NOTHING_PREDICTED: BackgroundPlan = {
+  predicted: NO_PAGES,
+  near: NO_PAGES,
+  likely: NO_PAGES,
+  restMs: 0,
+  withheldMs: 0,
+};
 
 /** Serves faults from its construction on. */
 export class FaultServer {
@@ -267,12 +280,12 @@ export class FaultServer {
   }
 
   /**
-   * Installs all data behind the faults: predicted pages first, zero ones too, then, not before `restMs`, likely ones and
+   * Installs all data behind the faults: predicted pages first, then near ones, zero ones too; then, not before `restMs`, likely ones and
    * the rest in the order of the file; withheld ones last, not before `withheldMs`. Once only.
    */
-  startBackground({ predicted, likely, restMs, withheldMs }: BackgroundPlan = NOTHING_PREDICTED): void {
+  startBackground({ predicted, near, likely, restMs, withheldMs }: BackgroundPlan = NOTHING_PREDICTED): void {
     const times = [integer('restMs', restMs), integer('withheldMs', withheldMs)] as const;
-    this.native.startBackground(predicted, likely, ...times);
+    this.native.startBackground(predicted, near, likely, ...times);
   }
 
   /** The demand faults so far, in no order: (page, microseconds since this server's start) each. At most 2^20. */

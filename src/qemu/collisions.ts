@@ -46,7 +46,15 @@ export async function findCollisions(
       ? undefined
       : { what: resource.kind, message: `${option}: ${taken}`, hint: HINTS[resource.kind] };
   };
-  found.push(...(await Promise.all(collisionCandidates(args, cwd).map(look))));
+  // Ports one after the other: what is bound to look at one may be in the way of another.
+  let port: Promise<unknown> = Promise.resolve();
+  const looks = collisionCandidates(args, cwd).map((claim) => {
+    if (claim.resource.kind !== 'port') return look(claim);
+    const next = port.then(() => look(claim));
+    port = next;
+    return next;
+  });
+  found.push(...(await Promise.all(looks)));
   // Of huge pages QEMU itself says whether there are enough.
   if (!usesHugePages(args, cwd)) found.push(memoryShortage(ramBytes));
   return found.filter((collision) => collision !== undefined);

@@ -103,7 +103,6 @@ export class OnDemandTransfer {
     { runs, background, exactly, aftercare }: TransferOrder,
   ): Promise<void> {
     const { state, monitor } = this.#machine;
-    const isExact = exactly && this.#direct !== undefined;
     let resumedAtMs: number | undefined;
     const loaded = untilLoaded(monitor, runs).then((atMs) => {
       resumedAtMs = atMs;
@@ -122,7 +121,12 @@ export class OnDemandTransfer {
     if (background === 'when-told') await this.#context.verb.nextWord();
     await Promise.all([session.finish(state.ramSectionId), loaded]);
     if (resumedAtMs !== undefined && this.#prediction !== undefined)
-      this.observed = { ...session.observed(), resumedAtMs, isComplete: true, isExact };
+      this.observed = {
+        ...session.observed(),
+        resumedAtMs,
+        isComplete: true,
+        isExact: exactly && session.isDirect,
+      };
   }
 
   async #noteLoaded(aftercare: Aftercare | undefined): Promise<void> {

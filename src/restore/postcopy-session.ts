@@ -64,6 +64,11 @@ export class PostcopySession {
     this.#direct = options.direct;
   }
 
+  /** Not when its memory had to go through the stream after all. */
+  get isDirect(): boolean {
+    return this.#direct !== undefined;
+  }
+
   get sentBytes(): number {
     const channels = new Set([this.#main, this.#demand]);
     return [...channels].reduce((sum, channel) => sum + (channel?.sentBytes ?? 0), 0);
@@ -267,12 +272,13 @@ export class PostcopySession {
   async #sendPredicted(): Promise<void> {
     const { prediction } = this.#options;
     if (prediction === undefined) return;
-    const { predicted, likely, restMs, withheldMs } = prediction.background;
+    const { predicted, near, likely, restMs, withheldMs } = prediction.background;
     const { signal } = this.#stop;
     const beganMs = nowMs();
     const until = (ms: number) => sleep(Math.max(0, beganMs + ms - nowMs()), undefined, { signal });
     this.feeder.withhold(prediction.planned.withheld);
     await this.feeder.sendPredicted(predicted, signal);
+    await this.feeder.sendPredicted(near, signal);
     if (restMs > 0) await until(restMs);
     await this.feeder.sendRest(rangesOf(likely), signal);
     await this.feeder.sendRest(this.#streamRanges(), signal);

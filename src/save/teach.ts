@@ -37,7 +37,9 @@ export async function teachWorkingSet({
     const lesson = { pages: dirtyPages, units };
     const known = learnDirtyPages(former || newWorkingSet(units.pageCount), lesson);
     const problem = await updateWorkingSet(dir, units.pageCount, () => known);
-    return problem ?? (await writeNextPlan(dir, { ...known, units }, DEFAULT_WISHES));
+    // Without it the next restore makes its plan itself.
+    if (problem === undefined) await writeNextPlan(dir, { ...known, units }, DEFAULT_WISHES);
+    return problem;
   } finally {
     reader.close();
   }

@@ -81,10 +81,13 @@ export async function writeNextPlan(
 ): Promise<string | undefined> {
   if (known.histogram.memberCount === 0) return undefined;
   const file = path.join(generationDir, NEXT_PLAN_FILE);
-  const bytes = encodePlan(planPrefetch(known, wishes), tieTo(encodeWorkingSet(known))!, wishes);
+  const tie = tieTo(encodeWorkingSet(known))!;
+  const bytes = encodePlan(planPrefetch(known, wishes), tie, wishes);
   if (bytes.length > MAX_BYTES) return undefined;
   try {
     await replaceFile(file, (fd) => {
+      // Somebody may have learnt since, and be quicker with a plan of that.
+      if (tieOf(generationDir) !== tie) return false;
       writeAt(fd, bytes, 0);
       return true;
     });
@@ -93,6 +96,12 @@ export async function writeNextPlan(
     if (!(error instanceof VmckptError) && errnoOf(error) === undefined) throw error;
     return `the next plan was not written: ${writeFailure(error, file).message}`;
   }
+}
+
+/** What a plan for the working set that is there is tied to. */
+function tieOf(generationDir: string): bigint | undefined {
+  const found = readWorkingSetFile(generationDir, (bytes) => ({ status: 'ok', value: tieTo(bytes) }));
+  return found?.status === 'ok' ? found.value : undefined;
 }
 
 export function encodePlan(plan: PrefetchPlan, tie: bigint, { budgetMs, explore }: PrefetchWishes): Buffer {

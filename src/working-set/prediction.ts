@@ -78,7 +78,8 @@ export class Prediction {
   get background(): BackgroundPlan {
     const { beforeResume, afterResume, beside, warm, likely, restMs } = this.#plan ?? NO_PLAN;
     return {
-      predicted: concatenated([beforeResume, ...afterResume, beside, warm]),
+      predicted: concatenated([beforeResume, ...afterResume]),
+      near: concatenated([beside, warm]),
       likely,
       restMs,
       withheldMs: this.planned.withheld.length > 0 ? WITHHELD_MS : 0,

@@ -391,6 +391,13 @@ describe('findCollisions', () => {
     expect(await findCollisions(args, { ramBytes })).toEqual([]);
   });
 
+  it('is not in its own way: one port on all addresses and on one of them may be free for both', async () => {
+    const { number, close } = await listen();
+    close();
+    const forwards = `user,id=n,hostfwd=tcp::${number}-:22,hostfwd=tcp:[::1]:${number}-:23`;
+    expect(await findCollisions(['-netdev', forwards], { ramBytes })).toEqual([]);
+  });
+
   it('finds the original, its ports, its sockets, its pid file and its vsock id', async () => {
     const port = await listen();
     const { qemu, qmp } = await start(...TINY, '-pidfile', `${directory}/taken.pid`);

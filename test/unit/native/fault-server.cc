@@ -177,9 +177,9 @@ void Background(const Source& source) {
 void Predicted(const Source& source) {
   Machine vm(source);
   auto server = Serve(source, vm.served());
-  server->StartBackground({.predicted = {{.first = 60, .count = 40}, {.first = 25, .count = 8}},
-                           .likely = {{.first = 128, .count = 64}},
-                           .withheld_until = {}});
+  server->StartBackground({.predicted = {{.first = 60, .count = 40}},
+                           .near = {{.first = 25, .count = 8}},
+                           .likely = {{.first = 128, .count = 64}}});
   vm.events.Await(ServerEvent::Kind::kComplete);
   for (uint64_t page = 0; page < source.facts.page_count; page++) {
     bool is_predicted = page - 60 < 40 || page - 25 < 8;

@@ -137,12 +137,12 @@ function startMessage(strings: readonly string[]): Buffer {
   return Buffer.concat([length, payload]);
 }
 
-/** The number of each descriptor of a process, and what it is; sockets without their numbers. */
 /** Field 6 of proc(5), stat. */
 function sessionOf(pid: number): string {
   return readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ')[3]!;
 }
 
+/** The number of each descriptor of a process, and what it is; sockets without their numbers. */
 function descriptors(pid: number): string[] {
   return readdirSync(`/proc/${pid}/fd`)
     .sort((a, b) => Number(a) - Number(b))

@@ -1,0 +1,24 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { expect, test } from 'vitest';
+import { bringTo, cachedBytes } from '../../../src/bench/page-cache.js';
+import { readAhead } from '../../../src/native/index.js';
+import { PACKAGE_ROOT } from '../../../src/util/package-paths.js';
+import { poll } from '../../../src/util/deadline.js';
+
+const BYTES = 16 << 20;
+
+test('a file is read ahead to its end, however little the kernel reads at a time', async () => {
+  // On a disk: on a tmpfs there is nothing to be read.
+  const dir = mkdtempSync(path.join(PACKAGE_ROOT, '.cache', 'read-ahead-'));
+  try {
+    const file = path.join(dir, 'file');
+    writeFileSync(file, Buffer.alloc(BYTES, 7));
+    await bringTo('cold', [file]);
+    await readAhead(file);
+    const whole = async () => (await cachedBytes([file])) === BYTES || undefined;
+    expect(await poll(whole, { what: 'the file to be read', timeoutMs: 30_000, everyMs: 50 })).toBe(true);
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
+});
