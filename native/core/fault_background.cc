@@ -21,6 +21,9 @@ constexpr int kPredictedNiceness = 4;
 constexpr int kRestNiceness = 10;
 constexpr std::chrono::microseconds kLookAgainAfter{200};
 constexpr std::chrono::microseconds kLongestPause{50'000};
+/** Who asks for more than that beside the prediction has other plans, and is helped most by having
+ * everything. */
+constexpr uint64_t kPatienceMisses = 64;
 /** Whoever ends the server waits for it. */
 constexpr std::chrono::milliseconds kLongestWait{10};
 
@@ -63,7 +66,7 @@ void FaultServer::Background::SendRest() {
   for (PageRange range : plan_.likely) order.Add(range, InstallOrder::Zeros::kLeftOut);
   order.AddRest();
   FindHugePages();
-  WaitUntil(plan_.rest_from);
+  WaitUntil(plan_.rest_from, [this] { return Misses() > kPatienceMisses; });
   Send(order, kRestNiceness);
   SendWithheld(order);
   // Longer and longer: what others have in hand takes moments, what is damaged never comes.
@@ -145,8 +148,15 @@ void FaultServer::Background::Gather(Sender& sender, const InstallOrder::Piece& 
   }
 }
 
-void FaultServer::Background::WaitUntil(Clock::time_point instant) const {
-  for (Clock::time_point now; (now = Clock::now()) < instant && !MustStop();)
+/** Faults on what was not predicted. */
+uint64_t FaultServer::Background::Misses() const {
+  const TransferCounters& counters = server_.table_.counters();
+  return counters.demand_pages - counters.withheld_faults;
+}
+
+template <typename Condition>
+void FaultServer::Background::WaitUntil(Clock::time_point instant, Condition or_else) const {
+  for (Clock::time_point now; (now = Clock::now()) < instant && !MustStop() && !or_else();)
     std::this_thread::sleep_for(std::min<Clock::duration>(instant - now, kLongestWait));
 }
 
@@ -155,7 +165,7 @@ void FaultServer::Background::SendWithheld(const InstallOrder& order) {
   auto is_withheld = [this](uint32_t page) {
     return page != InstallOrder::kNoPage && server_.table_.StateOf(page) == PageState::kWithheld;
   };
-  WaitUntil(plan_.withheld_until);
+  WaitUntil(plan_.withheld_until, [] { return false; });
   Sender sender(server_);
   for (const InstallOrder::Piece& piece : order.pieces()) {
     if (MustStop()) return;

@@ -37,7 +37,9 @@ class FaultServer::Background {
   void Send(const InstallOrder& order, int niceness);
   void SendPieces(const InstallOrder& order);
   void SendWithheld(const InstallOrder& order);
-  void WaitUntil(Clock::time_point instant) const;
+  uint64_t Misses() const;
+  template <typename Condition>
+  void WaitUntil(Clock::time_point instant, Condition or_else) const;
   enum class Withheld { kSpared, kSent };
   void SendPiece(Sender& sender, const InstallOrder& order, const InstallOrder::Piece& piece,
                  Withheld withheld);

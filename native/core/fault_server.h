@@ -88,7 +88,7 @@ class FaultServer {
     std::vector<PageRange> predicted{};
     /** Then these. */
     std::vector<PageRange> near{};
-    /** Then these, and everything else behind them, but not before. */
+    /** Then these, and everything else behind them: not before, unless much else is asked for. */
     std::vector<PageRange> likely{};
     Clock::time_point rest_from{};
     /** Withheld pages come last, and not before. */

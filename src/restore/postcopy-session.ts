@@ -23,6 +23,9 @@ import type { ObservedFaults, Prediction } from '../working-set/prediction.js';
 
 const PINGS = { connected: 1, discarded: 2, listening: 3, packaged: 4 } as const;
 const ANSWER_TIMEOUT_MS = 30_000;
+/** As native/core/fault_background.cc has it: who asks for more has other plans than those that were predicted. */
+const PATIENCE_FAULTS = 64;
+const LOOK_EVERY_MS = 10;
 /** With a channel of their own, requested pages do not wait behind background pages, so more of those may queue. */
 const BACKGROUND_AHEAD_BYTES = { shared: 256 * 1024, preempt: 1 << 20 } as const;
 
@@ -275,14 +278,14 @@ export class PostcopySession {
     const { predicted, near, likely, restMs, withheldMs } = prediction.background;
     const { signal } = this.#stop;
     const beganMs = nowMs();
-    const until = (ms: number) => sleep(Math.max(0, beganMs + ms - nowMs()), undefined, { signal });
     this.feeder.withhold(prediction.planned.withheld);
     await this.feeder.sendPredicted(predicted, signal);
     await this.feeder.sendPredicted(near, signal);
-    if (restMs > 0) await until(restMs);
+    const isUrgent = () => this.feeder.askedCount > PATIENCE_FAULTS;
+    while (nowMs() < beganMs + restMs && !isUrgent()) await sleep(LOOK_EVERY_MS, undefined, { signal });
     await this.feeder.sendRest(rangesOf(likely), signal);
     await this.feeder.sendRest(this.#streamRanges(), signal);
-    if (withheldMs > 0) await until(withheldMs);
+    if (withheldMs > 0) await sleep(Math.max(0, beganMs + withheldMs - nowMs()), undefined, { signal });
     this.feeder.withholdNoLonger();
   }
 

@@ -58,6 +58,11 @@ export class PageFeeder {
     this.#claims.claim(page);
   }
 
+  /** Pages, whether they were under way or not. */
+  get askedCount(): number {
+    return this.#asked.length / 2;
+  }
+
   /** What was asked for, whether it was under way or not. */
   observed(): { readonly faults: Uint32Array; readonly beganAtMs: number } {
     return { faults: Uint32Array.from(this.#asked), beganAtMs: this.#beganAtMs };

@@ -253,6 +253,14 @@ void RestWaits(const Source& source) {
   EXPECT(!other.events.Has(ServerEvent::Kind::kComplete));
 }
 
+void RestIsUrgent(const Source& source) {
+  Machine vm(source);
+  auto server = Serve(source, vm.served());
+  server->StartBackground({.rest_from = FaultServer::Clock::now() + std::chrono::hours(1)});
+  ReadBy(vm.guest, 1);
+  vm.events.Await(ServerEvent::Kind::kComplete);
+}
+
 void Registered(const Source& source) {
   Machine vm(source);
   const Userfaultfd own = vm.guest.Duplicate();
@@ -561,6 +569,7 @@ int main(int argc, char** argv) {
                       {"take-over", TakeOver},
                       {"withheld", Withheld},
                       {"rest-waits", RestWaits},
+                      {"rest-is-urgent", RestIsUrgent},
                       {"registered", Registered},
                       {"two-machines", TwoMachines},
                       {"damaged", Damaged},

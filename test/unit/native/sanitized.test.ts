@@ -56,6 +56,7 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
       withheld: 'leaves withheld pages out until they are wanted, or all else is in place',
       'rest-waits':
         'leaves the rest to faults until its time has come, and does not wait for that when it is to end',
+      'rest-is-urgent': 'sends the rest before its time when much else than the prediction is asked for',
       registered: 'tells what waits at a userfaultfd, and changes nothing there',
       'two-machines': 'serves two machines in one process',
       damaged: 'never installs a page of a damaged extent, and says which it is',
