@@ -14,6 +14,7 @@ const FIGURES = {
   client90Ms: ({ perceived }) => perceived.memcached.backMs,
   http90Ms: ({ perceived }) => perceived.http.backMs,
   storageReadBytes: (run) => run.storageReadBytes,
+  hotPackBytes: (run) => run.hotPackBytes,
   demandFaults: ({ transfer }) => transfer?.demandFaults,
   /** Withheld pages apart. */
   missedFaults: ({ transfer }) => transfer && transfer.demandFaults - transfer.withheldFaults,

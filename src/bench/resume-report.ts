@@ -53,6 +53,8 @@ const runSchema = v.object({
   transfer: v.optional(transferSchema),
   /** Read from the disk until the restore was complete: what has come into the page cache. Null when that was warm. */
   storageReadBytes: v.nullable(bytes),
+  /** Of the hot pack beside the generation, where there is one. */
+  hotPackBytes: v.optional(bytes),
   /** From the order on; so are the times below. */
   observedMs: ms,
   resident: v.array(v.object({ ms: finite, residentBytes: bytes })),

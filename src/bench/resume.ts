@@ -97,6 +97,7 @@ export async function benchResume(options: BenchResumeOptions): Promise<ResumeRe
   const absences = results.flatMap((result) => result.absences);
   const faultPath = results.flatMap((result) => result.faultPath);
   const summaries = summarize(runs);
+  const { diskReadBytesPerS } = results[0]!;
   const report = parse(resumeReportSchema, {
     kind: 'vmckpt bench resume',
     version: 1,
@@ -105,11 +106,11 @@ export async function benchResume(options: BenchResumeOptions): Promise<ResumeRe
       ...host,
       qemu: results[0]!.version.text,
       accelerator: accel,
-      diskReadBytesPerS: results[0]!.diskReadBytesPerS,
+      diskReadBytesPerS,
       loadAtEnd: os.loadavg()[0]!,
     },
     references: results.map(({ reference }) => reference),
-    ...computeRatios({ summaries, absences, sizesMib, faultPath }),
+    ...computeRatios({ summaries, absences, sizesMib, faultPath, diskReadBytesPerS }),
     summaries,
     absences,
     runs,

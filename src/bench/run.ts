@@ -1,5 +1,8 @@
 /** One measurement: a host made ready, clients at the door, one restore, and a look at the guest ten seconds later. */
+import { statSync } from 'node:fs';
+import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { HOT_PACK_FILE } from '../checkpoint/format.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
 import { withDeadline } from '../util/deadline.js';
 import { CLIENT_NAMES, type ClientAnswers, type ClientName } from './clients/load.js';
@@ -44,6 +47,7 @@ export async function measure(
   await bringTo(cache, files);
   signal.throwIfAborted();
   const clients = await Clients.prepare({ ports: guest.ports, values, seed });
+  const hotPack = files.find((file) => path.basename(file) === HOT_PACK_FILE);
   const sampler = new Sampler(runtimeDir);
   try {
     clients.begin();
@@ -63,6 +67,7 @@ export async function measure(
       ...timesOf(restored),
       ...(restored.report && transferOf(restored.report, sampler)),
       storageReadBytes,
+      ...(hotPack !== undefined && { hotPackBytes: statSync(hotPack).size }),
       observedMs: roundMs(observedUntilMs - restored.orderedAtMs),
       resident: sampler.samples.map(({ atMs, residentBytes }) => ({
         ms: roundMs(atMs - restored.orderedAtMs),

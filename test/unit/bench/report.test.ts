@@ -19,6 +19,14 @@ const report = sampleReport(
     sampleRun({ scenario: 'lazy-raw', cache: 'warm', round: 0, resumeMs: 9000, completeMs: 9000 }),
     sampleRun({ scenario: 'qemu-full', cache: 'warm', resumeMs: 800, completeMs: 800 }),
     sampleRun({ scenario: 'private-map', cache: 'cold', resumeMs: 10, completeMs: null }),
+    sampleRun({ scenario: 'private-map', cache: 'warm', resumeMs: 50, completeMs: null }),
+    sampleRun({
+      scenario: 'learned',
+      cache: 'cold',
+      resumeMs: 110,
+      completeMs: 900,
+      hotPackBytes: 10e6,
+    }),
   ],
   [{ scenario: 'stream-sequential', ramMib: 1024, cache: 'warm', reason: 'failed: it was <unwell>' }],
 );
@@ -33,6 +41,10 @@ describe('report.json', () => {
     expect(report.ratios['faultP50RawUs']).toBe(5);
     expect(report.ratios['bulkVsBareUffdCopy']).toBeCloseTo(0.9);
     expect(report.ratios['maxRssBytes']).toBe(64 << 20);
+  });
+
+  test('does not count the time that the disk takes to read the hot pack', () => {
+    expect(report.ratios['client90LearnedColdVsPrivateMapWarm']).toBeCloseTo((110 - 10) / 50);
   });
 
   test('says of every ratio either what it is or why it is missing', () => {

@@ -12,6 +12,7 @@ interface Sample {
   readonly resumeMs: number;
   readonly completeMs: number | null;
   readonly demandFaults?: number;
+  readonly hotPackBytes?: number;
 }
 
 export function sampleRun({ demandFaults, ramMib = 1024, round = 1, ...times }: Sample): Run {
@@ -98,7 +99,7 @@ export function sampleReport(runs: readonly Run[], absences: ResumeReport['absen
       startedAt: '2026-11-21T00:00:00.000Z',
     },
     references: ramMib.map((each) => ({ ramMib: each, perS: { ping: 1000, memcached: 500, http: 10 } })),
-    ...computeRatios({ summaries, absences, sizesMib: ramMib, faultPath }),
+    ...computeRatios({ summaries, absences, sizesMib: ramMib, faultPath, diskReadBytesPerS: 1e9 }),
     faultPath,
     summaries,
     absences,
