@@ -66,7 +66,7 @@ void FaultServer::Background::SendRest() {
   for (PageRange range : plan_.likely) order.Add(range, InstallOrder::Zeros::kLeftOut);
   order.AddRest();
   FindHugePages();
-  WaitUntil(plan_.rest_from, [this] { return Misses() > kPatienceMisses; });
+  WaitUntil(plan_.rest_from, [this] { return MissesMuch(); });
   Send(order, kRestNiceness);
   SendWithheld(order);
   // Longer and longer: what others have in hand takes moments, what is damaged never comes.
@@ -148,10 +148,10 @@ void FaultServer::Background::Gather(Sender& sender, const InstallOrder::Piece& 
   }
 }
 
-/** Faults on what was not predicted. */
-uint64_t FaultServer::Background::Misses() const {
+/** A withheld fault is counted before its page is: the difference of the two may be negative for a moment. */
+bool FaultServer::Background::MissesMuch() const {
   const TransferCounters& counters = server_.table_.counters();
-  return counters.demand_pages - counters.withheld_faults;
+  return counters.demand_pages > counters.withheld_faults + kPatienceMisses;
 }
 
 template <typename Condition>

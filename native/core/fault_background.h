@@ -37,7 +37,7 @@ class FaultServer::Background {
   void Send(const InstallOrder& order, int niceness);
   void SendPieces(const InstallOrder& order);
   void SendWithheld(const InstallOrder& order);
-  uint64_t Misses() const;
+  bool MissesMuch() const;
   template <typename Condition>
   void WaitUntil(Clock::time_point instant, Condition or_else) const;
   enum class Withheld { kSpared, kSent };
