@@ -122,7 +122,11 @@ PageEntry CheckpointImage::EntryOf(uint64_t page) {
   return result;
 }
 
-size_t CheckpointImage::PagesOf(uint64_t extent) { return RecordOf(extent).page_count; }
+size_t CheckpointImage::PagesOf(uint64_t extent) {
+  return std::min<size_t>(extent_index_.At(extent)[12], facts_.extent_pages);
+}
+
+bool CheckpointImage::IsRaw(uint64_t extent) { return RecordOf(extent).codec == kCodecRaw; }
 
 CheckpointImage::Record CheckpointImage::RecordOf(uint64_t extent) {
   const uint8_t* bytes = extent_index_.At(extent);

@@ -138,6 +138,8 @@ class CheckpointImage {
   /** How many pages the extent holds. */
   size_t PagesOf(uint64_t extent);
 
+  bool IsRaw(uint64_t extent);
+
   /**
    * The extent's verified bytes: decompressed into `into` (room for facts().extent_pages pages), or in place
    * where they are stored raw.

@@ -12,8 +12,8 @@ namespace vmckpt {
 
 namespace {
 
-/** What a thread takes at a time: with raw extents of 8 pages, one longest run. */
-constexpr uint64_t kBatchPieces = 4;
+/** What a thread takes at a time: with raw extents of 4 pages, one longest run. */
+constexpr uint64_t kBatchPieces = 8;
 /** The kernel is told so far ahead what will be read, a quarter at a time. */
 constexpr uint64_t kReadAheadPieces = 512;
 /** What is predicted is wanted soon; the rest is only wanted some time. */

@@ -72,6 +72,8 @@ class FaultServer {
   struct Worker {
     ExtentDecoder decoder;
     std::array<uint8_t, kPageBytes> page;
+    /** For one extent that is stored raw; empty until it is needed. */
+    std::shared_ptr<uint8_t[]> raw_extent;
     /** Empty until it is needed. */
     std::vector<uint8_t> huge_page;
   };
@@ -139,6 +141,7 @@ class FaultServer {
   void InstallDemanded(Worker& worker, uint64_t page, Clock::time_point since);
   void InstallNeighbours(uint64_t page, const PageEntry& entry, const uint8_t* extent);
   void InstallZeros(uint64_t page, Clock::time_point since);
+  /** The extent's bytes, until the worker reads the next one. */
   ExtentCache::Buffer Read(Worker& worker, uint32_t extent);
   void Install(const Run& run);
   void Answer(Run run, Clock::time_point since);

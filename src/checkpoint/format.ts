@@ -24,7 +24,8 @@ export const GENERATION_FILES = {
 export const HEADER_BYTES = 4096;
 export const CHUNK_BYTES = 64 * 1024;
 
-export const DEFAULT_EXTENT_PAGES = 8;
+/** More pages together compress better; stored raw they only take longer to read for one of them. */
+export const DEFAULT_EXTENT_PAGES = { compressed: 8, raw: 4 } as const;
 
 export interface FileSpec {
   readonly magic: string;

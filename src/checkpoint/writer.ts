@@ -25,7 +25,7 @@ export interface CheckpointWriterOptions {
   readonly layout: RamLayout;
   /** zstd level 1–19, or `none`. */
   readonly level: Level;
-  /** Pages compressed together: more is smaller, and slower to reach one of. 1–64, 8 by default. */
+  /** Pages compressed together: more is smaller, and slower to reach one of. 1–64; 8 by default, 4 for level `none`. */
   readonly extentPages?: number;
 }
 
@@ -46,7 +46,7 @@ export class CheckpointWriter implements PageSink {
 
   private constructor(
     dir: string,
-    { layout, level, extentPages = DEFAULT_EXTENT_PAGES }: CheckpointWriterOptions,
+    { layout, level, extentPages = defaultExtentPages(level) }: CheckpointWriterOptions,
   ) {
     this.#dir = dir;
     this.#layout = layout;
@@ -148,6 +148,10 @@ export class CheckpointWriter implements PageSink {
       },
     };
   }
+}
+
+function defaultExtentPages(level: Level): number {
+  return level === 'none' ? DEFAULT_EXTENT_PAGES.raw : DEFAULT_EXTENT_PAGES.compressed;
 }
 
 function pageCounts({ absent, data, fill, superseded, zero }: PageCounts) {
