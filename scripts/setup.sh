@@ -16,6 +16,7 @@ PACKAGES=(
   'cpio: packs the test guest'
   'xz-utils: unpacks its kernel modules'
   'zstd: the same'
+  'clang-format: checks the style of native/'
 )
 
 check_node() {

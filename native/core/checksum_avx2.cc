@@ -7,8 +7,8 @@
 
 #define XXH_INLINE_ALL
 #define XXH_VECTOR XXH_AVX2
-/** Bytes that are asked for ahead: far enough for a page that no translation is cached for, which no processor
- * fetches by itself. */
+/** Bytes that are asked for ahead: far enough for a page that no translation is cached for, which no
+ * processor fetches by itself. */
 #define XXH_PREFETCH_DIST 2048
 #include <xxhash.h>
 

@@ -12,10 +12,10 @@ namespace vmckpt {
 
 namespace {
 
-/** What a thread takes at a time: with raw extents of 4 pages, one longest run. */
-constexpr uint64_t kBatchPieces = 8;
-/** The kernel is told so far ahead what will be read, a quarter at a time. */
-constexpr uint64_t kReadAheadPieces = 512;
+/** What a thread takes at a time: where it is stored raw, one longest run. */
+constexpr uint64_t kBatchPages = 32;
+/** The kernel is told so far ahead what will be read, 16 MiB, a quarter at a time. */
+constexpr uint64_t kReadAheadPages = 4096;
 /** What is predicted is wanted soon; the rest is only wanted some time. */
 constexpr int kPredictedNiceness = 4;
 constexpr int kRestNiceness = 10;
@@ -86,13 +86,15 @@ void FaultServer::Background::Send(const InstallOrder& order, int niceness) {
 }
 
 void FaultServer::Background::SendPieces(const InstallOrder& order) {
-  constexpr uint64_t kStep = kReadAheadPieces / 4;
+  const uint64_t batch = std::max<uint64_t>(1, kBatchPages / server_.image_->facts().extent_pages);
+  const uint64_t ahead = kReadAheadPages / kBatchPages * batch;
+  const uint64_t step = ahead / 4;
   Sender sender(server_);
   const uint64_t end = order.pieces().size();
-  for (uint64_t at; !MustStop() && (at = next_.fetch_add(kBatchPieces)) < end;) {
-    if (at == 0) order.ReadAhead(0, kReadAheadPieces);
-    if (at % kStep == 0) order.ReadAhead(at + kReadAheadPieces, kStep);
-    for (uint64_t last = std::min(at + kBatchPieces, end); at < last; at++)
+  for (uint64_t at; !MustStop() && (at = next_.fetch_add(batch)) < end;) {
+    if (at == 0) order.ReadAhead(0, ahead);
+    if (at % step == 0) order.ReadAhead(at + ahead, step);
+    for (uint64_t last = std::min(at + batch, end); at < last; at++)
       SendPiece(sender, order, order.pieces()[at], Withheld::kSpared);
     sender.installer.Flush();
   }

@@ -220,7 +220,11 @@ class Bench {
     ExtentDecoder decoder;
     std::vector<uint8_t> room(image_->facts().extent_pages * kPageBytes);
     for (const InstallOrder::Piece& piece : order.pieces()) {
-      if (piece.kind != PageKind::kData) continue;
+      if (piece.kind == PageKind::kFill) {
+        const uint64_t to = subject.regions().front().address + piece.number * kPageBytes;
+        copies.push_back({.to = to, .from = room.data(), .page_count = 1});
+        continue;
+      }
       const uint8_t* bytes = image_->Read(piece.number, decoder, room.data());
       if (bytes == room.data()) return 0;
       auto pages = order.PagesOf(piece);

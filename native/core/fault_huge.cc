@@ -41,10 +41,6 @@ bool FaultServer::Gather(Worker& worker, uint64_t page, size_t page_count) {
   for (size_t i = 0; i < wanted.size(); i++) {
     const Wanted& next = wanted[i];
     if (i == 0 || next.extent != wanted[i - 1].extent) decoded = Read(worker, next.extent);
-    if (next.slot >= image_->PagesOf(next.extent))
-      throw DamagedImage(DamagedImage::Part::kIndex, image_->facts().label + "/page-index: page " +
-                                                         std::to_string(page + next.at) +
-                                                         " lies beyond its extent's end");
     std::memcpy(worker.huge_page.data() + next.at * kPageBytes, decoded.get() + next.slot * kPageBytes,
                 kPageBytes);
   }

@@ -205,7 +205,8 @@ ExtentCache::Buffer FaultServer::Read(Worker& worker, uint32_t extent) {
   if (image_->IsRaw(extent)) {
     // The page cache has it; room that is always the same stays in the processor's.
     if (!worker.raw_extent)
-      worker.raw_extent = std::make_shared_for_overwrite<uint8_t[]>(image_->facts().extent_pages * kPageBytes);
+      worker.raw_extent =
+          std::make_shared_for_overwrite<uint8_t[]>(image_->facts().extent_pages * kPageBytes);
     image_->ReadAlone(extent, worker.decoder, worker.raw_extent.get());
     return worker.raw_extent;
   }

@@ -15,7 +15,8 @@ namespace vmckpt {
 class FaultTrace {
  public:
   using Clock = std::chrono::steady_clock;
-  static constexpr size_t kMaxFaults = 1 << 20;
+  /** One more than a recorded trace may have (src/working-set/trace.ts), so that it is seen to be cut. */
+  static constexpr size_t kMaxFaults = (1 << 20) + 1;
 
   struct Fault {
     uint32_t page;
@@ -38,13 +39,11 @@ class FaultTrace {
     faults.reserve(count);
     for (size_t i = 0; i < count; i++) {
       uint64_t slot = Slots()[i].load(std::memory_order_acquire);
+      if (slot == 0) continue;  // counted, and about to be written
       faults.push_back({.page = static_cast<uint32_t>(slot >> 32), .at_us = static_cast<uint32_t>(slot)});
     }
     return faults;
   }
-
-  /** Faults that found no room. */
-  size_t cut_count() const { return count_ > kMaxFaults ? count_ - kMaxFaults : 0; }
 
  private:
   std::atomic<uint64_t>* Slots() const { return reinterpret_cast<std::atomic<uint64_t>*>(memory_.data()); }

@@ -52,7 +52,12 @@ void InstallOrder::AddPage(uint64_t page, Zeros zeros) {
         pieces_.push_back({.kind = PageKind::kData, .number = entry.extent, .first_slot = first_slot});
         slots_.resize(slots_.size() + extent_pages_, kNoPage);
       }
-      slots_[pieces_[piece].first_slot + entry.slot] = number;
+      uint32_t& slot = slots_[pieces_[piece].first_slot + entry.slot];
+      if (slot != kNoPage)
+        throw DamagedImage(DamagedImage::Part::kIndex, image_.facts().label + "/page-index: pages " +
+                                                           std::to_string(slot) + " and " +
+                                                           std::to_string(number) + " lie in the same place");
+      slot = number;
       break;
     }
     case PageKind::kFill:

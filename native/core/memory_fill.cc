@@ -14,11 +14,10 @@ namespace {
 
 /** 256 KiB, written by one call: what has been verified or decompressed is still in the processor's cache. */
 constexpr size_t kBatchPages = 64;
-/** What a thread takes at a time, with extents of 8 pages 2 MiB: two threads rarely zero the same huge page.
- */
-constexpr uint64_t kStretchPieces = 64;
+/** What a thread takes at a time, 2 MiB: two threads rarely zero the same huge page. */
+constexpr size_t kStretchPages = 512;
 /** The kernel is told so far ahead of the writing what will be read; more does not make a disk faster. */
-constexpr uint64_t kReadAheadPieces = 2 * kStretchPieces;
+constexpr uint64_t kReadAheadStretches = 2;
 
 }  // namespace
 
@@ -112,6 +111,7 @@ MemoryFill::MemoryFill(std::shared_ptr<CheckpointImage> image, Options options)
     : image_(std::move(image)),
       options_(std::move(options)),
       batch_pieces_(std::max<uint64_t>(1, kBatchPages / image_->facts().extent_pages)),
+      stretch_pieces_(kStretchPages / image_->facts().extent_pages),
       order_(*image_, options_.regions) {}
 
 bool MemoryFill::Run() {
@@ -135,10 +135,11 @@ void MemoryFill::Work() {
   try {
     Writer writer(*this);
     const uint64_t end = order_.pieces().size();
-    for (uint64_t first; (first = next_.fetch_add(kStretchPieces)) < end;) {
-      if (first == 0) order_.ReadAhead(0, kReadAheadPieces);
-      order_.ReadAhead(first + kReadAheadPieces, kStretchPieces);
-      WriteStretch(writer, first, std::min(first + kStretchPieces, end));
+    const uint64_t ahead = kReadAheadStretches * stretch_pieces_;
+    for (uint64_t first; (first = next_.fetch_add(stretch_pieces_)) < end;) {
+      if (first == 0) order_.ReadAhead(0, ahead);
+      order_.ReadAhead(first + ahead, stretch_pieces_);
+      WriteStretch(writer, first, std::min(first + stretch_pieces_, end));
     }
   } catch (...) {
     Fail(std::current_exception());

@@ -69,6 +69,7 @@ class MemoryFill {
   std::shared_ptr<CheckpointImage> image_;
   const Options options_;
   const uint64_t batch_pieces_;
+  const uint64_t stretch_pieces_;
   InstallOrder order_;
   Clock::time_point deadline_ = Clock::time_point::max();
 

@@ -152,7 +152,7 @@ export const RATIOS: Readonly<Record<string, Quotient | Maximum | Sampled>> = {
     against: warm('private-map', 'client90Ms'),
   },
   maxRssBytes: {
-    what: 'resident set of a process that serves a VM',
+    what: 'resident set of the processes that serve a VM, mapped files apart',
     goal: { atMost: 150e6 },
     largest: 'processPeakBytes',
   },

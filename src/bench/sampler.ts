@@ -31,7 +31,7 @@ export class Sampler {
     this.#timer = setInterval(() => this.#sample(), EVERY_MS);
   }
 
-  /** The most that any process but QEMU has had in memory, mapped files apart. */
+  /** The most that all processes but QEMU have had in memory at one time, mapped files apart. */
   get helperPeakBytes(): number {
     return this.#helperPeakBytes;
   }
@@ -45,7 +45,8 @@ export class Sampler {
     if (this.#qemuPid === undefined) this.#look();
     const residentBytes = this.#qemuPid === undefined ? undefined : residentBytesOf(this.#qemuPid);
     if (residentBytes !== undefined) this.samples.push({ atMs: nowMs(), residentBytes });
-    for (const pid of this.#helpers) this.#helperPeakBytes = Math.max(this.#helperPeakBytes, ownBytesOf(pid));
+    const helperBytes = [...this.#helpers].reduce((sum, pid) => sum + ownBytesOf(pid), 0);
+    this.#helperPeakBytes = Math.max(this.#helperPeakBytes, helperBytes);
   }
 
   #look(): void {

@@ -3,6 +3,7 @@
  * each other and fill their file, and that the manifest counts what is there. Goes on after a problem.
  */
 import { VmckptError, type ErrorCode } from '../errors.js';
+import { PageBitmap } from '../pages/bitmap.js';
 import { PAGE_KINDS } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import { DecodePool } from './decode-pool.js';
@@ -93,11 +94,12 @@ async function checkPageIndex(
   { signal }: CheckOptions,
 ): Promise<void> {
   const counts = [0, 0, 0, 0];
+  const taken = new PageBitmap(reader.extentCount * reader.extentPages);
   let whole = true;
   for (let first = 0; first < reader.pageCount; first += PAGE_INDEX_SPEC.entriesPerChunk) {
     signal?.throwIfAborted();
     const end = Math.min(first + PAGE_INDEX_SPEC.entriesPerChunk, reader.pageCount);
-    const counted = await problems.catching(() => countKinds(reader, { first, end, counts }));
+    const counted = await problems.catching(() => countKinds(reader, { first, end, counts, taken }));
     whole &&= counted !== undefined;
   }
   const { pages } = reader.manifest;
@@ -109,14 +111,26 @@ async function checkPageIndex(
     );
 }
 
+interface ChunkOfPages {
+  readonly first: number;
+  readonly end: number;
+  readonly counts: number[];
+  /** Places in extents where a page lies already. */
+  readonly taken: PageBitmap;
+}
+
 /** Goes by every entry of a chunk, and looks where it points to. @returns true; throws at the first that is wrong. */
-function countKinds(
-  reader: CheckpointReader,
-  { first, end, counts }: { readonly first: number; readonly end: number; readonly counts: number[] },
-): true {
+function countKinds(reader: CheckpointReader, { first, end, counts, taken }: ChunkOfPages): true {
   for (let page = first; page < end; page++) {
     const kind = reader.kindOf(page);
-    if (kind === PAGE_KINDS.data) reader.slotOf(page);
+    if (
+      kind === PAGE_KINDS.data &&
+      !taken.claim(reader.extentOf(page) * reader.extentPages + reader.slotOf(page))
+    )
+      throw new VmckptError(
+        'INDEX_DAMAGED',
+        `${reader.label}/page-index: page ${page} lies in the place of another one`,
+      );
     counts[kind]!++;
   }
   return true;

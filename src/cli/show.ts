@@ -63,6 +63,11 @@ function describeWorkingSet(dir: string, { sizes, ram }: Manifest): WorkingSetSu
   return { unitCount, hotPackBytes, restoreCount, restores: scores, problem: problem ?? null };
 }
 
+function describeExtents({ extentCount, extentPages, level }: Shown['pages']): string {
+  const codec = level === 'none' ? 'not compressed' : `zstd level ${level}`;
+  return `${extentCount} of up to ${extentPages} pages, ${codec}`;
+}
+
 function describe(shown: Shown): string {
   const { name, generation, machine, qemu, pages, sizes } = shown;
   const cpu = machine.cpuModel === undefined ? '' : `, CPU ${machine.cpuModel}`;
@@ -85,7 +90,7 @@ function describe(shown: Shown): string {
       'Pages',
       `${pages.dataPageCount} data, ${pages.fillPageCount} repeated byte, ${pages.zeroPageCount} zero, ${pages.absentPageCount} absent`,
     ],
-    ['Extents', `${pages.extentCount} of up to ${pages.extentPages} pages, zstd level ${pages.level}`],
+    ['Extents', describeExtents(pages)],
     ['Device state', formatBytes(sizes.deviceStateBytes)],
     ['Raw memory', describeRaw(shown.rawMemory)],
     ['Working set', describeSet(shown.workingSet)],

@@ -243,7 +243,7 @@ export class DirectMemory {
     if (userfaultfd !== undefined) closeSync(userfaultfd);
     const found = known
       ? 'waits for its pages elsewhere'
-      : `has ${others.length + (known ? 1 : 0)} userfaultfds`;
+      : `has ${userfaultfd === undefined ? 0 : others.length + 1} userfaultfds`;
     throw new VmckptError('TRANSFER_FAILED', `QEMU ${found}: its memory cannot be filled directly`, {
       hint: 'Restore with --path stream.',
     });

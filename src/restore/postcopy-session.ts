@@ -19,6 +19,7 @@ import { withDeadline } from '../util/deadline.js';
 import { rangesOf } from '../working-set/runs.js';
 import { descriptorOf } from '../util/socket-descriptor.js';
 import type { DirectMemory } from './direct-memory.js';
+import { log } from './transfer-log.js';
 import type { ObservedFaults, Prediction } from '../working-set/prediction.js';
 
 const PINGS = { connected: 1, discarded: 2, listening: 3, packaged: 4 } as const;
@@ -239,6 +240,11 @@ export class PostcopySession {
       attach();
     } catch (error) {
       if (this.#direct.isAttached) throw error;
+      await log(
+        'error',
+        { err: error },
+        "memory cannot be filled directly: all of it goes through QEMU's stream",
+      );
       await this.#forgoDirectPath(this.#direct);
       return;
     }
@@ -281,7 +287,7 @@ export class PostcopySession {
     this.feeder.withhold(prediction.planned.withheld);
     await this.feeder.sendPredicted(predicted, signal);
     await this.feeder.sendPredicted(near, signal);
-    const isUrgent = () => this.feeder.askedCount > PATIENCE_FAULTS;
+    const isUrgent = () => this.feeder.askedCount > this.feeder.counters.withheldFaults + PATIENCE_FAULTS;
     while (nowMs() < beganMs + restMs && !isUrgent()) await sleep(LOOK_EVERY_MS, undefined, { signal });
     await this.feeder.sendRest(rangesOf(likely), signal);
     await this.feeder.sendRest(this.#streamRanges(), signal);

@@ -21,7 +21,7 @@ export function countTransfer({ feeder, direct, filledPages, sentBytes }: Transf
   const directPages = (direct?.demandPages ?? 0) + unaskedDirect + prefetchedDirect;
   return {
     demandFaults: (feeder?.faults.count ?? 0) + (direct?.demandFaults ?? 0),
-    withheldFaults: direct?.withheldFaults ?? 0,
+    withheldFaults: (sent?.withheldFaults ?? 0) + (direct?.withheldFaults ?? 0),
     prefetchedPages: (sent?.prefetchedPages ?? 0) + prefetchedDirect,
     backgroundPages: filledPages + unasked + unaskedDirect,
     zeroPages: (sent?.zeroPages ?? 0) + (direct?.zeroPages ?? 0),

@@ -84,6 +84,8 @@ class Transfer {
     status.completeAtMs = completeAtMs;
     status.write('complete');
     await log('info', { ...this.#counters() }, 'complete');
+    const problem = this.#prediction?.problem;
+    if (problem !== undefined) await log('info', {}, `nothing was predicted: ${problem}`);
     const counters = this.#counters();
     const onDemand = this.#way instanceof OnDemandTransfer ? this.#way : undefined;
     const faultPercentilesUs = onDemand?.faultPercentilesUs() ?? null;

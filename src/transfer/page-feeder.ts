@@ -33,6 +33,7 @@ export class PageFeeder {
   readonly faults = new FaultRecorder();
   readonly counters = {
     demandPages: 0,
+    withheldFaults: 0,
     neighbourPages: 0,
     prefetchedPages: 0,
     backgroundPages: 0,
@@ -78,7 +79,9 @@ export class PageFeeder {
       answered = (isHuge(whole) ? this.#answerHuge(whole) : this.#answerPage(page)) || answered;
       page = whole.endPage;
     }
-    if (answered) this.faults.record((performance.now() - startedMs) * 1000);
+    if (!answered) return;
+    this.faults.record((performance.now() - startedMs) * 1000);
+    if (this.#withheld?.has(firstPage) === true) this.counters.withheldFaults++;
   }
 
   /** These pages are sent to nobody but who asks for them, until they are no longer withheld. */
@@ -143,7 +146,8 @@ export class PageFeeder {
   }
 
   #note(page: number): void {
-    if (this.#asked.length >= 2 * MAX_TRACE_FAULTS) return;
+    // One more than a trace may have, so that it is seen to be cut.
+    if (this.#asked.length > 2 * MAX_TRACE_FAULTS) return;
     this.#asked.push(page, Math.round((nowMs() - this.#beganAtMs) * 1000));
   }
 

@@ -50,6 +50,8 @@ export interface ServeReport {
   readonly completeMs: number | null;
   readonly servedMs: number;
   readonly demandFaults: number;
+  /** Of them, those on pages that were withheld to see whether they are missed. */
+  readonly withheldFaults: number;
   readonly prefetchedPages: number;
   readonly backgroundPages: number;
   readonly zeroPages: number;
@@ -252,10 +254,12 @@ function installedBytes({ demandPages, neighbourPages, backgroundPages }: FaultP
 }
 
 function countersIn(counters: FaultPathCounters) {
-  const { demandFaults, prefetchedPages, backgroundPages, zeroPages, removedPages } = counters;
+  const { demandFaults, withheldFaults, prefetchedPages, backgroundPages, zeroPages, removedPages } =
+    counters;
   const { faultP50Us: p50, faultP90Us: p90, faultP99Us: p99, faultMaxUs: max } = counters;
   return {
     demandFaults,
+    withheldFaults,
     prefetchedPages,
     backgroundPages,
     zeroPages,

@@ -27,7 +27,7 @@ import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 interface Wishes {
   readonly explore?: number;
   readonly mode?: 'prefetch' | 'lazy';
-  readonly path?: 'auto' | 'stream';
+  readonly path?: 'auto' | 'direct' | 'stream';
 }
 
 const WHOLE = { memory: true, disk: true, tmpfs: true, counter: true };
@@ -82,9 +82,14 @@ describeOnEachQemu('a guest that is restored again and again', (qemu) => {
     }
   });
 
-  it('finds itself whole when a part of the prediction is withheld', async () => {
-    await restoreOnce({ explore: 0.5 });
-  });
+  it.each(['direct', 'stream'] as const)(
+    'finds itself whole when half of the prediction is withheld, and its faults there are told apart (%s)',
+    async (path) => {
+      const { demandFaults, withheldFaults } = await restoreOnce({ explore: 0.5, path });
+      expect(withheldFaults).toBeGreaterThan(0);
+      expect(withheldFaults).toBeLessThanOrEqual(demandFaults);
+    },
+  );
 
   it('learns and is prefetched through the stream, too', async () => {
     rmSync(path.join(generationDir, 'working-set'));

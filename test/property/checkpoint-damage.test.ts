@@ -207,6 +207,21 @@ describe('a hostile generation with checksums that fit', () => {
     );
   });
 
+  it('cannot put two pages in the same place', async () => {
+    const dir = temporaryDir();
+    await writeGeneration(dir);
+    const file = path.join(dir, GENERATION_FILES.pageIndex);
+    const index = readFileSync(file);
+    const [one, other] = dataPages as [number, number];
+    index.copyWithin(HEADER_BYTES + other * 8, HEADER_BYTES + one * 8, HEADER_BYTES + one * 8 + 8);
+    writeFileSync(file, index);
+    reseal(dir);
+    const { problems } = await checkCheckpoint(dir);
+    expect(problems.map(({ message }) => message)).toContainEqual(
+      expect.stringContaining(`page ${other} lies in the place of another one`),
+    );
+  });
+
   it('cannot make a manifest name more than there is', async () => {
     const dir = temporaryDir();
     await writeGeneration(dir);

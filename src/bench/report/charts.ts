@@ -25,6 +25,11 @@ const BARS: readonly FigureBars[] = [
   { figure: 'storageReadBytes', title: 'Read from the disk', format: formatBytes },
   { figure: 'prefetchPrecision', title: 'Precision: prefetched pages that were used', format: formatPercent },
   {
+    figure: 'prefetchWasteShare',
+    title: 'Waste: prefetched pages that were not touched within 10 s',
+    format: formatPercent,
+  },
+  {
     figure: 'verifiedPagesPerS',
     title: 'Speed at the end: pages that the guest checks a second',
     format: formatCount,

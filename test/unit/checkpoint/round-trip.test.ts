@@ -129,6 +129,16 @@ describe('CheckpointWriter', () => {
     expect(manifest.sizes.nonZeroBytes).toBe(2 * PAGE_BYTES);
   });
 
+  it.each([
+    { level: 1 as const, extentPages: 8, what: 'compresses eight pages together' },
+    { level: 'none' as const, extentPages: 4, what: 'keeps but four together uncompressed' },
+  ])('$what', async ({ level, extentPages }) => {
+    const writer = CheckpointWriter.create(temporaryDir(), { layout, level });
+    for (let page = 0; page < 40; page++) await write(writer, page, { version: 0 });
+    const { pages } = await writer.finish(manifestParts(), deviceState);
+    expect(pages).toMatchObject({ extentPages, extentCount: 40 / extentPages });
+  });
+
   it('leaves at most 10 % superseded data, and no files but those of the format', async () => {
     const dir = temporaryDir();
     const writer = CheckpointWriter.create(dir, { layout, level: 'none' });

@@ -12,7 +12,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <random>
@@ -20,6 +22,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/checksum.h"
 #include "core/fault_server.h"
 #include "core/return_path.h"
 #include "core/system_error.h"
@@ -308,6 +311,31 @@ void Damaged(const Source& source) {
   }
 }
 
+/** Checksums fit, and two pages lie in the same place: one of them would be left out, and read as zero in the end. */
+void SharedPlace(const Source& sound) {
+  constexpr size_t kHeaderBytes = 4096;
+  constexpr size_t kChunkBytes = 64 * 1024;
+  Source source = sound;
+  std::fstream file(source.directory + "/page-index", std::ios::in | std::ios::out | std::ios::binary);
+  std::string index((std::istreambuf_iterator<char>(file)), {});
+  index.replace(kHeaderBytes + 2 * 8, 8, index.substr(kHeaderBytes + 1 * 8, 8));
+  const size_t chunk_count = (index.size() - kHeaderBytes) / kChunkBytes;
+  const size_t table_at = kHeaderBytes + chunk_count * kChunkBytes;
+  const uint64_t checksum = Checksum(index.data() + kHeaderBytes, kChunkBytes);
+  std::memcpy(index.data() + table_at, &checksum, sizeof(checksum));
+  source.facts.page_index_root = Checksum(index.data() + table_at, chunk_count * sizeof(checksum));
+  file.seekp(0);
+  file.write(index.data(), static_cast<std::streamsize>(index.size()));
+  file.close();
+  Machine vm(source);
+  auto server = Serve(source, vm.served());
+  server->StartBackground({});
+  std::string text = vm.events.Await(ServerEvent::Kind::kIndexDamaged);
+  EXPECT(text.find("pages 1 and 2 lie in the same place") != text.npos);
+  server.reset();
+  EXPECT(!vm.events.Has(ServerEvent::Kind::kComplete));
+}
+
 /** The file is cut off under the mapping: what cannot be read is damage, not a crash. */
 void CutOff(const Source& source) {
   Machine vm(source);
@@ -573,6 +601,7 @@ int main(int argc, char** argv) {
                       {"registered", Registered},
                       {"two-machines", TwoMachines},
                       {"damaged", Damaged},
+                      {"shared-place", SharedPlace},
                       {"cut-off", CutOff},
                       {"unregistered", Unregistered},
                       {"return-path", ReturnPathInPieces},

@@ -1,8 +1,9 @@
 /** The *.cc of this folder under sanitizers, each built and run against a synthetic checkpoint. */
-import { execFileSync } from 'node:child_process';
-import { cpSync, mkdirSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { execFile, execFileSync } from 'node:child_process';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
+import { availableParallelism, tmpdir } from 'node:os';
 import path from 'node:path';
+import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { EXTENT_INDEX_SPEC, HEADER_BYTES, RECORD } from '../../../src/checkpoint/format.js';
 import type { Level } from '../../../src/checkpoint/extent-codec.js';
@@ -17,6 +18,7 @@ import { installUnits } from '../../../src/working-set/units.js';
 import { hugePagesProblem, withHugePages } from '../../support/huge-pages.js';
 import { manifestParts } from '../checkpoint/synthetic-pages.js';
 
+const execFileAsync = promisify(execFile);
 const ROOT = path.join(import.meta.dirname, '../../..');
 const PAGE_COUNT = 3000;
 const WORDS_THAT_VARY = 256;
@@ -60,6 +62,7 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
       registered: 'tells what waits at a userfaultfd, and changes nothing there',
       'two-machines': 'serves two machines in one process',
       damaged: 'never installs a page of a damaged extent, and says which it is',
+      'shared-place': 'takes two pages in one place for damage, and leaves neither of them out',
       'cut-off': 'takes a file that shrinks under it for damage',
       unregistered: 'says that the memory is gone when its registration is',
       'return-path': 'reads the return path in pieces of every length, and hands on what is not its own',
@@ -96,7 +99,7 @@ afterAll(() => rmSync(directory, { recursive: true, force: true }));
 const builds = Object.keys(PROGRAMS).flatMap((name) => SANITIZERS.map((sanitizer) => ({ name, sanitizer })));
 describe.each(builds)('$name, with -fsanitize=$sanitizer,', ({ name, sanitizer }) => {
   let program: string;
-  beforeAll(() => (program = build(name, sanitizer)));
+  beforeAll(async () => (program = await build(name, sanitizer)));
   test.each(Object.entries(PROGRAMS[name]!.scenarios))('%s: %s', (scenario) =>
     runScenario(program, scenario),
   );
@@ -125,14 +128,28 @@ async function runScenario(program: string, scenario: string): Promise<void> {
   }
 }
 
-function build(name: string, sanitizer: string): string {
+/** What both programs are made of is compiled once. */
+async function build(name: string, sanitizer: string): Promise<string> {
+  const sources = PROGRAMS[name]!.sources.map((source) => `native/core/${source}`);
+  const flags = ['-g', '-pthread', `-fsanitize=${sanitizer}`];
+  const compiled = [`test/unit/native/${name}`, ...sources].map((source) => ({
+    source,
+    object: path.join(directory, `${path.basename(source)}-${sanitizer}.o`),
+  }));
+  const missing = compiled.filter(({ object }) => !existsSync(object));
+  const compileAll = async () => {
+    for (let next; (next = missing.pop());) await compile(next.source, next.object, flags);
+  };
+  await Promise.all(Array.from({ length: availableParallelism() }, compileAll));
   const program = path.join(directory, `${name}-${sanitizer}`);
-  const flags = ['-std=c++20', '-O1', '-g', '-Wall', '-Wextra', '-Werror', '-pthread', '-Inative'];
-  const sources = PROGRAMS[name]!.sources.map((source) => `native/core/${source}.cc`);
-  const main = `test/unit/native/${name}.cc`;
-  const args = [...flags, `-fsanitize=${sanitizer}`, '-o', program, main, ...sources, '-lzstd'];
-  execFileSync('g++', args, { cwd: ROOT });
+  const objects = compiled.map(({ object }) => object);
+  await execFileAsync('g++', [...flags, '-o', program, ...objects, '-lzstd']);
   return program;
+}
+
+async function compile(source: string, object: string, flags: readonly string[]): Promise<void> {
+  const strict = ['-std=c++20', '-O1', '-Wall', '-Wextra', '-Werror', '-Inative'];
+  await execFileAsync('g++', [...strict, ...flags, '-c', '-o', object, `${source}.cc`], { cwd: ROOT });
 }
 
 /** Pages as WordOf in scenario.h expects them. */
