@@ -1,7 +1,11 @@
-import { existsSync, renameSync, utimesSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, existsSync, readFileSync, renameSync, utimesSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, expect, it, vi } from 'vitest';
+import { takeUserfaultfds } from '../../src/native/index.js';
+import { QmpClient } from '../../src/qemu/qmp.js';
 import type { VmSummary } from '../../src/restore/list-vms.js';
 import { VmFolder } from '../../src/restore/vm-record.js';
 import { examineGuest, saveGuest } from '../support/checkpointing.js';
@@ -165,6 +169,21 @@ describeOnEachQemu('a restore', (qemu) => {
     },
   );
 
+  it('whose keeper and transfer are killed is resumed by the stream where its userfaultfd cannot be told', async () => {
+    const restore = startRestore('--path', 'direct', 'web');
+    await untilRunning('web', restore.ended);
+    const folder = new VmFolder('web');
+    await giveAnotherUserfaultfd(guest.qmpSocket);
+    killKeeper('web');
+    killTransfer('web');
+    await restore.ended;
+    expect(await statusOf('web')).toBe('transfer-lost');
+    expect(await startRestore('--resume', 'web').ended).toMatchObject({ code: 0, json: { recoveries: 1 } });
+    const said = readFileSync(folder.file('transfer.log'), 'utf8');
+    expect(said).toContain("all of it goes through QEMU's stream");
+    await expectWhole();
+  });
+
   it('whose transfer hangs is resumed, once it has been silent for long', async () => {
     const restore = startRestore('web');
     await untilRunning('web', restore.ended);
@@ -303,4 +322,17 @@ describeOnEachQemu('a restore', (qemu) => {
 /** The arguments with the value of one option replaced. */
 function replaced(args: readonly string[], [option, value]: readonly string[]): string[] {
   return args.map((arg, i) => (args[i - 1] === option ? value! : arg));
+}
+
+/** So that it has two, and nobody can tell which of them its memory waits at. */
+async function giveAnotherUserfaultfd(qmpSocket: string): Promise<void> {
+  // userfaultfd(2) of x86-64
+  const maker = spawn('perl', ['-e', '$| = 1; syscall(323, 0) >= 0 or die; print "made"; sleep 60']);
+  await once(maker.stdout, 'data');
+  const [fd] = takeUserfaultfds(maker.pid!);
+  maker.kill();
+  const monitor = await QmpClient.connect({ path: qmpSocket });
+  await monitor.execute('getfd', { fdname: 'another' }, { fd: fd! });
+  await monitor.close();
+  closeSync(fd!);
 }
