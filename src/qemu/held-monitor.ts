@@ -5,6 +5,7 @@
  * finds it in QEMU's own descriptor table (pidfd_getfd) and recovers the VM through it.
  */
 import { closeSync, fstatSync, readdirSync, readlinkSync } from 'node:fs';
+import { VmckptError } from '../errors.js';
 import { hasAddon, perlMayTake, perlTaking, pidfdGetfd, pidfdOpen, taken } from '../native/index.js';
 import { QmpClient } from './qmp.js';
 
@@ -33,12 +34,19 @@ export async function releaseMonitor(client: QmpClient): Promise<void> {
 }
 
 /**
- * A client on a held connection; undefined when it is gone, or may not be taken. Only one process may use it at a time.
+ * A client on a held connection; undefined when it is gone. Only one process may use it at a time.
  * Without the addon only a process can do that which was started for it: see `adopting()`.
+ * @throws VmckptError NOT_PERMITTED when it is there and may not be taken: a monitor serves nobody else meanwhile
  */
 export function adoptMonitor(held: HeldMonitor): QmpClient | undefined {
   const fd = hasAddon() ? takeDescriptor(held) : taken();
-  return fd === undefined ? undefined : QmpClient.adopt(fd, `held by QEMU ${held.pid}`);
+  if (fd !== undefined) return QmpClient.adopt(fd, `held by QEMU ${held.pid}`);
+  if (findDescriptor(held) === undefined) return undefined;
+  throw new VmckptError(
+    'NOT_PERMITTED',
+    `QEMU ${held.pid} keeps the monitor connection of a process that has died, and this one may not take it`,
+    { hint: 'It takes the right to ptrace QEMU: resume as root, or with kernel.yama.ptrace_scope=0.' },
+  );
 }
 
 /** The command, such that what it runs can adopt a held connection. */

@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, existsSync, readFileSync, renameSync, utimesSync } from 'node:fs';
 import path from 'node:path';
@@ -181,6 +181,22 @@ describeOnEachQemu('a restore', (qemu) => {
     expect(await startRestore('--resume', 'web').ended).toMatchObject({ code: 0, json: { recoveries: 1 } });
     const said = readFileSync(folder.file('transfer.log'), 'utf8');
     expect(said).toContain("all of it goes through QEMU's stream");
+    await expectWhole();
+  });
+
+  it('whose keeper and transfer are killed loses nothing by a resume that may not trace QEMU', async () => {
+    const denying = path.join(dir, 'deny-pidfd-getfd');
+    const source = path.join(import.meta.dirname, '../support/deny-pidfd-getfd.c');
+    execFileSync('gcc', ['-Wall', '-Wextra', '-Werror', '-o', denying, source]);
+    const restore = startRestore('web');
+    await untilRunning('web', restore.ended);
+    killKeeper('web');
+    killTransfer('web');
+    await restore.ended;
+    const resume = ['--json', '--store', storeDir, 'restore', '--resume', 'web'];
+    expect((await startCli(resume, { wrapper: [denying] }).ended).code).not.toBe(0);
+    expect(readFileSync(new VmFolder('web').file('transfer.log'), 'utf8')).toContain('resume as root');
+    expect(await startCli(resume).ended).toMatchObject({ code: 0 });
     await expectWhole();
   });
 
