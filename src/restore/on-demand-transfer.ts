@@ -70,7 +70,7 @@ export class OnDemandTransfer {
     this.#session = session;
     try {
       const served = this.#machine.isSuccessor
-        ? this.#goOn(session, order.aftercare, estate)
+        ? this.#goOn(session, order, estate)
         : this.#startServing(session, order);
       await Promise.race([served, session.failure()]);
       await giveBack(this.#machine.monitor, order.capabilities);
@@ -140,21 +140,25 @@ export class OnDemandTransfer {
   /** In the place of a process that died: on its connection when the stream on it is whole, else on a new one. */
   async #goOn(
     session: PostcopySession,
-    aftercare: Aftercare | undefined,
+    { aftercare, hugePages = {} }: TransferOrder,
     { migrationSocket }: Estate,
   ): Promise<void> {
     const { state, monitor } = this.#machine;
+    const { folder } = this.#context;
     await careFor(this.#context, aftercare);
     if (migrationSocket !== undefined && this.#direct?.isStreamIdle) {
       session.adopt(migrationSocket);
     } else {
       if (migrationSocket !== undefined) disclaim('migrationSocket', migrationSocket);
-      const socketPath = this.#context.folder.file('migration.sock');
-      if (!(await prepareRecovery(monitor, socketPath))) return;
+      if (!(await prepareRecovery(monitor, folder.file('migration.sock')))) return;
       await session.recover(state.ramSectionId);
       await session.bequeath();
     }
     await session.finish(state.ramSectionId);
+    if (Object.keys(hugePages).length > 0) return;
+    // What the predecessor was asked for went with it. The VM has run since a little later than that.
+    const resumedAtMs = Date.parse(folder.read()!.restoredAt);
+    this.observed = { ...session.observed(), resumedAtMs, isComplete: false, isExact: false };
   }
 
   #directMemory(

@@ -172,7 +172,11 @@ class Transfer {
   async #learn(observed: ObservedFaults | undefined): Promise<void> {
     // The VM is whole, whatever becomes of this.
     try {
-      const problem = observed && (await this.#prediction?.learn(observed));
+      if (observed === undefined) return;
+      const { reader } = this.#context;
+      // A successor has predicted nothing.
+      const prediction = this.#prediction ?? new Prediction(reader, this.#subject.generationDir, undefined);
+      const problem = await prediction.learn(observed);
       if (problem !== undefined) await log('info', {}, problem);
     } catch (error) {
       await log('error', { err: error }, 'nothing was learnt from this restore').catch(() => undefined);

@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, expect, it, vi } from 'vitest';
 import { takeUserfaultfds } from '../../src/native/index.js';
 import { QmpClient } from '../../src/qemu/qmp.js';
+import { readManifest } from '../../src/checkpoint/manifest.js';
 import type { VmSummary } from '../../src/restore/list-vms.js';
 import { VmFolder } from '../../src/restore/vm-record.js';
 import { examineGuest, saveGuest } from '../support/checkpointing.js';
@@ -24,6 +25,7 @@ import { startGuest, type Guest } from '../support/guest.js';
 import { killAndWait, killProcessesOf } from '../support/processes.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import { poll } from '../../src/util/deadline.js';
+import { readWorkingSet } from '../../src/working-set/file.js';
 
 const WHOLE = { memory: true, disk: true, tmpfs: true, counter: true };
 /** Kills of each kind and QEMU. */
@@ -136,6 +138,19 @@ describeOnEachQemu('a restore', (qemu) => {
       await expectWhole();
       await startCli(['stop', 'web']).ended;
     }
+  });
+
+  it('whose transfer is killed teaches what its successor was asked for', async () => {
+    const generationDir = path.join(storeDir, 'web/1');
+    const { sizes, ram } = readManifest(generationDir);
+    const learnt = () => readWorkingSet(generationDir, sizes.ramBytes / ram.pageBytes).workingSet;
+    const { restoreCount } = learnt();
+    const restore = startRestore('web');
+    await untilRunning('web', restore.ended);
+    expect(killTransfer('web')).toBe(true);
+    expect(await restore.ended).toMatchObject({ code: 0, json: { recoveries: 1 } });
+    expect(learnt()).toMatchObject({ restoreCount: restoreCount + 1, lastTrace: { isComplete: false } });
+    await expectWhole();
   });
 
   it('whose keeper is killed does not notice', async () => {
