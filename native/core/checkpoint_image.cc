@@ -18,6 +18,8 @@ constexpr size_t kHeaderBytes = 4096;
 constexpr size_t kChunkBytes = 64 * 1024;
 constexpr size_t kPageEntryBytes = 8;
 constexpr size_t kExtentRecordBytes = 32;
+/** Where a record has its number of pages. */
+constexpr size_t kPageCountAt = 12;
 constexpr uint8_t kCodecRaw = 0;
 constexpr uint8_t kCodecZstd = 1;
 /** Reading what lies between two extents costs less than a second request. */
@@ -123,7 +125,7 @@ PageEntry CheckpointImage::EntryOf(uint64_t page) {
 }
 
 size_t CheckpointImage::PagesOf(uint64_t extent) {
-  return std::min<size_t>(extent_index_.At(extent)[12], facts_.extent_pages);
+  return std::min<size_t>(extent_index_.At(extent)[kPageCountAt], facts_.extent_pages);
 }
 
 bool CheckpointImage::IsRaw(uint64_t extent) { return RecordOf(extent).codec == kCodecRaw; }
@@ -132,7 +134,7 @@ CheckpointImage::Record CheckpointImage::RecordOf(uint64_t extent) {
   const uint8_t* bytes = extent_index_.At(extent);
   Record record{.offset = Load<uint64_t>(bytes),
                 .stored_bytes = Load<uint32_t>(bytes + 8),
-                .page_count = bytes[12],
+                .page_count = bytes[kPageCountAt],
                 .codec = bytes[13],
                 .checksum = Load<uint64_t>(bytes + 16)};
   size_t decoded_bytes = record.page_count * kPageBytes;

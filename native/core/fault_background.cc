@@ -86,7 +86,7 @@ void FaultServer::Background::Send(const InstallOrder& order, int niceness) {
 }
 
 void FaultServer::Background::SendPieces(const InstallOrder& order) {
-  const uint64_t batch = std::max<uint64_t>(1, kBatchPages / server_.image_->facts().extent_pages);
+  const uint64_t batch = order.PiecesOf(kBatchPages);
   const uint64_t ahead = kReadAheadPages / kBatchPages * batch;
   const uint64_t step = ahead / 4;
   Sender sender(server_);

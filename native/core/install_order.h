@@ -2,6 +2,7 @@
 // and so installed, together.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -37,6 +38,9 @@ class InstallOrder {
   void AddRest();
 
   const std::vector<Piece>& pieces() const { return pieces_; }
+
+  /** How many extents hold as many pages as that; at least one. */
+  uint64_t PiecesOf(uint64_t page_count) const { return std::max<uint64_t>(1, page_count / extent_pages_); }
 
   /** The pages of an extent by slot; kNoPage where a slot's page was superseded, or was not added. */
   std::span<const uint32_t> PagesOf(const Piece& piece) const {

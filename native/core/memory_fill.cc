@@ -110,9 +110,9 @@ class MemoryFill::Writer {
 MemoryFill::MemoryFill(std::shared_ptr<CheckpointImage> image, Options options)
     : image_(std::move(image)),
       options_(std::move(options)),
-      batch_pieces_(std::max<uint64_t>(1, kBatchPages / image_->facts().extent_pages)),
-      stretch_pieces_(kStretchPages / image_->facts().extent_pages),
-      order_(*image_, options_.regions) {}
+      order_(*image_, options_.regions),
+      batch_pieces_(order_.PiecesOf(kBatchPages)),
+      stretch_pieces_(order_.PiecesOf(kStretchPages)) {}
 
 bool MemoryFill::Run() {
   if (options_.budget.count() > 0) deadline_ = Clock::now() + options_.budget;

@@ -68,9 +68,9 @@ class MemoryFill {
 
   std::shared_ptr<CheckpointImage> image_;
   const Options options_;
+  InstallOrder order_;
   const uint64_t batch_pieces_;
   const uint64_t stretch_pieces_;
-  InstallOrder order_;
   Clock::time_point deadline_ = Clock::time_point::max();
 
   /** The next piece of `order_`. */

@@ -56,7 +56,7 @@ export class OnDemandTransfer {
     const estate = inherited();
     const hostPages = new HostPages(reader.layout, order.hugePages);
     // What a prediction knows, and could learn, are pages of 4 KiB.
-    if (Object.keys(order.hugePages ?? {}).length > 0) this.#prediction = undefined;
+    if (hasHugePages(order)) this.#prediction = undefined;
     this.#direct = order.memory && this.#directMemory(order, order.memory, { hostPages, estate });
     const session = new PostcopySession({
       source: reader,
@@ -138,14 +138,10 @@ export class OnDemandTransfer {
   }
 
   /** In the place of a process that died: on its connection when the stream on it is whole, else on a new one. */
-  async #goOn(
-    session: PostcopySession,
-    { aftercare, hugePages = {} }: TransferOrder,
-    { migrationSocket }: Estate,
-  ): Promise<void> {
+  async #goOn(session: PostcopySession, order: TransferOrder, { migrationSocket }: Estate): Promise<void> {
     const { state, monitor } = this.#machine;
     const { folder } = this.#context;
-    await careFor(this.#context, aftercare);
+    await careFor(this.#context, order.aftercare);
     if (migrationSocket !== undefined && this.#direct?.isStreamIdle) {
       session.adopt(migrationSocket);
     } else {
@@ -155,7 +151,7 @@ export class OnDemandTransfer {
       await session.bequeath();
     }
     await session.finish(state.ramSectionId);
-    if (Object.keys(hugePages).length > 0) return;
+    if (hasHugePages(order)) return;
     // What the predecessor was asked for went with it. The VM has run since a little later than that.
     const resumedAtMs = Date.parse(folder.read()!.restoredAt);
     this.observed = { ...session.observed(), resumedAtMs, isComplete: false, isExact: false };
@@ -198,6 +194,10 @@ export class OnDemandTransfer {
       await log('error', { err: error }, 'migrate-pause failed');
     }
   }
+}
+
+function hasHugePages({ hugePages = {} }: TransferOrder): boolean {
+  return Object.keys(hugePages).length > 0;
 }
 
 /** Until QEMU has the whole machine: it then runs, since the returned wall clock (ms), or stays paused as it was told. */

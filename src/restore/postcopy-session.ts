@@ -240,12 +240,13 @@ export class PostcopySession {
       attach();
     } catch (error) {
       if (this.#direct.isAttached) throw error;
+      await this.#forgoDirectPath(this.#direct);
+      // Behind that: the guest waits.
       await log(
         'error',
         { err: error },
         "memory cannot be filled directly: all of it goes through QEMU's stream",
       );
-      await this.#forgoDirectPath(this.#direct);
       return;
     }
     const ranges = this.#streamRanges();

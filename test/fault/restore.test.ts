@@ -98,6 +98,15 @@ describeOnEachQemu('a restore', (qemu) => {
     await poll(serves, { what: 'another process to serve', timeoutMs: 30_000, everyMs: 5 });
   }
 
+  /** Nobody is left who could start another one. */
+  async function loseTransfer(restore: RunningCli): Promise<void> {
+    killKeeper('web');
+    killTransfer('web');
+    restore.kill();
+    await restore.ended;
+    expect(await statusOf('web')).toBe('transfer-lost');
+  }
+
   async function untilComplete(): Promise<void> {
     const settled = async () => ((await statusOf('web')) === 'complete' ? true : undefined);
     await poll(settled, { what: 'the memory to be complete', timeoutMs: 20_000, everyMs: 50 });
@@ -189,10 +198,7 @@ describeOnEachQemu('a restore', (qemu) => {
     await untilRunning('web', restore.ended);
     const folder = new VmFolder('web');
     await giveAnotherUserfaultfd(guest.qmpSocket);
-    killKeeper('web');
-    killTransfer('web');
-    await restore.ended;
-    expect(await statusOf('web')).toBe('transfer-lost');
+    await loseTransfer(restore);
     expect(await startRestore('--resume', 'web').ended).toMatchObject({ code: 0, json: { recoveries: 1 } });
     const said = readFileSync(folder.file('transfer.log'), 'utf8');
     expect(said).toContain("all of it goes through QEMU's stream");
@@ -205,9 +211,7 @@ describeOnEachQemu('a restore', (qemu) => {
     execFileSync('gcc', ['-Wall', '-Wextra', '-Werror', '-o', denying, source]);
     const restore = startRestore('web');
     await untilRunning('web', restore.ended);
-    killKeeper('web');
-    killTransfer('web');
-    await restore.ended;
+    await loseTransfer(restore);
     const resume = ['--json', '--store', storeDir, 'restore', '--resume', 'web'];
     expect((await startCli(resume, { wrapper: [denying] }).ended).code).not.toBe(0);
     expect(readFileSync(new VmFolder('web').file('transfer.log'), 'utf8')).toContain('resume as root');
@@ -233,11 +237,7 @@ describeOnEachQemu('a restore', (qemu) => {
   it('is taken over by one of two who try at the same moment', async () => {
     const restore = startRestore('web');
     await untilRunning('web', restore.ended);
-    killKeeper('web');
-    killTransfer('web');
-    restore.kill();
-    await restore.ended;
-    expect(await statusOf('web')).toBe('transfer-lost');
+    await loseTransfer(restore);
     const resumes = [startRestore('--resume', 'web').ended, startRestore('--resume', 'web').ended];
     const [first, second] = (await Promise.all(resumes)).sort((a, b) => a.code! - b.code!);
     expect(first).toMatchObject({ code: 0, json: { name: 'web' } });

@@ -7,15 +7,15 @@ import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { checkCheckpoint } from '../../src/checkpoint/check.js';
-import { CHUNK_BYTES, GENERATION_FILES, HEADER_BYTES } from '../../src/checkpoint/format.js';
+import { GENERATION_FILES, HEADER_BYTES } from '../../src/checkpoint/format.js';
 import { encodeManifest, readManifest } from '../../src/checkpoint/manifest.js';
 import { CheckpointReader } from '../../src/checkpoint/reader.js';
 import { CheckpointWriter } from '../../src/checkpoint/writer.js';
 import { VmckptError } from '../../src/errors.js';
-import { xxh3 } from '../../src/native/index.js';
 import { PAGE_KINDS } from '../../src/pages/contracts.js';
 import { PAGE_BYTES, RamLayout } from '../../src/pages/layout.js';
 import { manifestParts, syntheticPage, temporaryDir } from '../unit/checkpoint/synthetic.js';
+import { putInOnePlace, reseal } from '../unit/checkpoint/tampering.js';
 
 /** More than one index chunk. */
 const layout = new RamLayout([
@@ -148,26 +148,6 @@ describe('a damaged generation', () => {
   });
 });
 
-/** Gives a tampered index checksums that fit, up to the manifest's. */
-function reseal(dir: string): void {
-  const manifest = readManifest(dir);
-  for (const [file, root] of [
-    [GENERATION_FILES.pageIndex, 'pageIndexRoot'],
-    [GENERATION_FILES.extentIndex, 'extentIndexRoot'],
-  ] as const) {
-    const bytes = readFileSync(path.join(dir, file));
-    const chunkCount = Math.floor((bytes.length - HEADER_BYTES) / CHUNK_BYTES);
-    const table = bytes.subarray(HEADER_BYTES + chunkCount * CHUNK_BYTES);
-    for (let chunk = 0; chunk < chunkCount; chunk++) {
-      const start = HEADER_BYTES + chunk * CHUNK_BYTES;
-      table.writeBigUInt64LE(xxh3(bytes, start, start + CHUNK_BYTES), chunk * 8);
-    }
-    manifest.checksums[root] = xxh3(table).toString(16).padStart(16, '0');
-    writeFileSync(path.join(dir, file), bytes);
-  }
-  writeFileSync(path.join(dir, GENERATION_FILES.manifest), encodeManifest(manifest));
-}
-
 describe('a hostile generation with checksums that fit', () => {
   it('gives errors or pages of its own, and nothing else, 1000 times', { timeout: 300_000 }, async () => {
     const dir = temporaryDir();
@@ -210,12 +190,8 @@ describe('a hostile generation with checksums that fit', () => {
   it('cannot put two pages in the same place', async () => {
     const dir = temporaryDir();
     await writeGeneration(dir);
-    const file = path.join(dir, GENERATION_FILES.pageIndex);
-    const index = readFileSync(file);
     const [one, other] = dataPages as [number, number];
-    index.copyWithin(HEADER_BYTES + other * 8, HEADER_BYTES + one * 8, HEADER_BYTES + one * 8 + 8);
-    writeFileSync(file, index);
-    reseal(dir);
+    putInOnePlace(dir, one, other);
     const { problems } = await checkCheckpoint(dir);
     expect(problems.map(({ message }) => message)).toContainEqual(
       expect.stringContaining(`page ${other} lies in the place of another one`),

@@ -7,7 +7,7 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { EXTENT_INDEX_SPEC, HEADER_BYTES, RECORD } from '../../../src/checkpoint/format.js';
 import type { Level } from '../../../src/checkpoint/extent-codec.js';
-import type { Manifest } from '../../../src/checkpoint/manifest.js';
+import { readManifest } from '../../../src/checkpoint/manifest.js';
 import { CheckpointReader } from '../../../src/checkpoint/reader.js';
 import { CheckpointWriter } from '../../../src/checkpoint/writer.js';
 import { PAGE_KINDS } from '../../../src/pages/contracts.js';
@@ -17,10 +17,12 @@ import { refreshHotPack } from '../../../src/working-set/hot-pack.js';
 import { installUnits } from '../../../src/working-set/units.js';
 import { hugePagesProblem, withHugePages } from '../../support/huge-pages.js';
 import { manifestParts } from '../checkpoint/synthetic-pages.js';
+import { putInOnePlace } from '../checkpoint/tampering.js';
 
 const execFileAsync = promisify(execFile);
 const ROOT = path.join(import.meta.dirname, '../../..');
 const PAGE_COUNT = 3000;
+const LEVELS = [1, 'none'] as const satisfies readonly Level[];
 const WORDS_THAT_VARY = 256;
 const SANITIZERS = ['address,undefined', 'thread'];
 
@@ -88,11 +90,10 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
 const HUGE_PAGES = 5;
 
 let directory: string;
-const checkpoints: Record<string, Manifest> = {};
 
 beforeAll(async () => {
   directory = mkdtempSync(path.join(tmpdir(), 'vmckpt-sanitized-'));
-  for (const level of [1, 'none'] as const) checkpoints[level] = await writeCheckpoint(level);
+  for (const level of LEVELS) await writeCheckpoint(level);
 });
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
 
@@ -115,13 +116,15 @@ describe.each(builds)('$name, with -fsanitize=$sanitizer,', ({ name, sanitizer }
 });
 
 async function runScenario(program: string, scenario: string): Promise<void> {
-  for (const [level, manifest] of Object.entries(checkpoints)) {
+  for (const level of LEVELS) {
     const copy = path.join(directory, 'copy');
-    cpSync(path.join(directory, level), copy, { recursive: true });
+    cpSync(path.join(directory, String(level)), copy, { recursive: true });
     if (scenario === 'packed' || scenario === 'damaged-pack') await packExtents(copy);
     if (scenario === 'damaged' || scenario === 'packed') damageExtent(copy, 2);
-    const { extentCount, extentPages } = manifest.pages;
-    const { pageIndexRoot, extentIndexRoot } = manifest.checksums;
+    if (scenario === 'shared-place') putInOnePlace(copy, 1, 2);
+    const { pages, checksums } = readManifest(copy);
+    const { extentCount, extentPages } = pages;
+    const { pageIndexRoot, extentIndexRoot } = checksums;
     const args = [scenario, copy, PAGE_COUNT, extentCount, extentPages, pageIndexRoot, extentIndexRoot];
     expect(() => execFileSync(program, args.map(String), { timeout: 120_000 })).not.toThrow();
     rmSync(copy, { recursive: true });
@@ -153,7 +156,7 @@ async function compile(source: string, object: string, flags: readonly string[])
 }
 
 /** Pages as WordOf in scenario.h expects them. */
-async function writeCheckpoint(level: Level): Promise<Manifest> {
+async function writeCheckpoint(level: Level): Promise<void> {
   const generation = path.join(directory, String(level));
   mkdirSync(generation);
   const layout = new RamLayout([{ name: 'pc.ram', usedBytes: PAGE_COUNT * PAGE_BYTES }]);
@@ -169,7 +172,7 @@ async function writeCheckpoint(level: Level): Promise<Manifest> {
       writer.data(page, new Uint8Array(words.buffer), 0);
     }
   }
-  return writer.finish(manifestParts(), Buffer.from('device state'));
+  await writer.finish(manifestParts(), Buffer.from('device state'));
 }
 
 async function packExtents(generation: string): Promise<void> {
