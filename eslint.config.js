@@ -10,7 +10,7 @@ const LAYERS = [
   ['migration-stream', 'qemu', 'checkpoint'],
   ['store', 'working-set'],
   ['transfer'],
-  ['interchange', 'uffd'],
+  ['interchange', 'uffd', 'launch'],
   ['save', 'restore'],
   ['doctor', 'bench', 'learn'],
   ['cli'],

@@ -7,7 +7,7 @@ import { nicMacAddresses } from '../qemu/networks.js';
 import { QmpClient } from '../qemu/qmp.js';
 import { VmckptError } from '../errors.js';
 import { parse } from '../util/schema.js';
-import { aftercareSchema, type Aftercare } from './aftercare.js';
+import { aftercareSchema, type Aftercare } from '../launch/aftercare.js';
 
 const MONITOR_TIMEOUT_MS = 60_000;
 const AGENT_TIMEOUT_MS = 30_000;

@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
 import { ownEnvironment } from '../util/own-environment.js';
 import { distFile } from '../util/package-paths.js';
-import type { Aftercare } from './aftercare.js';
+import type { Aftercare } from '../launch/aftercare.js';
 import type { VmFolder } from './vm-record.js';
 
 /** Sets it going where there is something to do. It waits until QEMU's monitor in the folder is free. */

@@ -7,7 +7,7 @@ import type { QmpClient } from '../qemu/qmp.js';
 import { poll } from '../util/deadline.js';
 import { setOptimizing } from '../util/optimizing.js';
 import type { ObservedFaults, Prediction } from '../working-set/prediction.js';
-import type { Aftercare } from './aftercare.js';
+import type { Aftercare } from '../launch/aftercare.js';
 import { connectTo } from './connection.js';
 import { DirectMemory } from './direct-memory.js';
 import { killAtOnce } from './end-process.js';

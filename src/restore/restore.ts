@@ -3,6 +3,8 @@
  * fill its memory. Until the VM runs a failure leaves nothing behind; from then on the VM is left alone.
  */
 import { readManifest, requireMachine, type Manifest } from '../checkpoint/manifest.js';
+import { isolate } from '../launch/aftercare.js';
+import { planLaunch, type LaunchPlan, type LaunchWishes } from '../launch/launch-plan.js';
 import { refuseCollisions } from '../qemu/collisions.js';
 import { requireCompatible } from '../qemu/compatibility.js';
 import { refuseOnDemand } from '../qemu/on-demand.js';
@@ -24,13 +26,12 @@ import {
   type IncomingMode,
 } from './incoming.js';
 import type { PrefetchWishes } from '../working-set/plan.js';
-import { newRecord, planLaunch, type LaunchPlan, type LaunchWishes } from './launch-plan.js';
 import { readGenerationAhead } from './read-ahead.js';
 import { restoreMapped } from './restore-mapped.js';
+import { newRecord } from './new-record.js';
 import { buildReport, type RestoreReport } from './report.js';
 import { superviseTransfer } from './supervise.js';
 import { startGuardian, type Guardian } from './guardian.js';
-import { isolate } from './aftercare.js';
 import type { Background, TransferOrder } from './transfer-job.js';
 import { endAbandoned } from './stop.js';
 import { claimFolder, type RestoreMode, type VmFolder, type VmRecord } from './vm-record.js';
@@ -96,6 +97,7 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
   readGenerationAhead(dir, options.mode);
   try {
     const plan = await planLaunch({ manifest, folder }, options);
+    if (plan.needsOwnFolder) folder.createOwn();
     for (const note of plan.notes) options.onMessage(note);
     if (options.mode !== 'eager') refuseOnDemand(plan.args, plan.cwd);
     await refuseCollisions(plan.args, {

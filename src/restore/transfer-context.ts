@@ -6,7 +6,7 @@ import { queryMigrate } from '../qemu/migration-control.js';
 import type { QmpClient } from '../qemu/qmp.js';
 import type { MachineState } from '../transfer/whole-machine.js';
 import { poll } from '../util/deadline.js';
-import type { Aftercare } from './aftercare.js';
+import type { Aftercare } from '../launch/aftercare.js';
 import type { BlockInQemu } from './direct-memory.js';
 import { log } from './transfer-log.js';
 import type { TransferStatus } from './transfer-status.js';

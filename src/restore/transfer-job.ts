@@ -1,6 +1,6 @@
 /** What the verb and the transfer process say to each other: lines of JSON on a socket of their own. */
 import * as v from 'valibot';
-import { aftercareSchema } from './aftercare.js';
+import { aftercareSchema } from '../launch/aftercare.js';
 import { hugePagesSchema, memorySchema } from './vm-record.js';
 
 /** Among the arguments of a transfer process that takes the place of one that died. */

@@ -16,7 +16,7 @@ import path from 'node:path';
 import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { OWN_FOLDER } from '../qemu/own-identity.js';
-import { aftercareSchema } from './aftercare.js';
+import { aftercareSchema } from '../launch/aftercare.js';
 import { tryLockFile } from '../native/index.js';
 import { LockFile } from '../store/lock-file.js';
 import { requireName } from '../store/reference.js';

@@ -1,4 +1,4 @@
-/** From a manifest and the user's wishes to the command line of the new QEMU. */
+/** From a manifest and the user's wishes to the command line of the new QEMU. Nothing is changed anywhere, so that a save can rehearse it. */
 import path from 'node:path';
 import type { Manifest } from '../checkpoint/manifest.js';
 import { VmckptError } from '../errors.js';
@@ -11,10 +11,7 @@ import type { Moved } from '../qemu/relocation.js';
 import { rewriteForRestore } from '../qemu/restore-command-line.js';
 import { untrustedOptions } from '../qemu/trust.js';
 import { findQemuBinary } from '../qemu/launch.js';
-import type { LocatedGeneration } from '../store/store.js';
-import { identifyProcess } from '../util/process-identity.js';
 import { aftercareNotes, type Aftercare } from './aftercare.js';
-import type { RestoreMode, VmFolder, VmRecord } from './vm-record.js';
 
 export interface LaunchWishes {
   readonly run: boolean;
@@ -25,9 +22,15 @@ export interface LaunchWishes {
   readonly identity?: Identity | undefined;
 }
 
+/** The VM's own, as a restore would make it. */
+export interface LaunchFolder {
+  readonly directory: string;
+  file(name: 'qmp.sock' | 'console.sock' | 'transfer.sock'): string;
+}
+
 export interface LaunchSubject {
   readonly manifest: Manifest;
-  readonly folder: VmFolder;
+  readonly folder: LaunchFolder;
   /** The file that main memory is to be a mapping of. */
   readonly memory?: MappedMemory | undefined;
 }
@@ -43,6 +46,8 @@ export interface LaunchPlan {
   readonly consoleSocket: string | undefined;
   /** What is in another place than in the saved command line. */
   readonly moved: readonly Moved[];
+  /** Whether QEMU puts something below the VM's folder. */
+  readonly needsOwnFolder: boolean;
   readonly aftercare: Aftercare;
   readonly notes: readonly string[];
 }
@@ -75,7 +80,6 @@ export async function planLaunch(
   const own = await giveIdentity(rewritten.args, { identity, directory: folder.directory });
   // What is the trial's own is harmless.
   if (!isTrusted && isTrial) refuseUntrusted(own.args);
-  if (own.moved.length > 0 || isTrial) folder.createOwn();
   const agentSocket = agentSocketOf(own.args);
   const cwd = (wishes.qemuArgs === undefined ? manifest.workingDirectory : undefined) ?? process.cwd();
   const aftercare = {
@@ -93,6 +97,7 @@ export async function planLaunch(
     qmpSocket: ownPath(rewritten.userQmpSocket ?? folder.file('qmp.sock')),
     consoleSocket: rewritten.consoleSocket,
     moved: own.moved,
+    needsOwnFolder: own.moved.length > 0 || isTrial,
     aftercare,
     notes: [
       ...rewritten.notes,
@@ -102,35 +107,8 @@ export async function planLaunch(
   };
 }
 
-export interface VmBeginnings {
-  readonly vmName: string;
-  readonly located: LocatedGeneration;
-  readonly manifest: Manifest;
-  readonly mode: RestoreMode;
-  readonly plan: LaunchPlan;
-  readonly verbStartMs: number;
-}
-
-/** What is known of a VM before its QEMU is started. */
-export function newRecord({ vmName, located, manifest, mode, plan, verbStartMs }: VmBeginnings): VmRecord {
-  return {
-    name: vmName,
-    ...(vmName !== located.name && { checkpoint: located.name }),
-    generation: located.generation,
-    generationDir: located.dir,
-    mode,
-    preempt: 'off',
-    capabilities: [],
-    ramBytes: manifest.sizes.ramBytes,
-    restoredAt: new Date(verbStartMs).toISOString(),
-    verb: identifyProcess(process.pid)!,
-    qmpSocket: plan.qmpSocket,
-    ...(plan.consoleSocket !== undefined && { consoleSocket: plan.consoleSocket }),
-  };
-}
-
 /** A monitor serves one client at a time: the transfer process has its own. */
-function transferMonitor(folder: VmFolder): readonly string[] {
+function transferMonitor(folder: LaunchFolder): readonly string[] {
   const path = folder.file('transfer.sock').replaceAll(',', ',,');
   return [
     '-chardev',

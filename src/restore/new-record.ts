@@ -1,0 +1,33 @@
+/** The record of a VM that is about to be started. */
+import type { Manifest } from '../checkpoint/manifest.js';
+import type { LaunchPlan } from '../launch/launch-plan.js';
+import type { LocatedGeneration } from '../store/store.js';
+import { identifyProcess } from '../util/process-identity.js';
+import type { RestoreMode, VmRecord } from './vm-record.js';
+
+export interface VmBeginnings {
+  readonly vmName: string;
+  readonly located: LocatedGeneration;
+  readonly manifest: Manifest;
+  readonly mode: RestoreMode;
+  readonly plan: LaunchPlan;
+  readonly verbStartMs: number;
+}
+
+/** What is known of a VM before its QEMU is started. */
+export function newRecord({ vmName, located, manifest, mode, plan, verbStartMs }: VmBeginnings): VmRecord {
+  return {
+    name: vmName,
+    ...(vmName !== located.name && { checkpoint: located.name }),
+    generation: located.generation,
+    generationDir: located.dir,
+    mode,
+    preempt: 'off',
+    capabilities: [],
+    ramBytes: manifest.sizes.ramBytes,
+    restoredAt: new Date(verbStartMs).toISOString(),
+    verb: identifyProcess(process.pid)!,
+    qmpSocket: plan.qmpSocket,
+    ...(plan.consoleSocket !== undefined && { consoleSocket: plan.consoleSocket }),
+  };
+}
