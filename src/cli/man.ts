@@ -59,7 +59,7 @@ the option counts before the variable, the variable before the default.`;
 const VARIABLES: readonly (readonly [string, string])[] = [
   [
     'VMCKPT_RUNTIME_DIR',
-    'Where the sockets, logs and state of restored VMs are. By default vmckpt in $XDG_RUNTIME_DIR, else /run/vmckpt for root.',
+    'Where the sockets, logs and state of restored VMs are. By default /run/vmckpt for root and /tmp/vmckpt-UID for other users.',
   ],
   ['VMCKPT_NATIVE', '"none": do without the native addon, also where there is one.'],
   ['XDG_DATA_HOME', 'The store is the folder vmckpt in it, by default. Without it: ~/.local/share.'],

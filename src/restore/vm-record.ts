@@ -22,7 +22,7 @@ import { LockFile } from '../store/lock-file.js';
 import { requireName } from '../store/reference.js';
 import { readJsonFile, writeJsonFile } from '../util/json-file.js';
 import { identifyProcess, isAlive, type ProcessIdentity } from '../util/process-identity.js';
-import { ensureRuntimeDir, runtimeDir } from '../util/runtime-dir.js';
+import { ensureRuntimeDir, findRuntimePath, runtimeDirs } from '../util/runtime-dir.js';
 import { finite, integer, parse, record } from '../util/schema.js';
 
 const processSchema = v.object({ pid: integer, startTicks: v.number() });
@@ -100,12 +100,16 @@ export type VmStatus =
 /** The files of one restored VM. */
 export class VmFolder {
   readonly name: string;
-  readonly directory: string;
+  #directory: string;
   #claim: number | undefined;
 
   constructor(name: string) {
     this.name = name;
-    this.directory = path.join(runtimeDir(), 'vms', name);
+    this.#directory = findRuntimePath('vms', name);
+  }
+
+  get directory(): string {
+    return this.#directory;
   }
 
   /** Nobody else restores under this name until the record is written. Says whether that was still free. */
@@ -122,7 +126,7 @@ export class VmFolder {
   }
 
   create(): void {
-    ensureRuntimeDir('vms', this.name);
+    this.#directory = ensureRuntimeDir('vms', this.name);
   }
 
   /** For what a VM has in other places than the one that was saved (see qemu/own-identity). */
@@ -217,11 +221,9 @@ export function claimFolder(name: string): VmFolder {
 
 /** Every VM that vmckpt has restored and not yet forgotten. */
 export function listVmFolders(): VmFolder[] {
-  const directory = path.join(runtimeDir(), 'vms');
-  if (!existsSync(directory)) return [];
-  return readdirSync(directory)
-    .sort()
-    .map((name) => new VmFolder(name));
+  const directories = runtimeDirs().map((root) => path.join(root, 'vms'));
+  const names = directories.filter(existsSync).flatMap((directory) => readdirSync(directory));
+  return [...new Set(names)].sort().map((name) => new VmFolder(name));
 }
 
 /** @throws VmckptError BAD_NAME, NO_SUCH_VM */

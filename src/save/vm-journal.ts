@@ -19,7 +19,7 @@ import { VmckptError } from '../errors.js';
 import { isFileLocked, tryLockFile } from '../native/index.js';
 import { isAlive, type ProcessIdentity } from '../util/process-identity.js';
 import { readJsonFile, writeJsonFile } from '../util/json-file.js';
-import { ensureRuntimeDir, runtimeDir } from '../util/runtime-dir.js';
+import { ensureRuntimeDir, findRuntimePath, runtimeDirs } from '../util/runtime-dir.js';
 import { record } from '../util/schema.js';
 
 const NOTE = 'journal.json';
@@ -47,7 +47,10 @@ export class VmJournal {
 
   /** @throws VmckptError VM_BUSY when another vmckpt works on this VM */
   static open({ pid, startTicks }: ProcessIdentity): VmJournal {
-    const directory = ensureRuntimeDir('saves', `${pid}-${startTicks}`);
+    const name = `${pid}-${startTicks}`;
+    // One that lies in another place is still to be put right.
+    const former = findRuntimePath('saves', name);
+    const directory = existsSync(former) ? former : ensureRuntimeDir('saves', name);
     const lockFile = path.join(directory, 'lock');
     const fd = openSync(lockFile, 'a+', 0o600);
     if (!tryLockFile(fd)) {
@@ -96,11 +99,12 @@ export interface AbandonedSave {
 
 /** The saves whose vmckpt has died. */
 export function listAbandonedSaves(): AbandonedSave[] {
-  const saves = path.join(runtimeDir(), 'saves');
-  if (!existsSync(saves)) return [];
-  return readdirSync(saves).flatMap((entry) => {
-    const [pid = NaN, startTicks = NaN] = entry.split('-').map(Number);
-    const directory = path.join(saves, entry);
+  const saves = runtimeDirs().map((root) => path.join(root, 'saves'));
+  const found = saves
+    .filter(existsSync)
+    .flatMap((folder) => readdirSync(folder).map((entry) => path.join(folder, entry)));
+  return found.flatMap((directory) => {
+    const [pid = NaN, startTicks = NaN] = path.basename(directory).split('-').map(Number);
     if (isHeld(path.join(directory, 'lock'))) return [];
     const unsettled = existsSync(path.join(directory, NOTE));
     return [{ pid, vmAlive: isAlive({ pid, startTicks }), unsettled, directory }];

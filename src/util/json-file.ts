@@ -2,9 +2,12 @@
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import * as v from 'valibot';
 
+/** The sticky bit keeps systemd-tmpfiles from deleting old files in /tmp: the state of a VM that runs for weeks. */
+const MODE = 0o1600;
+
 export function writeJsonFile(file: string, value: unknown): void {
   const temporary = `${file}.${process.pid}.tmp`;
-  writeFileSync(temporary, `${JSON.stringify(value)}\n`, { mode: 0o600 });
+  writeFileSync(temporary, `${JSON.stringify(value)}\n`, { mode: MODE });
   renameSync(temporary, file);
 }
 

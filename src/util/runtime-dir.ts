@@ -1,8 +1,10 @@
 /**
  * Where vmckpt keeps what lives no longer than the machine is up: the sockets, logs and state of restored VMs,
- * and the locks and journals of VMs that are being saved. Private to the user.
+ * and the locks and journals of VMs that are being saved. Private to the user, and one place for each: it depends on
+ * the user's id and on nothing else, so that a shell, cron, `sudo -u` and a service see the same VMs, and it
+ * outlives logins. Where it cannot be had (somebody else took the name) the next place does, and is found again.
  */
-import { lstatSync, mkdirSync } from 'node:fs';
+import { accessSync, constants, existsSync, lstatSync, mkdirSync, type Stats } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
@@ -10,38 +12,100 @@ import { VmckptError } from '../errors.js';
 const WRITABLE_BY_OTHERS = 0o022;
 
 /**
- * `$VMCKPT_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/vmckpt`, else `/run/vmckpt` for root and a private folder in /tmp.
+ * `$VMCKPT_RUNTIME_DIR`, else `/run/vmckpt` for root and `/tmp/vmckpt-UID` for others, else the like in `/var/tmp`.
  * @throws VmckptError NOT_PERMITTED when others may write to it: what is found there would be theirs
  */
 export function runtimeDir(): string {
-  const root = chosenDir();
-  requirePrivate(root);
-  return root;
+  const chosen = chosenDir();
+  if (chosen === undefined) return firstUsable(placesOf(userId()));
+  requirePrivate(chosen);
+  return chosen;
 }
 
-function chosenDir(): string {
-  const { VMCKPT_RUNTIME_DIR: own, XDG_RUNTIME_DIR: session } = process.env;
-  if (own !== undefined && own !== '') return path.resolve(own);
-  if (session !== undefined && session !== '') return path.join(session, 'vmckpt');
-  const uid = process.getuid?.() ?? 0;
-  return uid === 0 ? '/run/vmckpt' : path.join(os.tmpdir(), `vmckpt-${uid}`);
+/** Where something of the runtime folder is: also where earlier versions, or a run that found its place taken, put it. */
+export function findRuntimePath(...below: string[]): string {
+  const found = runtimeDirs().map((root) => path.join(root, ...below));
+  return found.find((place) => existsSync(place)) ?? found[0]!;
+}
+
+/** The runtime folder, and behind it those that were used before and are still there. @throws as runtimeDir() */
+export function runtimeDirs(): string[] {
+  const current = runtimeDir();
+  if (chosenDir() !== undefined) return [current];
+  const uid = userId();
+  const { XDG_RUNTIME_DIR: session } = process.env;
+  const former = [
+    ...(session ? [path.join(session, 'vmckpt')] : []),
+    `/run/user/${uid}/vmckpt`,
+    path.join(os.tmpdir(), `vmckpt-${uid}`),
+    ...placesOf(uid),
+  ];
+  return [...new Set([current, ...former.filter((place) => isPrivate(lookAt(place)))])];
+}
+
+/** The first place that is this user's own, else the first where it can be made. @throws as runtimeDir() */
+export function firstUsable(places: readonly string[]): string {
+  const own = places.find((place) => isPrivate(lookAt(place)));
+  const usable = own ?? places.find((place) => lookAt(place) === undefined && mayWrite(path.dirname(place)));
+  if (usable !== undefined) return usable;
+  for (const place of places) requirePrivate(place);
+  throw new VmckptError('NOT_PERMITTED', `no runtime folder can be made: ${places.join(', ')}`, {
+    hint: 'Set VMCKPT_RUNTIME_DIR to a folder of your own.',
+  });
 }
 
 /** A folder below the runtime folder, made when it is missing, readable by its owner only. @throws as runtimeDir() */
 export function ensureRuntimeDir(...below: string[]): string {
-  const directory = path.join(runtimeDir(), ...below);
+  const root = runtimeDir();
+  const directory = path.join(root, ...below);
   mkdirSync(directory, { recursive: true, mode: 0o700 });
-  runtimeDir(); // somebody may have been quicker
+  requirePrivate(root); // somebody may have been quicker
   return directory;
 }
 
+function chosenDir(): string | undefined {
+  const { VMCKPT_RUNTIME_DIR: own } = process.env;
+  return own === undefined || own === '' ? undefined : path.resolve(own);
+}
+
+/** Not below `$XDG_RUNTIME_DIR`, which goes with the user's last session; not below `$TMPDIR`, which each process may have set. */
+function placesOf(uid: number): string[] {
+  const temporary = [`/tmp/vmckpt-${uid}`, `/var/tmp/vmckpt-${uid}`];
+  return uid === 0 ? ['/run/vmckpt', ...temporary] : temporary;
+}
+
+function userId(): number {
+  return process.getuid?.() ?? 0;
+}
+
+function lookAt(root: string): Stats | undefined {
+  return lstatSync(root, { throwIfNoEntry: false });
+}
+
+function isPrivate(found: Stats | undefined): boolean {
+  return (
+    found !== undefined && found.isDirectory() && isOwn(found) && (found.mode & WRITABLE_BY_OTHERS) === 0
+  );
+}
+
+function isOwn(found: Stats): boolean {
+  return found.uid === userId();
+}
+
+function mayWrite(directory: string): boolean {
+  try {
+    accessSync(directory, constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 function requirePrivate(root: string): void {
-  const found = lstatSync(root, { throwIfNoEntry: false });
-  if (found === undefined) return;
-  const own = found.uid === process.getuid?.();
-  if (found.isDirectory() && own && (found.mode & WRITABLE_BY_OTHERS) === 0) return;
+  const found = lookAt(root);
+  if (found === undefined || isPrivate(found)) return;
   throw new VmckptError('NOT_PERMITTED', `the runtime folder ${root} is not this user's alone`, {
-    hint: own
+    hint: isOwn(found)
       ? `chmod 700 ${root}, or set VMCKPT_RUNTIME_DIR to a folder of your own.`
       : 'Set VMCKPT_RUNTIME_DIR to a folder of your own.',
   });
