@@ -13,7 +13,8 @@ export async function findLeftovers(storeDir: string): Promise<Finding[]> {
   const findings = [
     ...listAbandonedSaves().map(findingOfSave),
     ...listVms().flatMap(findingOfVm),
-    ...(await unfinishedGenerations(storeDir)).map(findingOfGeneration),
+    ...(await inStore(storeDir, (store) => store.leftovers())).map(findingOfGeneration),
+    ...(await inStore(storeDir, (store) => store.staleUses())).map(findingOfUse),
   ];
   return findings.length > 0 ? findings : [{ ...CHECK, status: 'ok', found: 'none' }];
 }
@@ -59,9 +60,9 @@ function findingOfVm({ name, generation, status }: VmSummary): Finding[] {
   return [{ ...CHECK, status: 'fail', found, meaning: trouble.meaning, remedy: trouble.remedy(name) }];
 }
 
-async function unfinishedGenerations(storeDir: string): Promise<string[]> {
+async function inStore(storeDir: string, look: (store: Store) => Promise<string[]>): Promise<string[]> {
   try {
-    return await (await Store.open(storeDir)).leftovers();
+    return await look(await Store.open(storeDir));
   } catch (error) {
     // The examination of the store has said so.
     if (error instanceof VmckptError) return [];
@@ -76,5 +77,15 @@ function findingOfGeneration(directory: string): Finding {
     found: `${directory} was never finished`,
     meaning: 'It takes space. The next save of that name removes it.',
     remedy: `rm -r ${shellQuote(directory)}`,
+  };
+}
+
+function findingOfUse(file: string): Finding {
+  return {
+    ...CHECK,
+    status: 'warn',
+    found: `${file} is the lock of a process that has died`,
+    meaning: 'It does no harm. Whoever uses or saves that checkpoint next removes it.',
+    remedy: `rm ${shellQuote(file)}`,
   };
 }

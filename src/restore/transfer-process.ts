@@ -10,7 +10,7 @@ import { hasAddon, type CheckpointImage } from '../native/index.js';
 import { LockFile } from '../store/lock-file.js';
 import { adoptMonitor, holdMonitor, releaseMonitor } from '../qemu/held-monitor.js';
 import { QmpClient } from '../qemu/qmp.js';
-import { holdGeneration } from '../store/generation-use.js';
+import { holdGeneration, type GenerationUse } from '../store/generation-use.js';
 import { nowMs } from '../timeline/clock.js';
 import { readMachineState } from '../transfer/whole-machine.js';
 import { setOptimizing } from '../util/optimizing.js';
@@ -40,14 +40,16 @@ interface TransferSubject {
 class Transfer {
   readonly #subject: TransferSubject;
   readonly #context: TransferContext;
+  readonly #use: GenerationUse;
   #image: CheckpointImage | undefined;
   #prediction: Prediction | undefined;
   #way: EagerTransfer | OnDemandTransfer | undefined;
 
-  private constructor(subject: TransferSubject, reader: CheckpointReader) {
+  private constructor(subject: TransferSubject, reader: CheckpointReader, use: GenerationUse) {
     const { name, generationDir, verb } = subject;
     const folder = new VmFolder(name);
     this.#subject = subject;
+    this.#use = use;
     this.#context = {
       folder,
       reader,
@@ -65,8 +67,18 @@ class Transfer {
       throw new VmckptError('VM_STATE', `another process serves the memory of "${name}" already`, {
         hint: 'vmckpt ps shows the status of every restored VM.',
       });
-    holdGeneration(subject.generationDir); // until this process ends
-    return new Transfer(subject, await CheckpointReader.open(subject.generationDir));
+    const use = holdGeneration(subject.generationDir);
+    try {
+      return new Transfer(subject, await CheckpointReader.open(subject.generationDir), use);
+    } catch (error) {
+      use.release();
+      throw error;
+    }
+  }
+
+  /** Nothing reads the generation any more. */
+  close(): void {
+    this.#use.release();
   }
 
   /** From the loaded checkpoint to the last page in place. */
@@ -207,6 +219,8 @@ async function main(isSuccessor: boolean, subject: Omit<TransferSubject, 'verb'>
     await verb.tell({ type: 'failed', code, message, hint });
     await log('error', { err: known }, 'failed').catch(() => undefined);
     return exitCode;
+  } finally {
+    transfer?.close();
   }
 }
 

@@ -11,6 +11,8 @@ import { LockFile, locked } from './lock-file.js';
 import { randomU32 } from '../util/random.js';
 
 const PREFIX = '.use-';
+/** How often the file of a use may be cleared away under us before we give up. */
+const ATTEMPTS = 10;
 
 export interface GenerationUse {
   /** What a child must inherit to hold the use as well; undefined where nothing can be held. */
@@ -29,7 +31,9 @@ export interface GenerationUse {
 export function holdGeneration(dir: string): GenerationUse {
   let lock: LockFile | undefined;
   try {
-    lock = LockFile.tryTake(useFile(dir, `${process.pid}-${randomU32().toString(16)}`));
+    const file = useFile(dir, `${process.pid}-${randomU32().toString(16)}`);
+    // Until it is locked it looks like one that was left behind, and may be cleared away.
+    for (let attempt = 0; lock === undefined && attempt < ATTEMPTS; attempt++) lock = LockFile.tryTake(file);
   } catch (error) {
     if (!['EROFS', 'EACCES', 'EPERM', 'ENOENT'].includes(errnoOf(error) ?? '')) throw error;
   }
@@ -43,10 +47,13 @@ export function holdGeneration(dir: string): GenerationUse {
 export function holdGenerationFor(work: string, dir: string): GenerationUse {
   const file = useFile(dir, work);
   try {
-    const lock = LockFile.tryTake(file);
-    if (lock === undefined)
-      throw locked(`${generationLabel(dir)} is in use (${work})`, LockFile.holderOf(file) ?? 0);
-    return useOf(dir, lock);
+    for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+      const lock = LockFile.tryTake(file);
+      if (lock !== undefined) return useOf(dir, lock);
+      const holder = LockFile.holderOf(file);
+      if (holder !== undefined) throw locked(`${generationLabel(dir)} is in use (${work})`, holder);
+    }
+    throw locked(`${generationLabel(dir)} is in use (${work})`, 0);
   } catch (error) {
     throw errnoOf(error) === 'ENOENT' ? gone(dir) : writeFailure(error, generationLabel(dir));
   }
@@ -60,9 +67,11 @@ function useFile(dir: string, user: string): string {
 function useOf(dir: string, taken: LockFile | undefined): GenerationUse {
   let lock = taken;
   const release = (): void => {
-    lock?.delete();
-    lock?.release();
+    if (lock === undefined) return;
+    lock.delete();
+    lock.release();
     lock = undefined;
+    clearStaleUses(path.dirname(path.resolve(dir)));
   };
   // A removal looks for uses after it has moved the generation away: now either it sees this one or we see it.
   if (!fs.existsSync(dir)) {
@@ -70,9 +79,11 @@ function useOf(dir: string, taken: LockFile | undefined): GenerationUse {
     throw gone(dir);
   }
   const leaveTo = (pid: number): void => {
-    lock?.nameHolder(pid);
-    lock?.release();
+    if (lock === undefined) return;
+    lock.nameHolder(pid);
+    lock.release();
     lock = undefined;
+    clearStaleUses(path.dirname(path.resolve(dir)));
   };
   return { fd: taken?.fd, leaveTo, release };
 }
@@ -92,9 +103,31 @@ export function usersOf(nameDir: string, generation: number): number[] {
     .filter((pid) => pid !== undefined);
 }
 
-/** Whether a file of a name's directory is a use that its process has left behind. */
-export function isStaleUse(nameDir: string, file: string): boolean {
-  return file.startsWith(PREFIX) && LockFile.holderOf(path.join(nameDir, file)) === undefined;
+/** The files of uses whose processes have died; none in a directory that is not there or may not be read. */
+export function staleUses(nameDir: string): string[] {
+  try {
+    return fs
+      .readdirSync(nameDir)
+      .filter((file) => file.startsWith(PREFIX))
+      .map((file) => path.join(nameDir, file))
+      .filter((file) => LockFile.holderOf(file) === undefined);
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error;
+    return [];
+  }
+}
+
+/** Deletes them, each while it is locked: somebody may be about to take it. What may not be deleted stays. */
+export function clearStaleUses(nameDir: string): void {
+  for (const file of staleUses(nameDir)) {
+    try {
+      const lock = LockFile.tryTake(file);
+      lock?.delete();
+      lock?.release();
+    } catch (error) {
+      if (errnoOf(error) === undefined) throw error;
+    }
+  }
 }
 
 function prefixOf(generation: string): string {

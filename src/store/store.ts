@@ -10,7 +10,7 @@ import { DIRECTORY_MODE, errnoOf, fsyncPath, writeFailure } from '../checkpoint/
 import { readManifest, type Manifest } from '../checkpoint/manifest.js';
 import { summarizeRawMemory, type RawMemorySummary } from '../checkpoint/raw-memory.js';
 import { VmckptError, type ErrorCode } from '../errors.js';
-import { isStaleUse, usersOf } from './generation-use.js';
+import { clearStaleUses, staleUses, usersOf } from './generation-use.js';
 import { LockFile, locked } from './lock-file.js';
 import { PendingGeneration } from './pending-generation.js';
 import { isName, nearNames, parseGeneration, parseReference, requireName } from './reference.js';
@@ -93,6 +93,12 @@ export class Store {
       found.push(...(await entriesOf(nameDir)).filter(unfinished).map((entry) => path.join(nameDir, entry)));
     }
     return found;
+  }
+
+  /** Files of uses whose processes have died; the next one that has used a generation of the name removes them. */
+  async staleUses(): Promise<string[]> {
+    const names = (await entriesOf(this.dir)).filter(isName).sort();
+    return names.flatMap((name) => staleUses(path.join(this.dir, name)));
   }
 
   /** The names that have a generation, in order. */
@@ -222,8 +228,9 @@ export class Store {
     };
     try {
       for (const entry of await readdir(nameDir))
-        if (entry.startsWith(PENDING) || entry.startsWith(TRASH) || isStaleUse(nameDir, entry))
+        if (entry.startsWith(PENDING) || entry.startsWith(TRASH))
           await rm(path.join(nameDir, entry), { recursive: true, force: true });
+      clearStaleUses(nameDir);
     } catch (error) {
       await unlock();
       throw error;

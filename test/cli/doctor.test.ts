@@ -61,6 +61,8 @@ describe('vmckpt doctor', () => {
     await storeGeneration(storeDir, 'web');
     const unfinished = path.join(storeDir, 'web', '.tmp-2-999');
     mkdirSync(unfinished);
+    const stale = path.join(storeDir, 'web', '.use-1-999-abcd');
+    writeFileSync(stale, '999\n');
     const { pid, startTicks } = identifyProcess(process.pid)!;
     const cutOff = path.join(runtimeDir, 'saves', `${pid}-${startTicks}`);
     const harmless = path.join(runtimeDir, 'saves', `${pid}-1`);
@@ -79,6 +81,7 @@ describe('vmckpt doctor', () => {
         ['fail', `vmckpt rescue ${pid} --qmp /path/to/its/qmp.sock`],
         ['warn', `rm -r ${harmless}`],
         ['warn', `rm -r ${unfinished}`],
+        ['warn', `rm ${stale}`],
       ].sort(),
     );
   });

@@ -241,6 +241,31 @@ describe('removing', () => {
     expect(readdirSync(store.dir)).toEqual([]);
   });
 
+  it('loses the locks of users that were killed to whoever uses it next, and never one that is held', async () => {
+    const store = await newStore();
+    await save(store, 'web');
+    const { dir } = await store.locate('web');
+    const users = [1, 2].map(() => {
+      const use = holdGeneration(dir);
+      const user = spawn('/bin/sleep', ['600'], { stdio: ['ignore', 'ignore', 'ignore', use.fd] });
+      onTestFinished(() => void user.kill('SIGKILL'));
+      use.leaveTo(user.pid!);
+      return user;
+    });
+    const [killed, living] = users;
+    const ended = once(killed!, 'exit');
+    killed!.kill('SIGKILL');
+    await ended;
+    const held = () => readdirSync(path.join(store.dir, 'web')).filter((file) => file.startsWith('.use-'));
+    expect(await store.staleUses()).toHaveLength(1);
+    expect(held()).toHaveLength(2);
+    holdGeneration(dir).release();
+    const [left, ...more] = held();
+    expect(more).toEqual([]);
+    expect(readFileSync(path.join(store.dir, 'web', left!), 'utf8')).toBe(`${living!.pid}\n`);
+    expect(await store.staleUses()).toEqual([]);
+  });
+
   it('refuses a generation that was left to a child, as long as that lives', async () => {
     const store = await newStore();
     await save(store, 'web');
