@@ -135,6 +135,7 @@ main() {
   mkdir -p dist
   once dist/.vmckpt-stamp "$(node --version) $(fingerprint "${sources[@]}")" build_project
   build_guest
+  "$ROOT/fixtures/bare/build.sh"
   [ "${1:-}" = --without-qemu10 ] || unpack_qemu10
 }
 

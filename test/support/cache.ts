@@ -15,6 +15,13 @@ export function guestFile(name: 'vmlinuz' | 'initramfs.cpio' | 'disk.img' | 'blo
   return file;
 }
 
+/** Path of what fixtures/bare/build.sh makes. */
+export function bareGuestFile(): string {
+  const file = path.join(CACHE, 'bare', 'bare.elf');
+  if (!existsSync(file)) throw new Error(`${file} does not exist; run fixtures/bare/build.sh`);
+  return file;
+}
+
 /** Absolute path of the binary; any other string than a QemuChoice is taken as one. */
 export function qemuBinary(qemu: string): string {
   if (qemu === 'system') return '/usr/bin/qemu-system-x86_64';

@@ -28,7 +28,7 @@ export function useOwnFolders(dir: string): string {
 }
 
 export function saveGuest(
-  guest: Guest,
+  guest: Pick<Guest, 'qmpSocket'>,
   options: Pick<SaveOptions, 'storeDir' | 'name'> & Partial<SaveOptions>,
 ): Promise<SaveReport> {
   return save({
@@ -45,7 +45,7 @@ export function saveGuest(
 
 /** The guest's console keeps a log on the host, which an untrusted command line may not. */
 export async function restoreGuest(
-  guest: Guest,
+  guest: Pick<Guest, 'consoleSocket'>,
   {
     qemu,
     ...options
