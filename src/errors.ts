@@ -36,6 +36,8 @@ export const ERROR_CODES = {
   STORE_NOT_WRITABLE: 'notPermitted',
   STORE_FOREIGN_OWNER: 'notPermitted',
   GENERATION_INCOMPLETE: 'notFound',
+  FILE_MISSING: 'damaged',
+  NOT_A_FILE: 'damaged',
   MANIFEST_DAMAGED: 'damaged',
   INDEX_DAMAGED: 'damaged',
   EXTENT_DAMAGED: 'damaged',

@@ -37,7 +37,7 @@ export interface CheckReport {
 
 /**
  * Damage is reported, not thrown. A generation that cannot even be opened has that one problem.
- * @throws VmckptError GENERATION_INCOMPLETE, NOT_PERMITTED; the signal's reason
+ * @throws VmckptError NOT_PERMITTED; the signal's reason
  */
 export async function checkCheckpoint(dir: string, options: CheckOptions = {}): Promise<CheckReport> {
   const problems = new ProblemList();

@@ -7,6 +7,7 @@
 import fs from 'node:fs';
 import { VmckptError } from '../errors.js';
 import { xxh3 } from '../native/index.js';
+import { openRegular } from '../util/regular-file.js';
 import { readAt } from './files.js';
 import { CHUNK_BYTES, HEADER_BYTES, checksumText, verifyHeader, type IndexSpec } from './format.js';
 
@@ -33,12 +34,12 @@ export class IndexReader {
   #currentNumber = -1;
   #current: Uint32Array = new Uint32Array(0);
 
-  /** @throws VmckptError INDEX_DAMAGED, FORMAT_UNSUPPORTED, or the system's error when the file cannot be opened. */
+  /** @throws VmckptError INDEX_DAMAGED, FORMAT_UNSUPPORTED, NOT_A_FILE, or the system's error when the file cannot be opened. */
   constructor(options: IndexReaderOptions) {
     this.#options = options;
     this.#entryCount = options.entryCount;
     this.#chunkShift = Math.log2(options.spec.entriesPerChunk);
-    this.#fd = fs.openSync(options.path, 'r');
+    this.#fd = openRegular(options.path);
     try {
       this.#table = this.#readTable();
     } catch (error) {

@@ -3,13 +3,14 @@
  * whose last line carries the checksum of all bytes before it (docs/format.md). Unknown fields are ignored,
  * because fields are only ever added.
  */
-import { readFileSync, statSync } from 'node:fs';
+import { lstatSync } from 'node:fs';
 import path from 'node:path';
 import * as v from 'valibot';
-import { VmckptError } from '../errors.js';
+import { VmckptError, type ErrorCode } from '../errors.js';
 import { xxh3 } from '../native/index.js';
 import { MAX_EXTENT_PAGES } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
+import { readRegular, requireRegular } from '../util/regular-file.js';
 import { integer, misfit, natural, parse, record } from '../util/schema.js';
 import { errnoOf } from './files.js';
 import {
@@ -195,22 +196,35 @@ export function decodeManifest(encoded: Buffer, label: string): Manifest {
 }
 
 /**
- * Reads and verifies the manifest of the generation in `dir`.
- * @throws VmckptError MANIFEST_DAMAGED, FORMAT_UNSUPPORTED, GENERATION_INCOMPLETE when there is none, NOT_PERMITTED
+ * Reads and verifies the manifest of the generation in `dir`, and looks whether all the other files are there: what lacks
+ * one is of no use to anybody.
+ * @throws VmckptError MANIFEST_DAMAGED, FORMAT_UNSUPPORTED, FILE_MISSING, NOT_A_FILE, NOT_PERMITTED
  */
 export function readManifest(dir: string): Manifest {
   const label = generationLabel(dir);
   const file = path.join(dir, GENERATION_FILES.manifest);
-  let encoded: Buffer;
+  let encoded: Buffer | undefined;
   try {
-    const { size } = statSync(file);
-    if (size > MAX_MANIFEST_BYTES)
-      throw damaged(label, `it has ${size} bytes, at most ${MAX_MANIFEST_BYTES} expected`);
-    encoded = readFileSync(file);
+    encoded = readRegular(file, MAX_MANIFEST_BYTES);
   } catch (error) {
     throw openFailure(error, label, GENERATION_FILES.manifest);
   }
-  return decodeManifest(encoded, label);
+  if (encoded === undefined)
+    throw damaged(label, `it has more than the ${MAX_MANIFEST_BYTES} bytes that it may have`);
+  const manifest = decodeManifest(encoded, label);
+  requireFiles(dir);
+  return manifest;
+}
+
+/** @throws VmckptError FILE_MISSING, NOT_A_FILE, NOT_PERMITTED */
+function requireFiles(dir: string): void {
+  for (const name of Object.values(GENERATION_FILES))
+    try {
+      const file = path.join(dir, name);
+      requireRegular(file, lstatSync(file));
+    } catch (error) {
+      throw openFailure(error, generationLabel(dir), name);
+    }
 }
 
 /** How messages name a generation: by its directory's last two names, `web/3`. */
@@ -219,20 +233,31 @@ export function generationLabel(dir: string): string {
   return `${path.basename(path.dirname(absolute))}/${path.basename(absolute)}`;
 }
 
+/** What it is when a file cannot be read, though it is there. */
+const DAMAGE: Readonly<Record<string, ErrorCode>> = {
+  [GENERATION_FILES.deviceState]: 'DEVICE_STATE_DAMAGED',
+  [GENERATION_FILES.pageIndex]: 'INDEX_DAMAGED',
+  [GENERATION_FILES.extentIndex]: 'INDEX_DAMAGED',
+  [GENERATION_FILES.pages]: 'EXTENT_DAMAGED',
+};
+
 /** What it means that a file of a generation cannot be opened. */
 export function openFailure(error: unknown, label: string, file: string): unknown {
   const errno = errnoOf(error);
   if (error instanceof VmckptError || errno === undefined) return error;
   if (errno === 'ENOENT' || errno === 'ENOTDIR')
-    return new VmckptError('GENERATION_INCOMPLETE', `${label} has no file "${file}"`, {
-      hint: 'it was never finished or is not a checkpoint; restore another generation',
+    return new VmckptError('FILE_MISSING', `${label} has no file "${file}"`, {
+      hint: 'it has been deleted, or this is not a checkpoint; restore another generation',
       cause: error,
     });
   if (errno === 'EACCES' || errno === 'EPERM')
     return new VmckptError('NOT_PERMITTED', `${label}/${file} may not be read by this user`, {
       cause: error,
     });
-  return damaged(label, `${file} cannot be read: ${errno}`, error);
+  return new VmckptError(DAMAGE[file] ?? 'MANIFEST_DAMAGED', `${label}/${file} cannot be read: ${errno}`, {
+    hint: 'restore another generation',
+    cause: error,
+  });
 }
 
 function damaged(label: string, message: string, cause?: unknown): VmckptError {

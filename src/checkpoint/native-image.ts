@@ -1,19 +1,20 @@
 /** A generation as the native fault path reads it, beside the CheckpointReader that has checked its headers. */
-import { closeSync, constants, openSync } from 'node:fs';
+import { closeSync } from 'node:fs';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
 import { CheckpointImage } from '../native/index.js';
+import { openRegular } from '../util/regular-file.js';
 import { errnoOf } from './files.js';
 import { GENERATION_FILES, HOT_PACK_FILE } from './format.js';
 import { generationLabel, openFailure, type Manifest } from './manifest.js';
 
-/** @throws VmckptError INDEX_DAMAGED, GENERATION_INCOMPLETE, NOT_PERMITTED */
+/** @throws VmckptError INDEX_DAMAGED, FILE_MISSING, NOT_A_FILE, NOT_PERMITTED */
 export function openNativeImage(dir: string, manifest: Manifest): CheckpointImage {
   const { pages, checksums } = manifest;
   const fds: number[] = [];
   try {
     for (const file of ['pageIndex', 'extentIndex', 'pages'] as const)
-      fds.push(openSync(path.join(dir, GENERATION_FILES[file]), 'r'));
+      fds.push(openRegular(path.join(dir, GENERATION_FILES[file])));
     const [pageIndexFd, extentIndexFd, pagesFd] = fds as [number, number, number];
     const hotPackFd = openHotPack(dir);
     if (hotPackFd !== undefined) fds.push(hotPackFd);
@@ -38,12 +39,9 @@ export function openNativeImage(dir: string, manifest: Manifest): CheckpointImag
 /** Undefined where there is none, or none to be had: it is not needed. */
 function openHotPack(dir: string): number | undefined {
   try {
-    return openSync(
-      path.join(dir, HOT_PACK_FILE),
-      constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK,
-    );
+    return openRegular(path.join(dir, HOT_PACK_FILE));
   } catch (error) {
-    if (errnoOf(error) === undefined) throw error;
+    if (!(error instanceof VmckptError) && errnoOf(error) === undefined) throw error;
     return undefined;
   }
 }

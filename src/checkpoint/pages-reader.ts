@@ -8,6 +8,7 @@ import path from 'node:path';
 import { VmckptError } from '../errors.js';
 import { PAGE_KINDS, type PageKind } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
+import { openRegular } from '../util/regular-file.js';
 import { ExtentDecoder } from './extent-codec.js';
 import { readAt } from './files.js';
 import {
@@ -58,7 +59,7 @@ export class PagesReader {
   readonly #decoder = new ExtentDecoder();
   readonly #stored: Uint8Array;
 
-  /** @throws VmckptError INDEX_DAMAGED, EXTENT_DAMAGED, FORMAT_UNSUPPORTED, GENERATION_INCOMPLETE, NOT_PERMITTED */
+  /** @throws VmckptError INDEX_DAMAGED, EXTENT_DAMAGED, FORMAT_UNSUPPORTED, FILE_MISSING, NOT_A_FILE, NOT_PERMITTED */
   constructor(dir: string, description: PagesDescription) {
     this.label = generationLabel(dir);
     this.pageCount = description.pageCount;
@@ -186,7 +187,7 @@ function openPages(dir: string, { label, fileBytes }: { label: string; fileBytes
   const file = GENERATION_FILES.pages;
   let fd: number;
   try {
-    fd = fs.openSync(path.join(dir, file), 'r');
+    fd = openRegular(path.join(dir, file));
   } catch (error) {
     throw openFailure(error, label, file);
   }

@@ -3,20 +3,22 @@
  * lying beside it, for QEMU to map. Its pages are as trustworthy as the file is unchanged, so a note beside it tells
  * what it was when it was made: a restore compares that, which costs nothing; `check` compares every byte.
  */
-import { statSync } from 'node:fs';
+import { closeSync, fstatSync } from 'node:fs';
 import { rename, rm } from 'node:fs/promises';
 import path from 'node:path';
 import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import type { RamBlock } from '../pages/layout.js';
-import { readJsonFile } from '../util/json-file.js';
+import { parseJson } from '../util/json-file.js';
+import { openRegular, readRegular } from '../util/regular-file.js';
 import { integer } from '../util/schema.js';
-import { fsyncPath, writeNewFile } from './files.js';
-import { generationLabel, type Manifest } from './manifest.js';
+import { errnoOf, fsyncPath, writeNewFile } from './files.js';
+import { generationLabel, openFailure, type Manifest } from './manifest.js';
 
 export const RAW_MEMORY_FILE = 'raw-memory';
 const NOTE_FILE = 'raw-memory.json';
 const NOTE_TEMPORARY = '.raw-memory.json.tmp';
+const MAX_NOTE_BYTES = 64 << 10;
 /** The RAM block of a machine whose memory is given by its size alone. */
 const DEFAULT_BLOCK = 'pc.ram';
 
@@ -59,15 +61,18 @@ export function mainMemoryOf({ memoryBackends, ram }: Manifest): RamBlock {
   return block;
 }
 
-/** @returns undefined when there is none, or an unfinished one. @throws VmckptError RAW_MEMORY_CHANGED */
+/** @returns undefined when there is none, or an unfinished one. @throws VmckptError RAW_MEMORY_CHANGED, NOT_PERMITTED */
 export function findRawMemory(dir: string, manifest: Manifest): RawMemory | undefined {
-  const note = readJsonFile(noteSchema, path.join(dir, NOTE_FILE));
+  const note = ifThere(dir, NOTE_FILE, (file) =>
+    parseJson(noteSchema, readRegular(file, MAX_NOTE_BYTES)?.toString()),
+  );
   if (note === undefined) return undefined;
-  const file = path.join(dir, RAW_MEMORY_FILE);
-  const found = noteOf(file, { ...note, pageIndexRoot: manifest.checksums.pageIndexRoot });
+  const { pageIndexRoot } = manifest.checksums;
+  const found = ifThere(dir, RAW_MEMORY_FILE, (file) => noteOf(file, { ...note, pageIndexRoot }));
   if (found === undefined) throw changed(dir, 'it is gone');
   const difference = differenceBetween(note, found.note);
   if (difference !== undefined) throw changed(dir, difference);
+  const file = path.join(dir, RAW_MEMORY_FILE);
   return { file, block: note.block, sizeBytes: note.sizeBytes, storedBytes: found.storedBytes };
 }
 
@@ -115,7 +120,7 @@ export async function commitRawMemory(
   await rename(temporary, file);
   const { pageIndexRoot } = manifest.checksums;
   // A rename changes the time that is noted.
-  const { note, storedBytes } = noteOf(file, { formatVersion: 1, block, sizeBytes, pageIndexRoot })!;
+  const { note, storedBytes } = noteOf(file, { formatVersion: 1, block, sizeBytes, pageIndexRoot });
   const written = path.join(dir, NOTE_TEMPORARY);
   await rm(written, { force: true });
   await writeNewFile(written, Buffer.from(`${JSON.stringify(note)}\n`));
@@ -124,22 +129,36 @@ export async function commitRawMemory(
   return { file, block, sizeBytes, storedBytes };
 }
 
-/** What a note of this file would say now; undefined when it is not there. */
+/** What `look` finds in a file of the generation; undefined when it is not there. */
+function ifThere<T>(dir: string, name: string, look: (file: string) => T): T | undefined {
+  try {
+    return look(path.join(dir, name));
+  } catch (error) {
+    if (error instanceof VmckptError && error.code === 'NOT_A_FILE') throw changed(dir, error.message);
+    if (errnoOf(error) === 'ENOENT') return undefined;
+    throw openFailure(error, generationLabel(dir), name);
+  }
+}
+
+/** What a note of this file would say now. @throws VmckptError NOT_A_FILE; system errors as they are */
 function noteOf(
   file: string,
   known: Omit<Note, 'file'>,
-): { readonly note: Note; readonly storedBytes: number } | undefined {
-  const stat = statSync(file, { bigint: true, throwIfNoEntry: false });
-  if (stat === undefined) return undefined;
-  const { ino, mtimeNs, ctimeNs, size, blocks } = stat;
-  return {
-    note: {
-      ...known,
-      sizeBytes: stat.isFile() ? Number(size) : -1,
-      file: { inode: `${ino}`, mtimeNs: `${mtimeNs}`, ctimeNs: `${ctimeNs}` },
-    },
-    storedBytes: Number(blocks) * 512,
-  };
+): { readonly note: Note; readonly storedBytes: number } {
+  const fd = openRegular(file);
+  try {
+    const { ino, mtimeNs, ctimeNs, size, blocks } = fstatSync(fd, { bigint: true });
+    return {
+      note: {
+        ...known,
+        sizeBytes: Number(size),
+        file: { inode: `${ino}`, mtimeNs: `${mtimeNs}`, ctimeNs: `${ctimeNs}` },
+      },
+      storedBytes: Number(blocks) * 512,
+    };
+  } finally {
+    closeSync(fd);
+  }
 }
 
 function differenceBetween(noted: Note, found: Note): string | undefined {

@@ -1,10 +1,10 @@
 /** Opens a generation: manifest, layout, device state and pages, each verified when it is used. */
-import { readFile, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
 import { xxh3 } from '../native/index.js';
 import type { PageSource } from '../pages/contracts.js';
 import { RamLayout } from '../pages/layout.js';
+import { readRegular } from '../util/regular-file.js';
 import { GENERATION_FILES, checksumText } from './format.js';
 import { generationLabel, openFailure, readManifest, type Manifest } from './manifest.js';
 import { PagesReader } from './pages-reader.js';
@@ -32,25 +32,25 @@ export class CheckpointReader extends PagesReader implements PageSource {
   /**
    * Reads the manifest and the tables of the two indexes, nothing that grows with the size of RAM.
    * @throws VmckptError MANIFEST_DAMAGED, INDEX_DAMAGED, EXTENT_DAMAGED (a cut file), FORMAT_UNSUPPORTED,
-   *   GENERATION_INCOMPLETE, NOT_PERMITTED
+   *   FILE_MISSING, NOT_A_FILE, NOT_PERMITTED
    */
   static async open(dir: string): Promise<CheckpointReader> {
     return new CheckpointReader(dir, readManifest(dir));
   }
 
-  /** @throws VmckptError DEVICE_STATE_DAMAGED, GENERATION_INCOMPLETE */
+  /** @throws VmckptError DEVICE_STATE_DAMAGED, FILE_MISSING, NOT_A_FILE, NOT_PERMITTED */
   async deviceState(): Promise<Buffer> {
     const file = path.join(this.#dir, GENERATION_FILES.deviceState);
     const { deviceStateBytes } = this.manifest.sizes;
-    let bytes: Buffer;
+    let bytes: Buffer | undefined;
     try {
-      // The length first: no more is read than the manifest's bound allows.
-      const { size } = await stat(file);
-      if (size !== deviceStateBytes)
-        throw this.#deviceStateDamaged(`it has ${size} bytes, ${deviceStateBytes} expected`);
-      bytes = await readFile(file);
+      bytes = readRegular(file, deviceStateBytes);
     } catch (error) {
       throw openFailure(error, this.label, GENERATION_FILES.deviceState);
+    }
+    if (bytes?.length !== deviceStateBytes) {
+      const found = bytes === undefined ? 'more' : `${bytes.length} bytes`;
+      throw this.#deviceStateDamaged(`it has ${found}, ${deviceStateBytes} expected`);
     }
     const found = checksumText(xxh3(bytes));
     const expected = this.manifest.checksums.deviceState;

@@ -8,7 +8,8 @@ import {
 } from '../checkpoint/check.js';
 import { EXIT_CODES, VmckptError } from '../errors.js';
 import { holdGeneration } from '../store/generation-use.js';
-import { Store, type LocatedGeneration } from '../store/store.js';
+import { parseReference } from '../store/reference.js';
+import { Store } from '../store/store.js';
 import { checkRawMemory } from '../transfer/raw-memory.js';
 import { formatBytes } from '../util/units.js';
 import type { Output } from './output.js';
@@ -35,12 +36,17 @@ export function checkCommand(): Command {
       const checks = [];
       for (const wanted of reference === undefined ? await allOf(store) : [reference]) {
         output.detail(`Checking ${wanted}.`);
-        checks.push(await checkOne(await store.locate(wanted), output, signal));
+        checks.push(await checkOne(store, wanted, { output, signal }).catch(finding(wanted)));
       }
       if (checks.length === 0) output.message(`No checkpoints in ${storeDir}.`);
       output.result({ checks }, checks.map(describe).join('\n'));
       if (checks.some(({ problemCount }) => problemCount > 0)) process.exitCode = EXIT_CODES.damaged;
     });
+}
+
+interface Work {
+  readonly output: Output;
+  readonly signal: AbortSignal;
 }
 
 type Check = CheckReport & { readonly name: string; readonly generation: number };
@@ -49,11 +55,8 @@ async function allOf(store: Store): Promise<string[]> {
   return (await store.list()).map(({ name, generation }) => `${name}@${generation}`);
 }
 
-async function checkOne(
-  { name, generation, dir }: LocatedGeneration,
-  output: Output,
-  signal: AbortSignal,
-): Promise<Check> {
+async function checkOne(store: Store, reference: string, { output, signal }: Work): Promise<Check> {
+  const { name, generation, dir } = await store.locate(reference);
   const use = holdGeneration(dir);
   try {
     const onProgress = (done: number, total: number) => output.progress(done, total);
@@ -61,14 +64,19 @@ async function checkOne(
     const problem = report.problemCount > 0 ? undefined : await rawMemoryProblem(dir, { onProgress, signal });
     if (problem === undefined) return { name, generation, ...report };
     return { name, generation, ...report, problems: [problem], problemCount: 1 };
-  } catch (error) {
-    // Of many, one that has no manifest is a finding like any other.
-    if (!(error instanceof VmckptError) || error.code !== 'GENERATION_INCOMPLETE') throw error;
-    const problems = [{ code: error.code, message: error.message }];
-    return { name, generation, pageCount: 0, extentCount: 0, storedBytes: 0, problems, problemCount: 1 };
   } finally {
     use.release();
   }
+}
+
+/** Of many, one that cannot be entered is a finding like any other. */
+function finding(reference: string): (error: unknown) => Check {
+  return (error) => {
+    if (!(error instanceof VmckptError) || error.kind !== 'damaged') throw error;
+    const { name, generation = 0 } = parseReference(reference);
+    const problems = [{ code: error.code, message: error.message }];
+    return { name, generation, pageCount: 0, extentCount: 0, storedBytes: 0, problems, problemCount: 1 };
+  };
 }
 
 /** Compared with a sound generation, and told like any damage. */

@@ -1,5 +1,5 @@
 /** `vmckpt show NAME[@GEN]` */
-import { statSync } from 'node:fs';
+import { lstatSync } from 'node:fs';
 import path from 'node:path';
 import { Argument, type Command } from 'commander';
 import { HOT_PACK_FILE } from '../checkpoint/format.js';
@@ -58,7 +58,7 @@ interface WorkingSetSummary {
 function describeWorkingSet(dir: string, { sizes, ram }: Manifest): WorkingSetSummary {
   const { workingSet, problem } = readWorkingSet(dir, sizes.ramBytes / ram.pageBytes);
   const { histogram, restoreCount, scores } = workingSet;
-  const hotPackBytes = statSync(path.join(dir, HOT_PACK_FILE), { throwIfNoEntry: false })?.size ?? 0;
+  const hotPackBytes = lstatSync(path.join(dir, HOT_PACK_FILE), { throwIfNoEntry: false })?.size ?? 0;
   const unitCount = histogram.memberCount;
   return { unitCount, hotPackBytes, restoreCount, restores: scores, problem: problem ?? null };
 }

@@ -5,8 +5,8 @@
  * throws NATIVE_MISSING. Everything works in worker threads, too. Descriptors returned are close-on-exec and belong to
  * the caller.
  */
-import { constants } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { closeSync } from 'node:fs';
+import { openRegular } from '../util/regular-file.js';
 import { hasAddon, helperPath, integer, loadAddon } from './addon.js';
 import type { Substitutable } from './substitutes.js';
 
@@ -185,8 +185,8 @@ export function syncFileRange(fd: number, offsetBytes: number, lengthBytes: numb
 /** Has the system read a file into its page cache. What cannot be read is left to whoever needs it. */
 export async function readAhead(file: string): Promise<void> {
   try {
-    const handle = await open(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
-    await common.readAhead(handle.fd).finally(() => handle.close());
+    const fd = openRegular(file);
+    await common.readAhead(fd).finally(() => closeSync(fd));
   } catch {
     // The one who needs it says what is wrong with it.
   }

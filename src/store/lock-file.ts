@@ -3,9 +3,10 @@
  * the holder's process id, for messages only.
  */
 import fs from 'node:fs';
-import { FILE_MODE, errnoOf } from '../checkpoint/files.js';
+import { errnoOf } from '../checkpoint/files.js';
 import { VmckptError } from '../errors.js';
 import { isFileLocked, tryLockFile } from '../native/index.js';
+import { openRegular } from '../util/regular-file.js';
 
 const MAX_PID_BYTES = 16;
 
@@ -21,9 +22,10 @@ export class LockFile {
   /**
    * Creates and locks the file; undefined when another one holds it, or when it was deleted in between and one
    * should try again. System errors are thrown as they are.
+   * @throws VmckptError NOT_A_FILE
    */
   static tryTake(path: string): LockFile | undefined {
-    const fd = fs.openSync(path, fs.constants.O_RDWR | fs.constants.O_CREAT, FILE_MODE);
+    const fd = openRegular(path, fs.constants.O_RDWR | fs.constants.O_CREAT);
     try {
       if (tryLockFile(fd) && fs.fstatSync(fd).nlink > 0) {
         const lock = new LockFile(fd, path);
@@ -42,9 +44,10 @@ export class LockFile {
   static holderOf(path: string): number | undefined {
     let fd: number;
     try {
-      fd = fs.openSync(path, 'r');
+      fd = openRegular(path);
     } catch (error) {
-      // Who may not read another user's lock cannot get in its way either.
+      // What is no file holds no lock. Who may not read another user's lock cannot get in its way either.
+      if (error instanceof VmckptError) return undefined;
       if (['ENOENT', 'ENOTDIR', 'EACCES'].includes(errnoOf(error) ?? '')) return undefined;
       throw error;
     }

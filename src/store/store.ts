@@ -4,12 +4,13 @@
  * and write nothing. Names beginning with "." inside DIR/NAME are work in progress. See docs/format.md.
  */
 import type fs from 'node:fs';
-import { mkdir, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
+import { lstat, mkdir, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { DIRECTORY_MODE, errnoOf, fsyncPath, writeFailure } from '../checkpoint/files.js';
 import { readManifest, type Manifest } from '../checkpoint/manifest.js';
 import { summarizeRawMemory, type RawMemorySummary } from '../checkpoint/raw-memory.js';
 import { VmckptError, type ErrorCode } from '../errors.js';
+import { kindOf } from '../util/regular-file.js';
 import { clearStaleUses, staleUses, usersOf } from './generation-use.js';
 import { LockFile, locked } from './lock-file.js';
 import { PendingGeneration } from './pending-generation.js';
@@ -122,7 +123,7 @@ export class Store {
   /**
    * Finds `NAME@GENERATION`, or the newest generation of `NAME`.
    * @throws VmckptError BAD_NAME, NO_CHECKPOINT, STORE_LOCKED while it is being written, GENERATION_INCOMPLETE when
-   *   its writer died, STORE_FOREIGN_OWNER, NOT_PERMITTED
+   *   its writer died, NOT_A_FILE when it is a link or no folder, STORE_FOREIGN_OWNER, NOT_PERMITTED
    */
   async locate(reference: string): Promise<LocatedGeneration> {
     const wanted = parseReference(reference);
@@ -136,6 +137,7 @@ export class Store {
       throw await this.#missing(name, generation);
     };
     await this.#requireOwn(path.dirname(dir), gone);
+    await requireNoLink(dir);
     await this.#requireOwn(dir, gone);
     return { name, generation, dir };
   }
@@ -307,6 +309,18 @@ function refuseUsed(nameDir: string, { name, generation }: { name: string; gener
   if (pid !== undefined) throw locked(`${name}@${generation} is in use`, pid);
 }
 
+/**
+ * A store and a name may lie elsewhere, behind a link; a generation may not: `rm` would leave its memory where it is.
+ * @throws VmckptError NOT_A_FILE
+ */
+async function requireNoLink(dir: string): Promise<void> {
+  const found = await lstat(dir).catch(() => undefined);
+  if (found === undefined || found.isDirectory()) return;
+  throw new VmckptError('NOT_A_FILE', `${dir} is ${kindOf(found)}, a folder expected`, {
+    hint: 'somebody has put it there: remove it by hand, or name another generation',
+  });
+}
+
 /** Not recursive, because that reports a read-only file system as a missing parent. */
 async function ensureDirectory(dir: string): Promise<void> {
   try {
@@ -322,7 +336,7 @@ async function entriesOf(dir: string): Promise<string[]> {
     return await readdir(dir);
   } catch (error) {
     const errno = errnoOf(error);
-    if (errno === 'ENOENT' || errno === 'ENOTDIR') return [];
+    if (errno === 'ENOENT' || errno === 'ENOTDIR' || errno === 'ELOOP') return [];
     throw notPermitted(error, dir);
   }
 }

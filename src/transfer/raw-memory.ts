@@ -12,6 +12,7 @@ import { VmckptError } from '../errors.js';
 import { nextData } from '../native/index.js';
 import { PAGE_KINDS } from '../pages/contracts.js';
 import { PAGE_BYTES, type PlacedRamBlock } from '../pages/layout.js';
+import { openRegular } from '../util/regular-file.js';
 import { formatBytes } from '../util/units.js';
 import { decodedSteps, type DecodedStep } from './decoded-steps.js';
 
@@ -112,7 +113,7 @@ async function writePages(file: string, opened: Opened, options: RawMemoryOption
 
 async function comparePages(file: string, opened: Opened, options: RawMemoryOptions): Promise<void> {
   const { block } = opened;
-  const fd = fs.openSync(file, 'r');
+  const fd = openRegular(file);
   const found = Buffer.alloc(PAGE_BYTES);
   let comparedPage = block.firstPage;
   const requireZerosUpTo = (page: number): void =>

@@ -23,7 +23,7 @@ export interface MachineState {
   readonly description: Uint8Array;
 }
 
-/** @throws VmckptError DEVICE_STATE_DAMAGED, GENERATION_INCOMPLETE */
+/** @throws VmckptError DEVICE_STATE_DAMAGED, FILE_MISSING, NOT_A_FILE */
 export async function readMachineState(reader: CheckpointReader): Promise<MachineState> {
   const { configuration, ramSectionId, description = '' } = reader.manifest.migration;
   return {

@@ -1,6 +1,10 @@
 /** Small state files that are replaced as a whole: a reader sees the old text or the new one, never a mixture. */
-import { readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { renameSync, writeFileSync } from 'node:fs';
 import * as v from 'valibot';
+import { readRegular } from './regular-file.js';
+
+/** Far more than any of them has. */
+const MAX_BYTES = 16 << 20;
 
 /** The sticky bit keeps systemd-tmpfiles from deleting old files in /tmp: the state of a VM that runs for weeks. */
 const MODE = 0o1600;
@@ -14,7 +18,16 @@ export function writeJsonFile(file: string, value: unknown): void {
 /** @returns undefined when the file does not exist or does not hold what fits `schema`. */
 export function readJsonFile<T>(schema: v.GenericSchema<unknown, T>, file: string): T | undefined {
   try {
-    return v.parse(schema, JSON.parse(readFileSync(file, 'utf8')));
+    return parseJson(schema, readRegular(file, MAX_BYTES)?.toString());
+  } catch {
+    return undefined;
+  }
+}
+
+/** @returns undefined when the text is none, or does not hold what fits `schema`. */
+export function parseJson<T>(schema: v.GenericSchema<unknown, T>, text: string | undefined): T | undefined {
+  try {
+    return v.parse(schema, JSON.parse(text ?? ''));
   } catch {
     return undefined;
   }

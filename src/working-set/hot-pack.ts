@@ -10,6 +10,7 @@ import { HOT_PACK_FILE } from '../checkpoint/format.js';
 import type { CheckpointReader } from '../checkpoint/reader.js';
 import { VmckptError } from '../errors.js';
 import { PAGE_KINDS } from '../pages/contracts.js';
+import { openRegular } from '../util/regular-file.js';
 import { AT, headerOf, HEADER_BYTES } from './envelope.js';
 import type { AdaptiveHistogram } from './histogram.js';
 import { planPrefetch } from './plan.js';
@@ -81,7 +82,7 @@ function fits(packed: ReadonlySet<number>, wanted: ReadonlySet<number>): boolean
 function packedExtents(file: string): Set<number> {
   let fd: number;
   try {
-    fd = fs.openSync(file, fs.constants.O_RDONLY | fs.constants.O_NOFOLLOW | fs.constants.O_NONBLOCK);
+    fd = openRegular(file);
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return new Set();
     throw error;

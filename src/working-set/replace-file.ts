@@ -6,16 +6,17 @@
 import fs from 'node:fs';
 import { rename } from 'node:fs/promises';
 import path from 'node:path';
-import { FILE_MODE, fsyncPath } from '../checkpoint/files.js';
+import { fsyncPath } from '../checkpoint/files.js';
 import { tryLockFile } from '../native/index.js';
 import { poll } from '../util/deadline.js';
+import { openRegular } from '../util/regular-file.js';
 
 const LOCK_TIMEOUT_MS = 5000;
 const LOCK_POLL_MS = 20;
 
 /**
  * `write` gets an empty file; when it returns false, `file` stays as it is.
- * @throws VmckptError TIMEOUT while somebody else writes; system errors as they are; what `write` throws
+ * @throws VmckptError TIMEOUT while somebody else writes, NOT_A_FILE; system errors as they are; what `write` throws
  */
 export async function replaceFile(file: string, write: (fd: number) => boolean): Promise<void> {
   const dir = path.dirname(file);
@@ -41,8 +42,7 @@ function lockTemporary(temporary: string): Promise<number> {
 }
 
 function tryLockTemporary(temporary: string): number | undefined {
-  const { O_RDWR, O_CREAT, O_NOFOLLOW, O_NONBLOCK } = fs.constants;
-  const fd = fs.openSync(temporary, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK, FILE_MODE);
+  const fd = openRegular(temporary, fs.constants.O_RDWR | fs.constants.O_CREAT);
   try {
     // Whoever held the lock may have renamed the file away: then this is the file itself.
     const isStillThere = (): boolean =>

@@ -33,7 +33,7 @@ const expectedCodes = [
   'INDEX_DAMAGED',
   'EXTENT_DAMAGED',
   'DEVICE_STATE_DAMAGED',
-  'GENERATION_INCOMPLETE',
+  'FILE_MISSING',
 ];
 
 async function writeGeneration(dir: string): Promise<void> {

@@ -55,19 +55,20 @@ describe('a manifest', () => {
     expect(() => readManifest(dir)).toThrow(/runState/);
   });
 
-  it('that is missing, with any other file, makes the generation an unfinished one', async () => {
-    for (const file of ['pages', 'page-index', 'extent-index', 'manifest.json']) {
+  it('that is missing, with any other file, makes the generation a damaged one', async () => {
+    for (const file of ['pages', 'page-index', 'extent-index', 'manifest.json', 'device-state']) {
       const bytes = readFileSync(path.join(dir, file));
       rmSync(path.join(dir, file));
       await expect(CheckpointReader.open(dir)).rejects.toMatchObject({
-        code: 'GENERATION_INCOMPLETE',
+        code: 'FILE_MISSING',
+        kind: 'damaged',
         message: expect.stringContaining(`"${file}"`) as string,
       });
       writeFileSync(path.join(dir, file), bytes);
     }
-    rmSync(path.join(dir, 'device-state'));
     const reader = await CheckpointReader.open(dir);
-    await expect(reader.deviceState()).rejects.toMatchObject({ code: 'GENERATION_INCOMPLETE' });
+    rmSync(path.join(dir, 'device-state'));
+    await expect(reader.deviceState()).rejects.toMatchObject({ code: 'FILE_MISSING' });
     reader.close();
   });
 

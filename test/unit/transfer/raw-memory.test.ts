@@ -91,7 +91,7 @@ describe('the raw memory file', () => {
     ['replaced by a copy', (file: string) => replaceByCopy(file), 'another file'],
     ['touched', (file: string) => fs.chmodSync(file, 0o644), 'touched'],
     ['deleted', (file: string) => fs.rmSync(file), 'gone'],
-    ['replaced by a folder', (file: string) => (fs.rmSync(file), fs.mkdirSync(file)), 'bytes'],
+    ['replaced by a folder', (file: string) => (fs.rmSync(file), fs.mkdirSync(file)), 'is a folder'],
   ])('is refused when it was %s, and made again', async (_title, change, reason) => {
     const { dir, manifest, file, expected } = await generation();
     await writeRawMemory(dir);
