@@ -112,7 +112,7 @@ async function restoreAndVerify({ mode, guest, past, vmckpt }: RestoreWork): Pro
     first: await console.nextHeartbeat(CONSOLE_TIMEOUT_MS),
   }));
   connected.catch(() => undefined); // awaited below, unless the restore fails first
-  const args = ['--mode', mode, '--qemu', guest.argv[0]!, '--trust-command-line'];
+  const args = ['--mode', mode, '--qemu', guest.argv[0]!];
   const report = await vmckpt<RestoreReport>(['restore', 'demo', ...args]);
   const { console, first } = await connected;
   const { vms } = await vmckpt<{ vms: VmSummary[] }>(['ps']);

@@ -201,6 +201,11 @@ export function decodeManifest(encoded: Buffer, label: string): Manifest {
  * @throws VmckptError MANIFEST_DAMAGED, FORMAT_UNSUPPORTED, FILE_MISSING, NOT_A_FILE, NOT_PERMITTED
  */
 export function readManifest(dir: string): Manifest {
+  return readEncodedManifest(dir).manifest;
+}
+
+/** The same, with the bytes that it was decoded from. */
+export function readEncodedManifest(dir: string): { readonly manifest: Manifest; readonly encoded: Buffer } {
   const label = generationLabel(dir);
   const file = path.join(dir, GENERATION_FILES.manifest);
   let encoded: Buffer | undefined;
@@ -213,7 +218,7 @@ export function readManifest(dir: string): Manifest {
     throw damaged(label, `it has more than the ${MAX_MANIFEST_BYTES} bytes that it may have`);
   const manifest = decodeManifest(encoded, label);
   requireFiles(dir);
-  return manifest;
+  return { manifest, encoded };
 }
 
 /** @throws VmckptError FILE_MISSING, NOT_A_FILE, NOT_PERMITTED */

@@ -52,7 +52,12 @@ export function learnCommand(): Command {
         .default(DEFAULT_SECONDS),
     )
     .addOption(option('--qemu <binary>', 'the QEMU binary to use'))
-    .addOption(option('--trust-command-line', 'allow saved options that run programs or open any file'))
+    .addOption(
+      option(
+        '--trust-command-line',
+        'run the command line of a checkpoint that is not yours: it can run programs and open files',
+      ),
+    )
     .action(async (reference: string, flags: LearnFlags, command: Command) => {
       if (!isIsolated()) {
         process.exitCode = await runIsolated();

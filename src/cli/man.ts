@@ -63,11 +63,16 @@ const VARIABLES: readonly (readonly [string, string])[] = [
   ],
   ['VMCKPT_NATIVE', '"none": do without the native addon, also where there is one.'],
   ['XDG_DATA_HOME', 'The store is the folder vmckpt in it, by default. Without it: ~/.local/share.'],
+  [
+    'XDG_STATE_HOME',
+    'The key that tells your checkpoints from others is in the folder vmckpt in it. Without it: ~/.local/state.',
+  ],
   ['NO_COLOR', 'When it is set, no colours are used.'],
 ];
 
 const FILES: readonly (readonly [string, string])[] = [
   ['STORE/NAME/GENERATION/', 'A checkpoint. Its files never change.'],
+  ['STATE_DIR/seal-key', 'The key that tells your checkpoints from others. The first save makes it.'],
   ['RUNTIME_DIR/vms/NAME/', 'A restored VM: its sockets, its state and the logs of its processes.'],
   ['RUNTIME_DIR/saves/', 'Locks of the saves at work, and what they have to put back.'],
 ];

@@ -48,7 +48,12 @@ export function restoreCommand(): Command {
     .addOption(option('--run', 'let a VM run that was saved while paused'))
     .addOption(option('--resume', 'take over the memory transfer of a VM whose serving process has died'))
     .addOption(option('--qemu <binary>', 'the QEMU binary to use'))
-    .addOption(option('--trust-command-line', 'allow saved options that run programs or open any file'));
+    .addOption(
+      option(
+        '--trust-command-line',
+        'run the command line of a checkpoint that is not yours: it can run programs and open files',
+      ),
+    );
   return withMemoryOptions(withCloneOptions(command)).action(
     async (reference: string, qemuArgs: string[], flags: RestoreFlags, command: Command) => {
       const { output, storeDir } = contextOf(command);

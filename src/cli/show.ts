@@ -3,8 +3,9 @@ import { lstatSync } from 'node:fs';
 import path from 'node:path';
 import { Argument, type Command } from 'commander';
 import { HOT_PACK_FILE } from '../checkpoint/format.js';
-import { holdsMemoryOnly, readManifest, type Manifest } from '../checkpoint/manifest.js';
+import { holdsMemoryOnly, type Manifest } from '../checkpoint/manifest.js';
 import { summarizeRawMemory, type RawMemorySummary } from '../checkpoint/raw-memory.js';
+import { readSealedManifest, type SealVerdict } from '../store/seal.js';
 import { Store } from '../store/store.js';
 import { shellQuote } from '../util/shell.js';
 import { formatBytes } from '../util/units.js';
@@ -29,16 +30,18 @@ export function showCommand(): Command {
       const { output, storeDir } = contextOf(command);
       const { dir } = await (await Store.open(storeDir, { trustForeign: true })).locate(reference);
       // What is for QEMU only, and long, is left out.
-      const manifest = readManifest(dir);
+      const { manifest, judgeSeal } = readSealedManifest(dir);
       const workingSet = describeWorkingSet(dir, manifest);
       const rawMemory = summarizeRawMemory(dir, manifest);
-      const shown = { directory: dir, ...manifest, migration: undefined, workingSet, rawMemory };
+      const seal = judgeSeal();
+      const shown = { directory: dir, ...manifest, migration: undefined, seal, workingSet, rawMemory };
       output.result(shown, describe(shown));
     });
 }
 
 type Shown = Omit<Manifest, 'migration'> & {
   readonly directory: string;
+  readonly seal: SealVerdict;
   readonly workingSet: WorkingSetSummary;
   readonly rawMemory: RawMemorySummary | null;
 };
@@ -68,12 +71,15 @@ function describeExtents({ extentCount, extentPages, level }: Shown['pages']): s
   return `${extentCount} of up to ${extentPages} pages, ${codec}`;
 }
 
+function describeStored({ nonZeroBytes, storedBytes }: Shown['sizes']): string {
+  const ratio = nonZeroBytes === 0 ? '' : `, ${share(storedBytes, nonZeroBytes)} of the data`;
+  return `${formatBytes(storedBytes)}${ratio}`;
+}
+
 function describe(shown: Shown): string {
   const { name, generation, machine, qemu, pages, sizes } = shown;
   const cpu = machine.cpuModel === undefined ? '' : `, CPU ${machine.cpuModel}`;
   const accelerator = machine.accelerator === undefined ? '' : `, ${machine.accelerator}`;
-  const ratio =
-    sizes.nonZeroBytes === 0 ? '' : `, ${share(sizes.storedBytes, sizes.nonZeroBytes)} of the data`;
   const facts: [string, string][] = [
     ['Checkpoint', `${name}@${generation}`],
     ['Created', `${formatTime(shown.created)} by vmckpt ${shown.vmckptVersion}`],
@@ -84,8 +90,9 @@ function describe(shown: Shown): string {
           ['Machine', `${machine.type}${cpu}${accelerator}`],
           ['QEMU', `${qemu.version}, ${qemu.binaryName}`],
         ] satisfies [string, string][])),
+    ['Seal', shown.seal.status === 'own' ? 'saved by this user' : shown.seal.reason],
     ['RAM', `${formatBytes(sizes.ramBytes)}, ${formatBytes(sizes.nonZeroBytes)} of it data`],
-    ['Stored', `${formatBytes(sizes.storedBytes)}${ratio}`],
+    ['Stored', describeStored(sizes)],
     [
       'Pages',
       `${pages.dataPageCount} data, ${pages.fillPageCount} repeated byte, ${pages.zeroPageCount} zero, ${pages.absentPageCount} absent`,

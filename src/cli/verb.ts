@@ -1,8 +1,8 @@
 /** What every verb has in common: global options, exit codes in its help, and one way to end. */
-import os from 'node:os';
 import path from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { EXIT_CODES, VmckptError, type ErrorKind } from '../errors.js';
+import { homeDir } from '../util/user-folders.js';
 import { Output } from './output.js';
 
 export interface GlobalOptions {
@@ -74,7 +74,7 @@ export function contextOf(command: Command): { readonly output: Output; readonly
 export function defaultStore(): string {
   const { XDG_DATA_HOME: data } = process.env;
   return path.join(
-    data !== undefined && data !== '' ? data : path.join(os.homedir(), '.local', 'share'),
+    data !== undefined && data !== '' ? data : path.join(homeDir(), '.local', 'share'),
     'vmckpt',
   );
 }

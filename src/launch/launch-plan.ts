@@ -11,6 +11,7 @@ import type { Moved } from '../qemu/relocation.js';
 import { rewriteForRestore } from '../qemu/restore-command-line.js';
 import { untrustedOptions } from '../qemu/trust.js';
 import { findQemuBinary } from '../qemu/launch.js';
+import type { SealVerdict } from '../store/seal.js';
 import { aftercareNotes, type Aftercare } from './aftercare.js';
 
 export interface LaunchWishes {
@@ -30,6 +31,8 @@ export interface LaunchFolder {
 
 export interface LaunchSubject {
   readonly manifest: Manifest;
+  /** Whether the manifest is what vmckpt saved for this user. */
+  readonly judgeSeal: () => SealVerdict;
   readonly folder: LaunchFolder;
   /** The file that main memory is to be a mapping of. */
   readonly memory?: MappedMemory | undefined;
@@ -54,7 +57,7 @@ export interface LaunchPlan {
 
 /** @throws VmckptError COMMAND_LINE_UNTRUSTED, COMMAND_LINE_UNSUPPORTED, MAP_REFUSED, DISKS_WRITABLE, COLLISION, QEMU_NOT_FOUND */
 export async function planLaunch(
-  { manifest, folder, memory }: LaunchSubject,
+  { manifest, judgeSeal, folder, memory }: LaunchSubject,
   wishes: LaunchWishes,
 ): Promise<LaunchPlan> {
   const argv = withoutMappedMemory(wishes.qemuArgs ?? manifest.commandLine);
@@ -74,12 +77,9 @@ export async function planLaunch(
     machineType: manifest.machine.type,
   });
   const { identity = 'original' } = wishes;
-  const isTrial = identity === 'trial';
-  const isTrusted = wishes.qemuArgs !== undefined || wishes.trustCommandLine;
-  if (!isTrusted && !isTrial) refuseUntrusted(argv);
   const own = await giveIdentity(rewritten.args, { identity, directory: folder.directory });
-  // What is the trial's own is harmless.
-  if (!isTrusted && isTrial) refuseUntrusted(own.args);
+  const isTrusted = wishes.qemuArgs !== undefined || wishes.trustCommandLine;
+  if (!isTrusted) refuseUntrusted(own.args, { manifest, judgeSeal, folder });
   const agentSocket = agentSocketOf(own.args);
   const cwd = (wishes.qemuArgs === undefined ? manifest.workingDirectory : undefined) ?? process.cwd();
   const aftercare = {
@@ -97,7 +97,7 @@ export async function planLaunch(
     qmpSocket: ownPath(rewritten.userQmpSocket ?? folder.file('qmp.sock')),
     consoleSocket: rewritten.consoleSocket,
     moved: own.moved,
-    needsOwnFolder: own.moved.length > 0 || isTrial,
+    needsOwnFolder: own.moved.length > 0 || identity === 'trial',
     aftercare,
     notes: [
       ...rewritten.notes,
@@ -118,11 +118,22 @@ function transferMonitor(folder: LaunchFolder): readonly string[] {
   ];
 }
 
-function refuseUntrusted(argv: readonly string[]): void {
-  const found = untrustedOptions(argv);
+/** Of what will really be run. Memory that we map ourselves, and sockets in the VM's own folder, are harmless. */
+function refuseUntrusted(
+  args: readonly string[],
+  { manifest, judgeSeal, folder }: Pick<LaunchSubject, 'manifest' | 'judgeSeal' | 'folder'>,
+): void {
+  const found = untrustedOptions(withoutMappedMemory(args), folder.directory);
   if (found.length === 0) return;
+  const verdict = judgeSeal();
+  if (verdict.status === 'own') return;
   const list = found.map(({ option, reason }) => `${option} (${reason})`).join('; ');
-  throw new VmckptError('COMMAND_LINE_UNTRUSTED', `the saved command line is not harmless: ${list}`, {
-    hint: 'If the checkpoint comes from you: --trust-command-line. Or give a command line of your own: -- QEMU ARGS…',
-  });
+  throw new VmckptError(
+    'COMMAND_LINE_UNTRUSTED',
+    `${manifest.name}@${manifest.generation} is not known to be saved by this user: ${verdict.reason}. ` +
+      `Its command line is not harmless: ${list}`,
+    {
+      hint: 'If you trust whoever made it, pass --trust-command-line. Otherwise give a command line of your own: vmckpt restore NAME -- QEMU ARGS…',
+    },
+  );
 }

@@ -11,6 +11,7 @@ import path from 'node:path';
 import { EXIT_CODES, VmckptError } from '../errors.js';
 import { stopVm } from '../restore/stop.js';
 import { listVmFolders } from '../restore/vm-record.js';
+import { homeDir, stateDir } from '../util/user-folders.js';
 
 /** Set inside. */
 const INSIDE_VARIABLE = 'VMCKPT_ISOLATED';
@@ -36,7 +37,14 @@ export async function runIsolated(): Promise<number> {
     const script = `${LOOPBACK_UP.join(' ')} && exec "$@"`;
     const inside = spawn('unshare', [...enter, 'sh', '-c', script, 'sh', ...command], {
       stdio: ['ignore', 'inherit', 'inherit'],
-      env: { ...process.env, [INSIDE_VARIABLE]: '1', VMCKPT_RUNTIME_DIR: runtimeDir },
+      env: {
+        ...process.env,
+        [INSIDE_VARIABLE]: '1',
+        VMCKPT_RUNTIME_DIR: runtimeDir,
+        // Inside, the user database knows this user as root.
+        HOME: homeDir(),
+        XDG_STATE_HOME: path.dirname(stateDir()),
+      },
       detached: true,
     });
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => inside.kill(signal));

@@ -15,6 +15,8 @@ export const VmDescription = v.object({
   pid: integer,
   /** With `pid`, names the process for ever (see util/process-identity). */
   startTicks: integer,
+  /** It runs as the user that this process runs as, and as no other. */
+  isOwn: v.boolean(),
   binary: v.string(),
   /** Without the program's own name. */
   args: v.array(v.string()),
@@ -159,17 +161,20 @@ function pidOf(qmp: QmpClient, vcpuThread: number | undefined): number {
   }
 }
 
-function readProcess(pid: number): Pick<VmDescription, 'pid' | 'startTicks' | 'binary' | 'args' | 'cwd'> {
+function readProcess(
+  pid: number,
+): Pick<VmDescription, 'pid' | 'startTicks' | 'isOwn' | 'binary' | 'args' | 'cwd'> {
   const identity = identifyProcess(pid);
   if (identity === undefined)
     throw new VmckptError('FAILED', `QEMU's process ${pid} is not visible from here`, {
       hint: 'Run vmckpt on the host (and in the pid namespace) where QEMU runs.',
     });
   try {
+    const isOwn = runsAsThisUser(pid);
     const [binary = '', ...args] = readFileSync(`/proc/${pid}/cmdline`, 'utf8')
       .replace(/\0$/, '')
       .split('\0');
-    return { ...identity, binary, args, cwd: startFolder(pid, args) };
+    return { ...identity, isOwn, binary, args, cwd: startFolder(pid, args) };
   } catch (cause) {
     const hint = 'Run vmckpt as the user who started QEMU, or as root.';
     throw new VmckptError('NOT_PERMITTED', `no permission to read the command line of process ${pid}`, {
@@ -177,6 +182,12 @@ function readProcess(pid: number): Pick<VmDescription, 'pid' | 'startTicks' | 'b
       cause,
     });
   }
+}
+
+/** Its real, effective, saved and file system user ids (proc(5)): a process can rewrite what /proc calls its command line. */
+function runsAsThisUser(pid: number): boolean {
+  const ids = /^Uid:\s*(.*)$/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1] ?? '';
+  return ids.split('\t').every((id) => Number(id) === process.getuid?.());
 }
 
 /** A QEMU that went into the background has changed to the root folder: its environment tells where it was started. */

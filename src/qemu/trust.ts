@@ -38,7 +38,8 @@ const HARMLESS: ReadonlySet<string> = new Set(
 /** Folders where QEMU may put a listening socket. */
 const SOCKET_FOLDERS = ['/run', '/var/run', '/tmp', '/var/tmp', '/var/lib/libvirt/qemu'] as const;
 
-type Check = (option: Option) => string | undefined;
+/** @param socketFolders see socketFolders() */
+type Check = (option: Option, socketFolders: readonly string[]) => string | undefined;
 
 const CHECKS: Readonly<Record<string, Check>> = {
   machine: checkMachine,
@@ -63,17 +64,27 @@ const CHECKS: Readonly<Record<string, Check>> = {
   audio: checkAudio,
 };
 
-/** @param argv the saved command line, without the program's name. @returns an entry for each option that needs --trust-command-line. */
-export function untrustedOptions(argv: readonly string[]): UntrustedOption[] {
+/**
+ * @param argv a command line from a checkpoint, without the program's name
+ * @param ownFolder where QEMU may put any socket
+ * @returns an entry for each option that needs --trust-command-line
+ */
+export function untrustedOptions(argv: readonly string[], ownFolder?: string): UntrustedOption[] {
   const options = parseCommandLine(argv);
+  const folders = ownFolder === undefined ? socketFolders() : [ownFolder, ...socketFolders()];
   const discardsWrites = options.some(({ name }) => name === 'snapshot');
   return options.flatMap((option) => {
-    const reason = reasonAgainst(option, discardsWrites);
+    const reason = reasonAgainst(option, { discardsWrites, folders });
     return reason === undefined ? [] : [{ option: `-${option.name} ${option.value ?? ''}`.trim(), reason }];
   });
 }
 
-function reasonAgainst(option: Option, discardsWrites: boolean): string | undefined {
+interface Surroundings {
+  readonly discardsWrites: boolean;
+  readonly folders: readonly string[];
+}
+
+function reasonAgainst(option: Option, { discardsWrites, folders }: Surroundings): string | undefined {
   const { name, value = '' } = option;
   if (HARMLESS.has(name) || RUN_ONLY_OPTIONS.has(name)) return undefined;
   if (/^(hd[a-d]|fd[ab]|sd|mtdblock|pflash)$/.test(name)) {
@@ -82,7 +93,7 @@ function reasonAgainst(option: Option, discardsWrites: boolean): string | undefi
   }
   if (name === 'drive' && discardsWrites) return checkDrive({ name, value: `${value},snapshot=on` });
   const check = Object.hasOwn(CHECKS, name) ? CHECKS[name] : undefined;
-  return check === undefined ? 'is not known to be harmless' : check(option);
+  return check === undefined ? 'is not known to be harmless' : check(option, folders);
 }
 
 function checkMachine(option: Option): string | undefined {
@@ -145,7 +156,7 @@ const HARMLESS_BACKENDS: ReadonlySet<string> = new Set([
 ]);
 const FILE_KEYS: ReadonlySet<string> = new Set(['logfile', 'tls-creds', 'in', 'out', 'input-path']);
 
-function checkCharacterDevice(option: Option): string | undefined {
+function checkCharacterDevice(option: Option, socketFolders: readonly string[]): string | undefined {
   const device = characterDeviceOf(option);
   if (device === undefined) return undefined;
   const { backend, path: file, server, properties } = device;
@@ -157,14 +168,17 @@ function checkCharacterDevice(option: Option): string | undefined {
   if (file === undefined)
     return isMonitor ? "opens QEMU's monitor to the network" : 'opens a network connection';
   if (!server) return `connects to another program's socket ${file}`;
-  return isInSocketFolder(file)
+  return isBelow(file, socketFolders)
     ? undefined
     : `creates the socket ${file} outside of ${SOCKET_FOLDERS.join(', ')}`;
 }
 
-function isInSocketFolder(file: string): boolean {
+function socketFolders(): readonly string[] {
   const own = process.env['XDG_RUNTIME_DIR'];
-  const folders: readonly string[] = own === undefined ? SOCKET_FOLDERS : [...SOCKET_FOLDERS, own];
+  return own === undefined ? SOCKET_FOLDERS : [...SOCKET_FOLDERS, own];
+}
+
+function isBelow(file: string, folders: readonly string[]): boolean {
   return path.isAbsolute(file) && folders.some((folder) => path.normalize(file).startsWith(`${folder}/`));
 }
 
@@ -230,24 +244,24 @@ function checkImage(file: string): string | undefined {
   return /^[A-Za-z][A-Za-z0-9+.-]*:/.test(file) ? `${file} is more than a file name` : undefined;
 }
 
-function checkDisplay(option: Option): string | undefined {
+function checkDisplay(option: Option, socketFolders: readonly string[]): string | undefined {
   const type = propertyOf(option, 'type') ?? '';
   if (type === 'vnc' || type.startsWith('vnc='))
-    return checkVnc({ name: 'vnc', value: type.slice('vnc='.length) });
+    return checkVnc({ name: 'vnc', value: type.slice('vnc='.length) }, socketFolders);
   const vnc = propertyOf(option, 'vnc');
-  if (vnc !== undefined) return checkVnc({ name: 'vnc', value: vnc });
+  if (vnc !== undefined) return checkVnc({ name: 'vnc', value: vnc }, socketFolders);
   return ['none', 'gtk', 'sdl', 'curses'].includes(type)
     ? undefined
     : `the display ${type} is not known to be harmless`;
 }
 
-function checkVnc(option: Option): string | undefined {
+function checkVnc(option: Option, socketFolders: readonly string[]): string | undefined {
   const [listen, ...settings] = propertiesOf(option);
   if (settings.some(({ key }) => !/^(share|password|lossy|non-adaptive|power-control|to)$/.test(key)))
     return 'has settings that may reach other programs';
   const address = listen?.value ?? '';
   if (address === 'none' || /^(127\.0\.0\.1|localhost|\[?::1\]?):/.test(address)) return undefined;
-  if (address.startsWith('unix:') && isInSocketFolder(address.slice('unix:'.length))) return undefined;
+  if (address.startsWith('unix:') && isBelow(address.slice('unix:'.length), socketFolders)) return undefined;
   return "opens the guest's display to the network";
 }
 

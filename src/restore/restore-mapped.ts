@@ -17,6 +17,7 @@ import { requireCompatible } from '../qemu/compatibility.js';
 import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
 import { opensMemoryReadOnly, type MappedMemory } from '../qemu/mapped-memory.js';
 import { holdGeneration, type GenerationUse } from '../store/generation-use.js';
+import type { SealVerdict } from '../store/seal.js';
 import type { LocatedGeneration } from '../store/store.js';
 import { readMachineState, sendWholeMachine } from '../transfer/whole-machine.js';
 import { nowMs } from '../timeline/clock.js';
@@ -34,6 +35,7 @@ export interface MappedRestore {
   readonly options: RestoreOptions;
   readonly located: LocatedGeneration;
   readonly manifest: Manifest;
+  readonly judgeSeal: () => SealVerdict;
   /** Claimed, and removed when this fails before the VM runs. */
   readonly folder: VmFolder;
   readonly verbStartMs: number;
@@ -50,14 +52,14 @@ interface Attempt extends MappedRestore {
 
 /** @throws VmckptError NO_RAW_MEMORY, RAW_MEMORY_CHANGED, MAP_REFUSED, and as restore() */
 export async function restoreMapped(subject: MappedRestore): Promise<RestoreReport> {
-  const { options, located, manifest, folder, verbStartMs } = subject;
+  const { options, located, manifest, judgeSeal, folder, verbStartMs } = subject;
   let use: GenerationUse | undefined;
   let reader: CheckpointReader | undefined;
   try {
     use = holdGeneration(located.dir);
     reader = await CheckpointReader.open(located.dir);
     const memory = memoryToMap(located.dir, manifest);
-    const plan = await planLaunch({ manifest, folder, memory }, options);
+    const plan = await planLaunch({ manifest, judgeSeal, folder, memory }, options);
     if (plan.needsOwnFolder) folder.createOwn();
     for (const note of plan.notes) options.onMessage(note);
     const { identity = 'original' } = options;

@@ -2,7 +2,7 @@
  * The story of a restore: find the checkpoint, start QEMU and the transfer process side by side, let the VM run,
  * fill its memory. Until the VM runs a failure leaves nothing behind; from then on the VM is left alone.
  */
-import { readManifest, requireMachine, type Manifest } from '../checkpoint/manifest.js';
+import { requireMachine, type Manifest } from '../checkpoint/manifest.js';
 import { isolate } from '../launch/aftercare.js';
 import { planLaunch, type LaunchPlan, type LaunchWishes } from '../launch/launch-plan.js';
 import { refuseCollisions } from '../qemu/collisions.js';
@@ -10,6 +10,7 @@ import { requireCompatible } from '../qemu/compatibility.js';
 import { refuseOnDemand } from '../qemu/on-demand.js';
 import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
 import { requireName } from '../store/reference.js';
+import { readSealedManifest } from '../store/seal.js';
 import { Store } from '../store/store.js';
 import { nowMs } from '../timeline/clock.js';
 import { withDeadline } from '../util/deadline.js';
@@ -83,20 +84,21 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
   const store = await Store.open(options.storeDir, { trustForeign: options.trustCommandLine });
   const located = await store.locate(options.reference);
   const { name, dir } = located;
-  const manifest = readManifest(dir);
+  const { manifest, judgeSeal } = readSealedManifest(dir);
   requireMachine(manifest);
   const { vmName = name, identity = 'original' } = options;
   requireName(vmName);
   if (await endAbandoned(vmName))
     options.onMessage('An earlier restore died before its VM ran: what it had left is cleared away.');
   const folder = claimFolder(vmName);
-  if (options.mode === 'map') return restoreMapped({ options, located, manifest, folder, verbStartMs });
+  if (options.mode === 'map')
+    return restoreMapped({ options, located, manifest, judgeSeal, folder, verbStartMs });
   // First of all: it opens the checkpoint while everything else is prepared.
   const wishes = options.mode === 'prefetch' ? options.prefetch : undefined;
   const guardian = startGuardian({ folder, generationDir: dir, wishes });
   readGenerationAhead(dir, options.mode);
   try {
-    const plan = await planLaunch({ manifest, folder }, options);
+    const plan = await planLaunch({ manifest, judgeSeal, folder }, options);
     if (plan.needsOwnFolder) folder.createOwn();
     for (const note of plan.notes) options.onMessage(note);
     if (options.mode !== 'eager') refuseOnDemand(plan.args, plan.cwd);

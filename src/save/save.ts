@@ -27,6 +27,7 @@ import { connectToVm, giveBack, putRight } from './putting-right.js';
 import { readStream } from './read-stream.js';
 import { Receiver } from './receiver.js';
 import { refuseUnsafe } from './refusals.js';
+import { sealGeneration } from './seal-generation.js';
 import { teachWorkingSet } from './teach.js';
 import { VmJournal, type JournalNote } from './vm-journal.js';
 
@@ -126,6 +127,8 @@ async function saveInto(
     const parts = manifestParts({ vm, method, name: options.name, generation: pending.generation, stream });
     const manifest = await writer.finish(parts, stream.deviceState);
     const { dir, formerDir } = pending;
+    const unsealed = await sealGeneration(dir, { manifest, vm });
+    if (unsealed !== undefined) options.onMessage(unsealed);
     const problem = await teachWorkingSet({ dir, formerDir, dirtyPages: dirty.pages });
     if (problem !== undefined) options.onMessage(`Restores begin without a prediction: ${problem}.`);
     if (options.layout === 'raw') await writeRawMemory(pending.dir, { signal: options.signal });

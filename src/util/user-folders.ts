@@ -1,0 +1,33 @@
+/**
+ * The user's home, and the folder for what vmckpt keeps of this user beyond a boot. Programs without a session (cron,
+ * systemd, `env -i`) find the same folders as a shell does.
+ */
+import { statSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+
+/** `$HOME`, or where that is unset what the user database says; `/` for a user whom it does not know. */
+export function homeDir(): string {
+  const home = process.env['HOME'] ?? '';
+  return path.isAbsolute(home) ? home : (registeredHome() ?? '/');
+}
+
+/**
+ * `$XDG_STATE_HOME/vmckpt`, else `~/.local/state/vmckpt`. A home that belongs to another user is not this user's, also when
+ * `$HOME` names it, as after `sudo -E`. The folder may be missing.
+ */
+export function stateDir(): string {
+  const state = process.env['XDG_STATE_HOME'] ?? '';
+  if (path.isAbsolute(state)) return path.join(state, 'vmckpt');
+  const home = homeDir();
+  const isOwn = statSync(home, { throwIfNoEntry: false })?.uid === process.getuid?.();
+  return path.join(isOwn ? home : (registeredHome() ?? home), '.local', 'state', 'vmckpt');
+}
+
+function registeredHome(): string | undefined {
+  try {
+    return os.userInfo().homedir;
+  } catch {
+    return undefined; // a container may run as a user without an entry
+  }
+}

@@ -1,0 +1,201 @@
+/** What vmckpt saved for a user restores without a word of trust, and nothing else does; on tiny real QEMUs. */
+import { spawn } from 'node:child_process';
+import { chownSync, cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { afterAll, describe, expect, it, onTestFinished } from 'vitest';
+import { encodeManifest, readManifest } from '../../src/checkpoint/manifest.js';
+import { freePort } from '../../src/bench/workloads.js';
+import { cliSuite, isRoot } from '../support/cli.js';
+import type { CliResult } from '../support/command.js';
+import { killAndWait, killAtExit, killProcessesOf } from '../support/processes.js';
+import { connectWhenReady, QEMU, TINY } from './qemu-helper.js';
+
+const { directory, storeDir, runtimeDir, run } = cliSuite();
+/** The VM's, and its user's home. */
+const folder = path.join(directory, 'home');
+const env = { XDG_STATE_HOME: path.join(directory, 'state') };
+let count = 0;
+
+mkdirSync(folder);
+afterAll(() => killProcessesOf(runtimeDir));
+
+interface Vm {
+  readonly name: string;
+  readonly pid: number;
+}
+
+/** A QEMU that was started in the folder, as README shows it. */
+async function start(args: readonly string[], wrapper: readonly string[] = []): Promise<Vm> {
+  const name = `vm${++count}`;
+  const argv = [...wrapper, QEMU, ...TINY, '-qmp', `unix:${name}.qmp,server=on,wait=off`, ...args];
+  const pid = spawn(argv[0]!, argv.slice(1), { stdio: 'ignore', cwd: folder }).pid!;
+  killAtExit(pid);
+  await (await connectWhenReady(path.join(folder, `${name}.qmp`))).close();
+  return { name, pid };
+}
+
+function save({ name }: Vm, ...options: string[]): Promise<CliResult> {
+  return run(['save', ...options, `qmp:${path.join(folder, `${name}.qmp`)}`, name], { env });
+}
+
+/** Saves the VM and ends it. */
+async function saved(args: readonly string[], ...options: string[]): Promise<Vm> {
+  const vm = await start(args);
+  const { code, stderr } = await save(vm, '--quit', ...options);
+  expect([code, stderr]).toEqual([0, '']);
+  return vm;
+}
+
+/** And stops what has come of it when the test ends. */
+async function restore(...args: string[]): Promise<CliResult> {
+  const result = await run(['--json', 'restore', '--detach', ...args], { env });
+  const { vmName, clones = [{ vmName }] } = result.json as {
+    readonly vmName?: string;
+    readonly clones?: readonly { readonly vmName?: string }[];
+  };
+  onTestFinished(async () => {
+    for (const { vmName: started } of clones) if (started !== undefined) await run(['stop', started]);
+  });
+  return result;
+}
+
+describe('what vmckpt saved for this user needs no flag to be restored', () => {
+  it.each([
+    ['a QMP socket in its folder', []],
+    ["sockets in the user's home", ['-serial', `unix:${folder}/serial.sock,server=on,wait=off`]],
+    ['-serial file:', ['-serial', 'file:serial.log']],
+    ['-vnc on every address', ['-vnc', ':77']],
+    ['a file that QEMU writes', ['-D', 'qemu-debug.log']],
+  ])('%s', async (_what, args) => {
+    const { name } = await saved(args);
+    expect(await restore(name)).toMatchObject({ code: 0, json: { mode: 'prefetch' } });
+  });
+
+  it('QMP over TCP on loopback', async () => {
+    const { name } = await saved(['-qmp', `tcp:127.0.0.1:${await freePort()},server=on,wait=off`]);
+    expect((await restore(name)).code).toBe(0);
+  });
+
+  it('a writable disk that the user keeps', async () => {
+    writeFileSync(path.join(folder, 'disk.img'), Buffer.alloc(1 << 20));
+    const disk = ['-drive', 'file=disk.img,format=raw,if=none,id=d', '-device', 'virtio-blk-pci,drive=d'];
+    const { name } = await saved(disk, '--disks', 'external');
+    expect((await restore(name)).code).toBe(0);
+    expect((await restore('--as', `${name}-clone`, name)).code).toBe(0);
+  });
+
+  it('clones, with --as and --count, beside the VM', async () => {
+    const vm = await start(['-serial', 'file:serial.log']);
+    expect((await save(vm)).code).toBe(0);
+    expect((await restore('--as', `${vm.name}-clone`, vm.name)).code).toBe(0);
+    expect(await restore('--count', '2', vm.name)).toMatchObject({
+      code: 0,
+      json: { clones: [{ vmName: `${vm.name}.1` }, { vmName: `${vm.name}.2` }] },
+    });
+    await killAndWait(vm.pid);
+  });
+
+  it('--mode map, and learn', async () => {
+    const { name } = await saved(['-serial', 'file:serial.log'], '--layout', 'raw');
+    expect((await restore('--mode', 'map', name)).code).toBe(0);
+    await run(['stop', name]);
+    const learnt = await run(['--json', 'learn', '--runs', '1', '--seconds', '1', name], { env });
+    expect(learnt.code, learnt.stderr).toBe(0);
+  });
+
+  it('two first saves at once make one key', async () => {
+    const own = { XDG_STATE_HOME: path.join(directory, 'first') };
+    const vms = await Promise.all([start([]), start([]), start([])]);
+    const results = await Promise.all(
+      vms.map(({ name }) => run(['save', `qmp:${folder}/${name}.qmp`, name], { env: own })),
+    );
+    expect(results.map(({ code, stderr }) => [code, stderr])).toEqual(vms.map(() => [0, '']));
+    for (const { name, pid } of vms) {
+      expect((await run(['--json', 'show', name], { env: own })).json).toMatchObject({
+        seal: { status: 'own' },
+      });
+      await killAndWait(pid);
+    }
+  });
+});
+
+describe('what this user is not known to have saved is refused', () => {
+  const refused = (reason: RegExp) => ({
+    code: 12,
+    json: {
+      error: {
+        code: 'COMMAND_LINE_UNTRUSTED',
+        message: expect.stringMatching(reason) as string,
+        hint: expect.stringContaining('--trust-command-line') as string,
+      },
+    },
+  });
+
+  it('edited: with exit code 13 when the checksum tells, and 12 when it was made to fit', async () => {
+    const { name } = await saved([]);
+    const file = path.join(storeDir, name, '1/manifest.json');
+    const whole = readFileSync(file, 'utf8');
+    writeFileSync(file, whole.replace('"tcg"', '"tch"'));
+    expect(await restore(name)).toMatchObject({ code: 13, json: { error: { code: 'MANIFEST_DAMAGED' } } });
+    writeFileSync(file, whole);
+    const manifest = readManifest(path.dirname(file));
+    const edited = { ...manifest, commandLine: [...manifest.commandLine, '-name', 'other'] };
+    writeFileSync(file, encodeManifest(edited));
+    expect(await restore(name)).toMatchObject(refused(/manifest was changed after it was sealed/));
+    expect(await restore('--as', 'clone', '--trust-command-line', name)).toMatchObject({ code: 0 });
+  });
+
+  it("in another user's store, or after the key was removed; a clone only where what it runs is not harmless", async () => {
+    const { name } = await saved(['-vnc', ':77']);
+    const harmless = await saved([]);
+    const theirs = {
+      VMCKPT_STORE: path.join(directory, 'theirs'),
+      XDG_STATE_HOME: path.join(directory, 'other'),
+    };
+    cpSync(storeDir, theirs.VMCKPT_STORE, { recursive: true });
+    const restoreThere = (...args: string[]) => run(['--json', 'restore', ...args], { env: theirs });
+    expect(await restoreThere(name)).toMatchObject(refused(/has no key to verify its seal/));
+    expect(await restoreThere(harmless.name)).toMatchObject(refused(/creates the socket/));
+    expect(await restoreThere('--as', 'clone', name)).toMatchObject(refused(/opens the guest's display/));
+    expect(await restoreThere('--as', 'clone', harmless.name)).toMatchObject({ code: 0 });
+    await run(['stop', 'clone']);
+
+    const vm = await start([]);
+    await run(['save', `qmp:${folder}/${vm.name}.qmp`, 'own'], { env: theirs });
+    expect(await restoreThere(name)).toMatchObject(refused(/sealed with another key/));
+    await killAndWait(vm.pid);
+  });
+
+  it('saved where no key can be made: the save says so', async () => {
+    const vm = await start([]);
+    const unwritable = { XDG_STATE_HOME: '/proc/none' };
+    const done = await run(['save', '--quit', `qmp:${folder}/${vm.name}.qmp`, vm.name], { env: unwritable });
+    expect(done.code).toBe(0);
+    expect(done.stderr).toContain(
+      `${vm.name}@1 cannot be sealed: /proc/none/vmckpt/seal-key cannot be used: ENOENT`,
+    );
+    expect(done.stderr).toContain('Its restore will need --trust-command-line.');
+    expect(await restore(vm.name)).toMatchObject(refused(/it has no seal/));
+    expect((await restore('--trust-command-line', vm.name)).code).toBe(0);
+  });
+
+  it.skipIf(!isRoot)("root's save of another user's VM, who can change what /proc shows", async () => {
+    chownSync(folder, 1234, 1234);
+    const vm = await start([], ['setpriv', '--reuid=1234', '--regid=1234', '--clear-groups']);
+    chownSync(folder, 0, 0);
+    const done = await save(vm, '--quit');
+    expect(done.code).toBe(0);
+    expect(done.stderr).toContain('QEMU runs as another user');
+    expect(await restore(vm.name)).toMatchObject(refused(/it has no seal/));
+  });
+
+  it('imported', async () => {
+    const { name } = await saved([]);
+    const stream = path.join(directory, 'stream');
+    expect((await run(['export', name, stream])).code).toBe(0);
+    const line = [...TINY, '-serial', 'file:serial.log'];
+    expect((await run(['import', stream, 'imported', '--', ...line])).code).toBe(0);
+    expect(await restore('imported')).toMatchObject(refused(/it was imported/));
+    rmSync(stream);
+  });
+});
