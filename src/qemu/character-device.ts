@@ -31,6 +31,9 @@ export interface CharacterDevice {
   readonly path?: string | undefined;
   readonly host?: string | undefined;
   readonly port?: string | undefined;
+  /** UDP: where datagrams arrive; without a port the kernel chooses one. */
+  readonly localHost?: string | undefined;
+  readonly localPort?: string | undefined;
   /** Sockets: QEMU listens instead of connecting. */
   readonly server: boolean;
   /** Sockets: QEMU does nothing until somebody has connected. */
@@ -53,6 +56,7 @@ export function characterDeviceOf(option: Option): CharacterDevice | undefined {
 export interface Redirection {
   readonly path?: string;
   readonly port?: string;
+  readonly localport?: string;
   readonly logfile?: string;
 }
 
@@ -63,7 +67,8 @@ export function redirect(option: Option, to: Redirection): Option {
   const [, mon = '', head = '', tail = ''] = /^(mon:)?((?:[^,]|,,)*)(.*)$/s.exec(option.value!)!;
   const prefix = head.slice(0, head.indexOf(':'));
   const withPath = to.path === undefined ? head : `${prefix}:${to.path.replaceAll(',', ',,')}`;
-  const target = to.port === undefined ? withPath : `${head.slice(0, head.lastIndexOf(':'))}:${to.port}`;
+  const port = to.port ?? to.localport;
+  const target = port === undefined ? withPath : `${head.slice(0, head.lastIndexOf(':'))}:${port}`;
   const log = to.logfile?.replaceAll(',', ',,');
   const settings = log === undefined ? tail : tail.replace(/(,logfile=)(?:[^,]|,,)*/, (_, key) => key + log);
   return { name: option.name, value: `${mon}${target}${settings}` };
@@ -79,6 +84,8 @@ function fromChardev(option: Option): CharacterDevice {
     path: get('path'),
     host: get('host'),
     port: get('port'),
+    localHost: get('localaddr'),
+    localPort: get('localport'),
     withMonitor: false,
     properties,
     ...listening(properties),
@@ -100,9 +107,20 @@ function fromOlderNotation(text: string): CharacterDevice | undefined {
     const at = target.lastIndexOf(':');
     return { backend: 'socket', host: target.slice(0, at), port: target.slice(at + 1), ...base };
   }
+  if (prefix === 'udp') return { backend: 'udp', ...datagramEnds(target), ...base };
   if (prefix === 'file' || prefix === 'pipe') return { backend: prefix, path: target, ...base };
   if (first.startsWith('/dev/')) return { backend: 'serial', path: first, ...base };
   return { backend: prefix, ...base };
+}
+
+/** `[remote_host]:remote_port[@[src_ip]:src_port]` */
+function datagramEnds(target: string): Partial<CharacterDevice> {
+  const [remote = '', local] = target.split('@');
+  const at = remote.lastIndexOf(':');
+  const ends = { host: remote.slice(0, at), port: remote.slice(at + 1) };
+  if (local === undefined) return ends;
+  const colon = local.lastIndexOf(':');
+  return { ...ends, localHost: local.slice(0, colon), localPort: local.slice(colon + 1) };
 }
 
 /** Cuts at the first single comma; the tail stays as it is. */

@@ -6,7 +6,8 @@ import net from 'node:net';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
 import { isAlive, identifyProcess, type ProcessIdentity } from '../util/process-identity.js';
-import { collisionCandidates, type Claim, type HostResource } from './host-resources.js';
+import { collisionCandidates, type Claim } from './host-resources.js';
+import type { HostResource } from './host-visit.js';
 import { usesHugePages } from './memory-files.js';
 
 /** What QEMU needs beside the guest's RAM. */

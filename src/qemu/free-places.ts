@@ -5,7 +5,7 @@ import { once } from 'node:events';
 import net from 'node:net';
 import { VmckptError } from '../errors.js';
 import { canBind, vsockTaken } from './collisions.js';
-import type { PortAddress } from './relocation.js';
+import type { PortAddress } from './host-visit.js';
 
 const MAX_PORT = 0xffff;
 /** Below lie ids that people choose. */

@@ -2,6 +2,8 @@
 import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { propertyOf, type Option } from './command-line.js';
+import { touchesOf } from './host-resources.js';
+import type { Touch } from './host-visit.js';
 import type { QmpClient } from './qmp.js';
 
 export interface Network {
@@ -13,13 +15,14 @@ export interface Network {
 
 /** Those that it shares with others, who know it by its MAC address: all but QEMU's user mode, a network for each VM. */
 export function sharedNetworks(options: readonly Option[]): Network[] {
-  return options.flatMap((option) => {
-    const { name, value = '' } = option;
-    const type = ['netdev', 'nic', 'net'].includes(name) ? propertyOf(option, 'type') : undefined;
-    if (type === undefined || ['user', 'none', 'nic', 'hubport'].includes(type)) return [];
-    return [{ option: `-${name} ${value}`, id: propertyOf(option, 'id') }];
-  });
+  const isShared = (option: Option) => touchesOf(option).some((touch) => NETWORK_TOUCHES.has(touch));
+  return options.filter(isShared).map((option) => ({
+    option: `-${option.name} ${option.value ?? ''}`,
+    id: propertyOf(option, 'id'),
+  }));
 }
+
+const NETWORK_TOUCHES: ReadonlySet<Touch> = new Set(['network', 'enclosed']);
 
 const RxFilters = v.array(v.object({ name: v.string(), 'main-mac': v.string() }));
 

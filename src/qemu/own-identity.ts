@@ -5,13 +5,14 @@
  */
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
-import { characterDeviceOf } from './character-device.js';
-import { isOn, parseCommandLine, propertyOf, toArgv, type Option } from './command-line.js';
+import { parseCommandLine, toArgv, type Option } from './command-line.js';
 import { freePort, freeVsockId } from './free-places.js';
 import { agentSocketOf } from './guest-agent.js';
+import { touchesOf } from './host-resources.js';
+import type { PortAddress, Touch } from './host-visit.js';
 import { sharedNetworks } from './networks.js';
 import { discardWrites, type OwnDisks } from './own-disks.js';
-import { relocate, type Moved, type Places, type PortAddress } from './relocation.js';
+import { relocate, type Moved, type Places } from './relocation.js';
 
 /** `original`: in the place of the VM that was saved. `clone`: beside it. `trial`: beside it, in a network namespace of its own. */
 export type Identity = 'original' | 'clone' | 'trial';
@@ -92,12 +93,19 @@ interface Shared {
   readonly hint: string;
 }
 
+/** How an option may not touch the host when the VM is not alone (see the table in host-resources.ts). */
+const REFUSED: Readonly<Record<Exclude<Identity, 'original'>, readonly Touch[]>> = {
+  clone: ['single', 'unknown'],
+  trial: ['single', 'unknown', 'shared', 'network'],
+};
+
 /** What two VMs cannot have, what cannot be had twice, and what a trial would reach others by. */
 function refuseShared({ options, refused }: OwnDisks, identity: Exclude<Identity, 'original'>): void {
   const isTrial = identity === 'trial';
   const disks = refused.map((what) => ({ what: `${what} (a writable disk)`, hint: DISK_HINT }));
-  const beyond = isTrial ? partsReachingOut(options) : unknownOnNetworks(options);
-  const [first, ...others] = [...disks, ...sharedParts(options), ...beyond];
+  const parts = options.flatMap((option) => refusedPart(option, identity));
+  const unreachable = isTrial ? [] : unknownOnNetworks(options);
+  const [first, ...others] = [...disks, ...parts, ...unreachable];
   if (first === undefined) return;
   const names = [first, ...others].map(({ what }) => what).join('; ');
   throw new VmckptError(
@@ -113,50 +121,14 @@ const PART_HINT = `Give the clone a command line that does without it: ${OWN_COM
 const NETWORK_HINT =
   'Only a guest agent can change the MAC address: give the VM a virtserialport named org.qemu.guest_agent.0, and its network an id=, before it is saved. Or use -netdev user.';
 const TRIAL_HINT = 'Learn from ordinary restores instead: each one teaches.';
-/** Character devices that are something of the host's. */
-const HOST_DEVICES: ReadonlySet<string> = new Set(['pipe', 'serial', 'tty', 'parallel', 'parport']);
 
-function sharedParts(options: readonly Option[]): Shared[] {
-  return options
-    .filter((option) => {
-      const { name, value = '' } = option;
-      if (name === 'tpmdev') return true;
-      if (name === 'usbdevice') return value.startsWith('host');
-      if (name === 'device') return /^(usb-host|vfio-.*)$/.test(propertyOf(option, 'driver') ?? '');
-      if (name === 'object')
-        return propertyOf(option, 'qom-type') === 'memory-backend-file' && isOn(propertyOf(option, 'share'));
-      // Without a path it is always the same file.
-      if (name === 'audiodev')
-        return propertyOf(option, 'driver') === 'wav' && propertyOf(option, 'path') === undefined;
-      return HOST_DEVICES.has(characterDeviceOf(option)?.backend ?? '');
-    })
-    .map((option) => refusedPart(option));
-}
-
-/** Network backends that end in the network of their process. */
-const ENCLOSED_NETWORKS: ReadonlySet<string> = new Set(['user', 'socket', 'hubport', 'none', 'nic']);
-
-/** What ends neither in the network of the process nor in its folder. */
-function partsReachingOut(options: readonly Option[]): Shared[] {
-  return options
-    .filter((option) => {
-      const { name } = option;
-      const device = characterDeviceOf(option);
-      if (device !== undefined)
-        return device.backend === 'socket' && device.path !== undefined && !device.server;
-      if (['netdev', 'nic', 'net'].includes(name))
-        return !ENCLOSED_NETWORKS.has(propertyOf(option, 'type') ?? 'user');
-      if (name === 'device') return propertyOf(option, 'guest-cid') !== undefined;
-      if (name === 'fsdev' || name === 'virtfs') return !isOn(propertyOf(option, 'readonly'));
-      if (name === 'audiodev') return propertyOf(option, 'driver') !== 'wav';
-      if (name === 'display') return propertyOf(option, 'type') === 'dbus';
-      return ['usbdevice', 'plugin', 'writeconfig'].includes(name);
-    })
-    .map((option) => refusedPart(option));
-}
-
-function refusedPart({ name, value }: Option): Shared {
-  return { what: `-${name} ${value}`, hint: PART_HINT };
+function refusedPart(option: Option, identity: Exclude<Identity, 'original'>): Shared[] {
+  const touches = touchesOf(option).filter((touch) => REFUSED[identity].includes(touch));
+  if (touches.length === 0) return [];
+  const [first, ...others] = touches;
+  const reason =
+    first === 'unknown' && others.length === 0 ? ' (vmckpt does not know what of the host it takes)' : '';
+  return [{ what: `${`-${option.name} ${option.value ?? ''}`.trim()}${reason}`, hint: PART_HINT }];
 }
 
 /** The guest keeps the MAC address that it had. Where others see it, somebody in the guest has to change it. */

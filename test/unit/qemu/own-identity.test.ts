@@ -108,6 +108,12 @@ describe('a clone', () => {
     });
   });
 
+  it('says of what it does not know that it does not', async () => {
+    await expect(cloneOf('-warp', 'drive=on', '-netdev', 'vhost-vdpa,id=n,vhostdev=/dev/v')).rejects.toThrow(
+      'a clone cannot share -warp drive=on (vmckpt does not know what of the host it takes); -netdev vhost-vdpa,id=n,vhostdev=/dev/v',
+    );
+  });
+
   it('may be on a shared network when an agent can change its MAC address', async () => {
     const args = ['-netdev', 'tap,id=n,script=no', ...AGENT];
     expect((await cloneOf(...args)).args).toContain('tap,id=n,script=no');

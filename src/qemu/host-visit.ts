@@ -1,0 +1,115 @@
+/** One option of a command line on its way through the table of host resources (host-resources.ts). */
+import { characterDeviceOf } from './character-device.js';
+import { mapValues, propertyOf, type Option, type Property } from './command-line.js';
+
+/** Something that QEMU takes for itself, as far as it can be seen whether somebody has it. */
+export type HostResource =
+  | { readonly kind: 'port'; readonly protocol: 'tcp' | 'udp'; readonly host: string; readonly port: number }
+  | { readonly kind: 'socket' | 'pidfile' | 'memoryFile'; readonly path: string }
+  | { readonly kind: 'tap'; readonly interface: string }
+  | { readonly kind: 'vsock'; readonly cid: number };
+
+export interface PortAddress {
+  readonly protocol: 'tcp' | 'udp';
+  /** Without brackets; empty: all addresses. */
+  readonly host: string;
+  readonly port: number;
+  /** The lowest port that can stand there. */
+  readonly lowest: number;
+}
+
+/**
+ * How an option touches the host where it takes nothing that could be put elsewhere.
+ * `shared`: programs, folders or screens that several VMs may use at once, outside of the process's network.
+ * `network`: a network on which others know the VM by its MAC address. `enclosed`: the same, but it ends where the
+ * process's network ends. `single`: only one VM can have it. `unknown`: vmckpt cannot tell.
+ */
+export type Touch = 'shared' | 'network' | 'enclosed' | 'single' | 'unknown';
+
+/** Is told what an option takes of the host. What it returns stands there afterwards. */
+export interface HostVisitor {
+  /** A unix socket that QEMU binds. */
+  socket(path: string): string;
+  /** A file that QEMU writes. */
+  file(path: string): string;
+  /** A port that QEMU binds. @param isDisplay it is written as a VNC display */
+  port(address: PortAddress, isDisplay: boolean): number;
+  vsockId(id: number): number;
+  /** What can be taken, and is never put elsewhere. */
+  takes(resource: HostResource): void;
+  touches(touch: Touch): void;
+}
+
+/** What the rows of the table work with. */
+export class HostVisit {
+  readonly option: Option;
+  readonly #visitor: HostVisitor;
+
+  constructor(option: Option, visitor: HostVisitor) {
+    this.option = option;
+    this.#visitor = visitor;
+  }
+
+  get(key: string): string | undefined {
+    return propertyOf(this.option, key);
+  }
+
+  get characterDevice(): ReturnType<typeof characterDeviceOf> {
+    return characterDeviceOf(this.option);
+  }
+
+  touches(touch: Touch): Option {
+    this.#visitor.touches(touch);
+    return this.option;
+  }
+
+  takes(resource: HostResource): Option {
+    this.#visitor.takes(resource);
+    return this.option;
+  }
+
+  map(changes: Readonly<Record<string, (value: string) => string>>): Option {
+    return this.mapAll(({ key, value }) => changes[key]?.(value) ?? value);
+  }
+
+  mapAll(change: (property: Property) => string): Option {
+    return mapValues(this.option, change);
+  }
+
+  readonly file = (path: string): string => this.#visitor.file(path);
+  readonly socket = (path: string): string => this.#visitor.socket(path);
+  readonly vsockId = (id: string): string => String(this.#visitor.vsockId(Number(id)));
+
+  /** Port 0, and what is no number, is left to QEMU. */
+  port(host: string, text: string, protocol: 'tcp' | 'udp' = 'tcp'): string {
+    const port = Number(text);
+    if (!isPort(port)) return text;
+    return String(this.#visitor.port({ protocol, host: bare(host), port, lowest: 1 }, false));
+  }
+
+  /** `[host]:port` */
+  endpoint(address: string, protocol: 'tcp' | 'udp' = 'tcp'): string {
+    const colon = address.lastIndexOf(':');
+    const host = address.slice(0, Math.max(0, colon));
+    return `${address.slice(0, colon + 1)}${this.port(host, address.slice(colon + 1), protocol)}`;
+  }
+
+  /** `host:display`: a port above 5900. */
+  display(listen: string): string {
+    const [, host = '', display] = /^(.*):(\d+)$/.exec(listen) ?? [];
+    const port = VNC_BASE_PORT + Number(display);
+    if (display === undefined || !isPort(port)) return listen;
+    const address = { protocol: 'tcp', host: bare(host), port, lowest: VNC_BASE_PORT } as const;
+    return `${host}:${this.#visitor.port(address, true) - VNC_BASE_PORT}`;
+  }
+}
+
+export const VNC_BASE_PORT = 5900;
+
+function isPort(port: number): boolean {
+  return Number.isInteger(port) && port > 0 && port <= 0xffff;
+}
+
+function bare(host: string): string {
+  return host.replace(/^\[|\]$/g, '');
+}
