@@ -2,7 +2,9 @@
  * What speaks against saving a VM, found before anything is changed: parts that its command line does not show
  * (a restore would drop them silently), and parts whose state QEMU cannot give away.
  */
-import { type Option, parseCommandLine, propertiesOf, propertyOf } from './command-line.js';
+import { type Option, parseCommandLine, propertyOf } from './command-line.js';
+import { givenDrives, givenNodes } from './given-images.js';
+import { describePlace, isSamePlace, placeOfName, placeOfNode, type ImagePlace } from './image-reference.js';
 import type { VmDescription } from './inspect.js';
 import { isMigrating, queryMigrate, readMigrationSettings } from './migration-control.js';
 import type { QmpClient } from './qmp.js';
@@ -129,20 +131,24 @@ function devicesOfShorthands(options: readonly Option[]): number {
   ).length;
 }
 
-const DISK_OPTIONS = /^(drive|blockdev|hd[a-d]|fd[ab]|cdrom|sd|mtdblock|pflash)$/;
-
-/** A disk is accounted for when its node or its file stands in the command line. */
+/** A disk is accounted for when its data comes from where the command line says, however either spells it. */
 function changedDisks(vm: VmDescription, options: readonly Option[]): string[] {
-  const words = new Set<string>();
-  for (const option of options.filter(({ name }) => DISK_OPTIONS.test(name))) {
-    words.add(option.value ?? '');
-    for (const { value } of propertiesOf(option)) words.add(value);
-  }
+  const drives = givenDrives(options);
+  const nodes = givenNodes(options);
+  const given = (device: string, node: string): readonly (ImagePlace | undefined)[] => {
+    const named = drives.filter(({ id }) => id === device && device !== '');
+    if (named.length > 0) return named.map(({ place }) => place);
+    const stack = nodes.get(node);
+    if (stack !== undefined) return [placeOfNode(stack, nodes)];
+    return drives.filter(({ id }) => id === undefined).map(({ place }) => place);
+  };
   return vm.disks.flatMap(({ device, node, file, temporary, backingFile = '' }) => {
-    const shown = temporary ? backingFile : file;
-    // QEMU describes a stack of drivers as JSON, which no command line holds in that form.
-    if (words.has(node) || words.has(shown) || shown.startsWith('json:')) return [];
-    return [`the disk "${device || node}" has the image ${shown}, which is not the one it was started with`];
+    const shown = placeOfName(temporary ? backingFile : file);
+    if (given(device, node).some((place) => place !== undefined && isSamePlace(place, shown, vm.cwd)))
+      return [];
+    return [
+      `the disk "${device || node}" has the image ${describePlace(shown)}, which is not the one it was started with`,
+    ];
   });
 }
 
