@@ -10,6 +10,11 @@ import { Console } from './console.js';
 import { killAndWait, spawnTracked, type TrackedProcess } from './processes.js';
 import { freePort } from './workloads.js';
 
+export interface GuestPorts {
+  readonly memcached: number;
+  readonly http: number;
+}
+
 /** What fixtures/guest/build.sh makes. */
 export interface GuestFiles {
   readonly kernel: string;
@@ -37,6 +42,8 @@ export interface GuestOptions {
   readonly extraArgs?: readonly string[];
   /** More for the guest's kernel. */
   readonly kernelArgs?: string;
+  /** Of 127.0.0.1, for what the guest serves; free ones by default. */
+  readonly ports?: GuestPorts;
 }
 
 export interface Guest {
@@ -50,7 +57,7 @@ export interface Guest {
   readonly consoleLog: string;
   /** What QEMU itself said. */
   readonly qemuLog: string;
-  readonly ports: { readonly memcached: number; readonly http: number };
+  readonly ports: GuestPorts;
   readonly console: Console;
   /** Resolves when memory is filled and the workloads are up; rejects with QEMU's own words when it ends before. */
   waitReady(): Promise<void>;
@@ -75,7 +82,7 @@ export function defaultFillMb(ramMb: number): number {
 
 export async function startGuest(options: GuestOptions): Promise<Guest> {
   const { dir, ramMb = 256 } = options;
-  const ports = { memcached: await freePort(), http: await freePort() };
+  const ports = options.ports ?? { memcached: await freePort(), http: await freePort() };
   const own = {
     qmpSocket: path.join(dir, 'qmp.sock'),
     consoleSocket: path.join(dir, 'console.sock'),
@@ -141,7 +148,7 @@ function machineArgs(options: GuestOptions, ramMb: number): string[] {
   ];
 }
 
-function deviceArgs({ disk }: GuestFiles, ports: Guest['ports']): string[] {
+function deviceArgs({ disk }: GuestFiles, ports: GuestPorts): string[] {
   const forwards = [`tcp:127.0.0.1:${ports.memcached}-:11211`, `tcp:127.0.0.1:${ports.http}-:80`];
   return [
     ...['-drive', `id=disk,file=${disk},format=raw,if=none,readonly=on`],

@@ -10,7 +10,6 @@ import {
 } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { freePort } from '../../src/bench/workloads.js';
 import { materialize } from '../../src/interchange/materialize.js';
 import { QmpClient } from '../../src/qemu/qmp.js';
 import { listVms } from '../../src/restore/list-vms.js';
@@ -28,6 +27,7 @@ import type { Heartbeat } from '../support/console.js';
 import { pidsOf } from '../support/faults.js';
 import { startGuest, type Guest } from '../support/guest.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
+import { freePort } from '../support/workloads.js';
 
 const WHOLE = { memory: true, disk: true, tmpfs: true, counter: true };
 

@@ -1,10 +1,11 @@
 /** Boots the test guest from where fixtures/guest/build.sh has left it, in one of the QEMUs that there are to test with. */
 import * as bench from '../../src/bench/guest.js';
 import { guestFile, qemuBinary, type QemuChoice } from './cache.js';
+import { freePort } from './workloads.js';
 
 export type { Guest } from '../../src/bench/guest.js';
 
-export interface GuestOptions extends Omit<bench.GuestOptions, 'binary' | 'files'> {
+export interface GuestOptions extends Omit<bench.GuestOptions, 'binary' | 'files' | 'ports'> {
   /** Which QEMU, or the path of one; the distribution's own by default. */
   readonly qemu?: QemuChoice | (string & {});
 }
@@ -18,5 +19,6 @@ export async function startGuest({ qemu = 'system', ...options }: GuestOptions):
       initrd: guestFile('initramfs.cpio'),
       disk: guestFile('disk.img'),
     },
+    ports: { memcached: await freePort(), http: await freePort() },
   });
 }
