@@ -9,7 +9,7 @@ import { parseArgs } from 'node:util';
 import type { SaveReport } from '../src/save/save.js';
 import { QmpClient } from '../src/qemu/qmp.js';
 import { formatBytes, formatMs } from '../src/util/units.js';
-import { startGuest, type Guest } from '../test/support/guest.js';
+import { bootGuest, type Guest } from '../test/support/guest.js';
 import { demonstrate, runScript, say, type DemoReport } from './demonstration.js';
 import { defaultFillMb } from '../src/bench/guest.js';
 import { stockSave } from '../src/bench/stock.js';
@@ -71,7 +71,7 @@ async function compareSaves(
 ): Promise<Comparison[]> {
   const dir = freshFolder(workplace, `save-${ramMb}`);
   say(`${ramMb} MiB: booting a guest to save`);
-  const guest = await startGuest({ dir, qemu, ramMb, fillMb: defaultFillMb(ramMb) });
+  const guest = await bootGuest({ dir, qemu, ramMb, fillMb: defaultFillMb(ramMb) });
   await guest.waitReady();
   const stock = { live: [] as number[], stopped: [] as number[] };
   const ours = { live: [] as SaveReport[], stopped: [] as SaveReport[] };

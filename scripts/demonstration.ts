@@ -10,7 +10,7 @@ import type { SaveReport } from '../src/save/save.js';
 import { QmpClient } from '../src/qemu/qmp.js';
 import { roundMs } from '../src/timeline/clock.js';
 import { Console, type Heartbeat } from '../test/support/console.js';
-import { startGuest, type Guest } from '../test/support/guest.js';
+import { bootGuest, type Guest } from '../test/support/guest.js';
 import { killAndWait } from '../test/support/processes.js';
 import { countWrongValues, httpFileIntact, loadMemcached } from '../test/support/workloads.js';
 import type { Accelerator } from '../src/bench/guest.js';
@@ -56,7 +56,7 @@ export async function demonstrate(options: DemoOptions, workplace: Workplace): P
   const { ramMb, fillMb, qemu, accel, rounds } = options;
   say(`booting a Linux guest with ${ramMb} MiB of RAM, ${fillMb} MB of it filled with data (${accel})`);
   await settleHost(ramMb * 2 ** 20);
-  const guest = await startGuest({ dir, qemu, accel, ramMb, fillMb });
+  const guest = await bootGuest({ dir, qemu, accel, ramMb, fillMb });
   await guest.waitReady();
   const values = { port: guest.ports.memcached, ...MEMCACHED_LOAD };
   await loadMemcached(values);

@@ -6,7 +6,7 @@ import { mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
-import { startGuest } from '../test/support/guest.js';
+import { bootGuest } from '../test/support/guest.js';
 import { waitUntilGone } from '../test/support/processes.js';
 
 const USAGE =
@@ -28,7 +28,7 @@ async function main(): Promise<void> {
   process.on('SIGINT', () => process.exit());
   process.on('SIGTERM', () => process.exit());
 
-  const guest = await startGuest({
+  const guest = await bootGuest({
     dir,
     qemu: values.qemu,
     machine: values.machine,

@@ -9,7 +9,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { PACKAGE_ROOT } from '../src/util/package-paths.js';
-import { startGuest } from '../test/support/guest.js';
+import { bootGuest } from '../test/support/guest.js';
 import { say } from './demonstration.js';
 import { openWorkplace } from './workplace.js';
 
@@ -30,7 +30,7 @@ async function main(): Promise<void> {
   mkdirSync(vmDir);
   process.chdir(vmDir);
   const qmp = ['-qmp', 'unix:web.qmp,server=on,wait=off'];
-  const guest = await startGuest({ dir, ...GUEST, extraArgs: qmp });
+  const guest = await bootGuest({ dir, ...GUEST, extraArgs: qmp });
   await guest.waitReady();
 
   for (const block of readBlocks(readFileSync(README, 'utf8'))) {

@@ -16,7 +16,7 @@ import { encodeTrace } from '../src/working-set/codec.js';
 import { readWorkingSet } from '../src/working-set/file.js';
 import { installUnits } from '../src/working-set/units.js';
 import { restoreGuest, saveGuest } from '../test/support/checkpointing.js';
-import { startGuest, type Guest } from '../test/support/guest.js';
+import { bootGuest, type Guest } from '../test/support/guest.js';
 import { openWorkplace, settleHost } from './workplace.js';
 
 const USAGE = `usage: scripts/record-traces.sh [--runs N] [--qemu system|10|PATH] [--out DIR]`;
@@ -54,7 +54,7 @@ async function main(): Promise<void> {
   if (values.help) return console.log(USAGE);
   const { qemu, out } = values;
   const { dir, storeDir } = openWorkplace();
-  const guest = await startGuest({ dir, qemu, ramMb: RAM_MIB });
+  const guest = await bootGuest({ dir, qemu, ramMb: RAM_MIB });
   await guest.waitReady();
   await loadMemcached({ port: guest.ports.memcached, ...VALUES });
   await guest.console.idle();

@@ -44,11 +44,13 @@ export interface GuestOptions {
   readonly kernelArgs?: string;
   /** Of 127.0.0.1, for what the guest serves; free ones by default. */
   readonly ports?: GuestPorts;
+  /** QEMU boots nothing and waits for a migration, which the caller sees to; the guest is ready at its first heartbeat. */
+  readonly incoming?: boolean;
 }
 
 export interface Guest {
   readonly pid: number;
-  /** The whole command line, the binary first. */
+  /** The whole command line, the binary first, without what only makes it wait for a migration. */
   readonly argv: readonly string[];
   readonly ramBytes: number;
   readonly qmpSocket: string;
@@ -81,7 +83,7 @@ export function defaultFillMb(ramMb: number): number {
 }
 
 export async function startGuest(options: GuestOptions): Promise<Guest> {
-  const { dir, ramMb = 256 } = options;
+  const { dir, ramMb = 256, incoming = false } = options;
   const ports = options.ports ?? { memcached: await freePort(), http: await freePort() };
   const own = {
     qmpSocket: path.join(dir, 'qmp.sock'),
@@ -101,10 +103,11 @@ export async function startGuest(options: GuestOptions): Promise<Guest> {
     ...['-serial', 'chardev:console'],
     ...(options.extraArgs ?? []),
   ];
-  const qemu = spawnTracked(argv, own.qemuLog);
+  const qemu = spawnTracked([...argv, ...(incoming ? ['-incoming', 'defer'] : [])], own.qemuLog);
   const ended = rejectWhenEnded(qemu, own.qemuLog);
   const console = await Promise.race([Console.connect(own.consoleSocket), ended]);
-  const ready = console.waitFor(/^GUEST READY /, READY_TIMEOUT_MS).catch(async (error: unknown) => {
+  const isReady = incoming ? /^HB / : /^GUEST READY /;
+  const ready = console.waitFor(isReady, READY_TIMEOUT_MS).catch(async (error: unknown) => {
     await Promise.race([ended, sleep(REAP_MS)]);
     throw error;
   });

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { QmpClient } from '../../src/qemu/qmp.js';
 import { Console } from '../support/console.js';
 import { GuestMemory } from '../support/guest-memory.js';
-import { startGuest, type Guest } from '../support/guest.js';
+import { bootGuest, type Guest } from '../support/guest.js';
 import { isAlive } from '../support/processes.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import { countWrongValues, httpFileIntact, loadMemcached } from '../support/workloads.js';
@@ -12,7 +12,7 @@ describeOnEachQemu('the test guest', (qemu) => {
   let guest: Guest;
 
   beforeAll(async () => {
-    guest = await startGuest({ dir, qemu });
+    guest = await bootGuest({ dir, qemu });
     await guest.waitReady();
   });
   afterAll(async () => guest.stop());
@@ -127,7 +127,7 @@ describe('the harness', () => {
     ['two NUMA memory backends', { numaNodes: 2 }],
     ['more than 4 GiB', { ramMb: 5120, fillMb: 64 }],
   ] as const)('boots a guest with %s', async (_title, options) => {
-    const guest = await startGuest({ dir, fillMb: 64, ...options });
+    const guest = await bootGuest({ dir, fillMb: 64, ...options });
     await guest.waitReady();
     expect(await guest.console.verify()).toMatchObject({ ok: true });
     await guest.stop();
@@ -136,7 +136,7 @@ describe('the harness', () => {
 
   it("reports QEMU's own words when it refuses its command line", async () => {
     const boot = async (): Promise<void> =>
-      (await startGuest({ dir, extraArgs: ['-device', 'no-such-device'] })).waitReady();
+      (await bootGuest({ dir, extraArgs: ['-device', 'no-such-device'] })).waitReady();
     await expect(boot()).rejects.toThrow(/no-such-device/);
   });
 });

@@ -1,17 +1,29 @@
-/** Boots the test guest from where fixtures/guest/build.sh has left it, in one of the QEMUs that there are to test with. */
+/** The test guest from where fixtures/guest/build.sh has left it, in one of the QEMUs that there are to test with. */
 import * as bench from '../../src/bench/guest.js';
 import { guestFile, qemuBinary, type QemuChoice } from './cache.js';
+import { startReadyGuest } from './ready-guest.js';
 import { freePort } from './workloads.js';
 
 export type { Guest } from '../../src/bench/guest.js';
 
-export interface GuestOptions extends Omit<bench.GuestOptions, 'binary' | 'files' | 'ports'> {
+export interface GuestOptions extends Omit<bench.GuestOptions, 'binary' | 'files' | 'ports' | 'incoming'> {
   /** Which QEMU, or the path of one; the distribution's own by default. */
   readonly qemu?: QemuChoice | (string & {});
 }
 
-export async function startGuest({ qemu = 'system', ...options }: GuestOptions): Promise<bench.Guest> {
-  return bench.startGuest({
+const ORDINARY = ['dir', 'qemu', 'ramMb', 'fillMb'];
+
+/** A guest for tests. The kinds that many of them want are not booted each time: ready-guest.ts. */
+export async function startGuest(options: GuestOptions): Promise<bench.Guest> {
+  return isOrdinary(options) ? startReadyGuest(await complete(options)) : bootGuest(options);
+}
+
+export async function bootGuest(options: GuestOptions): Promise<bench.Guest> {
+  return bench.startGuest(await complete(options));
+}
+
+async function complete({ qemu = 'system', ...options }: GuestOptions): Promise<bench.GuestOptions> {
+  return {
     ...options,
     binary: qemuBinary(qemu),
     files: {
@@ -20,5 +32,10 @@ export async function startGuest({ qemu = 'system', ...options }: GuestOptions):
       disk: guestFile('disk.img'),
     },
     ports: { memcached: await freePort(), http: await freePort() },
-  });
+  };
+}
+
+/** The machine of most tests, in software emulation: only memory and what it is filled with differ. */
+function isOrdinary(options: GuestOptions): boolean {
+  return Object.keys(options).every((option) => ORDINARY.includes(option));
 }
