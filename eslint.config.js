@@ -57,6 +57,19 @@ export default tseslint.config(
     },
   },
   {
+    files: ['src/**/*.ts'],
+    ignores: ['src/util/rights.ts'],
+    rules: {
+      'no-restricted-syntax': [
+        'error',
+        ...['Literal[value=BE_ROOT]', 'TemplateElement[value.raw=BE_ROOT]'].map((selector) => ({
+          selector: selector.replace('BE_ROOT', '/\\b(as|be) root\\b|\\bsudo\\b/i'),
+          message: 'Advice to be root depends on who asks: see src/util/rights.ts.',
+        })),
+      ],
+    },
+  },
+  {
     files: ['test/**/*.ts', 'vitest.config.ts'],
     rules: { 'max-lines-per-function': 'off', 'max-lines': 'off', 'no-restricted-exports': 'off' },
   },

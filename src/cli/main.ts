@@ -4,6 +4,7 @@ import { CommanderError } from 'commander';
 import { VmckptError } from '../errors.js';
 import { Output, type OutputOptions } from './output.js';
 import { buildProgram } from './program.js';
+import { asOwner } from '../util/rights.js';
 
 const program = buildProgram();
 
@@ -51,7 +52,7 @@ function fromSystemError(error: unknown): VmckptError {
   const { code, message, stack } = error as NodeJS.ErrnoException;
   if (code === 'EACCES' || code === 'EPERM')
     return new VmckptError('NOT_PERMITTED', message, {
-      hint: 'Run vmckpt as the user who owns these files, or as root.',
+      hint: asOwner('the user who owns these files'),
       cause: error,
     });
   if (code === 'ENOSPC')

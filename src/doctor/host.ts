@@ -12,6 +12,7 @@ import {
   RECEIVER_PATH,
 } from '../native/index.js';
 import type { Finding } from './finding.js';
+import { asRoot } from '../util/rights.js';
 
 const CAP_SYS_PTRACE = 19n;
 
@@ -124,7 +125,7 @@ export function examineTracing(): Finding {
     meaning: 'This user cannot free a VM that a broken live save has frozen.',
     remedy:
       scope < 3
-        ? 'sudo vmckpt rescue PID, should it come to that'
+        ? `${asRoot('Run `vmckpt rescue PID`', 'CAP_SYS_PTRACE')}, should it come to that.`
         : 'set kernel.yama.ptrace_scope=1 and boot again',
   };
 }

@@ -10,6 +10,7 @@ import { findQemuBinary, launchQemu, readLogTail } from '../qemu/launch.js';
 import { applyMigrationSettings, readMigrationSettings } from '../qemu/migration-control.js';
 import type { QmpClient } from '../qemu/qmp.js';
 import type { Finding } from './finding.js';
+import { asRoot } from '../util/rights.js';
 
 const START_TIMEOUT_MS = 15_000;
 const QUIT_TIMEOUT_MS = 2_000;
@@ -123,7 +124,7 @@ async function examineNeed(need: Need, qmp: QmpClient, logPath: string): Promise
     if (!(error instanceof VmckptError) || error.code !== 'QMP_COMMAND_FAILED') throw error;
     const words = readLogTail(logPath).split('\n').at(-1) ?? '';
     const found = `${error.message}${words === '' ? '' : ` (${words})`}`;
-    const remedy = 'sysctl -w vm.unprivileged_userfaultfd=1   (or run QEMU and vmckpt as root)';
+    const remedy = `sysctl -w vm.unprivileged_userfaultfd=1   (or: ${asRoot('run QEMU and vmckpt', 'CAP_SYS_PTRACE')})`;
     return { check, title, status, found, meaning, remedy };
   }
   return { check, title, status: 'ok', found: `QEMU grants ${capability}` };

@@ -11,6 +11,7 @@ import path from 'node:path';
 import { EXIT_CODES, VmckptError } from '../errors.js';
 import { stopVm } from '../restore/stop.js';
 import { listVmFolders } from '../restore/vm-record.js';
+import { asRoot } from '../util/rights.js';
 import { homeDir, stateDir } from '../util/user-folders.js';
 
 /** Set inside. */
@@ -69,7 +70,7 @@ function requireNamespaces(enter: readonly string[]): void {
     'NOT_PERMITTED',
     `a network of its own cannot be made for the VM: ${(error?.message ?? stderr).trim()}`,
     {
-      hint: 'Be root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1); `unshare` is in Debian’s util-linux, `ip` in iproute2.',
+      hint: `${asRoot('Run vmckpt learn', 'CAP_SYS_ADMIN')}, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1). Debian has unshare in util-linux, and ip in iproute2.`,
     },
   );
 }

@@ -8,6 +8,7 @@ import { closeSync, fstatSync, readdirSync, readlinkSync } from 'node:fs';
 import { VmckptError } from '../errors.js';
 import { hasAddon, perlMayTake, perlTaking, pidfdGetfd, pidfdOpen, taken } from '../native/index.js';
 import { QmpClient } from './qmp.js';
+import { asRoot } from '../util/rights.js';
 
 const NAME = 'vmckpt-monitor';
 
@@ -45,7 +46,9 @@ export function adoptMonitor(held: HeldMonitor): QmpClient | undefined {
   throw new VmckptError(
     'NOT_PERMITTED',
     `QEMU ${held.pid} keeps the monitor connection of a process that has died, and this one may not take it`,
-    { hint: 'It takes the right to ptrace QEMU: resume as root, or with kernel.yama.ptrace_scope=0.' },
+    {
+      hint: `It takes the right to ptrace QEMU. ${asRoot('Resume', 'CAP_SYS_PTRACE')}, or with kernel.yama.ptrace_scope=0.`,
+    },
   );
 }
 

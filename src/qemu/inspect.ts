@@ -7,6 +7,7 @@ import path from 'node:path';
 import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { identifyProcess } from '../util/process-identity.js';
+import { asOwner } from '../util/rights.js';
 import { integer, record } from '../util/schema.js';
 import { parseCommandLine } from './command-line.js';
 import type { QmpClient } from './qmp.js';
@@ -176,7 +177,7 @@ function readProcess(
       .split('\0');
     return { ...identity, isOwn, binary, args, cwd: startFolder(pid, args) };
   } catch (cause) {
-    const hint = 'Run vmckpt as the user who started QEMU, or as root.';
+    const hint = asOwner('the user who started QEMU');
     throw new VmckptError('NOT_PERMITTED', `no permission to read the command line of process ${pid}`, {
       hint,
       cause,

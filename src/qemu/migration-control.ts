@@ -4,6 +4,7 @@
  */
 import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
+import { asRoot } from '../util/rights.js';
 import { record } from '../util/schema.js';
 import type { QmpClient } from './qmp.js';
 
@@ -58,7 +59,7 @@ export function withoutUserfaultfd(
       cause: error,
     });
   return new VmckptError('NOT_PERMITTED', `${what}: ${error.message}`, {
-    hint: `Run QEMU as root, or: sysctl vm.unprivileged_userfaultfd=1. Without it: ${instead}.`,
+    hint: `${asRoot('Run QEMU', 'CAP_SYS_PTRACE')}, or set vm.unprivileged_userfaultfd=1 (sysctl). Without it: ${instead}.`,
     cause: error,
   });
 }

@@ -1,4 +1,5 @@
 /** What QEMU says when it fails, and what that means: one table, matched against the end of its log. */
+import { asRoot } from '../util/rights.js';
 
 interface KnownMessage {
   readonly pattern: RegExp;
@@ -106,8 +107,7 @@ const KNOWN_MESSAGES: readonly KnownMessage[] = [
   {
     pattern:
       /userfaultfd not available|Userfault(fd)?.*(not supported|not permitted)|Postcopy is not supported/i,
-    meaning:
-      'QEMU may not use userfaultfd: run as root, or set vm.unprivileged_userfaultfd=1, or restore with --mode eager.',
+    meaning: `QEMU may not use userfaultfd. ${asRoot('Run it', 'CAP_SYS_PTRACE')}, set vm.unprivileged_userfaultfd=1 (sysctl), or restore with --mode eager.`,
   },
   {
     pattern: /error while loading state/i,

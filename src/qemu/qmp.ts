@@ -11,6 +11,7 @@ import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { peerCredentials, sendFds } from '../native/index.js';
 import { withDeadline } from '../util/deadline.js';
+import { asOwner } from '../util/rights.js';
 import { misfit, parse, record } from '../util/schema.js';
 import { descriptorOf } from '../util/socket-descriptor.js';
 import { LineSplitter } from './line-splitter.js';
@@ -344,7 +345,7 @@ async function openSocket(path: string, signal: AbortSignal | undefined): Promis
     // A full listen queue: the monitor has a client, and others wait for it already.
     if (code === 'EAGAIN') throw busy(path, undefined, cause);
     if (code === 'EACCES') {
-      const hint = 'Run vmckpt as the user who started QEMU, or as root.';
+      const hint = asOwner('the user who started QEMU');
       throw new VmckptError('NOT_PERMITTED', `no permission to connect to ${path}`, { hint, cause });
     }
     const hint = `Start QEMU with -qmp unix:${path},server=on,wait=off, or name the socket that it has.`;

@@ -46,7 +46,8 @@ async function examine(
   const usable = located.filter(({ isFresh }) => mode === 'lazy' || isFresh);
   if (usable.length === 0) return { whyNot: 'it is a file, which may not be empty' };
   const pid = qmp.peerPid();
-  if (!mayTrace(pid)) return { whyNot: 'this user may not trace QEMU (root and its parent may)' };
+  if (!mayTrace(pid))
+    return { whyNot: 'this user may not trace QEMU (it takes CAP_SYS_PTRACE, or to be its parent)' };
   return { memory: { pid, blocks: usable } };
 }
 

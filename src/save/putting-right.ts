@@ -4,6 +4,7 @@
  */
 import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
+import { asRoot } from '../util/rights.js';
 import { hasAddon, requireAddon, rescueUserfaultfd } from '../native/index.js';
 import { isWriteProtected } from '../qemu/guest-memory.js';
 import {
@@ -114,7 +115,7 @@ async function thaw(qmp: QmpClient): Promise<void> {
       'NOT_PERMITTED',
       'the failed save may have frozen the VM, and this user may not free it',
       {
-        hint: `As root: vmckpt rescue ${pid} --qmp ${qmp.path}`,
+        hint: `${asRoot(`Run \`vmckpt rescue ${pid} --qmp ${qmp.path}\``, 'CAP_SYS_PTRACE')}.`,
         cause,
       },
     );

@@ -6,6 +6,7 @@
 import { readlinkSync } from 'node:fs';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
+import { asRoot } from '../util/rights.js';
 import { requireAddon, rescueUserfaultfd, type RescueResult } from '../native/index.js';
 import { QmpClient } from '../qemu/qmp.js';
 import { isEmulatorName } from '../qemu/launch.js';
@@ -84,7 +85,7 @@ function liftProtection(pid: number): RescueResult {
 
 function notPermitted(pid: number, cause: unknown): VmckptError {
   return new VmckptError('NOT_PERMITTED', `this user may not look into process ${pid}`, {
-    hint: 'Run vmckpt rescue as root.',
+    hint: `${asRoot('Run vmckpt rescue', 'CAP_SYS_PTRACE')}.`,
     cause,
   });
 }

@@ -25,6 +25,7 @@ import { startGuest, type Guest } from '../support/guest.js';
 import { killAndWait, killProcessesOf } from '../support/processes.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import { poll } from '../../src/util/deadline.js';
+import { asRoot } from '../../src/util/rights.js';
 import { readWorkingSet } from '../../src/working-set/file.js';
 
 const WHOLE = { memory: true, disk: true, tmpfs: true, counter: true };
@@ -214,7 +215,9 @@ describeOnEachQemu('a restore', (qemu) => {
     await loseTransfer(restore);
     const resume = ['--json', '--store', storeDir, 'restore', '--resume', 'web'];
     expect((await startCli(resume, { wrapper: [denying] }).ended).code).not.toBe(0);
-    expect(readFileSync(new VmFolder('web').file('transfer.log'), 'utf8')).toContain('resume as root');
+    expect(readFileSync(new VmFolder('web').file('transfer.log'), 'utf8')).toContain(
+      asRoot('Resume', 'CAP_SYS_PTRACE'),
+    );
     expect(await startCli(resume).ended).toMatchObject({ code: 0 });
     await expectWhole();
   });
