@@ -27,6 +27,12 @@ const layerRules = LAYERS.flatMap((rooms, level) =>
         'no-restricted-imports': [
           'error',
           {
+            paths: [
+              {
+                name: 'node:readline',
+                message: 'It waits for ever for a socket that breaks: readLines() in src/util/lines.ts.',
+              },
+            ],
             patterns: [
               ...forbidden.map((other) => ({
                 group: [`**/${other}/**`],

@@ -48,7 +48,13 @@ export async function runIsolated(): Promise<number> {
       },
       detached: true,
     });
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => inside.kill(signal));
+    // A second one does not wait for what it does about the first.
+    let asked = false;
+    for (const signal of ['SIGINT', 'SIGTERM'] as const)
+      process.on(signal, () => {
+        inside.kill(asked ? 'SIGKILL' : signal);
+        asked = true;
+      });
     const [code] = (await once(inside, 'exit')) as [number | null];
     return code ?? EXIT_CODES.interrupted;
   } finally {

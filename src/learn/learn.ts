@@ -2,9 +2,10 @@
  * The story of learning on purpose: run the checkpoint in a network of its own, exercise it as its clients do, end it,
  * and again; each run teaches the next restores. Where the network comes from: isolation.ts.
  */
-import { spawn } from 'node:child_process';
+import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { errnoOf } from '../checkpoint/files.js';
 import { readManifest, requireMachine, type Manifest } from '../checkpoint/manifest.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import { restore, type RestoreReport } from '../restore/restore.js';
@@ -14,6 +15,9 @@ import { Store } from '../store/store.js';
 import { readWorkingSet } from '../working-set/file.js';
 import { DEFAULT_WISHES } from '../working-set/plan.js';
 import type { WorkingSet } from '../working-set/working-set.js';
+
+/** How long a probe gets to end when it is told to. */
+const PROBE_ENDS_MS = 2_000;
 
 export interface LearnOptions {
   readonly storeDir: string;
@@ -97,6 +101,7 @@ async function runOnce(run: number, lessons: Lessons): Promise<LearnRun> {
   const ownFolder = new VmFolder(manifest.name).ownFolder;
   let probeExitCode: number | null = null;
   let report: RestoreReport;
+  let exercised = Promise.resolve();
   const over = new AbortController();
   const signal = AbortSignal.any([options.signal, over.signal]);
   try {
@@ -113,12 +118,12 @@ async function runOnce(run: number, lessons: Lessons): Promise<LearnRun> {
       identity: 'trial',
       background: isPredicted ? 'at-once' : 'when-told',
       exactly: mode === 'exact',
-      exercise: async () => {
-        probeExitCode = await exercise({ ...options, signal }, ownFolder);
-      },
+      exercise: () =>
+        (exercised = exercise({ ...options, signal }, ownFolder).then((code) => void (probeExitCode = code))),
     });
   } finally {
     over.abort();
+    await exercised.catch(() => undefined); // why is known
     await stopVm(manifest.name).catch(() => undefined); // it may never have been started
   }
   const { demandFaults, prefetchedPages } = report;
@@ -138,7 +143,11 @@ async function exercise({ probe, seconds, signal }: LearnOptions, ownFolder: str
     env: { ...process.env, VMCKPT_LEARN_DIR: ownFolder },
     detached: true,
   });
-  const end = () => process.kill(-child.pid!, 'SIGTERM');
+  let insist: NodeJS.Timeout | undefined;
+  const end = (): void => {
+    signalGroup(child, 'SIGTERM');
+    insist = setTimeout(() => signalGroup(child, 'SIGKILL'), PROBE_ENDS_MS);
+  };
   signal.addEventListener('abort', end, { once: true });
   try {
     const [code] = (await once(child, 'exit')) as [number | null];
@@ -146,6 +155,15 @@ async function exercise({ probe, seconds, signal }: LearnOptions, ownFolder: str
     return code ?? 1;
   } finally {
     signal.removeEventListener('abort', end);
+    clearTimeout(insist);
+  }
+}
+
+function signalGroup({ pid }: ChildProcess, signal: NodeJS.Signals): void {
+  try {
+    process.kill(-pid!, signal);
+  } catch (error) {
+    if (errnoOf(error) !== 'ESRCH') throw error;
   }
 }
 

@@ -74,10 +74,16 @@ export class GuestAgent {
   /** To a question that nobody waits for any more: it would be taken for the answer to the next one. */
   #owesAnswer = false;
   #onLine: ((line: string) => void) | undefined;
+  /** Rejects when the channel has ended: nobody will answer any more. */
+  readonly #closed: Promise<never>;
 
   private constructor(socket: net.Socket) {
     this.#socket = socket.setEncoding('latin1');
-    socket.on('error', () => undefined); // then it closes, and whoever waits for an answer has a deadline
+    socket.on('error', () => undefined); // then it closes
+    this.#closed = new Promise((_resolve, reject) => {
+      socket.once('close', () => reject(new Error('the channel to the guest agent was closed')));
+    });
+    this.#closed.catch(() => undefined); // raced with every answer
     socket.on('data', (text) => this.#receive(String(text)));
   }
 
@@ -90,7 +96,8 @@ export class GuestAgent {
     const agent = new GuestAgent(socket);
     try {
       await once(socket, 'connect', signal === undefined ? {} : { signal });
-      await poll(async () => agent.#sync(), { what: 'the agent', timeoutMs, everyMs: 1, signal });
+      const synced = poll(async () => agent.#sync(), { what: 'the agent', timeoutMs, everyMs: 1, signal });
+      await Promise.race([synced, agent.#closed]);
       return agent;
     } catch (cause) {
       agent.close();
@@ -105,11 +112,7 @@ export class GuestAgent {
   /** @throws VmckptError AGENT_SILENT when no answer comes in time, AGENT_REFUSED with the agent's own words */
   async execute(command: string, args: object = {}): Promise<unknown> {
     const question = { command, args, delimiter: '' };
-    if (this.#owesAnswer)
-      await poll(async () => this.#sync(), { what: 'the agent', timeoutMs: ANSWER_TIMEOUT_MS, everyMs: 1 });
-    this.#owesAnswer = false;
-    const line = await this.#ask(question, ANSWER_TIMEOUT_MS).catch((cause: unknown) => {
-      this.#owesAnswer = true;
+    const line = await this.#askInTurn(question).catch((cause: unknown) => {
       throw new VmckptError('AGENT_SILENT', `the guest agent does not answer ${command}`, { cause });
     });
     const { return: value, error } = parse(Reply, JSON.parse(line));
@@ -166,6 +169,16 @@ export class GuestAgent {
     }
   }
 
+  /** @returns the answer, and not a late one to an earlier question */
+  async #askInTurn(question: Question): Promise<string> {
+    const sync = { what: 'the agent', timeoutMs: ANSWER_TIMEOUT_MS, everyMs: 1 };
+    if (this.#owesAnswer) await Promise.race([poll(async () => this.#sync(), sync), this.#closed]);
+    this.#owesAnswer = true;
+    const line = await this.#ask(question, ANSWER_TIMEOUT_MS);
+    this.#owesAnswer = false;
+    return line;
+  }
+
   /** @returns the next line behind the delimiter. */
   async #ask({ command, args, delimiter }: Question, timeoutMs: number): Promise<string> {
     const answer = new Promise<string>((resolve) => {
@@ -176,7 +189,10 @@ export class GuestAgent {
     });
     const text = `${JSON.stringify({ execute: command, arguments: args })}\n`;
     this.#socket.write(Buffer.concat([Buffer.from(delimiter, 'latin1'), Buffer.from(text)]));
-    return withDeadline(answer, { what: `the guest agent to answer ${command}`, timeoutMs });
+    return withDeadline(Promise.race([answer, this.#closed]), {
+      what: `the guest agent to answer ${command}`,
+      timeoutMs,
+    });
   }
 
   #receive(text: string): void {

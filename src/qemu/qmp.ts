@@ -11,10 +11,10 @@ import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { peerCredentials, sendFds } from '../native/index.js';
 import { withDeadline } from '../util/deadline.js';
+import { LineSplitter } from '../util/lines.js';
 import { asOwner } from '../util/rights.js';
 import { misfit, parse, record } from '../util/schema.js';
 import { descriptorOf } from '../util/socket-descriptor.js';
-import { LineSplitter } from './line-splitter.js';
 
 export const MAX_QMP_LINE_BYTES = 16 << 20;
 const DEFAULT_TIMEOUT_MS = 10_000;

@@ -6,12 +6,12 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import os from 'node:os';
-import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError } from '../errors.js';
 import { KEEPER_PATH } from '../native/index.js';
 import type { ProcessEnd, StartedProcess, StartOptions } from '../qemu/launch.js';
 import { withDeadline } from '../util/deadline.js';
+import { readLines } from '../util/lines.js';
 import { ownEnvironment } from '../util/own-environment.js';
 import { identifyProcess, isAlive, type ProcessIdentity } from '../util/process-identity.js';
 import { sendSignal, SIGKILL } from './end-process.js';
@@ -27,8 +27,9 @@ import {
 const START_TIMEOUT_MS = 10_000;
 /** A keeper that has not started another server by then has given up. */
 const GIVEN_UP_MS = 2_000;
+const MAX_LINE_BYTES = 4096;
 const WATCH_QEMU_EVERY_MS = 100;
-/** How long the server of a keeper that has ended gets to have said why. */
+/** How long a keeper gets to tell of an end that it has seen, and its server, when it has ended itself, to have said why. */
 const LAST_WORDS_MS = 500;
 
 export class Keeper implements Guardian {
@@ -48,14 +49,15 @@ export class Keeper implements Guardian {
     this.#control = control;
     this.transfer = new TransferClient(line, () => this.#killServer());
     this.#closed = untilClosed(control);
-    control.on('error', () => undefined); // then it closes
     child.on('error', () => {
       control.destroy();
       line.destroy();
     });
-    const lines = createInterface({ input: control });
-    lines.on('line', (text) => this.#onLine(text));
-    lines.on('error', () => undefined); // it hands on what its input has met
+    readLines(control, {
+      maxLineBytes: MAX_LINE_BYTES,
+      onLine: (text) => this.#onLine(text),
+      onEnd: () => undefined, // then it closes
+    });
   }
 
   /** Starts it, and with it the server, which opens the checkpoint while everything else is prepared. */
@@ -103,7 +105,7 @@ export class Keeper implements Guardian {
     const qemu = identifyProcess(pid);
     return {
       pid,
-      exited: Promise.race([ended, this.#died().then(() => endOf(qemu))]),
+      exited: Promise.race([ended, this.#endUntold(qemu)]),
       kill: () => qemu !== undefined && sendSignal(qemu, SIGKILL),
     };
   }
@@ -128,6 +130,14 @@ export class Keeper implements Guardian {
   async #died(): Promise<void> {
     await this.#closed;
     if (this.#released) await new Promise(() => undefined);
+  }
+
+  /** The end of a QEMU that the keeper does not tell of, because it has died or hangs: how it went nobody knows. */
+  async #endUntold(qemu: ProcessIdentity | undefined): Promise<ProcessEnd> {
+    const pause = () => sleep(WATCH_QEMU_EVERY_MS, undefined, { ref: false });
+    while (qemu !== undefined && isAlive(qemu)) await pause();
+    await sleep(LAST_WORDS_MS, undefined, { ref: false });
+    return { exitCode: null, killedBy: null };
   }
 
   #killServer(): void {
@@ -156,12 +166,6 @@ export class Keeper implements Guardian {
     this.#givenUp = setTimeout(() => this.transfer.giveUp(), GIVEN_UP_MS);
     this.#givenUp.unref();
   }
-}
-
-/** For a QEMU whose keeper is gone: how it ends nobody can tell any more. */
-async function endOf(qemu: ProcessIdentity | undefined): Promise<ProcessEnd> {
-  while (qemu !== undefined && isAlive(qemu)) await sleep(WATCH_QEMU_EVERY_MS);
-  return { exitCode: null, killedBy: null };
 }
 
 function failedToStart(step: string, errno: number): VmckptError {

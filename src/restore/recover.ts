@@ -50,7 +50,7 @@ export async function recover({
     folder,
     transfer:
       keeperLives && former !== undefined
-        ? new WatchedTransfer(folder, former)
+        ? new WatchedTransfer(folder, former, record.keeper!)
         : TransferClient.takeOver(folder, record.generationDir),
     qemuEnded: untilEnded(record.qemu),
     totalBytes: manifest.sizes.nonZeroBytes,

@@ -207,8 +207,9 @@ async function letRun(
   };
   const running = resumed();
   running.catch(() => undefined); // raced below, once the transfer is connected
-  await transfer.connect(order);
   const failed = failedWhileLoading({ qemu, transfer, logPath: folder.file('qemu.log') });
+  failed.catch(() => undefined); // raced below, too
+  await Promise.race([transfer.connect(order), failed]);
   return withDeadline(Promise.race([running, failed]), {
     what: 'the VM to run',
     timeoutMs: mode === 'eager' ? EAGER_TIMEOUT_MS : RUN_TIMEOUT_MS,

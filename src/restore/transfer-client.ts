@@ -2,15 +2,20 @@
 import { spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
 import type { Socket } from 'node:net';
-import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError, type ErrorCode } from '../errors.js';
 import { adopting } from '../qemu/held-monitor.js';
 import { withDeadline } from '../util/deadline.js';
+import { readLines } from '../util/lines.js';
 import { ownEnvironment } from '../util/own-environment.js';
 import { distFile } from '../util/package-paths.js';
 import type { PrefetchWishes } from '../working-set/plan.js';
-import { SUCCESSOR_FLAG, type TransferMessage, type TransferOrder } from './transfer-job.js';
+import {
+  MAX_MESSAGE_BYTES,
+  SUCCESSOR_FLAG,
+  type TransferMessage,
+  type TransferOrder,
+} from './transfer-job.js';
 import type { VmFolder } from './vm-record.js';
 
 const LOAD_TIMEOUT_MS = 30_000;
@@ -47,7 +52,9 @@ export class TransferClient implements ServedTransfer {
   readonly #line: Socket;
   readonly #kill: () => void;
   readonly #loaded: Promise<void>;
-  #lose!: () => void;
+  #onLoaded!: () => void;
+  #onMachineLoaded!: () => void;
+  #end!: (end: TransferEnd) => void;
   /** Resolves when the machine's state is in QEMU (its memory may not be). */
   readonly machineLoaded: Promise<void>;
   readonly ended: Promise<TransferEnd>;
@@ -59,28 +66,14 @@ export class TransferClient implements ServedTransfer {
   constructor(line: Socket, kill: () => void) {
     this.#line = line;
     this.#kill = kill;
-    line.on('error', () => undefined); // then it closes
     this.#closed = untilClosed(line);
-    const messages = createInterface({ input: line });
-    messages.on('error', () => undefined); // it hands on what its input has met
-    const said = (type: TransferMessage['type']) =>
-      new Promise<void>((resolve) => {
-        messages.on('line', (text) => parse(text).type === type && resolve());
-      });
-    this.#loaded = said('loaded');
-    this.machineLoaded = said('machine-loaded');
-    this.ended = new Promise((resolve) => {
-      this.#lose = () => resolve({ type: 'lost' });
-      messages.on('line', (text) => {
-        const message = parse(text);
-        if (message.type === 'complete') resolve(message);
-        else if (message.type === 'failed') {
-          const { code, message: reason, hint } = message;
-          resolve({ type: 'failed', error: new VmckptError(code as ErrorCode, reason, { hint }) });
-        }
-      });
-      // What it has said last is read before.
-      messages.once('close', () => resolve({ type: 'lost' }));
+    this.#loaded = new Promise((resolve) => (this.#onLoaded = resolve));
+    this.machineLoaded = new Promise((resolve) => (this.#onMachineLoaded = resolve));
+    this.ended = new Promise((resolve) => (this.#end = resolve));
+    readLines(line, {
+      maxLineBytes: MAX_MESSAGE_BYTES,
+      onLine: (text) => this.#onMessage(parse(text)),
+      onEnd: () => this.#end({ type: 'lost' }),
     });
   }
 
@@ -139,7 +132,7 @@ export class TransferClient implements ServedTransfer {
 
   /** Nobody will take over. */
   giveUp(): void {
-    this.#lose();
+    this.#end({ type: 'lost' });
   }
 
   release(): void {
@@ -148,6 +141,16 @@ export class TransferClient implements ServedTransfer {
 
   kill(): void {
     this.#kill();
+  }
+
+  #onMessage(message: TransferMessage): void {
+    if (message.type === 'loaded') this.#onLoaded();
+    else if (message.type === 'machine-loaded') this.#onMachineLoaded();
+    else if (message.type === 'complete') this.#end(message);
+    else {
+      const { code, message: reason, hint } = message;
+      this.#end({ type: 'failed', error: new VmckptError(code as ErrorCode, reason, { hint }) });
+    }
   }
 
   #word(text = ''): void {

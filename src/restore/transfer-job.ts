@@ -8,6 +8,8 @@ export const SUCCESSOR_FLAG = '--successor';
 /** The transfer process's descriptors: its line to the verb, and the one to its keeper (native/core/keeper.h). */
 export const VERB_FD = 3;
 export const KEEPER_FD = 4;
+/** Of one message. */
+export const MAX_MESSAGE_BYTES = 16 << 20;
 /** What a keeper holds for a transfer process, by slot. */
 export const HELD = { migrationSocket: 0, userfaultfd: 1, pageTable: 2 } as const;
 

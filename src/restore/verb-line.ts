@@ -3,18 +3,35 @@
  * and where the background waits for it, that it may begin. A successor has the line too, as long as the verb lives.
  */
 import { Socket } from 'node:net';
-import { createInterface } from 'node:readline';
 import { VmckptError } from '../errors.js';
+import { readLines } from '../util/lines.js';
 import { parse } from '../util/schema.js';
-import { orderSchema, VERB_FD, type TransferMessage, type TransferOrder } from './transfer-job.js';
+import {
+  MAX_MESSAGE_BYTES,
+  orderSchema,
+  VERB_FD,
+  type TransferMessage,
+  type TransferOrder,
+} from './transfer-job.js';
 
 export class VerbLine {
   readonly #socket = new Socket({ fd: VERB_FD });
-  readonly #words: AsyncIterator<string, undefined>;
+  readonly #words: string[] = [];
+  #ended = false;
+  #onChange: () => void = () => undefined;
 
   constructor() {
-    this.#socket.on('error', () => undefined); // the verb may go at any time
-    this.#words = createInterface({ input: this.#socket })[Symbol.asyncIterator]();
+    readLines(this.#socket, {
+      maxLineBytes: MAX_MESSAGE_BYTES,
+      onLine: (word) => {
+        this.#words.push(word);
+        this.#onChange();
+      },
+      onEnd: () => {
+        this.#ended = true;
+        this.#onChange();
+      },
+    });
     this.#socket.unref();
   }
 
@@ -31,14 +48,10 @@ export class VerbLine {
   /** Resolves when the verb says one word more, or ends. */
   async nextWord(): Promise<string | undefined> {
     this.#socket.ref();
-    try {
-      const word: IteratorResult<string, undefined> = await this.#words.next();
-      return word.value;
-    } catch {
-      return undefined; // the connection broke
-    } finally {
-      this.#socket.unref();
-    }
+    while (this.#words.length === 0 && !this.#ended)
+      await new Promise<void>((resolve) => (this.#onChange = resolve));
+    this.#socket.unref();
+    return this.#words.shift();
   }
 
   /** Resolves when the message is on its way, or the verb is gone. */

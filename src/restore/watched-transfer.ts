@@ -1,7 +1,7 @@
 /** A transfer process that a keeper has started on its own: how it goes is read from the notes that it makes. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError, type ErrorCode } from '../errors.js';
-import { isAlive } from '../util/process-identity.js';
+import { isAlive, type ProcessIdentity } from '../util/process-identity.js';
 import { parse } from '../util/schema.js';
 import { sendSignal, SIGKILL } from './end-process.js';
 import type { ServedTransfer, TransferEnd } from './transfer-client.js';
@@ -19,10 +19,10 @@ export class WatchedTransfer implements ServedTransfer {
   readonly #folder: VmFolder;
   #released = false;
 
-  /** @param former what the last process has noted, whose place another one takes now */
-  constructor(folder: VmFolder, former: TransferRecord) {
+  /** @param former what the last process has noted, whose place another one takes now, started by `keeper` */
+  constructor(folder: VmFolder, former: TransferRecord, keeper: ProcessIdentity) {
     this.#folder = folder;
-    this.ended = this.#watch(former);
+    this.ended = this.#watch(former, keeper);
   }
 
   kill(): void {
@@ -34,18 +34,23 @@ export class WatchedTransfer implements ServedTransfer {
     this.#released = true;
   }
 
-  async #watch(former: TransferRecord): Promise<TransferEnd> {
+  async #watch(former: TransferRecord, keeper: ProcessIdentity): Promise<TransferEnd> {
     let { pid } = former.process;
     let lastSeenMs = performance.now();
     while (!this.#released && performance.now() - lastSeenMs < FIRST_NOTE_MS) {
       await sleep(LOOK_EVERY_MS);
+      const hasKeeper = isAlive(keeper);
       const transfer = this.#folder.readTransfer();
-      if (transfer === undefined || transfer.process.pid === former.process.pid) continue;
+      if (transfer === undefined || transfer.process.pid === former.process.pid) {
+        if (!hasKeeper) break;
+        continue;
+      }
       if (transfer.process.pid !== pid && pid !== former.process.pid) this.#noteTakeover();
       pid = transfer.process.pid;
       const end = endOf(transfer);
       if (end !== undefined) return end;
       if (isAlive(transfer.process)) lastSeenMs = performance.now();
+      else if (!hasKeeper) break;
     }
     return { type: 'lost' };
   }

@@ -18,6 +18,7 @@ import type { QmpClient } from '../qemu/qmp.js';
 import { Store, type PendingGeneration } from '../store/store.js';
 import { VmckptError } from '../errors.js';
 import { writeRawMemory } from '../transfer/raw-memory.js';
+import { withDeadline } from '../util/deadline.js';
 import { identifyProcess, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
 import { manifestParts } from './manifest-parts.js';
@@ -32,6 +33,8 @@ import { teachWorkingSet } from './teach.js';
 import { VmJournal, type JournalNote } from './vm-journal.js';
 
 const DEATH_TIMEOUT_MS = 2_000;
+/** What is left then fits into the pipe and the writer's queue. */
+const END_TIMEOUT_MS = 120_000;
 /** QEMU's default is a low cap made for networks; this is no limit at all on any disk. */
 const UNLIMITED_BANDWIDTH = 2 ** 40;
 
@@ -238,7 +241,10 @@ async function transfer(pending: PendingGeneration, work: Work): Promise<Transfe
       failureOf(writing),
       rejectOnAbort(options.signal),
     ]);
-    const stream = await writing;
+    const stream = await withDeadline(writing, {
+      what: 'QEMU to end its stream, and the rest to be written',
+      timeoutMs: END_TIMEOUT_MS,
+    });
     receiver.discard();
     return { stream, writer: writer!, dirty: dirty!, result };
   } catch (error) {

@@ -13,7 +13,10 @@ export class Clients {
 
   private constructor(worker: Worker) {
     this.#worker = worker;
-    this.#failed = new Promise((_resolve, reject) => worker.once('error', reject));
+    this.#failed = new Promise((_resolve, reject) => {
+      worker.once('error', reject);
+      worker.once('exit', () => reject(new Error('the thread of the clients has ended')));
+    });
     this.#failed.catch(() => undefined); // raced with every answer
   }
 

@@ -6,6 +6,10 @@ import { suiteDirectory } from '../../support/vitest.js';
 
 const PORT = ['-device', 'virtserialport,chardev=a,name=org.qemu.guest_agent.0'];
 
+interface Sync {
+  readonly arguments: { readonly id?: number };
+}
+
 describe('the channel of the guest agent', () => {
   it.each([
     [['-chardev', 'socket,id=a,path=/a.sock,server=on', ...PORT], '/a.sock'],
@@ -39,6 +43,29 @@ describe('GuestAgent', () => {
       code: 'AGENT_SILENT',
     });
     expect(sentBytes).toBeLessThan(16 << 20);
+  });
+
+  it('is not waited for when its channel is closed', async () => {
+    const closing = path.join(path.dirname(socket), 'closing.sock');
+    let answersLeft = 1;
+    const server = net.createServer((client) =>
+      client.on('data', (asked) => {
+        const { id } = (JSON.parse(asked.toString('latin1').replace('\xff', '')) as Sync).arguments;
+        if (answersLeft-- > 0) client.write(Buffer.from(`\xff{"return": ${id}}\n`, 'latin1'));
+        else client.destroy();
+      }),
+    );
+    servers.push(server);
+    await new Promise<void>((resolve) => server.listen(closing, resolve));
+    // The deadlines of either are longer than that of the test.
+    const agent = await GuestAgent.connect(closing, { timeoutMs: 600_000 });
+    const startMs = performance.now();
+    await expect(agent.execute('guest-ping')).rejects.toMatchObject({ code: 'AGENT_SILENT' });
+    await expect(agent.execute('guest-ping')).rejects.toMatchObject({ code: 'AGENT_SILENT' });
+    await expect(GuestAgent.connect(closing, { timeoutMs: 600_000 })).rejects.toMatchObject({
+      code: 'AGENT_SILENT',
+    });
+    expect(performance.now() - startMs).toBeLessThan(5_000);
   });
 
   it('does not wait for ever for a guest that does not answer', async () => {
