@@ -6,7 +6,9 @@ import { PAGE_KINDS } from '../../src/pages/contracts.js';
 import { PAGE_BYTES } from '../../src/pages/layout.js';
 import type { VmSummary } from '../../src/restore/list-vms.js';
 import { VmFolder } from '../../src/restore/vm-record.js';
-import { saveGuest } from '../support/checkpointing.js';
+import { readWorkingSet } from '../../src/working-set/file.js';
+import { pagesOf as pagesIn } from '../../src/working-set/runs.js';
+import { restoreGuest, saveGuest } from '../support/checkpointing.js';
 import { startCli, type CliResult } from '../support/command.js';
 import { Console } from '../support/console.js';
 import { pidsOf, storeProblems } from '../support/faults.js';
@@ -81,6 +83,26 @@ describeOnEachQemu('a restore from a damaged generation', (qemu) => {
     return startCli(['--json', '--store', damagedStore, 'restore', ...own, 'web']).ended;
   }
 
+  /** Extents that a restore of the sound generation needs before the VM runs, or soon after; the rest is the background's. */
+  async function wantedEarly(): Promise<Set<number>> {
+    damage([]);
+    const restored = await restoreGuest(guest, {
+      storeDir: damagedStore,
+      reference: 'web',
+      qemu,
+      mode: 'prefetch',
+      background: 'when-told',
+      exercise: async () => undefined,
+    });
+    await restored.stop();
+    const generation = path.join(damagedStore, 'web/1');
+    const { lastTrace } = readWorkingSet(generation, reader.layout.pageCount).workingSet;
+    rmSync(damagedStore, { recursive: true });
+    const pages = [...lastTrace!.faultPages, ...pagesIn(lastTrace!.prefetched)];
+    const data = pages.filter((page) => reader.kindOf(page) === PAGE_KINDS.data);
+    return new Set(data.map((page) => reader.extentOf(page)));
+  }
+
   /** The extent that the error names, which is one of the damaged ones; its place is named, too. */
   function expectNamed({ code, json }: CliResult, damaged: readonly number[]): number {
     const { error } = json as { error: { code: string; message: string } };
@@ -134,7 +156,9 @@ describeOnEachQemu('a restore from a damaged generation', (qemu) => {
   });
 
   it('halts the VM when the background comes to a damaged extent', async () => {
-    const extents = [...pagesOf.keys()];
+    const wanted = await wantedEarly();
+    expect(wanted.size).toBeGreaterThan(0);
+    const extents = [...pagesOf.keys()].filter((extent) => !wanted.has(extent));
     const damaged = [extents[Math.floor(extents.length / 2)]!];
     damage(damaged);
     expectNamed(await restore(), damaged);
