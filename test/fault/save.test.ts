@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readdirSync, statSync } from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, expect, it, onTestFinished, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, it, onTestFinished, vi } from 'vitest';
 import type { MigrationSettings } from '../../src/qemu/migration-control.js';
 import { QmpClient } from '../../src/qemu/qmp.js';
 import { Store } from '../../src/store/store.js';
@@ -37,6 +37,12 @@ describeOnEachQemu('a save that is cut off', (qemu) => {
     guest = await startGuest({ dir, qemu });
     await guest.waitReady();
     settings = await settingsOf(guest.qmpSocket);
+  });
+  // All of them have been found whole, and the next test would look at them again.
+  afterEach(async () => {
+    if (!existsSync(storeDir)) return;
+    const store = await Store.open(storeDir);
+    for (const old of (await store.generations('web')).slice(0, -1)) await store.remove(`web@${old}`);
   });
   afterAll(() => killProcessesOf(runtimeDir));
 
