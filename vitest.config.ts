@@ -10,6 +10,8 @@ const ALONE = [
 ];
 /** Each runs a QEMU and what serves it, and waits for them much of the time. */
 const REAL_VMS = 'test/{integration,fault,cli}/**/*.test.ts';
+/** What they run is what was built. */
+const BUILT_SOURCES = 'test/support/built-sources.ts';
 const workers = Math.max(2, Math.min(4, availableParallelism()));
 
 /** One group after the other; each file has folders, sockets and ports of its own. */
@@ -35,6 +37,7 @@ export default defineConfig({
         test: {
           name: 'alone',
           include: ALONE,
+          globalSetup: BUILT_SOURCES,
           maxWorkers: 1,
           sequence: { groupOrder: 1 },
         },
@@ -45,6 +48,7 @@ export default defineConfig({
           name: 'vms',
           include: [REAL_VMS],
           exclude: ALONE,
+          globalSetup: BUILT_SOURCES,
           maxWorkers: workers,
           sequence: { groupOrder: 2 },
         },

@@ -131,7 +131,7 @@ main() {
   install_packages
   use_installed_headers
   once node_modules/.vmckpt-stamp "$(node --version) $(fingerprint package-lock.json)" install_modules
-  mapfile -t sources < <(find src native binding.gyp package-lock.json tsconfig*.json -type f | LC_ALL=C sort)
+  mapfile -t sources < <(find src native binding.gyp package.json package-lock.json tsconfig*.json -type f | LC_ALL=C sort)
   mkdir -p dist
   once dist/.vmckpt-stamp "$(node --version) $(fingerprint "${sources[@]}")" build_project
   build_guest
