@@ -5,7 +5,6 @@
  */
 import { once } from 'node:events';
 import net from 'node:net';
-import { setTimeout as sleep } from 'node:timers/promises';
 import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { poll, withDeadline } from '../util/deadline.js';
@@ -14,9 +13,10 @@ import { characterDeviceOf } from './character-device.js';
 import { parseCommandLine, propertyOf } from './command-line.js';
 
 const CHANNEL_NAME = 'org.qemu.guest_agent.0';
-const ANSWER_TIMEOUT_MS = 5_000;
-/** What was sent before the agent listened is lost: it is asked again. */
-const SYNC_EVERY_MS = 500;
+/** The guest may be one of many that have just been started on a busy host. */
+const ANSWER_TIMEOUT_MS = 30_000;
+/** What was sent before the agent listened is lost: it is asked again, and less often if it is only slow. */
+const FIRST_SYNC_MS = 500;
 /** The guest may be hostile: what is longer is no answer. */
 const MAX_LINE_CHARS = 1 << 20;
 /** The agent begins its answer to guest-sync-delimited with this byte, which is in no JSON text. */
@@ -64,8 +64,9 @@ export function agentSocketOf(args: readonly string[]): string | undefined {
 interface Question {
   readonly command: string;
   readonly args: object;
-  /** Sent before the question, and expected before the answer. */
-  readonly delimiter: string;
+  readonly timeoutMs: number;
+  /** Of the answer to guest-sync-delimited: others do not have the delimiter. */
+  readonly isSync: boolean;
 }
 
 export class GuestAgent {
@@ -73,6 +74,8 @@ export class GuestAgent {
   #received = '';
   /** To a question that nobody waits for any more: it would be taken for the answer to the next one. */
   #owesAnswer = false;
+  /** What it was told in guest-sync-delimited: an answer to any of them will do, and those to the others are passed over. */
+  readonly #syncIds = new Set<unknown>();
   #onLine: ((line: string) => void) | undefined;
   /** Rejects when the channel has ended: nobody will answer any more. */
   readonly #closed: Promise<never>;
@@ -96,8 +99,7 @@ export class GuestAgent {
     const agent = new GuestAgent(socket);
     try {
       await once(socket, 'connect', signal === undefined ? {} : { signal });
-      const synced = poll(async () => agent.#sync(), { what: 'the agent', timeoutMs, everyMs: 1, signal });
-      await Promise.race([synced, agent.#closed]);
+      await Promise.race([agent.#synchronize(timeoutMs, signal), agent.#closed]);
       return agent;
     } catch (cause) {
       agent.close();
@@ -111,7 +113,7 @@ export class GuestAgent {
 
   /** @throws VmckptError AGENT_SILENT when no answer comes in time, AGENT_REFUSED with the agent's own words */
   async execute(command: string, args: object = {}): Promise<unknown> {
-    const question = { command, args, delimiter: '' };
+    const question = { command, args, timeoutMs: ANSWER_TIMEOUT_MS, isSync: false };
     const line = await this.#askInTurn(question).catch((cause: unknown) => {
       throw new VmckptError('AGENT_SILENT', `the guest agent does not answer ${command}`, { cause });
     });
@@ -156,39 +158,51 @@ export class GuestAgent {
     this.#socket.destroy();
   }
 
-  /** Makes the agent drop what it was told before, and drops what it answers to that. */
-  async #sync(): Promise<true | undefined> {
+  /** Makes the agent drop what it was told before, and drops what it answers to that. @throws VmckptError TIMEOUT */
+  async #synchronize(timeoutMs: number, signal?: AbortSignal): Promise<void> {
+    // Only what is said from here on tells that the answers before it have come.
+    this.#syncIds.clear();
+    let waitMs = FIRST_SYNC_MS;
+    const sync = async (): Promise<true | undefined> => {
+      const answered = await this.#sync(waitMs);
+      waitMs *= 2;
+      return answered;
+    };
+    await poll(sync, { what: 'the agent', timeoutMs, everyMs: FIRST_SYNC_MS / 5, signal });
+  }
+
+  async #sync(timeoutMs: number): Promise<true | undefined> {
     const id = Math.floor(Math.random() * 2 ** 31);
+    this.#syncIds.add(id);
     try {
-      const sync = { command: 'guest-sync-delimited', args: { id }, delimiter: DELIMITER };
-      const line = await this.#ask(sync, SYNC_EVERY_MS);
-      return parse(Reply, JSON.parse(line)).return === id || undefined;
+      await this.#ask({ command: 'guest-sync-delimited', args: { id }, timeoutMs, isSync: true });
+      return true;
     } catch {
-      await sleep(SYNC_EVERY_MS / 5);
       return undefined;
     }
   }
 
   /** @returns the answer, and not a late one to an earlier question */
   async #askInTurn(question: Question): Promise<string> {
-    const sync = { what: 'the agent', timeoutMs: ANSWER_TIMEOUT_MS, everyMs: 1 };
-    if (this.#owesAnswer) await Promise.race([poll(async () => this.#sync(), sync), this.#closed]);
+    if (this.#owesAnswer) await Promise.race([this.#synchronize(ANSWER_TIMEOUT_MS), this.#closed]);
     this.#owesAnswer = true;
-    const line = await this.#ask(question, ANSWER_TIMEOUT_MS);
+    const line = await this.#ask(question);
     this.#owesAnswer = false;
     return line;
   }
 
-  /** @returns the next line behind the delimiter. */
-  async #ask({ command, args, delimiter }: Question, timeoutMs: number): Promise<string> {
+  /** @returns the line of the answer, without the delimiter */
+  async #ask({ command, args, timeoutMs, isSync }: Question): Promise<string> {
     const answer = new Promise<string>((resolve) => {
       this.#onLine = (line) => {
-        const at = line.indexOf(delimiter);
-        if (at !== -1) resolve(Buffer.from(line.slice(at + delimiter.length), 'latin1').toString());
+        const at = line.lastIndexOf(DELIMITER);
+        const text = Buffer.from(line.slice(at + 1), 'latin1').toString();
+        if (isSync ? at !== -1 && this.#syncIds.has(returned(text)) : at === -1) resolve(text);
       };
     });
     const text = `${JSON.stringify({ execute: command, arguments: args })}\n`;
-    this.#socket.write(Buffer.concat([Buffer.from(delimiter, 'latin1'), Buffer.from(text)]));
+    const before = isSync ? DELIMITER : '';
+    this.#socket.write(Buffer.concat([Buffer.from(before, 'latin1'), Buffer.from(text)]));
     return withDeadline(Promise.race([answer, this.#closed]), {
       what: `the guest agent to answer ${command}`,
       timeoutMs,
@@ -200,5 +214,14 @@ export class GuestAgent {
     this.#received = lines.pop()!;
     if (this.#received.length > MAX_LINE_CHARS) this.#socket.destroy();
     for (const line of lines) this.#onLine?.(line);
+  }
+}
+
+/** Undefined when it is no answer. */
+function returned(text: string): unknown {
+  try {
+    return parse(Reply, JSON.parse(text)).return;
+  } catch {
+    return undefined;
   }
 }

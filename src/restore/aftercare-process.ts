@@ -45,17 +45,22 @@ async function announce(qmp: QmpClient): Promise<void> {
  */
 async function joinAnew(qmp: QmpClient, agent: GuestAgent, networkId: string): Promise<void> {
   const before = (await nicMacAddresses(qmp)).get(networkId);
-  const nic = (await agent.interfaces()).find(({ macAddress }) => macAddress === before);
-  if (nic === undefined)
+  const having = async () => (await agent.interfaces()).filter(({ macAddress }) => macAddress === before);
+  const interfaces = await having();
+  if (interfaces.length === 0)
     throw new VmckptError('AGENT_REFUSED', `the guest has no interface with the MAC address ${before}`);
-  await changeMacAddress(agent, nic.name);
+  // A VLAN or a bridge on top of the card may have it as well, and would go on sending under it.
+  const address = randomMacAddress();
+  for (const { name } of interfaces) await changeMacAddress(agent, name, address);
   await sleep(DRAIN_MS);
+  const [still] = await having();
+  if (still !== undefined)
+    throw new VmckptError('AGENT_REFUSED', `the interface ${still.name} still has the MAC address ${before}`);
   for (const up of [true, false, true]) await qmp.execute('set_link', { name: networkId, up });
 }
 
-async function changeMacAddress(agent: GuestAgent, name: string): Promise<void> {
+async function changeMacAddress(agent: GuestAgent, name: string, address: string): Promise<void> {
   const set = (...words: string[]) => agent.run('ip', ['link', 'set', 'dev', name, ...words]);
-  const address = randomMacAddress();
   if ((await set('address', address)).exitCode === 0) return;
   // Not every driver can while the interface is up.
   await set('down');

@@ -4,8 +4,8 @@ import dgram from 'node:dgram';
 import { once } from 'node:events';
 import { statSync } from 'node:fs';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
-import type { QmpClient } from '../../src/qemu/qmp.js';
 import type { RestoreReport } from '../../src/restore/restore.js';
 import { poll } from '../../src/util/deadline.js';
 import { qemuBinary } from '../support/cache.js';
@@ -16,7 +16,14 @@ import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import { connectWhenReady, TINY } from './qemu-helper.js';
 
 const TIMEOUT_MS = 30_000;
+const ANNOUNCED_MS = 500;
 const MULTICAST = '230.7.7.7';
+
+async function tell(qmpSocket: string, command: 'cont' | 'stop'): Promise<void> {
+  const qmp = await connectWhenReady(qmpSocket, false);
+  await qmp.execute(command);
+  await qmp.close();
+}
 
 async function bound(port = 0): Promise<dgram.Socket> {
   const socket = dgram.createSocket('udp4').bind(port, '127.0.0.1');
@@ -38,8 +45,9 @@ describeOnEachQemu('a clone beside a VM that takes datagrams', (qemu) => {
   const file = (name: string) => path.join(dir, name);
   let peer: dgram.Socket;
   let ports: { monitor: number; network: number; dgram: number; group: number };
-  let original: QmpClient;
   let clone: RestoreReport;
+
+  const cli = (...args: string[]) => startCli(['--store', storeDir, '--json', ...args]).ended;
 
   beforeAll(async () => {
     peer = await bound();
@@ -85,10 +93,8 @@ describeOnEachQemu('a clone beside a VM that takes datagrams', (qemu) => {
       file('log'),
     );
     await (await connectWhenReady(file('qmp'), false)).close();
-    const cli = (...args: string[]) => startCli(['--store', storeDir, '--json', ...args]).ended;
     expect(await cli('save', `qmp:${file('qmp')}`, 'web')).toMatchObject({ code: 0 });
-    original = await connectWhenReady(file('qmp'), false);
-    await original.execute('stop');
+    await tell(file('qmp'), 'stop');
     const restored = await cli(
       'restore',
       'web',
@@ -106,7 +112,6 @@ describeOnEachQemu('a clone beside a VM that takes datagrams', (qemu) => {
   beforeEach(() => void peer.removeAllListeners('message'));
   afterAll(async () => {
     peer.close();
-    await original.close();
   });
 
   it('leaves it its monitor', async () => {
@@ -146,4 +151,36 @@ describeOnEachQemu('a clone beside a VM that takes datagrams', (qemu) => {
       });
     },
   );
+
+  /** What reaches its neighbours when QEMU is told to announce a VM. */
+  async function announce(qmpSocket: string, from: number | undefined): Promise<number> {
+    const qmp = await connectWhenReady(qmpSocket, false);
+    let seen = 0;
+    peer.on('message', (_, { port }) => (seen += from === undefined || port === from ? 1 : 0));
+    await qmp.execute('announce-self', { initial: 50, max: 50, rounds: 3, step: 10 });
+    await sleep(ANNOUNCED_MS);
+    await qmp.close();
+    peer.removeAllListeners('message');
+    return seen;
+  }
+
+  it('cannot be heard by its neighbours as long as it has no MAC address of its own: no agent answers it', async () => {
+    await tell(file('qmp'), 'cont');
+    expect(await announce(file('qmp'), ports.network)).toBeGreaterThan(0);
+    await tell(file('qmp'), 'stop');
+    expect(await announce(clone.qmpSocket, undefined)).toBe(0);
+  });
+
+  it('cannot be heard when it is paused, and when it goes on', async () => {
+    expect(await cli('save', `qmp:${file('qmp')}`, 'paused')).toMatchObject({ code: 0 });
+    const restored = await cli(
+      ...['restore', 'paused', '--as', 'still', '--qemu', qemuBinary(qemu), '--trust-command-line'],
+    );
+    expect(restored).toMatchObject({ code: 0, json: { resumeMs: null } });
+    const { qmpSocket, qemuPid } = restored.json as RestoreReport;
+    killAtExit(qemuPid!);
+    expect(await announce(qmpSocket, undefined)).toBe(0);
+    await tell(qmpSocket, 'cont');
+    expect(await announce(qmpSocket, undefined)).toBe(0);
+  });
 });
