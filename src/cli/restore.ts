@@ -23,6 +23,7 @@ interface RestoreFlags {
   readonly as?: string;
   readonly count?: number;
   readonly resume?: true;
+  readonly force?: true;
   readonly qemu?: string;
   readonly trustCommandLine?: true;
 }
@@ -47,6 +48,7 @@ export function restoreCommand(): Command {
     .addOption(option('--detach', 'return when the VM runs; a process of its own goes on with its memory'))
     .addOption(option('--run', 'let a VM run that was saved while paused'))
     .addOption(option('--resume', 'take over the memory transfer of a VM whose serving process has died'))
+    .addOption(option('--force', 'restore although memory does not seem to suffice'))
     .addOption(option('--qemu <binary>', 'the QEMU binary to use'))
     .addOption(
       option(
@@ -75,6 +77,7 @@ export function restoreCommand(): Command {
         path: flags.path,
         prefetch: { budgetMs: flags.prefetchBudgetMs, explore: flags.explore / 100 },
         detach: flags.detach === true,
+        ...(flags.force === true && { memoryRoom: 'forced' as const }),
         run: flags.run === true,
         qemuBinary: flags.qemu,
         qemuArgs: qemuArgs.length > 0 ? qemuArgs : undefined,

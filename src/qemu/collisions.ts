@@ -1,4 +1,4 @@
-/** Finds what stands in the way of a restore before QEMU is started: the original VM, addresses, files, memory. */
+/** Finds what stands in the way of a restore before QEMU is started: the original VM, addresses, files. */
 import dgram from 'node:dgram';
 import { once } from 'node:events';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
@@ -8,14 +8,11 @@ import { VmckptError } from '../errors.js';
 import { isAlive, identifyProcess, type ProcessIdentity } from '../util/process-identity.js';
 import { collisionCandidates, type Claim } from './host-resources.js';
 import type { HostResource } from './host-visit.js';
-import { usesHugePages } from './memory-files.js';
 
-/** What QEMU needs beside the guest's RAM. */
-const OVERHEAD_BYTES = 64 << 20;
 const PROBE_TIMEOUT_MS = 1000;
 
 export interface Collision {
-  readonly what: 'original' | 'memory' | HostResource['kind'];
+  readonly what: 'original' | HostResource['kind'];
   readonly message: string;
   readonly hint: string;
 }
@@ -23,7 +20,6 @@ export interface Collision {
 export interface CollisionOptions {
   /** The QEMU that was saved. */
   readonly original?: ProcessIdentity | undefined;
-  readonly ramBytes: number;
   /** What relative paths in the arguments are meant from. */
   readonly cwd?: string | undefined;
 }
@@ -33,7 +29,7 @@ export async function findCollisions(
   args: readonly string[],
   options: CollisionOptions,
 ): Promise<Collision[]> {
-  const { original, ramBytes, cwd = process.cwd() } = options;
+  const { original, cwd = process.cwd() } = options;
   const found: (Collision | undefined)[] = [];
   if (original !== undefined && isAlive(original))
     found.push({
@@ -56,8 +52,6 @@ export async function findCollisions(
     return next;
   });
   found.push(...(await Promise.all(looks)));
-  // Of huge pages QEMU itself says whether there are enough.
-  if (!usesHugePages(args, cwd)) found.push(memoryShortage(ramBytes));
   return found.filter((collision) => collision !== undefined);
 }
 
@@ -67,12 +61,6 @@ export async function refuseCollisions(args: readonly string[], options: Collisi
   if (first === undefined) return;
   const message = [first, ...others].map((collision) => collision.message).join('; ');
   throw new VmckptError('COLLISION', `the VM cannot start here: ${message}`, { hint: first.hint });
-}
-
-/** @throws VmckptError COLLISION when VMs of so much memory in all do not fit */
-export function refuseShortage(ramBytes: number): void {
-  const shortage = memoryShortage(ramBytes);
-  if (shortage !== undefined) throw new VmckptError('COLLISION', shortage.message, { hint: shortage.hint });
 }
 
 const CHANGE = 'give a command line that uses another one: vmckpt restore NAME -- QEMU ARGS…';
@@ -177,47 +165,6 @@ function memoryFileTaken(file: string): string | undefined {
   const mapping = ` ${hex(major)}:${hex(minor)} ${stat.ino} `;
   const owner = runningProcesses().find((pid) => readText(`/proc/${pid}/maps`)?.includes(mapping));
   return owner === undefined ? undefined : `process ${owner} has its memory in the file ${file}`;
-}
-
-function memoryShortage(ramBytes: number): Collision | undefined {
-  const neededBytes = ramBytes + OVERHEAD_BYTES;
-  const availableKiB = /^MemAvailable:\s+(\d+) kB$/m.exec(readText('/proc/meminfo') ?? '')?.[1];
-  const limits = [
-    { where: 'this host', freeBytes: availableKiB === undefined ? Infinity : Number(availableKiB) * 1024 },
-    ...cgroupLimits(),
-  ];
-  const tightest = limits.reduce((least, limit) => (limit.freeBytes < least.freeBytes ? limit : least));
-  if (tightest.freeBytes >= neededBytes) return undefined;
-  return {
-    what: 'memory',
-    message: `the VM needs ${mebibytes(neededBytes)} of memory, ${tightest.where} has ${mebibytes(tightest.freeBytes)} free`,
-    hint: 'End other programs, or raise the limit of the control group.',
-  };
-}
-
-/** Control groups (version 2) from this process's own up to the root; page cache that can be dropped counts as free. */
-function cgroupLimits(): { where: string; freeBytes: number }[] {
-  const own = /^0::(\/.*)$/m.exec(readText('/proc/self/cgroup') ?? '')?.[1];
-  if (own === undefined) return [];
-  const limits = [];
-  for (let group = own; ; group = path.dirname(group)) {
-    const folder = path.join('/sys/fs/cgroup', group);
-    const max = Number(readText(path.join(folder, 'memory.max')) ?? Number.NaN);
-    const current = Number(readText(path.join(folder, 'memory.current')) ?? Number.NaN);
-    const cacheBytes = Number(
-      /^inactive_file (\d+)$/m.exec(readText(path.join(folder, 'memory.stat')) ?? '')?.[1] ?? 0,
-    );
-    if (Number.isFinite(max) && Number.isFinite(current))
-      limits.push({
-        where: `the control group ${group}`,
-        freeBytes: Math.max(0, max - current + cacheBytes),
-      });
-    if (group === '/') return limits;
-  }
-}
-
-function mebibytes(bytes: number): string {
-  return `${Math.floor(bytes / (1 << 20))} MiB`;
 }
 
 function readText(file: string): string | undefined {

@@ -2,8 +2,7 @@
 import { availableParallelism } from 'node:os';
 import { VmckptError, type ErrorCode, type ErrorKind } from '../errors.js';
 import { readManifest, type Manifest } from '../checkpoint/manifest.js';
-import { refuseShortage } from '../qemu/collisions.js';
-import { usesHugePages } from '../qemu/memory-files.js';
+import { requireRoom } from '../qemu/memory-room.js';
 import { Store } from '../store/store.js';
 import { restore, type RestoreOptions, type RestoreReport } from './restore.js';
 import { listVmFolders, statusOf, VmFolder } from './vm-record.js';
@@ -45,10 +44,10 @@ export async function restoreClones(options: ClonesOptions): Promise<ClonesRepor
   const store = await Store.open(options.storeDir, { trustForeign: options.trustCommandLine });
   const { name, generation, dir } = await store.locate(options.reference);
   const manifest = readManifest(dir);
-  // Mapped pages are the page cache's, whoever else maps them; huge ones have a pool of their own.
-  const args = options.qemuArgs ?? manifest.commandLine;
-  const ofTheHost = options.mode !== 'map' && !usesHugePages(args, manifest.workingDirectory ?? '/');
-  if (ofTheHost) refuseShortage(options.count * manifest.sizes.ramBytes);
+  const { ramBytes, nonZeroBytes: dataBytes } = manifest.sizes;
+  const need = { vmCount: options.count, ramBytes, dataBytes, isMapped: options.mode === 'map' };
+  const from = { args: options.qemuArgs ?? manifest.commandLine, cwd: manifest.workingDirectory ?? '/' };
+  requireRoom({ ...need, ...from }, options.memoryRoom ?? 'required', options.onMessage);
   const names = freeNames(options.baseName ?? name, options.count);
   // A save in between must not make siblings of different generations.
   const start = startOf({ ...options, reference: `${name}@${generation}` }, manifest);
@@ -87,6 +86,7 @@ function startOf(options: ClonesOptions, { sizes }: Manifest): (vmName: string) 
       ...options,
       vmName,
       identity: 'clone',
+      memoryRoom: 'judged',
       onMessage: (text) => options.onMessage(`${vmName}: ${text}`),
       onProgress: (done) => {
         doneBytes.set(vmName, done);

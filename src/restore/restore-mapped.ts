@@ -14,6 +14,7 @@ import { isolate } from '../launch/aftercare.js';
 import { planLaunch, type LaunchPlan } from '../launch/launch-plan.js';
 import { refuseCollisions } from '../qemu/collisions.js';
 import { requireCompatible } from '../qemu/compatibility.js';
+import { requireRoom } from '../qemu/memory-room.js';
 import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
 import { opensMemoryReadOnly, type MappedMemory } from '../qemu/mapped-memory.js';
 import { holdGeneration, type GenerationUse } from '../store/generation-use.js';
@@ -64,8 +65,10 @@ export async function restoreMapped(subject: MappedRestore): Promise<RestoreRepo
     for (const note of plan.notes) options.onMessage(note);
     const { identity = 'original' } = options;
     const original = identity === 'original' ? manifest.qemu.process : undefined;
-    // Mapped pages are the page cache's, which the host can take back.
-    await refuseCollisions(plan.args, { original, ramBytes: 0, cwd: plan.cwd });
+    await refuseCollisions(plan.args, { original, cwd: plan.cwd });
+    const { ramBytes, nonZeroBytes: dataBytes } = manifest.sizes;
+    const need = { vmCount: 1, ramBytes, dataBytes, isMapped: true, args: plan.args, cwd: plan.cwd };
+    requireRoom(need, options.memoryRoom ?? 'required', options.onMessage);
     const record = newRecord({ vmName: folder.name, located, manifest, mode: 'map', plan, verbStartMs });
     folder.write(record);
     return await startAndLoad({ ...subject, reader, memory, plan, record, use });

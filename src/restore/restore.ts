@@ -7,6 +7,7 @@ import { isolate } from '../launch/aftercare.js';
 import { planLaunch, type LaunchPlan, type LaunchWishes } from '../launch/launch-plan.js';
 import { refuseCollisions } from '../qemu/collisions.js';
 import { requireCompatible } from '../qemu/compatibility.js';
+import { requireRoom, type RoomWish } from '../qemu/memory-room.js';
 import { refuseOnDemand } from '../qemu/on-demand.js';
 import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
 import { requireName } from '../store/reference.js';
@@ -55,6 +56,8 @@ export interface RestoreOptions extends LaunchWishes {
   readonly background?: Background;
   /** Every page is asked for by itself, as far as that can be had: slower, and tells what is touched. */
   readonly exactly?: boolean;
+  /** `required` by default. */
+  readonly memoryRoom?: RoomWish;
   /** Return when the VM runs, not when its memory is complete. */
   readonly detach: boolean;
   /** Begins when the VM runs, and the restore waits for its end; a background that waits to be told begins then. */
@@ -104,9 +107,11 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
     if (options.mode !== 'eager') refuseOnDemand(plan.args, plan.cwd);
     await refuseCollisions(plan.args, {
       original: identity === 'original' ? manifest.qemu.process : undefined,
-      ramBytes: manifest.sizes.ramBytes,
       cwd: plan.cwd,
     });
+    const { ramBytes, nonZeroBytes: dataBytes } = manifest.sizes;
+    const need = { vmCount: 1, ramBytes, dataBytes, isMapped: false, args: plan.args, cwd: plan.cwd };
+    requireRoom(need, options.memoryRoom ?? 'required', options.onMessage);
     const record: VmRecord = {
       ...newRecord({ vmName, located, manifest, mode: options.mode, plan, verbStartMs }),
       ...(guardian.identity && { keeper: guardian.identity }),
