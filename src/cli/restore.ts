@@ -74,6 +74,7 @@ export function restoreCommand(): Command {
         storeDir,
         reference,
         mode: flags.mode,
+        mayFallBack: command.getOptionValueSource('mode') === 'default',
         path: flags.path,
         prefetch: { budgetMs: flags.prefetchBudgetMs, explore: flags.explore / 100 },
         detach: flags.detach === true,

@@ -26,7 +26,10 @@ export function saveCommand(): Command {
     .addArgument(new Argument('<vm>', 'qmp:/path/to/qmp.sock'))
     .addArgument(new Argument('<name>', 'name of the checkpoint'))
     .addOption(
-      option('--live <method>', 'how a running VM is saved')
+      option(
+        '--live <method>',
+        'how a running VM is saved; without it background-snapshot, or what QEMU permits instead',
+      )
         .choices(['background-snapshot', 'precopy'])
         .conflicts('stop'),
     )
@@ -48,6 +51,7 @@ export function saveCommand(): Command {
         storeDir,
         name,
         method: flags.stop === true ? 'stopped' : (flags.live ?? 'background-snapshot'),
+        mayFallBack: flags.live === undefined,
         quit: flags.quit === true,
         level: flags.level,
         layout: flags.layout,

@@ -102,7 +102,7 @@ export function examineKvm(): Finding {
       status: 'warn',
       found: 'this user may not open /dev/kvm',
       meaning: 'VMs run in software emulation, which is slow.',
-      remedy: `usermod -aG kvm ${os.userInfo().username}   (then log in again)`,
+      remedy: 'usermod -aG kvm "$(id -un)"   (then log in again)',
     };
   }
   return {

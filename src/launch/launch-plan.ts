@@ -44,7 +44,7 @@ export interface LaunchPlan {
   readonly cwd: string;
   /** Whether the VM runs once it is restored. */
   readonly runs: boolean;
-  /** The socket to tell the user. */
+  /** The socket to tell the user, from the root folder on. */
   readonly qmpSocket: string;
   readonly consoleSocket: string | undefined;
   /** What is in another place than in the saved command line. */
@@ -94,7 +94,7 @@ export async function planLaunch(
     args: [...own.args, ...(memory === undefined ? transferMonitor(folder) : [])],
     cwd,
     runs,
-    qmpSocket: ownPath(rewritten.userQmpSocket ?? folder.file('qmp.sock')),
+    qmpSocket: path.resolve(cwd, ownPath(rewritten.userQmpSocket ?? folder.file('qmp.sock'))),
     consoleSocket: rewritten.consoleSocket,
     moved: own.moved,
     needsOwnFolder: own.moved.length > 0 || identity === 'trial',

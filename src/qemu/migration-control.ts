@@ -47,6 +47,12 @@ export async function applyMigrationSettings(
   };
 }
 
+/** What withoutUserfaultfd() has made of QEMU's refusal. */
+export function lacksUserfaultfd(error: unknown): boolean {
+  const isRefusal = error instanceof VmckptError && error.code === 'NOT_PERMITTED';
+  return isRefusal && error.cause instanceof VmckptError && error.cause.code === 'QMP_COMMAND_FAILED';
+}
+
 /** What QEMU's refusal of a capability that needs userfaultfd means; any other error stays what it is. */
 export function withoutUserfaultfd(
   error: unknown,

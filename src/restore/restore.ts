@@ -10,12 +10,14 @@ import { requireCompatible } from '../qemu/compatibility.js';
 import { requireRoom, type RoomWish } from '../qemu/memory-room.js';
 import { refuseOnDemand } from '../qemu/on-demand.js';
 import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
+import { lacksUserfaultfd } from '../qemu/migration-control.js';
 import { requireName } from '../store/reference.js';
 import { readSealedManifest } from '../store/seal.js';
 import { Store } from '../store/store.js';
 import { nowMs } from '../timeline/clock.js';
 import { withDeadline } from '../util/deadline.js';
 import { identifyProcess } from '../util/process-identity.js';
+import { asRoot } from '../util/rights.js';
 import { killAtOnce } from './end-process.js';
 import { chooseDirectMemory, type PathWish } from './direct-choice.js';
 import { findHugePages } from './huge-pages.js';
@@ -50,6 +52,8 @@ export interface RestoreOptions extends LaunchWishes {
   readonly vmName?: string | undefined;
   /** `prefetch` is lazy, with what is probably touched first sent first. */
   readonly mode: RestoreMode;
+  /** Where QEMU may not use userfaultfd, restore eagerly instead. */
+  readonly mayFallBack?: boolean;
   readonly prefetch: PrefetchWishes;
   readonly path: PathWish;
   /** `at-once` by default. */
@@ -83,6 +87,18 @@ interface Attempt {
  * EXTENT_DAMAGED, INTERRUPTED and others
  */
 export async function restore(options: RestoreOptions): Promise<RestoreReport> {
+  try {
+    return await restoreOnce(options);
+  } catch (error) {
+    if (options.mayFallBack !== true || !lacksUserfaultfd(error)) throw error;
+    options.onMessage(
+      `QEMU may not use userfaultfd: the VM runs when all of its memory is there (--mode eager). ${asRoot('Run it', 'CAP_SYS_PTRACE')}, or set vm.unprivileged_userfaultfd=1 (sysctl), for a VM that runs at once.`,
+    );
+    return restoreOnce({ ...options, mode: 'eager' });
+  }
+}
+
+async function restoreOnce(options: RestoreOptions): Promise<RestoreReport> {
   const verbStartMs = nowMs();
   const store = await Store.open(options.storeDir, { trustForeign: options.trustCommandLine });
   const located = await store.locate(options.reference);

@@ -9,6 +9,8 @@ import { isMigrating, queryMigrate } from '../qemu/migration-control.js';
 import { filesystemOf } from '../qemu/memory-files.js';
 import type { QmpClient } from '../qemu/qmp.js';
 import { roundMs } from '../timeline/clock.js';
+import { asRoot } from '../util/rights.js';
+import { losesMemoryInPrecopy } from './refusals.js';
 
 export type SaveMethod = 'background-snapshot' | 'stopped' | 'precopy';
 
@@ -41,19 +43,36 @@ export const CAPABILITIES_OF: Record<SaveMethod, readonly string[]> = {
 
 /** For a VM as it stands; `note` tells the user why it is another method than the one that was wished for. */
 export function chooseMethod(
-  { running, memoryBackends }: Pick<VmDescription, 'running' | 'memoryBackends'>,
+  vm: Pick<VmDescription, 'running' | 'memoryBackends' | 'accelerator' | 'version'>,
   wished: SaveMethod,
+  { mayWatch = true }: { readonly mayWatch?: boolean } = {},
 ): { readonly method: SaveMethod; readonly note?: string } {
-  if (!running) return { method: 'stopped' };
+  if (!vm.running) return { method: 'stopped' };
   // What lies on a tmpfs, or in huge pages, QEMU does save live.
-  const mapped = memoryBackends.some(
+  const mapped = vm.memoryBackends.some(
     ({ type, share, path }) =>
       type === 'memory-backend-file' && !share && path !== undefined && filesystemOf(path) === 'other',
   );
-  if (wished !== 'background-snapshot' || !mapped) return { method: wished };
+  if (wished !== 'background-snapshot') return { method: wished };
+  if (!mapped && mayWatch) return { method: wished };
+  if (!mapped) return unwatched(vm);
   return {
     method: 'stopped',
     note: 'Its memory is a private mapping of a file, which QEMU cannot save live: it is paused while it is saved, and runs on then.',
+  };
+}
+
+/** For a QEMU that may not use userfaultfd. */
+function unwatched(vm: Pick<VmDescription, 'accelerator' | 'version'>): ReturnType<typeof chooseMethod> {
+  const remedy = `${asRoot('Run QEMU', 'CAP_SYS_PTRACE')}, or set vm.unprivileged_userfaultfd=1 (sysctl), for a save that pauses it for milliseconds.`;
+  if (losesMemoryInPrecopy(vm))
+    return {
+      method: 'stopped',
+      note: `QEMU may not use userfaultfd: the VM is paused while it is saved, and then runs on. ${remedy}`,
+    };
+  return {
+    method: 'precopy',
+    note: `QEMU may not use userfaultfd: the VM is saved by pre-copy, which takes longer. ${remedy}`,
   };
 }
 

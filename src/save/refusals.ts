@@ -31,11 +31,18 @@ function refuseWritableDisks({ disks }: VmDescription): void {
 }
 
 /** QEMU 7.2's software emulation misses writes in its dirty log: stock QEMU to stock QEMU loses memory there. */
-function refuseLossyPrecopy({ accelerator, version }: VmDescription): void {
-  if (accelerator !== 'tcg' || version.major >= 10) return;
+export function losesMemoryInPrecopy({
+  accelerator,
+  version,
+}: Pick<VmDescription, 'accelerator' | 'version'>): boolean {
+  return accelerator === 'tcg' && version.major < 10;
+}
+
+function refuseLossyPrecopy(vm: VmDescription): void {
+  if (!losesMemoryInPrecopy(vm)) return;
   throw new VmckptError(
     'QEMU_UNSUPPORTED',
-    `pre-copy loses memory in QEMU ${version.text} with software emulation (tcg)`,
+    `pre-copy loses memory in QEMU ${vm.version.text} with software emulation (tcg)`,
     {
       hint: 'Save with --live background-snapshot (the default) or --stop, or use QEMU 10.',
     },

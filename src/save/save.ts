@@ -10,6 +10,7 @@ import { refuseBlockers } from '../qemu/blockers.js';
 import { inspectVm, type VmDescription } from '../qemu/inspect.js';
 import {
   applyMigrationSettings,
+  lacksUserfaultfd,
   readMigrationSettings,
   withoutUserfaultfd,
   type MigrationSettings,
@@ -47,6 +48,8 @@ export interface SaveOptions {
   readonly name: string;
   /** For a running VM; a paused one is saved as it stands. */
   readonly method: SaveMethod;
+  /** Where QEMU may not use userfaultfd, save a running VM by another method than background-snapshot. */
+  readonly mayFallBack?: boolean;
   /** End QEMU after the save. */
   readonly quit: boolean;
   readonly level: number | 'none';
@@ -77,6 +80,18 @@ export interface SaveReport {
  * QEMU_UNSUPPORTED, MIGRATION_FAILED, NO_SPACE, QEMU_DIED, INTERRUPTED: the VM is as before, the store too
  */
 export async function save(options: SaveOptions): Promise<SaveReport> {
+  try {
+    return await saveOnce(options, { mayWatch: true });
+  } catch (error) {
+    if (options.mayFallBack !== true || !lacksUserfaultfd(error)) throw error;
+    return saveOnce(options, { mayWatch: false });
+  }
+}
+
+async function saveOnce(
+  options: SaveOptions,
+  { mayWatch }: { readonly mayWatch: boolean },
+): Promise<SaveReport> {
   const startMs = nowMs();
   const { signal, onMessage } = options;
   const qmp = await connectToVm(options.qmpSocket, signal);
@@ -85,7 +100,7 @@ export async function save(options: SaveOptions): Promise<SaveReport> {
     try {
       await putRight({ qmp, journal, onMessage });
       const vm = await inspectVm(qmp);
-      const { method, note } = chooseMethod(vm, options.method);
+      const { method, note } = chooseMethod(vm, options.method, { mayWatch });
       if (note !== undefined) onMessage(note);
       refuseUnsafe(vm, { method, disksExternal: options.disksExternal });
       if (options.layout === 'raw') mainMemoryName(vm.memoryBackends);

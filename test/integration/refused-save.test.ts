@@ -1,11 +1,12 @@
-/** A QEMU without capabilities, which may not use userfaultfd: it refuses the default way of saving. */
+/** A QEMU without capabilities, which may not use userfaultfd: it refuses the default ways of saving and restoring. */
 import { spawn } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
-import { afterAll, describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it, onTestFinished } from 'vitest';
 import { readMigrationSettings } from '../../src/qemu/migration-control.js';
 import { isRoot, WITHOUT_CAPABILITIES } from '../support/cli.js';
 import { startCli } from '../support/command.js';
+import { killProcessesOf } from '../support/processes.js';
 import { suiteDirectory } from '../support/vitest.js';
 import { connectWhenReady, endProcess, QEMU, TINY } from './qemu-helper.js';
 
@@ -35,9 +36,31 @@ describe.runIf(isRoot && !free)('a save that QEMU refuses (needs root to give up
     return { settings, status };
   }
 
+  it('saves and restores by other ways where none was asked for, and says so', async () => {
+    const before = await observe();
+    const saved = await save();
+    expect(saved).toMatchObject({ code: 0, json: { pauseMs: expect.any(Number) as number } });
+    expect(saved.stderr).toContain('QEMU may not use userfaultfd: the VM is paused while it is saved');
+    expect(await observe()).toEqual(before);
+
+    const restore = (...flags: string[]) =>
+      startCli(['--json', '--store', path.join(dir, 'store'), 'restore', '--as', 'clone', ...flags, 'tiny'], {
+        env: { VMCKPT_RUNTIME_DIR: runtimeDir },
+        wrapper: WITHOUT_CAPABILITIES,
+      }).ended;
+    onTestFinished(() => killProcessesOf(runtimeDir));
+    expect(await restore('--mode', 'prefetch')).toMatchObject({
+      code: 12,
+      json: { error: { code: 'NOT_PERMITTED', hint: expect.stringContaining('--mode eager') as string } },
+    });
+    const restored = await restore();
+    expect(restored).toMatchObject({ code: 0, json: { mode: 'eager', vmName: 'clone' } });
+    expect(restored.stderr).toContain('QEMU may not use userfaultfd: the VM runs when all of its memory');
+  });
+
   it('leaves nothing to be put right, so that a VM that is paused then stays paused', async () => {
     const before = await observe();
-    expect(await save()).toMatchObject({
+    expect(await save('--live', 'background-snapshot')).toMatchObject({
       code: 12,
       json: { error: { code: 'NOT_PERMITTED', hint: expect.stringContaining('--stop') as string } },
     });

@@ -68,7 +68,10 @@ describe('what vmckpt saved for this user needs no flag to be restored', () => {
     ['a file that QEMU writes', ['-D', 'qemu-debug.log']],
   ])('%s', async (_what, args) => {
     const { name } = await saved(args);
-    expect(await restore(name)).toMatchObject({ code: 0, json: { mode: 'prefetch' } });
+    expect(await restore(name)).toMatchObject({
+      code: 0,
+      json: { mode: 'prefetch', qmpSocket: path.join(folder, `${name}.qmp`) },
+    });
   });
 
   it('QMP over TCP on loopback', async () => {
