@@ -5,11 +5,11 @@ import { formatBytes, formatMs } from '../src/util/units.js';
 import { demonstrate, type DemoOptions, type DemoReport, runScript } from './demonstration.js';
 import { openWorkplace } from './workplace.js';
 
-const USAGE = `usage: scripts/demo.sh [--json] [--ram-mb N] [--fill-mb N] [--qemu system|10|PATH] [--accel tcg|kvm] [--rounds N]
+const USAGE = `usage: scripts/demo.sh [--json] [--ram-mb N] [--fill-mb N] [--qemu system|10|11|PATH] [--accel tcg|kvm] [--rounds N]
   --json      one JSON document on stdout instead of a table
   --ram-mb    RAM of the guest (1024)
   --fill-mb   data that the guest fills it with (700 for 1024)
-  --qemu      the distribution's QEMU, version 10 unpacked beside it, or a binary
+  --qemu      the distribution's QEMU, version 10 or 11 unpacked beside it, or a binary
   --accel     software emulation, or the host's hardware (tcg)
   --rounds    restores of each kind; the median run is shown (1)`;
 

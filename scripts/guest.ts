@@ -10,7 +10,7 @@ import { bootGuest } from '../test/support/guest.js';
 import { waitUntilGone } from '../test/support/processes.js';
 
 const USAGE =
-  'usage: scripts/guest.sh [--ram MB] [--fill MB] [--smp N] [--machine q35|pc] [--qemu system|10|PATH]';
+  'usage: scripts/guest.sh [--ram MB] [--fill MB] [--smp N] [--machine q35|pc] [--qemu system|10|11|PATH]';
 
 async function main(): Promise<void> {
   const { values } = parseArgs({

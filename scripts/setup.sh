@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that scripts/demo.sh and scripts/test.sh need, from a fresh machine to a built project:
-# Debian packages (through sudo where needed), npm's packages, the build, the test guest, QEMU 10.
-# Quick when repeated. With --without-qemu10 the last of them is left out.
+# Debian packages (through sudo where needed), npm's packages, the build, the test guests, QEMU 10 and 11.
+# Quick when repeated. With --without-newer-qemus the last of them are left out.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # package: why it is needed
@@ -117,10 +117,18 @@ build_guest() {
   "$ROOT/fixtures/guest/build.sh"
 }
 
-unpack_qemu10() {
-  "$ROOT/fixtures/qemu10.sh" && return
-  [ "${CI:-}" != true ] || die 'CI needs QEMU 10; see above.'
-  say 'going on without QEMU 10: its tests will be skipped'
+# Side by side: most of the time is waiting for the archive.
+unpack_newer_qemus() {
+  local version unpacking=()
+  for version in 10 11; do
+    "$ROOT/fixtures/qemu.sh" "$version" &
+    unpacking[version]=$!
+  done
+  for version in 10 11; do
+    wait "${unpacking[version]}" && continue
+    [ "$version" != 10 ] || [ "${CI:-}" != true ] || die 'CI needs QEMU 10; see above.'
+    say "going on without QEMU $version: its tests will be skipped"
+  done
 }
 
 main() {
@@ -136,7 +144,7 @@ main() {
   once dist/.vmckpt-stamp "$(node --version) $(fingerprint "${sources[@]}")" build_project
   build_guest
   "$ROOT/fixtures/bare/build.sh"
-  [ "${1:-}" = --without-qemu10 ] || unpack_qemu10
+  [ "${1:-}" = --without-newer-qemus ] || unpack_newer_qemus
 }
 
 main "$@"

@@ -3,10 +3,10 @@ import { parseArgs } from 'node:util';
 import { soak, type SoakRun } from './soaking.js';
 import { openWorkplace } from './workplace.js';
 
-const USAGE = `usage: scripts/soak.sh [--runs N] [--seed S] [--qemu system|10|PATH]
+const USAGE = `usage: scripts/soak.sh [--runs N] [--seed S] [--qemu system|10|11|PATH]
   --runs    kills (100)
   --seed    repeats a soak (of the time of day)
-  --qemu    the distribution's QEMU, version 10 unpacked beside it, or a binary`;
+  --qemu    the distribution's QEMU, version 10 or 11 unpacked beside it, or a binary`;
 
 async function main(): Promise<void> {
   const { values } = parseArgs({

@@ -23,6 +23,7 @@ import {
 } from '../support/checkpointing.js';
 import type { Heartbeat } from '../support/console.js';
 import { killTransfer } from '../support/faults.js';
+import type { QemuChoice } from '../support/cache.js';
 import { startGuest, type Guest, type GuestOptions } from '../support/guest.js';
 import { hugePagesProblem, withHugePages } from '../support/huge-pages.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
@@ -59,7 +60,7 @@ async function untilThisRuns(): Promise<void> {
 }
 
 /** What the suites here share: guests in folders of their own, and their restores. */
-function useGuests(qemu: 'system' | '10' = 'system') {
+function useGuests(qemu: QemuChoice = 'system') {
   const dir = suiteDirectory();
   const storeDir = useOwnFolders(dir);
   let guest: Guest | undefined;

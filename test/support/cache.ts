@@ -5,8 +5,11 @@ import { PACKAGE_ROOT } from '../../src/util/package-paths.js';
 
 const CACHE = process.env['VMCKPT_CACHE'] ?? path.join(PACKAGE_ROOT, '.cache');
 
-/** 'system' is the distribution's QEMU, '10' the one that fixtures/qemu10.sh unpacks beside it. */
-export type QemuChoice = 'system' | '10';
+/** Unpacked beside the system's by fixtures/qemu.sh. */
+export type NewerQemu = '10' | '11';
+
+/** 'system' is the distribution's QEMU. */
+export type QemuChoice = 'system' | NewerQemu;
 
 /** Path of a file that fixtures/guest/build.sh makes. */
 export function guestFile(name: 'vmlinuz' | 'initramfs.cpio' | 'disk.img' | 'blob.bin'): string {
@@ -25,12 +28,12 @@ export function bareGuestFile(): string {
 /** Absolute path of the binary; any other string than a QemuChoice is taken as one. */
 export function qemuBinary(qemu: string): string {
   if (qemu === 'system') return '/usr/bin/qemu-system-x86_64';
-  return qemu === '10' ? path.join(CACHE, 'qemu10', 'qemu-system-x86_64') : qemu;
+  return qemu === '10' || qemu === '11' ? path.join(CACHE, `qemu${qemu}`, 'qemu-system-x86_64') : qemu;
 }
 
-/** Why QEMU 10 cannot be tested here, or undefined when it can. */
-export function qemu10Problem(): string | undefined {
-  if (existsSync(qemuBinary('10'))) return undefined;
-  const reason = path.join(CACHE, 'qemu10.unavailable');
-  return existsSync(reason) ? readFileSync(reason, 'utf8').trim() : 'fixtures/qemu10.sh was not run';
+/** Why a QEMU cannot be tested here, or undefined when it can. */
+export function qemuProblem(version: NewerQemu): string | undefined {
+  if (existsSync(qemuBinary(version))) return undefined;
+  const reason = path.join(CACHE, `qemu${version}.unavailable`);
+  return existsSync(reason) ? readFileSync(reason, 'utf8').trim() : `fixtures/qemu.sh ${version} was not run`;
 }
