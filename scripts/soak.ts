@@ -3,8 +3,9 @@ import { parseArgs } from 'node:util';
 import { soak, type SoakRun } from './soaking.js';
 import { openWorkplace } from './workplace.js';
 
-const USAGE = `usage: scripts/soak.sh [--runs N] [--seed S] [--qemu system|10|11|PATH]
+const USAGE = `usage: scripts/soak.sh [--runs N] [--accel tcg|kvm] [--seed S] [--qemu system|10|11|PATH]
   --runs    kills (100)
+  --accel   software emulation, or the host's hardware, there with the guest of fixtures/bare (tcg)
   --seed    repeats a soak (of the time of day)
   --qemu    the distribution's QEMU, version 10 or 11 unpacked beside it, or a binary`;
 
@@ -12,12 +13,15 @@ async function main(): Promise<void> {
   const { values } = parseArgs({
     options: {
       runs: { type: 'string', default: '100' },
+      accel: { type: 'string', default: 'tcg' },
       seed: { type: 'string', default: `${Date.now() % 1_000_000}` },
       qemu: { type: 'string', default: 'system' },
       help: { type: 'boolean', default: false },
     },
   });
   if (values.help) return console.log(USAGE);
+  const { accel, qemu } = values;
+  if (accel !== 'tcg' && accel !== 'kvm') throw new Error(`--accel ${accel}: tcg or kvm expected`);
   const [runs, seed] = [Number(values.runs), Number(values.seed)];
   console.log(`seed ${seed}`);
   const done: SoakRun[] = [];
@@ -27,7 +31,7 @@ async function main(): Promise<void> {
     console.log(`${number}/${runs}  ${fault} after ${afterMs} ms: ${ending}, whole after ${tookMs} ms`);
   };
   try {
-    await soak({ runs, seed, qemu: values.qemu, workplace: openWorkplace(), onRun });
+    await soak({ runs, seed, qemu, accel, workplace: openWorkplace(), onRun });
   } finally {
     console.log(summarize(done, runs));
   }

@@ -6,14 +6,17 @@
  */
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
+import type { Accelerator } from '../src/bench/guest.js';
 import { QmpClient } from '../src/qemu/qmp.js';
 import { listVms } from '../src/restore/list-vms.js';
 import { VmFolder, type VmStatus } from '../src/restore/vm-record.js';
 import type { SaveReport } from '../src/save/save.js';
 import { startCli } from '../test/support/command.js';
+import { BARE_WHOLE, examineBare, nextSweeps, startBare } from '../test/support/bare.js';
 import { Console } from '../test/support/console.js';
 import { killKeeper, killTransfer, pidsOf, Random, storeProblems } from '../test/support/faults.js';
-import { startGuest, type Guest } from '../test/support/guest.js';
+import { startGuest } from '../test/support/guest.js';
 import { killAndWait } from '../test/support/processes.js';
 import type { Workplace } from './workplace.js';
 
@@ -37,6 +40,8 @@ export interface SoakOptions {
   readonly runs: number;
   readonly seed: number;
   readonly qemu: string;
+  /** Under KVM the guest is the one without a kernel. */
+  readonly accel?: Accelerator;
   readonly workplace: Workplace;
   readonly onRun: (run: SoakRun) => void;
 }
@@ -51,8 +56,18 @@ export interface SoakRun {
   readonly tookMs: number;
 }
 
+/** A guest that can tell whether it is whole. */
+interface Subject {
+  readonly argv: readonly string[];
+  readonly qmpSocket: string;
+  readonly consoleSocket: string;
+  stop(): Promise<void>;
+  /** @throws Error that says what it finds wrong with itself */
+  requireWhole(console: Console): Promise<void>;
+}
+
 interface Soak {
-  readonly guest: Guest;
+  readonly guest: Subject;
   readonly random: Random;
   readonly workplace: Workplace;
   /** How long the operations take undisturbed. */
@@ -63,8 +78,9 @@ interface Soak {
 type Outcome = Omit<SoakRun, 'number' | 'tookMs'>;
 
 /** @throws Error that names the run and the seed, when a guest does not come back whole */
-export async function soak({ runs, seed, qemu, workplace, onRun }: SoakOptions): Promise<void> {
-  const prepared = await prepare({ qemu, workplace, random: new Random(seed) });
+export async function soak({ runs, seed, onRun, ...options }: SoakOptions): Promise<void> {
+  const { workplace } = options;
+  const prepared = await prepare({ ...options, random: new Random(seed) });
   for (let number = 1; number <= runs; number++) {
     const startMs = performance.now();
     try {
@@ -81,12 +97,12 @@ export async function soak({ runs, seed, qemu, workplace, onRun }: SoakOptions):
 /** Boots the guest, saves and restores it once in peace; it runs restored then. */
 async function prepare({
   qemu,
+  accel = 'tcg',
   workplace,
   random,
-}: Pick<Soak, 'workplace' | 'random'> & { readonly qemu: string }): Promise<Soak> {
+}: Pick<Soak, 'workplace' | 'random'> & Pick<SoakOptions, 'qemu' | 'accel'>): Promise<Soak> {
   const { dir, vmckpt } = workplace;
-  const guest = await startGuest({ dir, qemu });
-  await guest.waitReady();
+  const guest = await (accel === 'kvm' ? bareSubject(dir, qemu) : linuxSubject(dir, qemu));
   const saveMs = await timed(() => vmckpt(['save', `qmp:${guest.qmpSocket}`, NAME]));
   await guest.stop();
   // The second one finds everything in the page cache, as all that follow do.
@@ -176,35 +192,57 @@ async function generations({ workplace }: Soak): Promise<number[]> {
   return checkpoints.map(({ generation }) => generation).sort((a, b) => b - a);
 }
 
-/** One QEMU, and a guest in it that counts on and finds all of its memory and its disk as they must be. */
-async function requireWhole({ guest, workplace }: Soak): Promise<void> {
-  const qemus = pidsOf(workplace.runtimeDir, 'qemu');
-  if (qemus.length !== 1) throw new Error(`${qemus.length} QEMUs are running, 1 expected`);
-  const console = await Console.connect(guest.consoleSocket);
-  try {
+/** Counts on, and finds all of its memory and its disk as they must be. */
+async function linuxSubject(dir: string, qemu: string): Promise<Subject> {
+  const guest = await startGuest({ dir, qemu });
+  await guest.waitReady();
+  const requireWhole = async (console: Console): Promise<void> => {
     const first = await console.nextHeartbeat();
     const { ok, bad, n } = await console.verify();
     if (!ok || bad > 0) throw new Error(`the guest finds ${bad} of its pages wrong`);
     if (n <= first.n) throw new Error(`the guest's counter stands at ${n}`);
     if (!(await console.diskIntact())) throw new Error('the guest finds its disk wrong');
+  };
+  return { ...guest, requireWhole };
+}
+
+/** With two vCPUs, each of which looks after its half of memory. */
+async function bareSubject(dir: string, qemu: string): Promise<Subject> {
+  const guest = await startBare({ dir, qemu, accel: 'kvm', smp: 2, words: 'pause=3' });
+  const before = await nextSweeps(guest);
+  const requireWhole = async (console: Console): Promise<void> => {
+    const findings = await Promise.all(before.map((sweep) => examineBare(console, sweep)));
+    if (!isDeepStrictEqual(findings, [BARE_WHOLE, BARE_WHOLE]))
+      throw new Error(`the guest finds of itself: ${JSON.stringify(findings)}`);
+  };
+  return { ...guest, requireWhole };
+}
+
+/** One QEMU, and a guest in it that is whole. */
+async function requireWhole({ guest, workplace }: Soak): Promise<void> {
+  const qemus = pidsOf(workplace.runtimeDir, 'qemu');
+  if (qemus.length !== 1) throw new Error(`${qemus.length} QEMUs are running, 1 expected`);
+  const console = await Console.connect(guest.consoleSocket);
+  try {
+    await guest.requireWhole(console);
   } finally {
     console.close();
   }
 }
 
-async function letRun({ qmpSocket }: Guest): Promise<void> {
+async function letRun({ qmpSocket }: Subject): Promise<void> {
   const qmp = await QmpClient.connect({ path: qmpSocket });
   await qmp.execute('cont');
   await qmp.close();
 }
 
-async function versionOf({ qmpSocket }: Guest): Promise<QmpClient['version']> {
+async function versionOf({ qmpSocket }: Subject): Promise<QmpClient['version']> {
   const qmp = await QmpClient.connect({ path: qmpSocket });
   await qmp.close();
   return qmp.version;
 }
 
-function restoreArgs(guest: Guest): string[] {
+function restoreArgs(guest: Subject): string[] {
   return ['restore', '--qemu', guest.argv[0]!, '--trust-command-line', NAME];
 }
 

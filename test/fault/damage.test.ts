@@ -1,4 +1,4 @@
-import { closeSync, cpSync, existsSync, openSync, readFileSync, readSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, cpSync, existsSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, it, vi } from 'vitest';
 import { CheckpointReader } from '../../src/checkpoint/reader.js';
@@ -11,6 +11,7 @@ import { pagesOf as pagesIn } from '../../src/working-set/runs.js';
 import { restoreGuest, saveGuest } from '../support/checkpointing.js';
 import { startCli, type CliResult } from '../support/command.js';
 import { Console } from '../support/console.js';
+import { flipExtents } from '../support/damage.js';
 import { pidsOf, storeProblems } from '../support/faults.js';
 import { startGuest, type Guest } from '../support/guest.js';
 import { GuestMemory } from '../support/guest-memory.js';
@@ -59,19 +60,9 @@ describeOnEachQemu('a restore from a damaged generation', (qemu) => {
     killProcessesOf(runtimeDir);
   });
 
-  /** Flips a bit in the middle of each extent of the copy; once more heals it. */
-  function flip(extents: readonly number[]): void {
-    const pages = openSync(path.join(damagedStore, 'web/1/pages'), 'r+');
-    const byte = Buffer.alloc(1);
-    for (const extent of extents) {
-      const { offset, storedBytes } = reader.extentInfo(extent);
-      const at = offset + Math.floor(storedBytes / 2);
-      readSync(pages, byte, 0, 1, at);
-      byte[0]! ^= 1;
-      writeSync(pages, byte, 0, 1, at);
-    }
-    closeSync(pages);
-  }
+  /** Once more heals it. */
+  const flip = (extents: readonly number[]): void =>
+    flipExtents(path.join(damagedStore, 'web/1'), reader, extents);
 
   function damage(extents: readonly number[]): void {
     cpSync(storeDir, damagedStore, { recursive: true });

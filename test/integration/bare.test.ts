@@ -1,13 +1,24 @@
 import { afterEach, describe, expect, it } from 'vitest';
-import { BARE_WHOLE, examineBare, nextSweep, startBare, type BareOptions } from '../support/bare.js';
+import { BARE_WHOLE, examineBare, nextSweep, nextSweeps, startBare } from '../support/bare.js';
 import { restoreGuest, saveGuest, stopRestored, useOwnFolders } from '../support/checkpointing.js';
 import { GuestMemory } from '../support/guest-memory.js';
-import { describeUnderKvm, suiteDirectory } from '../support/vitest.js';
+import { suiteDirectory } from '../support/vitest.js';
 
+/** Under KVM: kvm.test.ts. */
 describe('a guest without a kernel, in software emulation,', () => {
-  roundTrips({ accel: 'tcg', qemu: 'system' });
-
   const dir = suiteDirectory();
+  const storeDir = useOwnFolders(dir);
+  afterEach(stopRestored);
+
+  it.each([1, 2] as const)('is whole when it is restored, with %i vCPUs', async (smp) => {
+    const guest = await startBare({ dir, smp });
+    const before = await nextSweeps(guest);
+    await saveGuest(guest, { storeDir, name: 'bare' });
+    await guest.stop();
+    const restored = await restoreGuest(guest, { storeDir, reference: 'bare', qemu: 'system' });
+    for (const sweep of before) expect(await examineBare(restored.console, sweep)).toEqual(BARE_WHOLE);
+  });
+
   it('finds a word of its memory that is wrong', async () => {
     const guest = await startBare({ dir });
     const before = await nextSweep(guest.console);
@@ -22,21 +33,3 @@ describe('a guest without a kernel, in software emulation,', () => {
     await guest.stop();
   });
 });
-
-describeUnderKvm('a guest without a kernel', (qemu) => roundTrips({ accel: 'kvm', qemu }));
-
-function roundTrips(options: Pick<BareOptions, 'accel' | 'qemu'>): void {
-  const dir = suiteDirectory();
-  const storeDir = useOwnFolders(dir);
-  afterEach(stopRestored);
-
-  it.each([1, 2] as const)('is whole when it is restored, with %i vCPUs', async (smp) => {
-    const guest = await startBare({ dir, smp, ...options });
-    const before = [];
-    for (let cpu = 0; cpu < smp; cpu++) before.push(await nextSweep(guest.console, cpu));
-    await saveGuest(guest, { storeDir, name: 'bare' });
-    await guest.stop();
-    const restored = await restoreGuest(guest, { storeDir, reference: 'bare', qemu: options.qemu! });
-    for (const sweep of before) expect(await examineBare(restored.console, sweep)).toEqual(BARE_WHOLE);
-  });
-}

@@ -1,5 +1,6 @@
 import { afterEach, expect, it, describe } from 'vitest';
 import { QmpClient } from '../../src/qemu/qmp.js';
+import { BARE_WHOLE, examineBare, nextSweep, startBare } from '../support/bare.js';
 import {
   examineGuest,
   restoreGuest,
@@ -8,7 +9,7 @@ import {
   useOwnFolders,
 } from '../support/checkpointing.js';
 import { startGuest, type Guest, type GuestOptions } from '../support/guest.js';
-import { describeOnEachQemu, describeOnQemu10, suiteDirectory } from '../support/vitest.js';
+import { describeOnEachQemu, describeOnQemu10, describeOnQemu11, suiteDirectory } from '../support/vitest.js';
 
 const WHOLE = { memory: true, disk: true, tmpfs: true, counter: true };
 
@@ -55,6 +56,31 @@ describeOnQemu10('iterative pre-copy', () => {
     const { saved, findings } = await roundTrip({ dir, storeDir, qemu: '10' }, 'precopy');
     expect(saved.iterations).toBeGreaterThan(1);
     expect(findings).toEqual(WHOLE);
+  });
+});
+
+/** As years of upgrades do; the firmware of each is another one, too. */
+describeOnQemu11('an old machine type, saved and restored from QEMU to QEMU, at last', () => {
+  const dir = suiteDirectory();
+  const storeDir = useOwnFolders(dir);
+  afterEach(stopRestored);
+
+  it.each(['pc-q35-7.2', 'pc-i440fx-7.2'])('%s is whole', async (machine) => {
+    const devices = ['virtio-net-pci,netdev=net', 'virtio-rng-pci', 'virtio-balloon-pci', 'qemu-xhci'];
+    const extraArgs = ['-netdev', 'user,id=net', ...devices.flatMap((device) => ['-device', device])];
+    const guest = await startBare({ dir, machine, extraArgs });
+    let before = await nextSweep(guest.console);
+    await saveGuest(guest, { storeDir, name: machine });
+    await guest.stop();
+    for (const qemu of ['10', '11'] as const) {
+      const restored = await restoreGuest(guest, { storeDir, reference: machine, qemu });
+      expect(await examineBare(restored.console, before)).toEqual(BARE_WHOLE);
+      before = await nextSweep(restored.console);
+      await saveGuest(guest, { storeDir, name: machine });
+      await restored.stop();
+    }
+    const last = await restoreGuest(guest, { storeDir, reference: machine, qemu: '11' });
+    expect(await examineBare(last.console, before)).toEqual(BARE_WHOLE);
   });
 });
 

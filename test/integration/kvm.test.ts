@@ -1,0 +1,4 @@
+import { matrix } from '../support/matrix.js';
+import { describeUnderKvm } from '../support/vitest.js';
+
+describeUnderKvm('a guest', (qemu) => matrix(qemu, 'kvm'));
