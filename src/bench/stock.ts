@@ -4,14 +4,14 @@ import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
 import { applyMigrationSettings, type MigrationSettings } from '../qemu/migration-control.js';
 import { QmpClient } from '../qemu/qmp.js';
 import { runWhenLoaded } from '../restore/incoming.js';
-import { CAPABILITIES_OF, runMethod, type SaveMethod } from '../save/methods.js';
+import { UNLIMITED_BANDWIDTH } from '../save/borrowed-settings.js';
+import { runLive, untilCompleted, type MethodResult, type SaveMethod } from '../save/methods.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
 import { poll } from '../util/deadline.js';
 import type { Guest } from './guest.js';
 import { killAndWait, killAtExit } from './processes.js';
 
 const TIMEOUT_MS = 600_000;
-const UNLIMITED_BANDWIDTH = 2 ** 40;
 
 export interface StockSave {
   /** From the first command until the file is on the disk. */
@@ -48,17 +48,25 @@ export interface StockMigration {
 export async function migrateAway(guest: Guest, { method, uri, settings }: StockMigration) {
   const qmp = await QmpClient.connect({ path: guest.qmpSocket });
   try {
-    const capabilities = Object.fromEntries(CAPABILITIES_OF[method].map((name) => [name, true]));
+    const capabilities = { events: true, 'background-snapshot': method === 'background-snapshot' };
     const former = await applyMigrationSettings(qmp, {
       capabilities: { ...capabilities, ...settings?.capabilities },
       parameters: { 'max-bandwidth': UNLIMITED_BANDWIDTH, ...settings?.parameters },
     });
-    const result = await runMethod(method, { qmp, uri, wasRunning: true });
+    const result = method === 'stopped' ? await runStopped(qmp, uri) : await runLive(method, { qmp, uri });
     await applyMigrationSettings(qmp, former);
     return result;
   } finally {
     await qmp.close();
   }
+}
+
+async function runStopped(qmp: QmpClient, uri: string): Promise<MethodResult> {
+  const startMs = nowMs();
+  await qmp.execute('stop');
+  await qmp.execute('migrate', { uri });
+  const { iterations } = await untilCompleted(qmp);
+  return { pauseMs: roundMs(nowMs() - startMs), iterations };
 }
 
 export interface StockLoad {

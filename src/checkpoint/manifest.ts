@@ -44,6 +44,8 @@ const schema = v.object({
   mode: v.picklist(['background-snapshot', 'stopped', 'precopy', 'import']),
   /** What the VM did when it was saved, and so what it does after a restore. */
   runState: v.picklist(['running', 'paused']),
+  /** QEMU's own name of its state (RunState), where it says more than `runState`: `suspended`, `io-error`, … */
+  vmState: v.optional(text),
   qemu: v.object({
     version: text,
     /** Only a name: the binary to run is the host's choice. */

@@ -30,6 +30,7 @@ function documentOf({ name, generation, facts, problem, rawMemory }: GenerationS
     created: facts?.created ?? null,
     mode: facts?.mode ?? null,
     runState: facts?.runState ?? null,
+    vmState: facts?.vmState ?? null,
     ramBytes: facts?.sizes.ramBytes ?? null,
     nonZeroBytes: facts?.sizes.nonZeroBytes ?? null,
     storedBytes: facts?.sizes.storedBytes ?? null,
@@ -51,7 +52,11 @@ function describe(checkpoints: readonly GenerationSummary[]): string {
       : rawMemory.storedBytes === null
         ? 'changed'
         : formatBytes(rawMemory.storedBytes),
-    facts === undefined ? (problem?.code ?? '-') : holdsMemoryOnly(facts) ? 'memory' : facts.runState,
+    facts === undefined ? (problem?.code ?? '-') : holdsMemoryOnly(facts) ? 'memory' : stateOf(facts),
   ]);
   return table(['NAME', 'GEN', 'CREATED', 'RAM', 'STORED', 'RAW', 'STATE'], rows);
+}
+
+function stateOf({ runState, vmState }: NonNullable<GenerationSummary['facts']>): string {
+  return vmState ?? runState;
 }

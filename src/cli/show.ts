@@ -86,7 +86,7 @@ function describe(shown: Shown): string {
     ...(holdsMemoryOnly(shown)
       ? [['Saved', `${shown.mode} of bare memory`] satisfies [string, string]]
       : ([
-          ['Saved', `${shown.mode}, while ${shown.runState}`],
+          ['Saved', `${shown.mode}, while ${shown.vmState ?? shown.runState}`],
           ['Machine', `${machine.type}${cpu}${accelerator}`],
           ['QEMU', `${qemu.version}, ${qemu.binaryName}`],
         ] satisfies [string, string][])),

@@ -7,6 +7,7 @@ import { addAbortSignal, type Readable } from 'node:stream';
 import type { Manifest, ManifestParts } from '../checkpoint/manifest.js';
 import { CheckpointWriter } from '../checkpoint/writer.js';
 import { VmckptError } from '../errors.js';
+import { globalStateIn } from '../migration-stream/global-state.js';
 import { StreamParser, type ParsedStream } from '../migration-stream/parser.js';
 import { MAX_BURST_BYTES } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
@@ -16,7 +17,6 @@ import { packageVersion } from '../util/package-paths.js';
 import { formatBytes } from '../util/units.js';
 import { readFailure } from './files.js';
 import { refuseForeign } from './foreign-formats.js';
-import { runStateIn } from './run-state.js';
 
 /** Real ones have 0.1 MB. */
 const MAX_DESCRIPTION_BYTES = 2 << 20;
@@ -121,7 +121,7 @@ function partsOf(
     created: new Date().toISOString(),
     vmckptVersion: packageVersion(),
     mode: 'import',
-    runState: runStateIn(stream.deviceState),
+    ...savedState(stream.deviceState),
     qemu: { version: UNKNOWN, binaryName: UNKNOWN },
     machine: { type: stream.machineName === '' ? UNKNOWN : stream.machineName },
     migration: {
@@ -135,6 +135,14 @@ function partsOf(
     blockDevices: [],
     memoryBackends: [],
   };
+}
+
+/** A machine in a state that nobody has paused it in stays as it is until its user has seen to it. */
+function savedState(deviceState: Buffer): Pick<ManifestParts, 'runState' | 'vmState'> {
+  const { name, sleeps } = globalStateIn(deviceState);
+  const runState = name === 'running' || name === 'suspended' ? 'running' : 'paused';
+  const vmState = sleeps ? 'suspended' : name;
+  return { runState, ...(vmState !== runState && { vmState }) };
 }
 
 /** QEMU leaves pages out that the guest has given back, but so does a stream that lost some: say it. */

@@ -101,6 +101,7 @@ export async function planLaunch(
     aftercare,
     notes: [
       ...rewritten.notes,
+      ...stateNotes(manifest, runs),
       ...own.overlaid.map((image) => `What the VM writes to ${image} is its own, and is lost when it ends.`),
       ...aftercareNotes(aftercare, runs),
     ],
@@ -115,6 +116,17 @@ function transferMonitor(folder: LaunchFolder): readonly string[] {
     `socket,id=vmckpt-transfer,path=${path},server=on,wait=off`,
     '-mon',
     'chardev=vmckpt-transfer,mode=control',
+  ];
+}
+
+/** What the user has to do before the guest goes on. */
+function stateNotes({ vmState }: Manifest, runs: boolean): string[] {
+  if (vmState === 'suspended')
+    return ['The guest sleeps, as it was saved: system_wakeup in its monitor wakes it.'];
+  if (vmState === undefined || runs) return [];
+  const why = vmState === 'io-error' ? 'an I/O error had stopped it' : `it was in the state "${vmState}"`;
+  return [
+    `The VM stays paused, because ${why} when it was saved. See to that, and then: cont in its monitor.`,
   ];
 }
 

@@ -5,7 +5,7 @@
  */
 import { VmckptError } from '../errors.js';
 import { be32, malformed } from './bytes.js';
-import { SECTION } from './constants.js';
+import { SECTION, STREAM_MAGIC, STREAM_VERSION } from './constants.js';
 
 /** A q35 machine has 0.1–0.7 MB of device state; emulated GPUs keep their video memory elsewhere. */
 export const MAX_DEVICE_STATE_BYTES = 256 * 2 ** 20;
@@ -66,6 +66,26 @@ export class TailCollector {
     grown.set(this.#buffer.subarray(0, this.#usedBytes));
     this.#buffer = grown;
   }
+}
+
+const HEADER_BYTES = 8;
+/** QEMU wants to read a description behind the devices, and looks at nothing in it. */
+const NO_DESCRIPTION = '{}';
+
+/**
+ * What xen-save-devices-state writes: the stream's header, the devices' FULL sections, 00.
+ * @throws VmckptError STREAM_TRUNCATED
+ */
+export function splitSavedDevices(saved: Buffer): StreamTail {
+  const end = saved.length - 1;
+  const begins =
+    saved.length > HEADER_BYTES && be32(saved, 0) === STREAM_MAGIC && be32(saved, 4) === STREAM_VERSION;
+  if (begins && saved[HEADER_BYTES] === SECTION.full && closesSections(saved, end) && saved[end] === 0)
+    return { deviceState: saved.subarray(HEADER_BYTES, end), description: Buffer.from(NO_DESCRIPTION) };
+  throw new VmckptError(
+    'STREAM_TRUNCATED',
+    `a whole device state expected, but its ${saved.length} bytes break off`,
+  );
 }
 
 /** Where the JSON begins that fills the rest of the tail, behind `00 06 be32 length`. */

@@ -21,7 +21,8 @@ import {
   STREAM_MAGIC,
   STREAM_VERSION,
 } from './constants.js';
-import { MAX_DEVICE_STATE_BYTES, TailCollector } from './device-state.js';
+import { MAX_DEVICE_STATE_BYTES, splitSavedDevices, TailCollector } from './device-state.js';
+import { DIRTY_BITMAP_SECTION_NAME, stepOverDirtyBitmap } from './dirty-bitmap.js';
 import { ElementReader } from './element-reader.js';
 
 export type PageTarget = Pick<PageSink, 'fill' | 'data'>;
@@ -31,8 +32,10 @@ export interface StreamHandler {
   onLayout(layout: RamLayout): PageTarget;
 }
 
-export interface StreamLimits {
+export interface StreamOptions {
   readonly maxDeviceStateBytes?: number;
+  /** The stream has no end: a dirty bitmap keeps it going when all memory is in. */
+  readonly held?: boolean;
 }
 
 export interface ParsedStream {
@@ -56,7 +59,14 @@ export interface ParsedStream {
 
 /** Named for the message of a stream that ends in the middle of one. */
 type State =
-  'header' | 'configuration' | 'section' | 'block list' | 'RAM records' | 'footer' | 'device state';
+  | 'header'
+  | 'configuration'
+  | 'section'
+  | 'block list'
+  | 'RAM records'
+  | 'dirty bitmaps'
+  | 'footer'
+  | 'device state';
 
 const MAX_ELEMENT_BYTES = Math.max(MAX_RECORD_BYTES, MAX_CONFIGURATION_ELEMENT_BYTES);
 const MAX_RAM_BLOCKS = 4096;
@@ -71,12 +81,19 @@ export class StreamParser {
   readonly #reader = new ElementReader(MAX_ELEMENT_BYTES, (bytes, offset) => this.#consume(bytes, offset));
   readonly #configuration = new ConfigurationReader();
   readonly #tail: TailCollector;
+  readonly #held: boolean;
   #state: State = 'header';
   #failure: Error | undefined;
   /** Stream offset of the first byte of what is being consumed. */
   #base = 0;
 
   #ramSectionId: number | undefined;
+  #bitmapSectionId: number | undefined;
+  /** Of the section that is being read. */
+  #openSectionId: number | undefined;
+  /** Pages before the PART of ram that is being read. */
+  #pagesBeforePart = 0;
+  #memoryIsWhole = false;
   /** Type of the ram section that was opened last; a FULL may follow PART or END. */
   #ramPhase: number | undefined;
   #announcedBytes = 0;
@@ -87,13 +104,22 @@ export class StreamParser {
   #dataPageCount = 0;
   #fillPageCount = 0;
 
-  constructor(handler: StreamHandler, { maxDeviceStateBytes = MAX_DEVICE_STATE_BYTES }: StreamLimits = {}) {
+  constructor(
+    handler: StreamHandler,
+    { maxDeviceStateBytes = MAX_DEVICE_STATE_BYTES, held = false }: StreamOptions = {},
+  ) {
     this.#handler = handler;
+    this.#held = held;
     this.#tail = new TailCollector(maxDeviceStateBytes);
   }
 
   get bytesSeen(): number {
     return this.#reader.bytesSeen;
+  }
+
+  /** Of a held stream: QEMU has nothing left to send of a stopped machine's memory. */
+  get memoryIsWhole(): boolean {
+    return this.#memoryIsWhole;
   }
 
   /**
@@ -117,16 +143,33 @@ export class StreamParser {
   end(): ParsedStream {
     if (this.#failure !== undefined) throw this.#failure;
     if (this.#state !== 'device state' || this.#layout === undefined || this.#ramSectionId === undefined)
-      throw new VmckptError(
-        'STREAM_TRUNCATED',
-        `a whole migration stream expected, but it ends after ${this.bytesSeen} bytes within: ${this.#state}`,
-      );
+      throw this.truncated();
+    return { ...this.#memory(this.#layout, this.#ramSectionId), ...this.#tail.split() };
+  }
+
+  /**
+   * The memory of a held stream, and the devices as QEMU's xen-save-devices-state has written them.
+   * @throws VmckptError STREAM_TRUNCATED when either is not whole.
+   */
+  endHeld(savedDevices: Buffer): ParsedStream {
+    if (!this.#memoryIsWhole || this.#layout === undefined || this.#ramSectionId === undefined)
+      throw this.truncated();
+    return { ...this.#memory(this.#layout, this.#ramSectionId), ...splitSavedDevices(savedDevices) };
+  }
+
+  truncated(): VmckptError {
+    return new VmckptError(
+      'STREAM_TRUNCATED',
+      `a whole migration stream expected, but it ends after ${this.bytesSeen} bytes within: ${this.#state}`,
+    );
+  }
+
+  #memory(layout: RamLayout, ramSectionId: number) {
     return {
       configuration: this.#configuration.bytes,
       machineName: this.#configuration.machineName,
-      ramSectionId: this.#ramSectionId,
-      ...this.#tail.split(),
-      layout: this.#layout,
+      ramSectionId,
+      layout,
       dataPageCount: this.#dataPageCount,
       fillPageCount: this.#fillPageCount,
       byteCount: this.bytesSeen,
@@ -158,6 +201,8 @@ export class StreamParser {
         return this.#blockListEntry(bytes, at);
       case 'RAM records':
         return this.#ramRecords(bytes, at);
+      case 'dirty bitmaps':
+        return this.#dirtyBitmaps(bytes, at);
       case 'footer':
         return this.#footer(bytes, at);
       case 'device state':
@@ -188,10 +233,10 @@ export class StreamParser {
     const type = bytes[at]!;
     switch (type) {
       case SECTION.start:
-        return this.#ramStart(bytes, at);
+        return this.#started(bytes, at);
       case SECTION.part:
       case SECTION.end:
-        return this.#ramContinued(bytes, at);
+        return this.#continued(bytes, at);
       case SECTION.command:
         return this.#command(bytes, at);
       case SECTION.full:
@@ -206,11 +251,17 @@ export class StreamParser {
     }
   }
 
-  #ramStart(bytes: Uint8Array, at: number): number {
+  #started(bytes: Uint8Array, at: number): number {
     const name = sectionName(bytes, at);
     if (name === undefined) return at;
     const versionAt = at + 6 + name.length + 4;
     if (bytes.length < versionAt + 4) return at;
+    this.#openSectionId = be32(bytes, at + 1);
+    if (this.#held && name === DIRTY_BITMAP_SECTION_NAME) {
+      this.#bitmapSectionId = this.#openSectionId;
+      this.#state = 'dirty bitmaps';
+      return versionAt + 4;
+    }
     if (name !== RAM_SECTION_NAME || this.#ramSectionId !== undefined)
       this.#fail(at, 'one section in parts, "ram"', `the start of section ${JSON.stringify(name)}`, {
         hint: `Switch off the migration capability that adds the section, or remove its device (${name}).`,
@@ -218,29 +269,48 @@ export class StreamParser {
     const version = be32(bytes, versionAt);
     if (version !== RAM_SECTION_VERSION)
       this.#fail(versionAt, `version ${RAM_SECTION_VERSION} of section "ram"`, `${version}`);
-    this.#ramSectionId = be32(bytes, at + 1);
+    this.#ramSectionId = this.#openSectionId;
     this.#ramPhase = SECTION.start;
     this.#state = 'RAM records';
     return versionAt + 4;
   }
 
-  #ramContinued(bytes: Uint8Array, at: number): number {
+  #continued(bytes: Uint8Array, at: number): number {
     if (bytes.length - at < 5) return at;
     const id = be32(bytes, at + 1);
+    this.#openSectionId = id;
+    if (id === this.#bitmapSectionId) {
+      this.#state = 'dirty bitmaps';
+      return at + 5;
+    }
     if (id !== this.#ramSectionId)
       this.#fail(at + 1, `the id ${this.#ramSectionId ?? '(none yet)'} of section "ram"`, `${id}`);
     if (this.#ramPhase === SECTION.end)
       this.#fail(at, 'device state after the end of "ram"', 'more of "ram"');
     this.#ramPhase = bytes[at]!;
+    this.#pagesBeforePart = this.#pageCount;
     this.#state = 'RAM records';
     return at + 5;
+  }
+
+  get #pageCount(): number {
+    return this.#dataPageCount + this.#fillPageCount;
+  }
+
+  #dirtyBitmaps(bytes: Uint8Array, at: number): number {
+    const step = stepOverDirtyBitmap(bytes, at, this.#base + at);
+    if (step === undefined) return at;
+    if (step.ended) this.#state = 'footer';
+    return step.next;
   }
 
   #command(bytes: Uint8Array, at: number): number {
     if (bytes.length - at < COMMAND_BYTES) return at;
     const command = be16(bytes, at + 1);
     const payloadBytes = be16(bytes, at + 3);
-    if (command !== COMMAND.switchoverStart || payloadBytes !== 0)
+    // What announces that dirty bitmaps may follow the machine.
+    const ofBitmaps = this.#held && command === COMMAND.postcopyAdvise;
+    if ((command !== COMMAND.switchoverStart && !ofBitmaps) || payloadBytes !== 0)
       this.#fail(at, 'no command but SWITCHOVER_START', `command ${command} with ${payloadBytes} bytes`, {
         hint: 'Switch the migration capabilities postcopy-ram and return-path off in the saving QEMU.',
       });
@@ -266,8 +336,8 @@ export class StreamParser {
         hint: 'Machine types without section footers (2.3 and older) are not supported.',
       });
     const id = be32(bytes, at + 1);
-    if (id !== this.#ramSectionId)
-      this.#fail(at + 1, `a footer of section ${this.#ramSectionId}`, `of ${id}`);
+    if (id !== this.#openSectionId)
+      this.#fail(at + 1, `a footer of section ${this.#openSectionId}`, `of ${id}`);
     if (this.#layout === undefined)
       this.#fail(at, 'the list of RAM blocks in the first section "ram"', 'none');
     this.#state = 'section';
@@ -328,6 +398,9 @@ export class StreamParser {
     const flags = be32(bytes, at + 4) & FLAG_MASK;
     switch (flags) {
       case RAM_FLAG.endOfSection:
+        // QEMU opens a PART without pages only when it has none left.
+        this.#memoryIsWhole =
+          this.#held && this.#ramPhase === SECTION.part && this.#pageCount === this.#pagesBeforePart;
         this.#state = 'footer';
         break;
       case RAM_FLAG.multifdFlush:

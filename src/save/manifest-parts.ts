@@ -5,6 +5,7 @@ import type { ParsedStream } from '../migration-stream/parser.js';
 import type { VmDescription } from '../qemu/inspect.js';
 import { packageVersion } from '../util/package-paths.js';
 import type { SaveMethod } from './methods.js';
+import type { SavedState } from './run-states.js';
 
 export interface ManifestSubject {
   readonly name: string;
@@ -12,9 +13,17 @@ export interface ManifestSubject {
   readonly vm: VmDescription;
   readonly method: SaveMethod;
   readonly stream: ParsedStream;
+  readonly state: SavedState;
 }
 
-export function manifestParts({ name, generation, vm, method, stream }: ManifestSubject): ManifestParts {
+export function manifestParts({
+  name,
+  generation,
+  vm,
+  method,
+  stream,
+  state,
+}: ManifestSubject): ManifestParts {
   const description = stream.description.toString('utf8');
   return {
     name,
@@ -22,7 +31,7 @@ export function manifestParts({ name, generation, vm, method, stream }: Manifest
     created: new Date().toISOString(),
     vmckptVersion: packageVersion(),
     mode: method,
-    runState: vm.running ? 'running' : 'paused',
+    ...state,
     qemu: {
       version: vm.version.text,
       binaryName: path.basename(vm.binary),

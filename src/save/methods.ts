@@ -1,26 +1,28 @@
 /**
- * The ways in which QEMU gives a VM's state away, each as the same three steps: what is switched on, how the
- * migration is started and watched, and what has to be done to the VM afterwards.
+ * The ways in which QEMU gives a VM's state away: how the migration is started, watched and ended, and what has to be
+ * done to the VM afterwards.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError } from '../errors.js';
 import type { VmDescription } from '../qemu/inspect.js';
-import { isMigrating, queryMigrate } from '../qemu/migration-control.js';
+import { isMigrating, queryMigrate, type MigrationStatus } from '../qemu/migration-control.js';
 import { filesystemOf } from '../qemu/memory-files.js';
-import type { QmpClient } from '../qemu/qmp.js';
+import type { QmpClient, QmpEvent } from '../qemu/qmp.js';
 import { roundMs } from '../timeline/clock.js';
+import type { PrecopyLimit } from './precopy-limit.js';
 import { asRoot } from '../util/rights.js';
 import { losesMemoryInPrecopy } from './refusals.js';
 
 export type SaveMethod = 'background-snapshot' | 'stopped' | 'precopy';
+/** A VM that stands still is held, and its migration never ends (held-migration.ts); of these methods it does. */
+export type LiveMethod = Exclude<SaveMethod, 'stopped'>;
 
 export interface MethodContext {
   readonly qmp: QmpClient;
   /** Where the receiver listens. */
   readonly uri: string;
-  readonly wasRunning: boolean;
-  /** A running VM that has to be paused runs on as soon as it is saved; else it stays paused. */
-  readonly runsOn?: boolean;
+  /** Of pre-copy; without one it goes on for as long as the guest makes it. */
+  readonly limit?: PrecopyLimit;
 }
 
 export interface MethodResult {
@@ -34,12 +36,6 @@ export interface MethodResult {
 const ASK_EVERY_MS = 500;
 /** A save ends when QEMU says so; this only bounds a QEMU that has stopped to make progress. */
 const STALL_TIMEOUT_MS = 120_000;
-
-export const CAPABILITIES_OF: Record<SaveMethod, readonly string[]> = {
-  'background-snapshot': ['background-snapshot', 'events'],
-  stopped: ['events'],
-  precopy: ['events'],
-};
 
 /** For a VM as it stands; `note` tells the user why it is another method than the one that was wished for. */
 export function chooseMethod(
@@ -76,9 +72,8 @@ function unwatched(vm: Pick<VmDescription, 'accelerator' | 'version'>): ReturnTy
   };
 }
 
-export async function runMethod(method: SaveMethod, context: MethodContext): Promise<MethodResult> {
-  if (method === 'background-snapshot') return backgroundSnapshot(context);
-  return method === 'precopy' ? precopy(context) : stopped(context);
+export async function runLive(method: LiveMethod, context: MethodContext): Promise<MethodResult> {
+  return method === 'precopy' ? precopy(context) : backgroundSnapshot(context);
 }
 
 /** QEMU pauses the VM, keeps its state, write-protects its memory and lets it run again by itself. */
@@ -89,42 +84,74 @@ async function backgroundSnapshot({ qmp, uri }: MethodContext): Promise<MethodRe
   return { pauseMs: pause.totalMs(), iterations: 1 };
 }
 
-async function stopped({ qmp, uri, wasRunning, runsOn }: MethodContext): Promise<MethodResult> {
-  const startedMs = performance.now();
-  if (wasRunning) await qmp.execute('stop');
-  await qmp.execute('migrate', { uri });
-  const { iterations } = await untilCompleted(qmp);
-  if (wasRunning && runsOn) await qmp.execute('cont');
-  return { pauseMs: wasRunning ? roundMs(performance.now() - startedMs) : 0, iterations };
-}
-
 /** Memory is sent while the VM runs and changes it, again and again; only the last pass pauses the VM. */
-async function precopy({ qmp, uri }: MethodContext): Promise<MethodResult> {
+async function precopy({ qmp, uri, limit }: MethodContext): Promise<MethodResult> {
   const pause = new PauseClock(qmp);
   await qmp.execute('migrate', { uri });
-  const { iterations } = await untilCompleted(qmp);
+  const { iterations } = await untilCompleted(qmp, async (progress) => {
+    await limit?.watch(progress);
+    if (progress.status === 'pre-switchover') await switchOver(qmp);
+  });
   await qmp.execute('cont');
   return { pauseMs: pause.totalMs(), iterations };
 }
 
-async function untilCompleted(qmp: QmpClient): Promise<{ iterations: number }> {
-  const ended = new Promise<void>((resolve) => {
-    qmp.on('MIGRATION', ({ data }) => isMigrating(String(data['status'])) || resolve());
-  });
-  let moved = { bytes: -1, atMs: performance.now() };
-  for (;;) {
-    const { status, errorText, ram } = await queryMigrate(qmp);
+/** The VM is paused. A guest that has gone to sleep would never get out of the state that QEMU is in at the end. */
+async function switchOver(qmp: QmpClient): Promise<void> {
+  if (isAsleep(qmp.pastEvents))
+    throw new VmckptError('VM_STATE', 'the guest went to sleep (suspended, S3) while it was saved', {
+      hint: 'Save it again: QEMU 9 and newer save it asleep. Or wake it first: system_wakeup in its monitor.',
+    });
+  await qmp.execute('migrate-continue', { state: 'pre-switchover' });
+}
+
+function isAsleep(events: readonly QmpEvent[]): boolean {
+  return events.findLast(({ name }) => name === 'SUSPEND' || name === 'WAKEUP')?.name === 'SUSPEND';
+}
+
+/** `onProgress` is called about twice a second, and when QEMU waits to be told. */
+export async function untilCompleted(
+  qmp: QmpClient,
+  onProgress: (progress: MigrationStatus) => Promise<void> = async () => undefined,
+): Promise<{ iterations: number }> {
+  for await (const progress of progressOf(qmp)) {
+    const { status, ram } = progress;
     if (status === 'completed') return { iterations: Math.max(1, ram?.dirtySyncCount ?? 1) };
-    if (status === 'failed' || status === 'cancelled')
-      throw new VmckptError('MIGRATION_FAILED', `QEMU could not save the VM: ${errorText ?? status}`);
-    const bytes = ram?.transferredBytes ?? 0;
-    if (bytes !== moved.bytes) moved = { bytes, atMs: performance.now() };
-    if (performance.now() - moved.atMs > STALL_TIMEOUT_MS)
-      throw new VmckptError(
-        'TIMEOUT',
-        `QEMU has sent nothing for ${STALL_TIMEOUT_MS} ms; the save is given up`,
-      );
-    await Promise.race([ended, sleep(ASK_EVERY_MS, undefined, { ref: false })]);
+    await onProgress(progress);
+  }
+  throw new Error('unreachable: a migration makes progress until it ends');
+}
+
+/**
+ * How a migration goes, until it fails or nobody asks any more.
+ * @throws VmckptError MIGRATION_FAILED, TIMEOUT
+ */
+export async function* progressOf(qmp: QmpClient): AsyncGenerator<MigrationStatus, never> {
+  let wake = (): void => undefined;
+  const forget = qmp.on('MIGRATION', ({ data }) => {
+    const status = String(data['status']);
+    if (!isMigrating(status) || status === 'pre-switchover') wake();
+  });
+  try {
+    let moved = { bytes: -1, atMs: performance.now() };
+    for (;;) {
+      const woken = new Promise<void>((resolve) => (wake = resolve));
+      const progress = await queryMigrate(qmp);
+      const { status, errorText, ram } = progress;
+      if (status === 'failed' || status === 'cancelled')
+        throw new VmckptError('MIGRATION_FAILED', `QEMU could not save the VM: ${errorText ?? status}`);
+      yield progress;
+      const bytes = ram?.transferredBytes ?? 0;
+      if (bytes !== moved.bytes) moved = { bytes, atMs: performance.now() };
+      if (performance.now() - moved.atMs > STALL_TIMEOUT_MS)
+        throw new VmckptError(
+          'TIMEOUT',
+          `QEMU has sent nothing for ${STALL_TIMEOUT_MS} ms; the save is given up`,
+        );
+      await Promise.race([woken, sleep(ASK_EVERY_MS, undefined, { ref: false })]);
+    }
+  } finally {
+    forget();
   }
 }
 

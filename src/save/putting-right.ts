@@ -16,6 +16,7 @@ import {
 import { QmpClient } from '../qemu/qmp.js';
 import { poll } from '../util/deadline.js';
 import { identifyProcess } from '../util/process-identity.js';
+import { release } from './held-migration.js';
 import { takeBack } from './receiver.js';
 import { VmJournal, type JournalNote } from './vm-journal.js';
 
@@ -23,6 +24,8 @@ const CONNECT_TIMEOUT_MS = 10_000;
 const DRAIN_TIMEOUT_MS = 600_000;
 const CANCEL_TIMEOUT_MS = 30_000;
 const UNANSWERED: readonly string[] = ['QMP_BUSY', 'TIMEOUT'];
+/** What a save makes of a VM that ran; one that has shut down or failed meanwhile is left as it is. */
+const PAUSED_BY_SAVES: readonly string[] = ['paused', 'postmigrate'];
 const THAWS_BY_ITSELF_SINCE = 10;
 
 export interface PuttingRight {
@@ -85,9 +88,10 @@ export async function giveBack(qmp: QmpClient, note: JournalNote): Promise<void>
   await takeBack(qmp);
   await endMigration(qmp, note.method);
   if (note.method === 'background-snapshot') await thaw(qmp);
+  if (note.method === 'stopped') await release(qmp);
   await applyMigrationSettings(qmp, note);
-  const { running } = await qmp.query(v.object({ running: v.boolean() }), 'query-status');
-  if (note.wasRunning && !running) await qmp.execute('cont');
+  const { status } = await qmp.query(v.object({ status: v.string() }), 'query-status');
+  if (note.wasRunning && PAUSED_BY_SAVES.includes(status)) await qmp.execute('cont');
 }
 
 /** A background-snapshot is never cancelled (QEMU 7.2 would freeze the VM): its receiver drains it to the end. */

@@ -24,24 +24,41 @@ export interface ReadStreamOptions {
 }
 
 /** Reads the stream to its end. @throws VmckptError STREAM_MALFORMED, STREAM_TRUNCATED, or what the sink throws */
-export async function readStream({
-  fd,
-  handler,
-  ready,
-  onProgress,
-  signal,
-}: ReadStreamOptions): Promise<ParsedStream> {
-  const parser = new StreamParser(handler);
+export async function readStream(options: ReadStreamOptions): Promise<ParsedStream> {
+  const parser = new StreamParser(options.handler);
+  await readUntil(() => false, parser, options);
+  return parser.end();
+}
+
+/**
+ * Reads the memory of a stopped VM whose migration is held; the rest of its stream says nothing.
+ * @returns what takes the devices then
+ * @throws VmckptError as `readStream`
+ */
+export async function readHeldMemory(
+  options: ReadStreamOptions,
+): Promise<(savedDevices: Buffer) => ParsedStream> {
+  const parser = new StreamParser(options.handler, { held: true });
+  await readUntil(() => parser.memoryIsWhole, parser, options);
+  if (!parser.memoryIsWhole) throw parser.truncated();
+  return (savedDevices) => parser.endHeld(savedDevices);
+}
+
+async function readUntil(
+  isEnough: () => boolean,
+  parser: StreamParser,
+  { fd, ready, onProgress, signal }: ReadStreamOptions,
+): Promise<void> {
   const buffer = Buffer.allocUnsafe(MAX_BURST_BYTES);
   let turnedAtMs = performance.now();
-  for (;;) {
+  while (!isEnough()) {
     if (performance.now() - turnedAtMs > MAX_BUSY_MS) {
       await turn();
       turnedAtMs = performance.now();
     }
     signal.throwIfAborted();
     const bytesRead = readAvailable(fd, buffer);
-    if (bytesRead === 0) return parser.end();
+    if (bytesRead === 0) return;
     if (bytesRead === undefined) {
       await nap();
       continue;

@@ -1,7 +1,8 @@
 /**
- * The pipe that QEMU's migration stream comes through, and the native `vmckpt-receiver` that keeps it open: a
- * process that outlives this one. We read the pipe ourselves, so that no byte passes through it, and when we die or
- * give up it reads the stream to its end: QEMU 7.2 freezes a VM for ever whose background-snapshot is cut off.
+ * The pipe that QEMU's migration stream comes through, and for a background-snapshot the native `vmckpt-receiver` that
+ * keeps it open: a process that outlives this one. We read the pipe ourselves, so that no byte passes through it, and
+ * when we die or give up it reads the stream to its end: QEMU 7.2 freezes a VM for ever whose background-snapshot is
+ * cut off. Any other migration fails when nobody reads it, and the VM is then as before.
  *
  * A pipe, because a background-snapshot writes every page by itself: 250 of them fit before QEMU has to wait,
  * against 25 on a socket with the system's default buffer, and nobody is woken for one page.
@@ -14,6 +15,7 @@ import { VmckptError } from '../errors.js';
 import { hasAddon, makePipe, RECEIVER_PATH, type Pipe } from '../native/index.js';
 import type { QmpClient } from '../qemu/qmp.js';
 import { distFile } from '../util/package-paths.js';
+import type { SaveMethod } from './methods.js';
 
 /** What the system lets everybody have. */
 const PIPE_BYTES = 1 << 20;
@@ -22,19 +24,20 @@ const COMMAND = hasAddon() ? [RECEIVER_PATH] : [process.execPath, distFile('save
 const FD_NAME = 'vmckpt-stream';
 
 export class Receiver {
-  readonly #consumer: Socket;
+  readonly #consumer: Socket | undefined;
   readonly #readEnd: number;
   #writeEnd: number | undefined;
 
-  private constructor(consumer: Socket, { readEnd, writeEnd }: Pipe) {
+  private constructor(consumer: Socket | undefined, { readEnd, writeEnd }: Pipe) {
     this.#consumer = consumer;
     this.#readEnd = readEnd;
     this.#writeEnd = writeEnd;
   }
 
-  /** @throws VmckptError NATIVE_MISSING */
-  static async start(): Promise<Receiver> {
+  /** What nobody reads any more is dropped, as it were read, or cut off. @throws VmckptError NATIVE_MISSING */
+  static async start({ method }: { readonly method: SaveMethod }): Promise<Receiver> {
     const pipe = makePipe(PIPE_BYTES);
+    if (method !== 'background-snapshot') return new Receiver(undefined, pipe);
     const [program, ...args] = COMMAND;
     const child = spawn(program!, args, {
       detached: true,
@@ -70,11 +73,11 @@ export class Receiver {
     return this.#readEnd;
   }
 
-  /** Leaves what is still to come of the stream to the receiver, which reads and drops it; nobody may read from here on. To be called once. */
+  /** Leaves what is still to come of the stream to the receiver, if there is one; nobody may read from here on. To be called once. */
   discard(): void {
     this.#closeWriteEnd();
     closeSync(this.#readEnd);
-    this.#consumer.destroy();
+    this.#consumer?.destroy();
   }
 
   #closeWriteEnd(): void {

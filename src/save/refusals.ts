@@ -2,6 +2,7 @@
 import { VmckptError } from '../errors.js';
 import type { VmDescription } from '../qemu/inspect.js';
 import type { SaveMethod } from './methods.js';
+import { savedStateOf } from './run-states.js';
 
 export interface RefusalOptions {
   readonly method: SaveMethod;
@@ -10,7 +11,7 @@ export interface RefusalOptions {
 
 /** @throws VmckptError DISKS_WRITABLE, QEMU_UNSUPPORTED, VM_STATE */
 export function refuseUnsafe(vm: VmDescription, { method, disksExternal }: RefusalOptions): void {
-  refusePostmigrate(vm);
+  savedStateOf(vm.status, vm.version);
   if (!disksExternal) refuseWritableDisks(vm);
   if (method === 'precopy') refuseLossyPrecopy(vm);
 }
@@ -45,17 +46,6 @@ function refuseLossyPrecopy(vm: VmDescription): void {
     `pre-copy loses memory in QEMU ${vm.version.text} with software emulation (tcg)`,
     {
       hint: 'Save with --live background-snapshot (the default) or --stop, or use QEMU 10.',
-    },
-  );
-}
-
-function refusePostmigrate({ status, version }: VmDescription): void {
-  if (status !== 'postmigrate') return;
-  throw new VmckptError(
-    'VM_STATE',
-    `the VM has been paused since its last save or migration, and QEMU ${version.text} saves it again only after it has run`,
-    {
-      hint: 'Its newest checkpoint is what it is now. To go on: cont in its monitor.',
     },
   );
 }

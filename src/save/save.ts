@@ -2,10 +2,8 @@
  * The story of a save: look at the VM, refuse what cannot be brought back, let QEMU send its state to a receiver
  * of ours, write every page as it passes, and give the VM back as it was: in every way out.
  */
-import { CheckpointWriter } from '../checkpoint/writer.js';
 import type { Manifest } from '../checkpoint/manifest.js';
 import { mainMemoryName } from '../checkpoint/raw-memory.js';
-import type { ParsedStream } from '../migration-stream/parser.js';
 import { refuseBlockers } from '../qemu/blockers.js';
 import { inspectVm, type VmDescription } from '../qemu/inspect.js';
 import {
@@ -19,25 +17,20 @@ import type { QmpClient } from '../qemu/qmp.js';
 import { Store, type PendingGeneration } from '../store/store.js';
 import { VmckptError } from '../errors.js';
 import { writeRawMemory } from '../transfer/raw-memory.js';
-import { withDeadline } from '../util/deadline.js';
 import { identifyProcess, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
+import { borrowedSettings, changedBy } from './borrowed-settings.js';
 import { manifestParts } from './manifest-parts.js';
-import { DirtyPages } from './dirty-pages.js';
-import { CAPABILITIES_OF, chooseMethod, runMethod, type MethodResult, type SaveMethod } from './methods.js';
+import { chooseMethod, type MethodResult, type SaveMethod } from './methods.js';
 import { connectToVm, giveBack, putRight } from './putting-right.js';
-import { readStream } from './read-stream.js';
-import { Receiver } from './receiver.js';
 import { refuseUnsafe } from './refusals.js';
+import { isLive } from './run-states.js';
 import { sealGeneration } from './seal-generation.js';
 import { teachWorkingSet } from './teach.js';
+import { transfer } from './transfer.js';
 import { VmJournal, type JournalNote } from './vm-journal.js';
 
 const DEATH_TIMEOUT_MS = 2_000;
-/** What is left then fits into the pipe and the writer's queue. */
-const END_TIMEOUT_MS = 120_000;
-/** QEMU's default is a low cap made for networks; this is no limit at all on any disk. */
-const UNLIMITED_BANDWIDTH = 2 ** 40;
 
 export const LAYOUTS = ['extents', 'raw'] as const;
 export type Layout = (typeof LAYOUTS)[number];
@@ -137,14 +130,16 @@ async function saveInto(
   work: Work,
 ): Promise<{ manifest: Manifest; result: MethodResult }> {
   const { vm, method, options } = work;
-  const note = await noteSettings(work);
+  const { note, wanted } = await noteSettings(work);
   let saved = false;
   try {
-    await changeSettings(work);
-    const { stream, writer, dirty, result } = await transfer(pending, work);
-    const parts = manifestParts({ vm, method, name: options.name, generation: pending.generation, stream });
+    await changeSettings(work, wanted);
+    const { dir, formerDir, generation } = pending;
+    const runsOn = options.method !== 'stopped';
+    const transferred = await transfer({ ...options, ...work, runsOn, dir });
+    const { stream, writer, dirty, result, state } = transferred;
+    const parts = manifestParts({ vm, method, name: options.name, generation, stream, state });
     const manifest = await writer.finish(parts, stream.deviceState);
-    const { dir, formerDir } = pending;
     const unsealed = await sealGeneration(dir, { manifest, vm });
     if (unsealed !== undefined) options.onMessage(unsealed);
     const problem = await teachWorkingSet({ dir, formerDir, dirtyPages: dirty.pages });
@@ -188,108 +183,28 @@ async function hasDied(qemu: ProcessIdentity, error: unknown): Promise<boolean> 
   );
 }
 
-function settingsOf(method: SaveMethod): MigrationSettings {
-  return {
-    capabilities: Object.fromEntries(CAPABILITIES_OF[method].map((name) => [name, true])),
-    parameters: { 'max-bandwidth': UNLIMITED_BANDWIDTH },
-  };
-}
-
 /** What the save will change, as it was: in the journal before the first of it is changed. */
-async function noteSettings({ qmp, journal, vm, method }: Work): Promise<JournalNote> {
-  const wanted = settingsOf(method);
+async function noteSettings({ qmp, journal, vm, method }: Work): Promise<Borrowed> {
   const current = await readMigrationSettings(qmp);
-  const note: JournalNote = {
-    wasRunning: vm.running,
-    method,
-    capabilities: pick(current.capabilities, wanted.capabilities),
-    parameters: pick(current.parameters, wanted.parameters),
-  };
+  const wanted = borrowedSettings(method, current);
+  const note = { wasRunning: isLive(vm.status), method, ...changedBy(wanted, current) };
   journal.write(note);
-  return note;
+  return { note, wanted };
 }
 
-async function changeSettings({ qmp, method }: Work): Promise<void> {
+interface Borrowed {
+  readonly note: JournalNote;
+  readonly wanted: MigrationSettings;
+}
+
+async function changeSettings({ qmp, method }: Work, wanted: MigrationSettings): Promise<void> {
   try {
-    await applyMigrationSettings(qmp, settingsOf(method));
+    await applyMigrationSettings(qmp, wanted);
   } catch (error) {
     throw method === 'background-snapshot'
       ? withoutUserfaultfd(error, { what: 'QEMU may not be saved while it runs', instead: '--stop' })
       : error;
   }
-}
-
-interface Transferred {
-  readonly stream: ParsedStream;
-  readonly writer: CheckpointWriter;
-  readonly dirty: DirtyPages;
-  readonly result: MethodResult;
-}
-
-/** QEMU sends and we write, side by side. */
-async function transfer(pending: PendingGeneration, work: Work): Promise<Transferred> {
-  const { options, qmp, vm, method } = work;
-  const receiver = await Receiver.start();
-  let writer: CheckpointWriter | undefined;
-  let dirty: DirtyPages | undefined;
-  const giveUp = new AbortController();
-  const signal = AbortSignal.any([options.signal, giveUp.signal]);
-  const writing = readStream({
-    fd: receiver.stream,
-    handler: {
-      onLayout: (layout) => {
-        writer = CheckpointWriter.create(pending.dir, { layout, level: options.level });
-        return (dirty = new DirtyPages(writer, { method, pageCount: layout.pageCount }));
-      },
-    },
-    ready: () => writer?.ready() ?? Promise.resolve(),
-    onProgress: (streamBytes) => options.onProgress(streamBytes, vm.ramBytes),
-    signal,
-  });
-  try {
-    const result = await Promise.race([
-      receiver.lendTo(qmp).then((uri) => {
-        // The pipe of a save that was given up in between is taken back: QEMU would fail for want of it.
-        signal.throwIfAborted();
-        return runMethod(method, { qmp, uri, wasRunning: vm.running, runsOn: options.method !== 'stopped' });
-      }),
-      failureOf(writing),
-      rejectOnAbort(options.signal),
-    ]);
-    const stream = await withDeadline(writing, {
-      what: 'QEMU to end its stream, and the rest to be written',
-      timeoutMs: END_TIMEOUT_MS,
-    });
-    receiver.discard();
-    return { stream, writer: writer!, dirty: dirty!, result };
-  } catch (error) {
-    // The reader is not waited for: it touches neither the pipe nor the writer from here on.
-    giveUp.abort(error);
-    // At once: while nobody reads, QEMU waits, and a VM that writes with it.
-    receiver.discard();
-    await writer?.abort();
-    throw error;
-  }
-}
-
-/** Why the stream could not be stored. When it merely breaks off, QEMU knows better why. */
-async function failureOf(writing: Promise<unknown>): Promise<never> {
-  await writing.catch((error: unknown) => {
-    if (!(error instanceof VmckptError) || error.code !== 'STREAM_TRUNCATED') throw error;
-  });
-  return new Promise<never>(() => undefined);
-}
-
-function rejectOnAbort(signal: AbortSignal): Promise<never> {
-  return new Promise((_resolve, reject) => {
-    const abort = () => reject(signal.reason as Error);
-    if (signal.aborted) abort();
-    signal.addEventListener('abort', abort, { once: true });
-  });
-}
-
-function pick<T>(from: Readonly<Record<string, T>>, like: object): Record<string, T> {
-  return Object.fromEntries(Object.entries(from).filter(([key]) => key in like));
 }
 
 /** QEMU, as the other end of its monitor. @throws VmckptError QEMU_DIED */

@@ -37,10 +37,11 @@ export type JournalNote = v.InferOutput<typeof noteSchema>;
 export class VmJournal {
   readonly #lockFd: number;
   readonly #noteFile: string;
-  readonly #directory: string;
+  /** The VM's own, for as long as it is saved. */
+  readonly directory: string;
 
   private constructor(directory: string, lockFd: number) {
-    this.#directory = directory;
+    this.directory = directory;
     this.#lockFd = lockFd;
     this.#noteFile = path.join(directory, NOTE);
   }
@@ -72,7 +73,7 @@ export class VmJournal {
 
   write(note: JournalNote): void {
     writeJsonFile(this.#noteFile, note);
-    const fd = openSync(this.#directory, 'r');
+    const fd = openSync(this.directory, 'r');
     fsyncSync(fd);
     closeSync(fd);
   }
@@ -83,7 +84,7 @@ export class VmJournal {
 
   /** Gives the lock back; the folder goes when nothing is left to be put right. */
   close(): void {
-    if (this.read() === undefined) rmSync(this.#directory, { recursive: true, force: true });
+    if (this.read() === undefined) rmSync(this.directory, { recursive: true, force: true });
     closeSync(this.#lockFd);
   }
 }

@@ -39,7 +39,7 @@ export interface GenerationSummary {
   readonly name: string;
   readonly generation: number;
   /** What of the manifest a list shows; undefined when it cannot be read, and then `problem` says why. */
-  readonly facts: Pick<Manifest, 'created' | 'mode' | 'runState' | 'sizes'> | undefined;
+  readonly facts: Pick<Manifest, 'created' | 'mode' | 'runState' | 'vmState' | 'sizes'> | undefined;
   readonly problem: { readonly code: ErrorCode; readonly message: string } | undefined;
   readonly rawMemory: RawMemorySummary | null;
 }
@@ -206,8 +206,8 @@ export class Store {
     const dir = path.join(this.dir, name, String(generation));
     try {
       const manifest = readManifest(dir);
-      const { created, mode, runState, sizes } = manifest;
-      const facts = { created, mode, runState, sizes };
+      const { created, mode, runState, vmState, sizes } = manifest;
+      const facts = { created, mode, runState, vmState, sizes };
       const rawMemory = summarizeRawMemory(dir, manifest);
       return { name, generation, facts, problem: undefined, rawMemory };
     } catch (error) {

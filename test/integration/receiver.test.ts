@@ -27,7 +27,7 @@ function pipesOfQemu(): number {
 it('a pipe that QEMU was lent and never used is taken back, however often', async () => {
   const before = pipesOfQemu();
   for (let save = 0; save < 3; save++) {
-    const receiver = await Receiver.start();
+    const receiver = await Receiver.start({ method: 'background-snapshot' });
     expect(await receiver.lendTo(qmp)).toBe('fd:vmckpt-stream');
     receiver.discard();
   }

@@ -1,0 +1,110 @@
+/** A tiny QEMU of either version for tests of saves: its "guest" is the firmware, or a boot sector that does one thing. */
+import { spawn } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { onTestFinished } from 'vitest';
+import type { QmpClient } from '../../src/qemu/qmp.js';
+import { save, type SaveOptions, type SaveReport } from '../../src/save/save.js';
+import { poll } from '../../src/util/deadline.js';
+import { qemuBinary, type QemuChoice } from '../support/cache.js';
+import { killAtExit } from '../support/processes.js';
+import { connectWhenReady, endProcess, TINY } from './qemu-helper.js';
+
+const STATE_TIMEOUT_MS = 30_000;
+
+export interface TinyVm {
+  readonly qmpSocket: string;
+  /** Each command on a connection of its own: a save needs the monitor for itself. @returns the last answer */
+  readonly ask: <T = unknown>(...commands: readonly (string | readonly [string, object])[]) => Promise<T>;
+  readonly status: () => Promise<string>;
+  readonly untilStatus: (status: string) => Promise<void>;
+  readonly end: () => Promise<void>;
+  readonly save: (
+    options: Pick<SaveOptions, 'storeDir' | 'name'> & Partial<SaveOptions>,
+  ) => Promise<SaveReport>;
+}
+
+export interface TinyOptions {
+  readonly qemu: QemuChoice;
+  readonly dir: string;
+  readonly args?: readonly string[];
+}
+
+let count = 0;
+
+/** Ends with the test. */
+export function startTinyVm({ qemu, dir, args = [] }: TinyOptions): TinyVm {
+  const qmpSocket = path.join(dir, `tiny-${++count}.sock`);
+  const argv = [...TINY, ...args, '-qmp', `unix:${qmpSocket},server=on,wait=off`];
+  const child = spawn(qemuBinary(qemu), argv, { stdio: 'ignore' });
+  killAtExit(child.pid!);
+  const end = () => endProcess(child);
+  onTestFinished(end);
+  const connected = async <T>(use: (qmp: QmpClient) => Promise<T>): Promise<T> => {
+    const qmp = await connectWhenReady(qmpSocket);
+    try {
+      return await use(qmp);
+    } finally {
+      await qmp.close();
+    }
+  };
+  const vm: TinyVm = {
+    qmpSocket,
+    ask: <T>(...commands: readonly (string | readonly [string, object])[]) =>
+      connected(async (qmp) => {
+        let answer: unknown;
+        for (const command of commands)
+          answer = typeof command === 'string' ? await qmp.execute(command) : await qmp.execute(...command);
+        return answer as T;
+      }),
+    status: async () => (await vm.ask<{ status: string }>('query-status')).status,
+    untilStatus: async (status) => {
+      await poll(async () => (await vm.status()) === status || undefined, {
+        what: `the state ${status}`,
+        timeoutMs: STATE_TIMEOUT_MS,
+        everyMs: 50,
+      });
+    },
+    end,
+    save: (options) =>
+      save({
+        qmpSocket,
+        method: 'background-snapshot',
+        quit: false,
+        level: 1,
+        disksExternal: false,
+        onProgress: () => undefined,
+        onMessage: () => undefined,
+        signal: new AbortController().signal,
+        ...options,
+      }),
+  };
+  return vm;
+}
+
+/** The firmware has filled some memory. */
+export async function letFirmwareRun(): Promise<void> {
+  await sleep(300);
+}
+
+/** Boot sectors, by what they do. */
+const PROGRAMS = {
+  /** `mov dx,0x604; mov ax,0x2400; out dx,ax`: the ACPI state S3 of q35. */
+  sleep: 'ba0406b80024ef',
+  /** S5. */
+  powerOff: 'ba0406b80020ef',
+  /** `mov dx,0x505; mov al,1; out dx,al`: tells the device pvpanic. */
+  panic: 'ba0505b001ee',
+} as const;
+const HALT = 'f4ebfd';
+
+/** Arguments of a disk whose boot sector does it. */
+export function bootSector(dir: string, does: keyof typeof PROGRAMS): string[] {
+  const image = Buffer.alloc(2 ** 20);
+  image.write(PROGRAMS[does] + HALT, 'hex');
+  image.writeUInt16LE(0xaa55, 510);
+  const file = path.join(dir, `${does}.img`);
+  writeFileSync(file, image);
+  return ['-drive', `if=virtio,file=${file},format=raw,readonly=on`];
+}
