@@ -6,7 +6,7 @@ import { type Option, parseCommandLine, propertyOf } from './command-line.js';
 import { givenDrives, givenNodes } from './given-images.js';
 import { describePlace, isSamePlace, placeOfName, placeOfNode, type ImagePlace } from './image-reference.js';
 import type { VmDescription } from './inspect.js';
-import { isMigrating, queryMigrate, readMigrationSettings } from './migration-control.js';
+import { isMigrating, queryMigrate } from './migration-control.js';
 import type { QmpClient } from './qmp.js';
 import { type ErrorCode, VmckptError } from '../errors.js';
 
@@ -17,41 +17,15 @@ export interface SaveBlocker {
   readonly hint: string;
 }
 
-/** Capabilities that change what a migration stream holds. */
-const CONFLICTING_CAPABILITIES = [
-  'background-snapshot',
-  'postcopy-ram',
-  'postcopy-preempt',
-  'multifd',
-  'mapped-ram',
-  'compress',
-  'xbzrle',
-  'x-colo',
-  'x-ignore-shared',
-  'zero-copy-send',
-  'rdma-pin-all',
-  'release-ram',
-  'block',
-  'dirty-bitmaps',
-] as const;
-
 /** @returns everything that is in the way; empty for a VM that can be saved. */
 export async function blockersOfSave(qmp: QmpClient, vm: VmDescription): Promise<SaveBlocker[]> {
   const migration = await queryMigrate(qmp);
-  const { capabilities } = await readMigrationSettings(qmp);
-  const leftOver = CONFLICTING_CAPABILITIES.filter((name) => capabilities[name] === true);
   const blockers: SaveBlocker[] = [];
   if (isMigrating(migration.status))
     blockers.push({
       code: 'VM_BUSY',
       message: `a migration is under way (${migration.status})`,
       hint: 'Wait until it has ended, or cancel it.',
-    });
-  if (leftOver.length > 0)
-    blockers.push({
-      code: 'MIGRATION_BLOCKED',
-      message: `the migration capabilities ${leftOver.join(', ')} are on`,
-      hint: 'Somebody else left them on or uses them: switch them off with migrate-set-capabilities.',
     });
   for (const reason of migration.blockedReasons)
     blockers.push({

@@ -49,10 +49,10 @@ it.each([1, 7, 1 << 20])(
 
 it('neither half a memory nor half the devices are taken for whole', () => {
   const truncated = expect.objectContaining({ code: 'STREAM_TRUNCATED' }) as unknown;
-  expect(() => pushed(bytes(OPENING, PAGES), 64).endHeld(SAVED_DEVICES)).toThrow(truncated as Error);
+  expect(() => pushed(bytes(OPENING, PAGES), 64).endHeld(SAVED_DEVICES)).toThrow(truncated);
   const parser = pushed(bytes(OPENING, PAGES, NOTHING), 64);
   for (const cut of [0, 4, 8, SAVED_DEVICES.length - 1])
-    expect(() => parser.endHeld(SAVED_DEVICES.subarray(0, cut))).toThrow(truncated as Error);
+    expect(() => parser.endHeld(SAVED_DEVICES.subarray(0, cut))).toThrow(truncated);
 });
 
 it('dirty bitmaps are refused in a stream that is not held', () => {
