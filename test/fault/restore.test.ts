@@ -22,7 +22,7 @@ import {
   untilRunning,
 } from '../support/faults.js';
 import { startGuest, type Guest } from '../support/guest.js';
-import { killAndWait, killProcessesOf } from '../support/processes.js';
+import { isAlive, killAndWait, killProcessesOf } from '../support/processes.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import { poll } from '../../src/util/deadline.js';
 import { asRoot } from '../../src/util/rights.js';
@@ -31,6 +31,7 @@ import { readWorkingSet } from '../../src/working-set/file.js';
 const WHOLE = { memory: true, disk: true, tmpfs: true, counter: true };
 /** Kills of each kind and QEMU. */
 const ROUNDS = 4;
+const MAX_ATTEMPTS = 10;
 /** A little more than the guest's memory takes to arrive. */
 const FILL_MS = 500;
 /** A little more than the guest takes to run. */
@@ -99,6 +100,22 @@ describeOnEachQemu('a restore', (qemu) => {
     await poll(serves, { what: 'another process to serve', timeoutMs: 30_000, everyMs: 5 });
   }
 
+  /** A restore whose memory is arriving, with its transfer stopped. One that was done before we came is done again. */
+  async function startParked(): Promise<{ restore: RunningCli; transferPid: number }> {
+    for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
+      const restore = startRestore('web');
+      await untilRunning('web', restore.ended);
+      const folder = new VmFolder('web');
+      const transferPid = folder.readTransfer()!.process.pid;
+      if (isAlive(transferPid)) process.kill(transferPid, 'SIGSTOP');
+      if (folder.readTransfer()!.status === 'serving') return { restore, transferPid };
+      if (isAlive(transferPid)) process.kill(transferPid, 'SIGCONT');
+      await restore.ended;
+      await startCli(['stop', 'web']).ended;
+    }
+    throw new Error(`${MAX_ATTEMPTS} restores were done before anybody could look`);
+  }
+
   /** Nobody is left who could start another one. */
   async function loseTransfer(restore: RunningCli): Promise<void> {
     killKeeper('web');
@@ -154,9 +171,8 @@ describeOnEachQemu('a restore', (qemu) => {
     const generationDir = path.join(storeDir, 'web/1');
     const { sizes, ram } = readManifest(generationDir);
     const learnt = () => readWorkingSet(generationDir, sizes.ramBytes / ram.pageBytes).workingSet;
+    const { restore } = await startParked();
     const { restoreCount } = learnt();
-    const restore = startRestore('web');
-    await untilRunning('web', restore.ended);
     expect(killTransfer('web')).toBe(true);
     expect(await restore.ended).toMatchObject({ code: 0, json: { recoveries: 1 } });
     expect(learnt()).toMatchObject({ restoreCount: restoreCount + 1, lastTrace: { isComplete: false } });
@@ -164,9 +180,9 @@ describeOnEachQemu('a restore', (qemu) => {
   });
 
   it('whose keeper is killed does not notice', async () => {
-    const restore = startRestore('web');
-    await untilRunning('web', restore.ended);
+    const { restore, transferPid } = await startParked();
     expect(killKeeper('web')).toBe(true);
+    process.kill(transferPid, 'SIGCONT');
     expect(await restore.ended).toMatchObject({ code: 0, json: { recoveries: 0 } });
     await expectWhole();
   });
@@ -210,8 +226,7 @@ describeOnEachQemu('a restore', (qemu) => {
     const denying = path.join(dir, 'deny-pidfd-getfd');
     const source = path.join(import.meta.dirname, '../support/deny-pidfd-getfd.c');
     execFileSync('gcc', ['-Wall', '-Wextra', '-Werror', '-o', denying, source]);
-    const restore = startRestore('web');
-    await untilRunning('web', restore.ended);
+    const { restore } = await startParked();
     await loseTransfer(restore);
     const resume = ['--json', '--store', storeDir, 'restore', '--resume', 'web'];
     expect((await startCli(resume, { wrapper: [denying] }).ended).code).not.toBe(0);
@@ -223,10 +238,8 @@ describeOnEachQemu('a restore', (qemu) => {
   });
 
   it('whose transfer hangs is resumed, once it has been silent for long', async () => {
-    const restore = startRestore('web');
-    await untilRunning('web', restore.ended);
+    const { restore } = await startParked();
     const folder = new VmFolder('web');
-    process.kill(folder.readTransfer()!.process.pid, 'SIGSTOP');
     restore.kill();
     await restore.ended;
     const refused = await startRestore('--resume', 'web').ended;
@@ -238,8 +251,7 @@ describeOnEachQemu('a restore', (qemu) => {
   });
 
   it('is taken over by one of two who try at the same moment', async () => {
-    const restore = startRestore('web');
-    await untilRunning('web', restore.ended);
+    const { restore } = await startParked();
     await loseTransfer(restore);
     const resumes = [startRestore('--resume', 'web').ended, startRestore('--resume', 'web').ended];
     const [first, second] = (await Promise.all(resumes)).sort((a, b) => a.code! - b.code!);
