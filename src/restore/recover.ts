@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { readManifest } from '../checkpoint/manifest.js';
 import { VmckptError } from '../errors.js';
+import { leaveControlGroup } from '../util/leave-control-group.js';
 import { isAlive, type ProcessIdentity } from '../util/process-identity.js';
 import { sendSignal, SIGUSR1 } from './end-process.js';
 import { buildReport, type RestoreReport } from './report.js';
@@ -46,12 +47,15 @@ export async function recover({
   // Its descendants may trace QEMU. When it has a successor at work already, the signal means nothing to it.
   if (keeperLives) sendSignal(record.keeper!, SIGUSR1);
   const manifest = readManifest(record.generationDir);
+  const transfer =
+    keeperLives && former !== undefined
+      ? new WatchedTransfer(folder, former, record.keeper!)
+      : TransferClient.takeOver(folder, record.generationDir);
+  const stays = await leaveControlGroup();
+  if (stays !== undefined) onMessage(stays);
   const result = await superviseTransfer({
     folder,
-    transfer:
-      keeperLives && former !== undefined
-        ? new WatchedTransfer(folder, former, record.keeper!)
-        : TransferClient.takeOver(folder, record.generationDir),
+    transfer,
     qemuEnded: untilEnded(record.qemu),
     totalBytes: manifest.sizes.nonZeroBytes,
     onProgress,

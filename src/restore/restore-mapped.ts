@@ -22,6 +22,7 @@ import type { SealVerdict } from '../store/seal.js';
 import type { LocatedGeneration } from '../store/store.js';
 import { readMachineState, sendWholeMachine } from '../transfer/whole-machine.js';
 import { nowMs } from '../timeline/clock.js';
+import { leaveControlGroup } from '../util/leave-control-group.js';
 import { identifyProcess } from '../util/process-identity.js';
 import { killAtOnce } from './end-process.js';
 import { beginAftercare } from './begin-aftercare.js';
@@ -108,6 +109,8 @@ async function startAndLoad(attempt: Attempt): Promise<RestoreReport> {
     folder.write(running);
     await qemu.qmp.close();
     if (runs) beginAftercare(folder, aftercare);
+    const stays = await leaveControlGroup();
+    if (stays !== undefined) options.onMessage(stays);
     const times = { verbStartMs, spawnedAtMs: qemu.spawnedAtMs, qemuReadyMs: qemu.qemuReadyMs, resumedAtMs };
     return buildReport({ record: running, manifest, moved, times, result: undefined });
   } catch (error) {

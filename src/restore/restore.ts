@@ -16,6 +16,7 @@ import { readSealedManifest } from '../store/seal.js';
 import { Store } from '../store/store.js';
 import { nowMs } from '../timeline/clock.js';
 import { withDeadline } from '../util/deadline.js';
+import { leaveControlGroup } from '../util/leave-control-group.js';
 import { identifyProcess } from '../util/process-identity.js';
 import { asRoot } from '../util/rights.js';
 import { killAtOnce } from './end-process.js';
@@ -156,6 +157,7 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
     signal,
     start: (program) => guardian.startQemu(program),
   });
+  const departure = options.identity === 'trial' ? undefined : leaveControlGroup();
   let record = attempt.record;
   try {
     guardian.transfer.noteQemu();
@@ -175,6 +177,8 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
     record = { ...known, qemu: identifyProcess(qemu.pid)! };
     folder.write(record);
     await qemu.qmp.close();
+    const stays = await departure;
+    if (stays !== undefined) options.onMessage(stays);
     const times = { verbStartMs, spawnedAtMs: qemu.spawnedAtMs, qemuReadyMs: qemu.qemuReadyMs, resumedAtMs };
     if (detach) return buildReport({ record, manifest, moved, times, result: undefined });
     const totalBytes = manifest.sizes.nonZeroBytes;

@@ -14,6 +14,7 @@ import type { Socket } from 'node:net';
 import { VmckptError } from '../errors.js';
 import { hasAddon, makePipe, RECEIVER_PATH, type Pipe } from '../native/index.js';
 import type { QmpClient } from '../qemu/qmp.js';
+import { leaveControlGroup } from '../util/leave-control-group.js';
 import { distFile } from '../util/package-paths.js';
 import type { SaveMethod } from './methods.js';
 
@@ -56,6 +57,8 @@ export class Receiver {
       });
     }
     child.unref();
+    // Not waited for: what it is told matters to nobody who saves.
+    void leaveControlGroup();
     const consumer = child.stdin as Socket;
     consumer.unref();
     return new Receiver(consumer, pipe);

@@ -1,0 +1,121 @@
+/** Verbs in a control group that is killed, as systemd does with that of a service which has ended. */
+import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { listVms } from '../../src/restore/list-vms.js';
+import type { RestoreReport } from '../../src/restore/restore.js';
+import { controlGroupsOf } from '../../src/util/control-groups.js';
+import { poll } from '../../src/util/deadline.js';
+import { scopeRequest } from '../../src/util/leave-control-group.js';
+import { useOwnFolders } from '../support/checkpointing.js';
+import { startCli } from '../support/command.js';
+import {
+  isAlive,
+  killAndWait,
+  killAtExit,
+  runningPids,
+  spawnTracked,
+  waitUntilGone,
+} from '../support/processes.js';
+import { suiteDirectory } from '../support/vitest.js';
+import { connectWhenReady, QEMU, TINY } from './qemu-helper.js';
+
+const TIMEOUT_MS = 30_000;
+/** Of version 2; undefined where groups cannot be made or killed by hand. */
+const root = controlGroupsOf('self').find(({ controllers }) => controllers.length === 0)?.mountPoint;
+const usable = root !== undefined && process.getuid?.() === 0 && !existsSync('/run/systemd/system');
+
+describe.runIf(usable)('in a control group that is killed (needs root, cgroup v2 and no systemd)', () => {
+  const dir = suiteDirectory();
+  const storeDir = useOwnFolders(dir);
+  const qmpSocket = path.join(dir, 'qmp');
+  const parent = path.join(root ?? '', `vmckpt-test-${process.pid}`);
+  const unit = path.join(parent, 'job.service');
+  const inUnit = ['sh', '-c', `echo $$ >${unit}/cgroup.procs; exec "$0" "$@"`];
+  const cli = (...args: string[]) => startCli(['--store', storeDir, '--json', ...args], { wrapper: inUnit });
+  const killUnit = () => writeFileSync(path.join(unit, 'cgroup.kill'), '1');
+  const membersOf = (folder: string) =>
+    readFileSync(path.join(folder, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean).map(Number);
+
+  beforeAll(async () => {
+    mkdirSync(unit, { recursive: true });
+    const child = spawnTracked(
+      [QEMU, ...TINY, '-qmp', `unix:${qmpSocket},server=on,wait=off`],
+      path.join(dir, 'log'),
+    );
+    await (await connectWhenReady(qmpSocket, false)).close();
+    expect(await cli('save', `qmp:${qmpSocket}`, 'web').ended).toMatchObject({ code: 0 });
+    await killAndWait(child.pid);
+  });
+  afterAll(async () => {
+    for (const folder of [unit, path.join(parent, 'vmckpt'), parent])
+      if (existsSync(folder)) rmdirSync(folder);
+  });
+
+  it.each([['lazy'], ['eager']])(
+    'a restored VM lives on, with what serves its memory: --mode %s',
+    async (mode) => {
+      const { code, json } = await cli('restore', 'web', '--detach', '--mode', mode).ended;
+      expect(code).toBe(0);
+      const { qemuPid } = json as RestoreReport;
+      killAtExit(qemuPid!);
+      expect(membersOf(unit)).toEqual([]);
+      killUnit();
+      const qmp = await connectWhenReady(qmpSocket, false);
+      expect(await qmp.execute('query-status')).toMatchObject({ status: 'running' });
+      await qmp.close();
+      const complete = () => listVms()[0]?.status === 'complete' || undefined;
+      await poll(complete, { what: 'its memory', timeoutMs: TIMEOUT_MS, everyMs: 20 });
+      await killAndWait(qemuPid!);
+    },
+  );
+
+  it('the one that reads the stream of a save lives on until the stream ends', async () => {
+    const child = spawnTracked(
+      [QEMU, ...TINY, '-qmp', `unix:${qmpSocket},server=on,wait=off`],
+      path.join(dir, 'log'),
+    );
+    await (await connectWhenReady(qmpSocket, false)).close();
+    const receiver = () =>
+      runningPids().find((pid) => isReceiver(pid) && membersOf(path.join(parent, 'vmckpt')).includes(pid));
+    let pid = 0;
+    for (let cutOff = false; !cutOff;) {
+      const save = cli('save', `qmp:${qmpSocket}`, 'cut');
+      pid = await poll(receiver, { what: 'the receiver', timeoutMs: TIMEOUT_MS, everyMs: 1 });
+      process.kill(child.pid, 'SIGSTOP');
+      killUnit();
+      // It may have been quicker.
+      cutOff = (await save.ended).code !== 0 && isAlive(pid);
+      if (!cutOff) process.kill(child.pid, 'SIGCONT');
+    }
+    process.kill(child.pid, 'SIGCONT');
+    const qmp = await connectWhenReady(qmpSocket, false);
+    const runs = async () =>
+      ((await qmp.execute('query-status')) as { status: string }).status === 'running' || undefined;
+    await poll(runs, { what: 'the VM to run', timeoutMs: TIMEOUT_MS, everyMs: 20 });
+    await qmp.close();
+    await killAndWait(child.pid);
+    await waitUntilGone(pid);
+  });
+});
+
+function isReceiver(pid: number): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'latin1').includes('vmckpt-receiver');
+  } catch {
+    return false;
+  }
+}
+
+it('asks systemd for a scope that holds the processes', () => {
+  const scope = { pids: [7, 8], unit: 'web.service' };
+  const first = scopeRequest({ ...scope, isUser: false });
+  expect(scopeRequest({ ...scope, isUser: true })[0]).toBe('--user');
+  expect(first.slice(0, 6)).toEqual([
+    ...['call', 'org.freedesktop.systemd1', '/org/freedesktop/systemd1', 'org.freedesktop.systemd1.Manager'],
+    ...['StartTransientUnit', 'ssa(sv)a(sa(sv))'],
+  ]);
+  expect(first.slice(8, 18)).toEqual(['4', 'PIDs', 'au', '2', '7', '8', 'Before', 'as', '1', 'web.service']);
+  const inSession = scopeRequest({ ...scope, unit: 'session-1.scope', isUser: false });
+  expect(inSession.slice(8, 14)).toEqual(['3', 'PIDs', 'au', '2', '7', '8']);
+});
