@@ -32,14 +32,6 @@ const WHOLE = { memory: true, disk: true, tmpfs: true, counter: true };
 const RAM_MB = 256;
 const VIRTIOFSD = '/usr/lib/qemu/virtiofsd';
 
-/** All memory in one backend. */
-function backend(properties: string, size = `${RAM_MB}M`): Partial<GuestOptions> {
-  return {
-    machine: 'q35,memory-backend=mem',
-    extraArgs: ['-object', `${properties},id=mem,size=${size}`],
-  };
-}
-
 async function command(socket: string, name: string, args?: Record<string, unknown>): Promise<unknown> {
   const qmp = await QmpClient.connect({ path: socket });
   try {
@@ -102,7 +94,7 @@ describe('memory', () => {
   it.each([
     [
       'in a shared memfd, allocated at once,',
-      backend('memory-backend-memfd,share=on,prealloc=on'),
+      { backend: 'memory-backend-memfd,share=on,prealloc=on' },
       { lazy: 'direct', prefetch: 'direct', eager: 'direct' },
     ],
     [
@@ -112,7 +104,7 @@ describe('memory', () => {
     ],
     [
       'in a shared file',
-      backend(`memory-backend-file,share=on,mem-path=${vm.shm}/ram`),
+      { backend: `memory-backend-file,share=on,mem-path=${vm.shm}/ram` },
       { lazy: 'direct', eager: 'stream' },
     ],
   ] as const)('%s comes back lazily and eagerly', async (_title, options, paths) => {
@@ -187,7 +179,7 @@ describe('a file that a VM has its memory in', () => {
     writeFileSync(file, Buffer.alloc(1 << 20, 'somebody else reads this, too'));
     truncateSync(file, RAM_MB << 20);
     const was = checksum(file);
-    const guest = await vm.start(backend(`memory-backend-file,share=off,mem-path=${file}`));
+    const guest = await vm.start({ backend: `memory-backend-file,share=off,mem-path=${file}` });
     await vm.save();
     await guest.stop();
     await expect(vm.restore({ mode: 'lazy' })).rejects.toMatchObject({
@@ -201,7 +193,7 @@ describe('a file that a VM has its memory in', () => {
   });
 
   it('is not given to two of them', async () => {
-    const options = backend(`memory-backend-file,share=on,mem-path=${path.join(vm.shm, 'ram')}`);
+    const options = { backend: `memory-backend-file,share=on,mem-path=${path.join(vm.shm, 'ram')}` };
     const guest = await vm.start(options);
     await vm.save();
     await guest.stop();
@@ -218,7 +210,7 @@ describe('a file that a VM has its memory in', () => {
 
   it('on a disk allows neither a live save nor a lazy restore', async () => {
     const file = path.join(vm.dir, 'ram');
-    const guest = await vm.start(backend(`memory-backend-file,share=on,mem-path=${file}`));
+    const guest = await vm.start({ backend: `memory-backend-file,share=on,mem-path=${file}` });
     await expect(vm.save()).rejects.toMatchObject({
       code: 'MIGRATION_BLOCKED',
       hint: expect.stringContaining('--stop') as string,
@@ -245,7 +237,7 @@ describe.skipIf(problem !== undefined)(`huge pages (${problem ?? 'of 2 MiB'})`, 
     const vm = useGuests(qemu);
 
     it('comes back on every path, also when the process that brings it is killed', async () => {
-      const guest = await vm.start(backend('memory-backend-memfd,hugetlb=on,hugetlbsize=2M'));
+      const guest = await vm.start({ backend: 'memory-backend-memfd,hugetlb=on,hugetlbsize=2M' });
       await vm.save();
       await guest.stop();
       for (const [mode, path] of [
@@ -318,7 +310,7 @@ describe.skipIf(!existsSync(VIRTIOFSD))(`a vhost-user device (${VIRTIOFSD})`, ()
   afterAll(() => daemon?.kill());
 
   it('is refused by name: in a save, on demand, and on the direct path', async () => {
-    const memory = backend('memory-backend-memfd,share=on');
+    const memory = { backend: 'memory-backend-memfd,share=on' };
     await startDaemon();
     const device = [
       '-chardev',
@@ -326,7 +318,7 @@ describe.skipIf(!existsSync(VIRTIOFSD))(`a vhost-user device (${VIRTIOFSD})`, ()
       '-device',
       'vhost-user-fs-pci,chardev=fs,tag=x',
     ];
-    const guest = await vm.start({ ...memory, extraArgs: [...memory.extraArgs!, ...device] });
+    const guest = await vm.start({ ...memory, extraArgs: device });
     await expect(vm.save()).rejects.toMatchObject({
       code: 'MIGRATION_BLOCKED',
       message: expect.stringContaining('vhost-user-fs-pci keeps its state in another process') as string,

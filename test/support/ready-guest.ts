@@ -23,9 +23,15 @@ const OF_ONE_RUN = ['dir', 'ports', 'binary', 'files'];
 const MigrationInfo = v.object({ status: v.optional(v.string()), 'error-desc': v.optional(v.string()) });
 const Status = v.object({ status: v.string() });
 
-/** Begins a guest that runs on where the one in the cache was ready. */
-export async function startReadyGuest(options: bench.GuestOptions): Promise<bench.Guest> {
-  const stream = await readyStream(options);
+/**
+ * Begins a guest that runs on where the one in the cache was ready.
+ * @param likeness the machine that is booted for it when there is none in the cache, the same to its guest
+ */
+export async function startReadyGuest(
+  options: bench.GuestOptions,
+  likeness: bench.GuestOptions,
+): Promise<bench.Guest> {
+  const stream = await readyStream(likeness);
   const guest = await bench.startGuest({ ...options, incoming: true });
   const loaded = load(guest, stream);
   loaded.catch(() => undefined);
