@@ -16,7 +16,7 @@ import { nowMs, roundMs } from '../timeline/clock.js';
 import { packageVersion } from '../util/package-paths.js';
 import { formatBytes } from '../util/units.js';
 import { readFailure } from './files.js';
-import { refuseForeign } from './foreign-formats.js';
+import { refusingForeign } from './foreign-formats.js';
 
 /** Real ones have 0.1 MB. */
 const MAX_DESCRIPTION_BYTES = 2 << 20;
@@ -78,8 +78,7 @@ async function readInto(pending: PendingGeneration, options: ImportOptions): Pro
     },
   });
   try {
-    for await (const piece of piecesOf(options)) {
-      if (parser.bytesSeen === 0) refuseForeign(piece, options.inputName);
+    for await (const piece of refusingForeign(piecesOf(options), options.inputName)) {
       parser.push(piece);
       options.onProgress(parser.bytesSeen, ramBytes);
       await writer?.ready();

@@ -1,7 +1,7 @@
 /**
  * The tail of a saved stream: the devices' FULL sections, 00, and usually 06 be32 length JSON. Device sections
  * carry no length, so the tail is collected whole and taken apart from its end, where every section's footer
- * (7e, be32 id) and the description's length leave no doubt.
+ * (7e, be32 id) and the description's length leave no doubt. Zeros behind that are padding: of a block device, or of dd.
  */
 import { VmckptError } from '../errors.js';
 import { be32, malformed } from './bytes.js';
@@ -25,6 +25,8 @@ export class TailCollector {
   readonly #maxBytes: number;
   #buffer = Buffer.alloc(0);
   #usedBytes = 0;
+  /** Behind those; kept only when something else follows, so that padding may have any length. */
+  #zeroBytes = 0;
 
   constructor(maxBytes: number) {
     this.#maxBytes = maxBytes;
@@ -32,7 +34,15 @@ export class TailCollector {
 
   /** @throws VmckptError STREAM_MALFORMED when the tail outgrows its limit; `offset` is the stream's. */
   add(bytes: Uint8Array, offset: number): void {
-    const neededBytes = this.#usedBytes + bytes.length;
+    let dataBytes = bytes.length;
+    while (dataBytes > 0 && bytes[dataBytes - 1] === 0) dataBytes--;
+    if (dataBytes > 0) this.#keep(bytes.subarray(0, dataBytes), offset);
+    this.#zeroBytes += bytes.length - dataBytes;
+  }
+
+  #keep(bytes: Uint8Array, offset: number): void {
+    const start = this.#usedBytes + this.#zeroBytes;
+    const neededBytes = start + bytes.length;
     if (neededBytes > this.#maxBytes)
       throw malformed({
         where: 'migration stream',
@@ -41,8 +51,10 @@ export class TailCollector {
         actual: `${neededBytes} and no end`,
       });
     if (neededBytes > this.#buffer.length) this.#grow(neededBytes);
-    this.#buffer.set(bytes, this.#usedBytes);
+    this.#buffer.fill(0, this.#usedBytes, start);
+    this.#buffer.set(bytes, start);
     this.#usedBytes = neededBytes;
+    this.#zeroBytes = 0;
   }
 
   /** @throws VmckptError STREAM_TRUNCATED when the bytes do not end like a finished stream. */
@@ -51,9 +63,12 @@ export class TailCollector {
     const described = descriptionStart(tail);
     if (described !== undefined)
       return { deviceState: tail.subarray(0, described - 6), description: tail.subarray(described) };
-    const end = tail.length - 1;
-    if (tail[end] === SECTION.endOfStream && closesSections(tail, end))
-      return { deviceState: tail.subarray(0, end), description: Buffer.alloc(0) };
+    const end = sectionsEnd(tail, this.#zeroBytes);
+    if (end !== undefined)
+      return {
+        deviceState: Buffer.concat([tail, Buffer.alloc(end - tail.length)]),
+        description: Buffer.alloc(0),
+      };
     throw new VmckptError(
       'STREAM_TRUNCATED',
       `a closed device state expected at the migration stream's end, but its ${tail.length} bytes break off`,
@@ -102,6 +117,30 @@ function descriptionStart(tail: Buffer): number | undefined {
       return at;
   }
   return undefined;
+}
+
+/**
+ * Where the 00 stands that closes the sections, with `zeroBytes` behind the tail's last byte that is none. The last footer's id
+ * may end with zeros as well, so the section's header tells.
+ */
+function sectionsEnd(tail: Buffer, zeroBytes: number): number | undefined {
+  const ends = [1, 2, 3, 4, 5]
+    .map((taken) => tail.length - taken)
+    .filter((at) => tail[at] === SECTION.footer)
+    .map((at) => at + FOOTER_BYTES)
+    .filter((end) => end >= tail.length && end < tail.length + zeroBytes);
+  if (tail.length === 0 && zeroBytes > 0) return 0;
+  return (
+    ends.findLast((end) => isOpened(tail, end)) ?? ends.find((end) => end + 1 === tail.length + zeroBytes)
+  );
+}
+
+/** Whether a section with the id before `end` begins somewhere before it. */
+function isOpened(tail: Buffer, end: number): boolean {
+  const header = Buffer.alloc(FOOTER_BYTES);
+  header[0] = SECTION.full;
+  tail.copy(header, 1, end - FOOTER_BYTES + 1);
+  return tail.subarray(0, end - FOOTER_BYTES).includes(header);
 }
 
 /** Whether a 00 at `end` follows a section's footer, or no section at all. */

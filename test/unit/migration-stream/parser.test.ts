@@ -299,7 +299,7 @@ describe('a stream that is refused', () => {
       { maxDeviceStateBytes: 1000 },
     );
     parser.push(bytes(START, END, DEVICE_STATE));
-    expect(() => parser.push(Buffer.alloc(1000))).toThrow(/at most 1000 bytes of device state/);
+    expect(() => parser.push(Buffer.alloc(1000, 1))).toThrow(/at most 1000 bytes of device state/);
   });
 
   it('stays refused', () => {
@@ -319,6 +319,49 @@ describe('a stream that is refused', () => {
     });
     expect(() => parser.push(START)).toThrow(full);
     expect(() => parser.end()).toThrow(full);
+  });
+});
+
+describe('a stream that is padded with zeros', () => {
+  const padding = [1, 3, 4, 5, 4096, 100_000];
+  /** The last footer's id, as it ends a stream without a description. */
+  const states = [0, 1, 0x7e, 0x100, 0x7e00, 0x7e0000, 0x7e7e7e7e].map((id) =>
+    bytes(DEVICE_STATE, fullSection(id, 'last', bytes('7e', be32(id), '00'))),
+  );
+
+  it.each([DESCRIPTION, Buffer.alloc(0)])('is whole (description: %s)', (description) => {
+    for (const deviceState of [...states, DEVICE_STATE])
+      for (const length of [0, ...padding]) {
+        const stream = buildStream({ ...SMALL_STREAM, deviceState, description });
+        const parsed = parse([stream, Buffer.alloc(length)]);
+        expect(parsed.deviceState.toString('hex')).toBe(deviceState.toString('hex'));
+        expect(parsed.description).toEqual(description);
+      }
+  });
+
+  it('is whole when it comes in pieces of any length', () => {
+    const stream = bytes(buildStream(SMALL_STREAM), Buffer.alloc(1000));
+    for (const length of [1, 7, 4096]) {
+      const pieces = [];
+      for (let at = 0; at < stream.length; at += length) pieces.push(stream.subarray(at, at + length));
+      expect(parse(pieces).deviceState).toEqual(DEVICE_STATE);
+    }
+  });
+
+  it('takes no memory for it', () => {
+    const parser = new StreamParser({ onLayout: () => ({ fill: () => undefined, data: () => undefined }) });
+    parser.push(buildStream(SMALL_STREAM));
+    const zeros = Buffer.alloc(1 << 20);
+    for (let piece = 0; piece < 512; piece++) parser.push(zeros);
+    expect(parser.end().deviceState).toEqual(DEVICE_STATE);
+  });
+
+  it('is truncated when it is, with whatever padding', () => {
+    const stream = buildStream({ ...SMALL_STREAM, description: Buffer.alloc(0) });
+    for (const cut of [7, 9, 12, 20])
+      expect(failureOf(stream.subarray(0, stream.length - cut), Buffer.alloc(4096))).toMatchObject({
+        code: 'STREAM_TRUNCATED',
+      });
   });
 });
 
