@@ -16,6 +16,8 @@ const SIGKILL = 9;
 const USERFAULTFD = 'anon_inode:[userfaultfd]';
 /** UFFD_FEATURE_… whose events change the memory itself. Source: userfaultfd(2), linux/userfaultfd.h. */
 const FOREIGN_FEATURES = { EVENT_FORK: 1 << 1, EVENT_REMAP: 1 << 2 } as const;
+/** Without it nobody tells of a page that was given back before it came: it would get the image's bytes. */
+const EVENT_REMOVE = 1 << 3;
 
 export class Peer {
   readonly identity: ProcessIdentity;
@@ -133,11 +135,21 @@ function endedEarly(messageBytes: number, fdCount: number): string {
 function requireUserfaultfd(fd: number): void {
   const found = readlinkSync(`/proc/self/fd/${fd}`);
   if (found !== USERFAULTFD) refuse(`a userfaultfd expected, the descriptor is ${found}`);
-  // "API:\t" version, features and ioctls, in hexadecimal.
-  const features = /^API:\t[0-9a-f]+:([0-9a-f]+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1'));
+  const features = featuresOf(fd);
   for (const [name, bit] of Object.entries(FOREIGN_FEATURES))
-    if ((Number.parseInt(features?.[1] ?? '0', 16) & bit) !== 0)
+    if ((features & bit) !== 0)
       refuse(`a userfaultfd without the feature ${name} expected: what it tells of is not handled`);
+  if ((features & EVENT_REMOVE) === 0)
+    refuse(
+      'a userfaultfd with the feature EVENT_REMOVE expected: without it the VM would find old contents in memory that it has given back',
+    );
+}
+
+/** Those that the peer has switched on by UFFDIO_API; none before. */
+function featuresOf(fd: number): number {
+  // "API:\t" version, features and ioctls, in hexadecimal.
+  const api = /^API:\t[0-9a-f]+:([0-9a-f]+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1'));
+  return Number.parseInt(api?.[1] ?? '0', 16);
 }
 
 function refuse(message: string): never {

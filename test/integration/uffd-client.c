@@ -71,7 +71,9 @@ static int connect_to(const char *path) {
 
 static int open_userfaultfd(void) {
   int fd = check((int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK), "userfaultfd");
+  const char *features = getenv("FEATURES");
   struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_EVENT_REMOVE};
+  if (features != NULL) api.features = strtoull(features, NULL, 0);
   check(ioctl(fd, UFFDIO_API, &api), "UFFDIO_API");
   return fd;
 }

@@ -247,8 +247,8 @@ describe('vmckpt uffd with a damaged image', () => {
 describe('what vmckpt uffd refuses', () => {
   const region = (fields: object) =>
     JSON.stringify([{ base_host_virt_addr: PAGE, size: PAGE, offset: 0, ...fields }]);
-  const send = (socket: string, text: string, fds = '1') =>
-    promisify(execFile)(client, [socket, text], { env: { FDS: fds }, timeout: CLIENT_TIMEOUT_MS });
+  const send = (socket: string, text: string, env: Readonly<Record<string, string>> = {}) =>
+    promisify(execFile)(client, [socket, text], { env, timeout: CLIENT_TIMEOUT_MS });
   const sendFromHere = async (socket: string, text: string, fds: number[]) => {
     const fd = connectUnix(socket);
     sendFds(fd, Buffer.from(text), fds);
@@ -262,7 +262,8 @@ describe('what vmckpt uffd refuses', () => {
     await send(socket, region({ size: 2 ** 46 }));
     await send(socket, region({ size: -PAGE }));
     await send(socket, `[${region({}).slice(1, -1)},${region({ offset: PAGE }).slice(1)}`);
-    await send(socket, region({}), '2');
+    await send(socket, region({}), { FDS: '2' });
+    await send(socket, region({}), { FEATURES: '0' });
     await send(socket, `${' '.repeat(65_000)}${region({})}${' '.repeat(3000)}`);
     await sendFromHere(socket, region({}), []);
     await sendFromHere(socket, region({}), [file]);
@@ -276,6 +277,7 @@ describe('what vmckpt uffd refuses', () => {
       '0.size',
       'regions 0 and 1 lie at the same addresses',
       'one descriptor expected, more came',
+      'with the feature EVENT_REMOVE expected: without it the VM would find old contents',
       'at most 65536 bytes expected',
       'bytes and 0 descriptors',
       `a userfaultfd expected, the descriptor is ${image}`,
