@@ -61,6 +61,7 @@ export const ERROR_CODES = {
   COMMAND_LINE_UNSUPPORTED: 'incompatible',
   COMMAND_LINE_UNTRUSTED: 'notPermitted',
   COLLISION: 'failed',
+  PLACE_DIFFERS: 'incompatible',
   MIGRATION_BLOCKED: 'incompatible',
   MIGRATION_FAILED: 'failed',
   VM_BUSY: 'locked',
@@ -69,6 +70,8 @@ export const ERROR_CODES = {
   // files of the user's
   FILE_EXISTS: 'failed',
   FILE_UNREADABLE: 'failed',
+  HOST_FILE_MISSING: 'notFound',
+  PATH_TOO_LONG: 'incompatible',
   // migration stream
   STREAM_MALFORMED: 'damaged',
   STREAM_TRUNCATED: 'damaged',

@@ -10,6 +10,7 @@ import { VmckptError, type ErrorCode } from '../errors.js';
 import { xxh3 } from '../native/index.js';
 import { MAX_EXTENT_PAGES } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
+import { processContextSchema } from '../util/process-schema.js';
 import { readRegular, requireRegular } from '../util/regular-file.js';
 import { integer, misfit, natural, parse, record } from '../util/schema.js';
 import { errnoOf } from './files.js';
@@ -76,6 +77,12 @@ const schema = v.object({
   commandLine: v.pipe(v.array(text), v.maxLength(MAX_LIST)),
   /** What relative paths of the command line start from. */
   workingDirectory: v.optional(text),
+  /** What QEMU was as a process: the names in its command line mean what they mean there. */
+  process: v.optional(processContextSchema),
+  /** What a restore would refuse, as the save knew it. */
+  restoreProblems: v.optional(
+    v.pipe(v.array(v.object({ code: text, message: text })), v.maxLength(MAX_LIST)),
+  ),
   devices: v.pipe(v.array(v.object({ qomPath: text, type: text })), v.maxLength(MAX_LIST)),
   blockDevices: v.pipe(
     v.array(

@@ -35,6 +35,7 @@ function documentOf({ name, generation, facts, problem, rawMemory }: GenerationS
     nonZeroBytes: facts?.sizes.nonZeroBytes ?? null,
     storedBytes: facts?.sizes.storedBytes ?? null,
     rawMemoryBytes: rawMemory?.storedBytes ?? null,
+    restoreProblems: facts?.restoreProblems ?? [],
     problem: problem ?? null,
   };
 }
@@ -52,11 +53,12 @@ function describe(checkpoints: readonly GenerationSummary[]): string {
       : rawMemory.storedBytes === null
         ? 'changed'
         : formatBytes(rawMemory.storedBytes),
-    facts === undefined ? (problem?.code ?? '-') : holdsMemoryOnly(facts) ? 'memory' : stateOf(facts),
+    facts === undefined ? (problem?.code ?? '-') : stateOf(facts),
   ]);
   return table(['NAME', 'GEN', 'CREATED', 'RAM', 'STORED', 'RAW', 'STATE'], rows);
 }
 
-function stateOf({ runState, vmState }: NonNullable<GenerationSummary['facts']>): string {
-  return vmState ?? runState;
+function stateOf(facts: NonNullable<GenerationSummary['facts']>): string {
+  const state = holdsMemoryOnly(facts) ? 'memory' : (facts.vmState ?? facts.runState);
+  return facts.restoreProblems === undefined ? state : `${state}, needs a command line of its own`;
 }

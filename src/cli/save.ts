@@ -12,12 +12,14 @@ interface SaveFlags {
   readonly level: number | 'none';
   readonly layout: Layout;
   readonly disks?: 'external';
+  readonly ownCommandLine?: true;
 }
 
 export function saveCommand(): Command {
   return verb('save', 'Checkpoint a VM into the store as a new generation of NAME.', [
     'failed',
     'usage',
+    'notFound',
     'locked',
     'notPermitted',
     'incompatible',
@@ -44,6 +46,12 @@ export function saveCommand(): Command {
     .addOption(
       option('--disks <who>', '"external": you keep the writable disks yourself').choices(['external']),
     )
+    .addOption(
+      option(
+        '--own-command-line',
+        'save it although a restore would refuse its command line: you will give another one, restore NAME -- QEMU ARGS…',
+      ),
+    )
     .action(async (vm: string, name: string, flags: SaveFlags, command: Command) => {
       const { output, storeDir } = contextOf(command);
       const report = await save({
@@ -55,6 +63,7 @@ export function saveCommand(): Command {
         quit: flags.quit === true,
         level: flags.level,
         layout: flags.layout,
+        ownCommandLine: flags.ownCommandLine === true,
         disksExternal: flags.disks === 'external',
         onProgress: (done, total) => output.progress(done, total),
         onMessage: (text) => output.message(text),

@@ -91,6 +91,7 @@ function describe(shown: Shown): string {
           ['QEMU', `${qemu.version}, ${qemu.binaryName}`],
         ] satisfies [string, string][])),
     ['Seal', shown.seal.status === 'own' ? 'saved by this user' : shown.seal.reason],
+    ...problemRows(shown),
     ['RAM', `${formatBytes(sizes.ramBytes)}, ${formatBytes(sizes.nonZeroBytes)} of it data`],
     ['Stored', describeStored(sizes)],
     [
@@ -102,9 +103,7 @@ function describe(shown: Shown): string {
     ['Raw memory', describeRaw(shown.rawMemory)],
     ['Working set', describeSet(shown.workingSet)],
     ['Directory', shown.directory],
-    ...(shown.workingDirectory === undefined
-      ? []
-      : [['Ran in', shown.workingDirectory] satisfies [string, string]]),
+    ...processRows(shown),
   ];
   const width = Math.max(...facts.map(([label]) => label.length));
   return [
@@ -144,6 +143,20 @@ function describe(shown: Shown): string {
       ? []
       : ['', 'Command line:', printable(shown.commandLine.map(shellQuote).join(' '))]),
   ].join('\n');
+}
+
+function problemRows({ restoreProblems = [] }: Shown): [string, string][] {
+  return restoreProblems.map(({ message }, index) => [index === 0 ? 'Refused as it is' : '', message]);
+}
+
+function processRows({ workingDirectory, process: context }: Shown): [string, string][] {
+  const rows: [string, string][] = workingDirectory === undefined ? [] : [['Ran in', workingDirectory]];
+  if (context === undefined) return rows;
+  const { uid, gid, elsewhere, cgroup } = context;
+  const places =
+    elsewhere.length === 0 ? '' : `, in another ${elsewhere.join(' and another ')} than the saver`;
+  const group = cgroup === undefined ? '' : `, control group ${cgroup}`;
+  return [...rows, ['Ran as', `user ${uid}, group ${gid}${places}${group}`]];
 }
 
 function describeRaw(raw: RawMemorySummary | null): string {

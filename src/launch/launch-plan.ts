@@ -2,17 +2,21 @@
 import path from 'node:path';
 import type { Manifest } from '../checkpoint/manifest.js';
 import { VmckptError } from '../errors.js';
-import { parseCommandLine } from '../qemu/command-line.js';
+import { parseCommandLine, type Option } from '../qemu/command-line.js';
 import { agentSocketOf } from '../qemu/guest-agent.js';
 import { mapMainMemory, withoutMappedMemory, type MappedMemory } from '../qemu/mapped-memory.js';
 import { sharedNetworks } from '../qemu/networks.js';
 import { giveIdentity, type Identity } from '../qemu/own-identity.js';
+import { hasInterface, tapNames } from '../qemu/process-context.js';
 import type { Moved } from '../qemu/relocation.js';
 import { rewriteForRestore } from '../qemu/restore-command-line.js';
+import { changesUser, otherUser, type User } from '../qemu/start-as.js';
 import { untrustedOptions } from '../qemu/trust.js';
 import { findQemuBinary } from '../qemu/launch.js';
 import type { SealVerdict } from '../store/seal.js';
 import { aftercareNotes, type Aftercare } from './aftercare.js';
+import { unmetRequirements, type Problem, type Requisites } from './requirements.js';
+import { socketFolderOf } from './vm-places.js';
 
 export interface LaunchWishes {
   readonly run: boolean;
@@ -23,17 +27,18 @@ export interface LaunchWishes {
   readonly identity?: Identity | undefined;
 }
 
-/** The VM's own, as a restore would make it. */
-export interface LaunchFolder {
-  readonly directory: string;
-  file(name: 'qmp.sock' | 'console.sock' | 'transfer.sock'): string;
-}
+/** What a launch goes by. */
+export type SavedVm = Pick<
+  Manifest,
+  'name' | 'runState' | 'vmState' | 'qemu' | 'machine' | 'commandLine' | 'workingDirectory' | 'process'
+>;
 
 export interface LaunchSubject {
-  readonly manifest: Manifest;
+  readonly manifest: SavedVm;
   /** Whether the manifest is what vmckpt saved for this user. */
   readonly judgeSeal: () => SealVerdict;
-  readonly folder: LaunchFolder;
+  /** The VM's folder; it need not be there. */
+  readonly directory: string;
   /** The file that main memory is to be a mapping of. */
   readonly memory?: MappedMemory | undefined;
 }
@@ -42,6 +47,12 @@ export interface LaunchPlan {
   readonly binary: string;
   readonly args: readonly string[];
   readonly cwd: string;
+  /** As whom QEMU is started, if not as this process's user. */
+  readonly user?: User;
+  /** As whom it will run. */
+  readonly socketOwner?: User;
+  /** Where the sockets lie that a restore adds. */
+  readonly socketFolder: string;
   /** Whether the VM runs once it is restored. */
   readonly runs: boolean;
   /** The socket to tell the user, from the root folder on. */
@@ -49,78 +60,148 @@ export interface LaunchPlan {
   readonly consoleSocket: string | undefined;
   /** What is in another place than in the saved command line. */
   readonly moved: readonly Moved[];
-  /** Whether QEMU puts something below the VM's folder. */
+  /** Whether QEMU puts something else below the folder of the sockets. */
   readonly needsOwnFolder: boolean;
   readonly aftercare: Aftercare;
   readonly notes: readonly string[];
 }
 
-/** @throws VmckptError COMMAND_LINE_UNTRUSTED, COMMAND_LINE_UNSUPPORTED, MAP_REFUSED, DISKS_WRITABLE, COLLISION, QEMU_NOT_FOUND */
-export async function planLaunch(
-  { manifest, judgeSeal, folder, memory }: LaunchSubject,
-  wishes: LaunchWishes,
-): Promise<LaunchPlan> {
-  const argv = withoutMappedMemory(wishes.qemuArgs ?? manifest.commandLine);
-  if (argv.length === 0)
-    throw new VmckptError(
-      'COMMAND_LINE_UNSUPPORTED',
-      `${manifest.name}@${manifest.generation} holds no command line`,
-      {
-        hint: 'It was imported. Say how to start its machine: vmckpt restore NAME -- QEMU ARGS…',
-      },
-    );
+/**
+ * @throws VmckptError COMMAND_LINE_UNTRUSTED, COMMAND_LINE_UNSUPPORTED, PLACE_DIFFERS, NOT_PERMITTED, HOST_FILE_MISSING,
+ * PATH_TOO_LONG, MAP_REFUSED, DISKS_WRITABLE, COLLISION, QEMU_NOT_FOUND
+ */
+export async function planLaunch(subject: LaunchSubject, wishes: LaunchWishes): Promise<LaunchPlan> {
+  const { manifest, directory, memory } = subject;
+  const { identity = 'original' } = wishes;
+  const argv = commandLineOf(subject, wishes);
   const runs = manifest.runState === 'running' || wishes.run;
+  const user = identity === 'trial' ? undefined : otherUser(manifest.process);
+  if (memory !== undefined && user !== undefined) refuseMapped(user);
+  const socketFolder = socketFolderOf(directory, user !== undefined);
+  const monitorSocket = path.join(socketFolder, 'qmp.sock');
   const rewritten = rewriteForRestore(memory === undefined ? argv : mapMainMemory(argv, memory), {
-    monitorSocket: folder.file('qmp.sock'),
-    consoleSocket: folder.file('console.sock'),
+    monitorSocket,
+    consoleSocket: path.join(socketFolder, 'console.sock'),
     paused: !runs,
     machineType: manifest.machine.type,
   });
-  const { identity = 'original' } = wishes;
-  const own = await giveIdentity(rewritten.args, { identity, directory: folder.directory });
+  const isTrial = identity === 'trial';
   const isTrusted = wishes.qemuArgs !== undefined || wishes.trustCommandLine;
-  if (!isTrusted) refuseUntrusted(own.args, { manifest, judgeSeal, folder });
+  const own = await giveIdentity(rewritten.args, { identity, directory: socketFolder });
+  if (!isTrusted) refuseUntrusted(own.args, subject, socketFolder);
+  // Mapped memory needs no transfer.
+  const args = [...own.args, ...(memory === undefined ? transferMonitor(socketFolder) : [])];
+  const saved = parseCommandLine(argv);
+  const isOwnCommandLine = wishes.qemuArgs !== undefined;
+  const cwd = isOwnCommandLine ? process.cwd() : manifest.workingDirectory;
+  const requisites = { manifest, isOwnCommandLine, isTrial, saved, cwd, directory, socketFolder };
+  refuseUnmet({ ...requisites, rewritten: parseCommandLine(args) });
   const agentSocket = agentSocketOf(own.args);
-  const cwd = (wishes.qemuArgs === undefined ? manifest.workingDirectory : undefined) ?? process.cwd();
   const aftercare = {
     isClone: identity === 'clone',
     networks: sharedNetworks(parseCommandLine(own.args)),
-    ...(agentSocket !== undefined && { agentSocket: path.resolve(cwd, agentSocket) }),
+    ...(agentSocket !== undefined && { agentSocket: path.resolve(cwd ?? '/', agentSocket) }),
   };
   const ownPath = (from: string) => own.moved.find((moved) => moved.from === from)?.to ?? from;
   return {
     binary: findQemuBinary({ chosen: wishes.qemuBinary, recorded: manifest.qemu.binaryName }),
-    // Mapped memory needs no transfer.
-    args: [...own.args, ...(memory === undefined ? transferMonitor(folder) : [])],
-    cwd,
+    args,
+    cwd: cwd ?? '/',
+    ...startOf(user, saved),
+    socketFolder,
     runs,
-    qmpSocket: path.resolve(cwd, ownPath(rewritten.userQmpSocket ?? folder.file('qmp.sock'))),
+    qmpSocket: path.resolve(cwd ?? '/', ownPath(rewritten.userQmpSocket ?? monitorSocket)),
     consoleSocket: rewritten.consoleSocket,
     moved: own.moved,
-    needsOwnFolder: own.moved.length > 0 || identity === 'trial',
+    needsOwnFolder: own.moved.length > 0 || isTrial,
     aftercare,
     notes: [
       ...rewritten.notes,
       ...stateNotes(manifest, runs),
       ...own.overlaid.map((image) => `What the VM writes to ${image} is its own, and is lost when it ends.`),
+      ...(isTrial ? [] : tapNotes(saved)),
       ...aftercareNotes(aftercare, runs),
     ],
   };
 }
 
+/** What a restore of this VM would be refused for, here, as its user's own and without further wishes. */
+export async function rehearseLaunch(subject: Omit<LaunchSubject, 'judgeSeal'>): Promise<readonly Problem[]> {
+  const nothing = { run: false, qemuBinary: undefined, qemuArgs: undefined, trustCommandLine: false };
+  try {
+    await planLaunch({ ...subject, judgeSeal: () => ({ status: 'own' }) }, nothing);
+    return [];
+  } catch (error) {
+    if (error instanceof LaunchRefusal) return error.problems;
+    if (!(error instanceof VmckptError)) throw error;
+    return [{ code: error.code, message: error.message, hint: error.hint ?? '' }];
+  }
+}
+
+function commandLineOf({ manifest }: LaunchSubject, { qemuArgs }: LaunchWishes): string[] {
+  const argv = withoutMappedMemory(qemuArgs ?? manifest.commandLine);
+  if (argv.length > 0) return argv;
+  throw new VmckptError(
+    'COMMAND_LINE_UNSUPPORTED',
+    `the checkpoint "${manifest.name}" holds no command line`,
+    {
+      hint: 'It was imported. Say how to start its machine: vmckpt restore NAME -- QEMU ARGS…',
+    },
+  );
+}
+
+/** With -runas QEMU starts as this process's user, and changes it before it is loaded. */
+function startOf(user: User | undefined, saved: readonly Option[]): Pick<LaunchPlan, 'user' | 'socketOwner'> {
+  if (user === undefined) return {};
+  return { socketOwner: user, ...(changesUser(saved) ? {} : { user }) };
+}
+
+function refuseMapped({ uid }: User): never {
+  throw new VmckptError(
+    'MAP_REFUSED',
+    `QEMU ran as the user ${uid}, who may not read this store's memory file`,
+    { hint: 'Restore it in another mode: vmckpt restore NAME, or --mode eager.' },
+  );
+}
+
+/** What stands in the way of a launch, all at once. */
+class LaunchRefusal extends VmckptError {
+  readonly problems: readonly Problem[];
+
+  constructor(first: Problem, others: readonly Problem[]) {
+    const problems = [first, ...others];
+    super(first.code, problems.map(({ message }) => message).join('; '), { hint: first.hint });
+    this.problems = problems;
+  }
+}
+
+function refuseUnmet(requisites: Requisites): void {
+  const [first, ...others] = unmetRequirements(requisites);
+  if (first !== undefined) throw new LaunchRefusal(first, others);
+}
+
+/** QEMU makes a tap interface that is not there, if it may. */
+function tapNotes(options: readonly Option[]): string[] {
+  const named = tapNames(options).filter((name) => hasInterface(name) === false);
+  return named.map(
+    (name) =>
+      `The tap interface ${name} does not exist: QEMU makes it anew, without the bridge and addresses that it had.`,
+  );
+}
+
 /** A monitor serves one client at a time: the transfer process has its own. */
-function transferMonitor(folder: LaunchFolder): readonly string[] {
-  const path = folder.file('transfer.sock').replaceAll(',', ',,');
+function transferMonitor(socketFolder: string): readonly string[] {
+  const socket = path.join(socketFolder, 'transfer.sock').replaceAll(',', ',,');
   return [
     '-chardev',
-    `socket,id=vmckpt-transfer,path=${path},server=on,wait=off`,
+    `socket,id=vmckpt-transfer,path=${socket},server=on,wait=off`,
     '-mon',
     'chardev=vmckpt-transfer,mode=control',
   ];
 }
 
 /** What the user has to do before the guest goes on. */
-function stateNotes({ vmState }: Manifest, runs: boolean): string[] {
+function stateNotes({ vmState }: Pick<SavedVm, 'vmState'>, runs: boolean): string[] {
   if (vmState === 'suspended')
     return ['The guest sleeps, as it was saved: system_wakeup in its monitor wakes it.'];
   if (vmState === undefined || runs) return [];
@@ -133,16 +214,17 @@ function stateNotes({ vmState }: Manifest, runs: boolean): string[] {
 /** Of what will really be run. Memory that we map ourselves, and sockets in the VM's own folder, are harmless. */
 function refuseUntrusted(
   args: readonly string[],
-  { manifest, judgeSeal, folder }: Pick<LaunchSubject, 'manifest' | 'judgeSeal' | 'folder'>,
+  { manifest, judgeSeal }: LaunchSubject,
+  socketFolder: string,
 ): void {
-  const found = untrustedOptions(withoutMappedMemory(args), folder.directory);
+  const found = untrustedOptions(withoutMappedMemory(args), socketFolder);
   if (found.length === 0) return;
   const verdict = judgeSeal();
   if (verdict.status === 'own') return;
   const list = found.map(({ option, reason }) => `${option} (${reason})`).join('; ');
   throw new VmckptError(
     'COMMAND_LINE_UNTRUSTED',
-    `${manifest.name}@${manifest.generation} is not known to be saved by this user: ${verdict.reason}. ` +
+    `"${manifest.name}" is not known to be saved by this user: ${verdict.reason}. ` +
       `Its command line is not harmless: ${list}`,
     {
       hint: 'If you trust whoever made it, pass --trust-command-line. Otherwise give a command line of your own: vmckpt restore NAME -- QEMU ARGS…',

@@ -118,7 +118,7 @@ function changedDisks(vm: VmDescription, options: readonly Option[]): string[] {
   };
   return vm.disks.flatMap(({ device, node, file, temporary, backingFile = '' }) => {
     const shown = placeOfName(temporary ? backingFile : file);
-    if (given(device, node).some((place) => place !== undefined && isSamePlace(place, shown, vm.cwd)))
+    if (given(device, node).some((place) => place !== undefined && isSamePlace(place, shown, vm.cwd ?? '/')))
       return [];
     return [
       `the disk "${device || node}" has the image ${describePlace(shown)}, which is not the one it was started with`,

@@ -2,15 +2,18 @@
  * What a running QEMU is made of, asked through QMP and /proc: everything that a restore needs to build the same
  * machine again, and to notice that it cannot. Plain JSON, kept in the manifest.
  */
-import { readFileSync, readlinkSync, statSync } from 'node:fs';
-import path from 'node:path';
+import { readFileSync, statSync } from 'node:fs';
 import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { identifyProcess } from '../util/process-identity.js';
+import { processContextSchema } from '../util/process-schema.js';
 import { asOwner } from '../util/rights.js';
 import { integer, record } from '../util/schema.js';
 import { parseCommandLine } from './command-line.js';
+import { namedFiles } from './named-files.js';
+import { differingPlaces, placesOf, readProcessContext } from './process-context.js';
 import type { QmpClient } from './qmp.js';
+import { findStartFolder, lostImages } from './start-folder.js';
 
 export const VmDescription = v.object({
   pid: integer,
@@ -21,8 +24,9 @@ export const VmDescription = v.object({
   binary: v.string(),
   /** Without the program's own name. */
   args: v.array(v.string()),
-  /** Relative paths in `args` are meant from here. */
-  cwd: v.string(),
+  /** Relative paths in `args` are meant from here; undefined where that cannot be known. */
+  cwd: v.optional(v.string()),
+  context: processContextSchema,
   version: v.object({ major: v.number(), minor: v.number(), micro: v.number(), text: v.string() }),
   /** QEMU's RunState: `running`, `paused`, `postmigrate`, … */
   status: v.string(),
@@ -86,7 +90,7 @@ export type VmDescription = v.InferOutput<typeof VmDescription>;
  */
 export async function inspectVm(qmp: QmpClient): Promise<VmDescription> {
   const cpus = await qmp.query(CpuList, 'query-cpus-fast');
-  const processFacts = readProcess(pidOf(qmp, cpus[0]?.['thread-id']));
+  const pid = pidOf(qmp, cpus[0]?.['thread-id']);
   const status = await qmp.query(Status, 'query-status');
   const kvm = await qmp.query(Kvm, 'query-kvm');
   const memory = await qmp.query(MemorySize, 'query-memory-size-summary');
@@ -95,8 +99,9 @@ export async function inspectVm(qmp: QmpClient): Promise<VmDescription> {
   const chardevs = await qmp.query(ChardevList, 'query-chardev');
   const memoryDevices = await qmp.query(MemoryDevices, 'query-memory-devices');
   const machine = await typeOf(qmp, '/machine');
+  const images = nodes.filter(({ drv, file }) => FILE_DRIVERS.has(drv) && !TEMPORARY.test(file));
   return {
-    ...processFacts,
+    ...readProcess(pid, { qmpSocket: qmp.path, images: images.map(({ file }) => file) }),
     version: qmp.version,
     status: status.status,
     running: status.running,
@@ -148,23 +153,35 @@ const FeatureWords = v.array(
     features: v.number(),
   }),
 );
+/** Block drivers that open a file of the host under its name. */
+const FILE_DRIVERS: ReadonlySet<string> = new Set(['file', 'host_device', 'host_cdrom']);
+/** The overlay of snapshot=on, which has no name any more. */
+const TEMPORARY = /\/vl\.[A-Za-z0-9]{6}"?\}*$/;
 const QomProperties = v.array(v.object({ name: v.string(), type: v.string() }));
 
 /** The peer of the socket, unless that only handed the socket over (libvirt): then the owner of the vCPU thread. */
 function pidOf(qmp: QmpClient, vcpuThread: number | undefined): number {
   const peer = qmp.peerPid();
   if (vcpuThread === undefined || exists(`/proc/${peer}/task/${vcpuThread}`)) return peer;
+  // One that counts its threads in a namespace of its own names another process here.
+  if (differingPlaces(placesOf(peer), placesOf('self')).length > 0) return peer;
   try {
     const group = /^Tgid:\s*(\d+)$/m.exec(readFileSync(`/proc/${vcpuThread}/status`, 'latin1'));
     return group === null ? peer : Number(group[1]);
   } catch {
-    return peer; // QEMU counts its threads in a namespace of its own.
+    return peer;
   }
 }
 
+type ProcessFacts = Pick<
+  VmDescription,
+  'pid' | 'startTicks' | 'isOwn' | 'binary' | 'args' | 'cwd' | 'context'
+>;
+
 function readProcess(
   pid: number,
-): Pick<VmDescription, 'pid' | 'startTicks' | 'isOwn' | 'binary' | 'args' | 'cwd'> {
+  { qmpSocket, images }: { readonly qmpSocket: string; readonly images: readonly string[] },
+): ProcessFacts {
   const identity = identifyProcess(pid);
   if (identity === undefined)
     throw new VmckptError('FAILED', `QEMU's process ${pid} is not visible from here`, {
@@ -175,8 +192,16 @@ function readProcess(
     const [binary = '', ...args] = readFileSync(`/proc/${pid}/cmdline`, 'utf8')
       .replace(/\0$/, '')
       .split('\0');
-    return { ...identity, isOwn, binary, args, cwd: startFolder(pid, args) };
+    const options = parseCommandLine(args);
+    const hasLeft = options.some(({ name }) => name === 'daemonize');
+    const surroundings = { pid, files: namedFiles(options), images, hasLeft, qmpSocket };
+    const context = readProcessContext(pid, options);
+    const cwd = findStartFolder(surroundings);
+    // Elsewhere their names mean nothing to us.
+    const lost = context.elsewhere.length === 0 ? lostImages(surroundings, cwd) : [];
+    return { ...identity, isOwn, binary, args, cwd, context: { ...context, lostImages: lost } };
   } catch (cause) {
+    if (cause instanceof VmckptError) throw cause;
     const hint = asOwner('the user who started QEMU');
     throw new VmckptError('NOT_PERMITTED', `no permission to read the command line of process ${pid}`, {
       hint,
@@ -189,15 +214,6 @@ function readProcess(
 function runsAsThisUser(pid: number): boolean {
   const ids = /^Uid:\s*(.*)$/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1] ?? '';
   return ids.split('\t').every((id) => Number(id) === process.getuid?.());
-}
-
-/** A QEMU that went into the background has changed to the root folder: its environment tells where it was started. */
-function startFolder(pid: number, args: readonly string[]): string {
-  const now = readlinkSync(`/proc/${pid}/cwd`);
-  if (!parseCommandLine(args).some(({ name }) => name === 'daemonize')) return now;
-  const environment = readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0');
-  const before = environment.find((entry) => entry.startsWith('PWD='))?.slice('PWD='.length);
-  return before !== undefined && path.isAbsolute(before) && exists(before) ? before : now;
 }
 
 /** What the guest knows as its processors; `features` is what makes `host` and `max` comparable. */
@@ -233,7 +249,7 @@ function memoryPathOf(qmp: QmpClient, object: string): Promise<string> {
 }
 
 function describeDisk(device: string, node: v.InferOutput<typeof Node>): VmDescription['disks'][number] {
-  const temporary = /\/vl\.[A-Za-z0-9]{6}"?\}*$/.test(node.file);
+  const temporary = TEMPORARY.test(node.file);
   const disk = {
     device,
     node: node['node-name'],

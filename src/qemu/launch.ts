@@ -19,6 +19,7 @@ import { VmckptError } from '../errors.js';
 import { poll } from '../util/deadline.js';
 import { explainQemuMessage } from './qemu-messages.js';
 import { QmpClient } from './qmp.js';
+import { startedAs, type User } from './start-as.js';
 
 const DEFAULT_BINARY = 'qemu-system-x86_64';
 const EMULATOR_NAME = /^(qemu-system-[\w.-]+|qemu-kvm|kvm)$/;
@@ -55,6 +56,8 @@ export interface LaunchOptions {
   readonly signal?: AbortSignal | undefined;
   readonly timeoutMs?: number;
   readonly inheritedFds?: readonly number[];
+  /** As whom it runs: as this process's user by default. */
+  readonly user?: User | undefined;
   /** Who starts the process: this one by default. */
   readonly start?: (options: StartOptions) => Promise<StartedProcess>;
 }
@@ -81,12 +84,14 @@ export interface LaunchedQemu {
  * is gone then
  */
 export async function launchQemu(options: LaunchOptions): Promise<LaunchedQemu> {
-  const { binary, args, qmpSocket, signal, logPath, cwd = process.cwd() } = options;
+  const { qmpSocket, signal, logPath, user, cwd = process.cwd() } = options;
   const { timeoutMs = START_TIMEOUT_MS, start = startDetached, inheritedFds = [] } = options;
   signal?.throwIfAborted();
   requireDirectory(cwd);
+  const program =
+    user === undefined ? { binary: options.binary, args: options.args } : startedAs(options, user);
   const spawnedAtMs = wallClockMs();
-  const { pid, exited, kill } = await start({ binary, args, cwd, logPath, inheritedFds });
+  const { pid, exited, kill } = await start({ ...program, cwd, logPath, inheritedFds });
   let end: ProcessEnd | undefined;
   void exited.then((value) => (end = value));
   const connect = async (): Promise<QmpClient | undefined> => {

@@ -19,7 +19,7 @@ export type Identity = 'original' | 'clone' | 'trial';
 
 export interface OwnIdentityOptions {
   readonly identity: Identity;
-  /** The VM's folder; what lies in it is its own already. */
+  /** Where the VM has its sockets; what lies in it is its own already. */
   readonly directory: string;
 }
 
@@ -32,8 +32,12 @@ export interface OwnIdentity {
 
 /** Below a VM's folder: what other places of the command line have become. */
 export const OWN_FOLDER = 'own';
+/** Of sun_path, without the zero behind it. */
+export const MAX_SOCKET_PATH_BYTES = 107;
+/** For a number behind a name. */
+const COUNT_BYTES = 5;
 /** Where an earlier restore had put something for the VM that was saved, which was a clone itself. */
-const EARLIER_OWN = /\/vms\/[^/]+\/own\/[^/]+$/;
+const EARLIER_OWN = /\/(vms|s)\/[^/]+\/own\/[^/]+$/;
 
 /**
  * @throws VmckptError DISKS_WRITABLE, COMMAND_LINE_UNSUPPORTED naming what a clone cannot share, COLLISION when no
@@ -60,12 +64,14 @@ export async function giveIdentity(
 
 const STAY: Places = { file: (from) => from, port: ({ port }) => port, vsockId: (id) => id };
 
-/** Files keep their names where those differ. */
+/** Files keep their names where those differ, as far as a socket's path has room for them. */
 function ownFiles(directory: string): (from: string) => string {
   const taken = new Map<string, string>();
+  const roomBytes = MAX_SOCKET_PATH_BYTES - Buffer.byteLength(path.join(directory, OWN_FOLDER)) - COUNT_BYTES;
   return (from) => {
     if (path.dirname(from) === directory) return from;
-    const { name, ext } = path.parse(from);
+    const { name: whole, ext } = path.parse(from);
+    const name = whole.slice(0, Math.max(1, roomBytes - ext.length));
     for (let count = 1; ; count++) {
       const to = path.join(directory, OWN_FOLDER, `${name}${count === 1 ? '' : `-${count}`}${ext}`);
       if ((taken.get(to) ?? from) !== from) continue;

@@ -4,17 +4,9 @@
  */
 import { randomUUID } from 'node:crypto';
 import path from 'node:path';
-import { VmckptError } from '../errors.js';
 import { runtimeDir } from '../util/runtime-dir.js';
 import { characterDeviceOf, type CharacterDevice } from './character-device.js';
-import {
-  type Option,
-  parseCommandLine,
-  propertiesOf,
-  propertyOf,
-  toArgv,
-  withProperties,
-} from './command-line.js';
+import { type Option, parseCommandLine, propertyOf, toArgv, withProperties } from './command-line.js';
 import { OWN_FOLDER } from './own-identity.js';
 
 /** Character devices with such ids are vmckpt's own: the next restore of the VM leaves them out. */
@@ -52,7 +44,7 @@ export interface RestoreCommandLine {
   readonly notes: readonly string[];
 }
 
-/** @throws VmckptError COMMAND_LINE_UNSUPPORTED naming the argument that cannot be repeated in another process */
+/** Of what cannot be repeated at all: unrepeatable.ts. @throws VmckptError COMMAND_LINE_UNSUPPORTED for what is no command line */
 export function rewriteForRestore(
   argv: readonly string[],
   options: RestoreCommandLineOptions,
@@ -61,7 +53,6 @@ export function rewriteForRestore(
   const kept = parseCommandLine(argv).filter(
     (option) => !RUN_ONLY_OPTIONS.has(option.name) && !isOwn(option),
   );
-  kept.forEach(refuseInherited);
   const console = new ConsoleMove(options.consoleSocket, notes);
   const rewritten = kept.map((option) =>
     renewGenerationId(listenWithoutWaiting(console.rewrite(option), notes)),
@@ -92,32 +83,6 @@ function isOwn(option: Option): boolean {
       ? propertyOf(option, 'id')
       : option.name === 'mon' && propertyOf(option, 'chardev');
   return typeof id === 'string' && id.startsWith(OWN_ID_PREFIX);
-}
-
-const DESCRIPTOR_KEY = /(^|[._])fds?$|^vhostfds?$/;
-const DESCRIPTOR_PATH = /^(\/dev\/fdset\/|\/dev\/fd\/|\/proc\/self\/fd\/|fd:)/;
-/** Options whose value is the guest's own text. */
-const FREE_TEXT: ReadonlySet<string> = new Set(['append', 'uuid', 'prom-env', 'fw_cfg', 'smbios']);
-
-/** Open files of the old process and configuration beside the command line are not part of a checkpoint. */
-function refuseInherited(option: Option): void {
-  const { name, value = '' } = option;
-  if (name === 'add-fd' || name === 'readconfig') unsupported(option);
-  if (FREE_TEXT.has(name)) return;
-  if (DESCRIPTOR_PATH.test(value)) unsupported(option);
-  for (const property of propertiesOf(option)) {
-    if (DESCRIPTOR_KEY.test(property.key) || DESCRIPTOR_PATH.test(property.value)) unsupported(option);
-    if (property.key.endsWith('addr.type') && property.value === 'fd') unsupported(option);
-  }
-}
-
-function unsupported({ name, value = '' }: Option): never {
-  const what = `-${name} ${value}`.trim();
-  const why =
-    name === 'readconfig' ? 'reads devices from a file' : 'uses a file descriptor of the old process';
-  throw new VmckptError('COMMAND_LINE_UNSUPPORTED', `${what} ${why}: it cannot be repeated for a restore`, {
-    hint: 'Give a complete command line that does without it: vmckpt restore NAME -- QEMU ARGS…',
-  });
 }
 
 /** Moves whatever is on QEMU's terminal to a unix socket. QEMU allows one user of its terminal, so one socket does. */

@@ -28,6 +28,7 @@ import { killAtOnce } from './end-process.js';
 import { beginAftercare } from './begin-aftercare.js';
 import { connectTo } from './connection.js';
 import { endOfQemu, LAST_WORDS_MS, listenForMachine, runWhenLoaded } from './incoming.js';
+import { makePlaces } from './make-places.js';
 import { newRecord } from './new-record.js';
 import { buildReport, type RestoreReport } from './report.js';
 import type { RestoreOptions } from './restore.js';
@@ -61,8 +62,8 @@ export async function restoreMapped(subject: MappedRestore): Promise<RestoreRepo
     use = holdGeneration(located.dir);
     reader = await CheckpointReader.open(located.dir);
     const memory = memoryToMap(located.dir, manifest);
-    const plan = await planLaunch({ manifest, judgeSeal, folder, memory }, options);
-    if (plan.needsOwnFolder) folder.createOwn();
+    const plan = await planLaunch({ manifest, judgeSeal, directory: folder.directory, memory }, options);
+    makePlaces(folder, plan);
     for (const note of plan.notes) options.onMessage(note);
     const { identity = 'original' } = options;
     const original = identity === 'original' ? manifest.qemu.process : undefined;

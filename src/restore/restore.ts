@@ -33,6 +33,7 @@ import {
 import type { PrefetchWishes } from '../working-set/plan.js';
 import { readGenerationAhead } from './read-ahead.js';
 import { restoreMapped } from './restore-mapped.js';
+import { makePlaces } from './make-places.js';
 import { newRecord } from './new-record.js';
 import { buildReport, type RestoreReport } from './report.js';
 import { superviseTransfer } from './supervise.js';
@@ -118,8 +119,8 @@ async function restoreOnce(options: RestoreOptions): Promise<RestoreReport> {
   const guardian = startGuardian({ folder, generationDir: dir, wishes });
   readGenerationAhead(dir, options.mode);
   try {
-    const plan = await planLaunch({ manifest, judgeSeal, folder }, options);
-    if (plan.needsOwnFolder) folder.createOwn();
+    const plan = await planLaunch({ manifest, judgeSeal, directory: folder.directory }, options);
+    makePlaces(folder, plan);
     for (const note of plan.notes) options.onMessage(note);
     if (options.mode !== 'eager') refuseOnDemand(plan.args, plan.cwd);
     await refuseCollisions(plan.args, {

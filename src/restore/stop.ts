@@ -69,7 +69,7 @@ async function settled(folder: VmFolder): Promise<VmStatus | undefined> {
 
 async function endQemu(qemu: ProcessIdentity, folder: VmFolder): Promise<'quit' | 'SIGTERM' | 'SIGKILL'> {
   try {
-    await quit(folder.file('qmp.sock'));
+    await quit(qemu, folder.file('qmp.sock'));
     await untilEnded(qemu, POLITE_TIMEOUT_MS);
     return 'quit';
   } catch (error) {
@@ -85,9 +85,13 @@ async function endQemu(qemu: ProcessIdentity, folder: VmFolder): Promise<'quit' 
   return 'SIGKILL';
 }
 
-async function quit(socket: string): Promise<void> {
+/** @throws VmckptError, VM_STATE when somebody else listens there */
+async function quit({ pid }: ProcessIdentity, socket: string): Promise<void> {
   const qmp = await QmpClient.connect({ path: socket, timeoutMs: POLITE_TIMEOUT_MS });
   try {
+    // A QEMU of another user's may have put anything there.
+    if (qmp.peerPid() !== pid)
+      throw new VmckptError('VM_STATE', `${socket} is not the monitor of process ${pid}`);
     await qmp.execute('quit', {}, { timeoutMs: POLITE_TIMEOUT_MS });
   } finally {
     await qmp.close();

@@ -5,6 +5,7 @@
 import {
   closeSync,
   existsSync,
+  lchownSync,
   openSync,
   readdirSync,
   readFileSync,
@@ -17,6 +18,7 @@ import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { OWN_FOLDER } from '../qemu/own-identity.js';
 import { aftercareSchema } from '../launch/aftercare.js';
+import { shortFolderOf } from '../launch/vm-places.js';
 import { tryLockFile } from '../native/index.js';
 import { LockFile } from '../store/lock-file.js';
 import { requireName } from '../store/reference.js';
@@ -129,13 +131,15 @@ export class VmFolder {
     this.#directory = ensureRuntimeDir('vms', this.name);
   }
 
-  /** For what a VM has in other places than the one that was saved (see qemu/own-identity). */
-  get ownFolder(): string {
-    return path.join(this.directory, OWN_FOLDER);
+  /** See launch/vm-places. */
+  get socketFolder(): string {
+    const short = shortFolderOf(this.directory);
+    return existsSync(short) ? short : this.directory;
   }
 
-  createOwn(): void {
-    ensureRuntimeDir('vms', this.name, OWN_FOLDER);
+  /** For what a VM has in other places than the one that was saved (see qemu/own-identity). */
+  get ownFolder(): string {
+    return path.join(this.socketFolder, OWN_FOLDER);
   }
 
   file(
@@ -150,7 +154,7 @@ export class VmFolder {
       | 'qemu.log'
       | 'transfer.log',
   ): string {
-    return path.join(this.directory, name);
+    return path.join(name.endsWith('.sock') ? this.socketFolder : this.directory, name);
   }
 
   read(): VmRecord | undefined {
@@ -189,8 +193,16 @@ export class VmFolder {
   }
 
   remove(): void {
-    rmSync(this.directory, { recursive: true, force: true });
+    this.clear();
     this.disclaim();
+  }
+
+  clear(): void {
+    const { socketFolder, ownFolder } = this;
+    // What another user's QEMU has there may not be changed while it is removed.
+    if (socketFolder !== this.directory && process.geteuid?.() === 0)
+      for (const folder of [socketFolder, ownFolder]) if (existsSync(folder)) lchownSync(folder, 0, 0);
+    for (const folder of [socketFolder, this.directory]) rmSync(folder, { recursive: true, force: true });
   }
 }
 
@@ -214,7 +226,7 @@ export function claimFolder(name: string): VmFolder {
       });
     }
   }
-  rmSync(folder.directory, { recursive: true, force: true });
+  folder.clear();
   folder.create();
   return folder;
 }

@@ -1,37 +1,19 @@
 /** What a manifest says about the VM, from QEMU's own account of it. */
 import path from 'node:path';
 import type { ManifestParts } from '../checkpoint/manifest.js';
+import type { SavedVm } from '../launch/launch-plan.js';
+import type { Problem } from '../launch/requirements.js';
 import type { ParsedStream } from '../migration-stream/parser.js';
 import type { VmDescription } from '../qemu/inspect.js';
 import { packageVersion } from '../util/package-paths.js';
 import type { SaveMethod } from './methods.js';
 import type { SavedState } from './run-states.js';
 
-export interface ManifestSubject {
-  readonly name: string;
-  readonly generation: number;
-  readonly vm: VmDescription;
-  readonly method: SaveMethod;
-  readonly stream: ParsedStream;
-  readonly state: SavedState;
-}
-
-export function manifestParts({
-  name,
-  generation,
-  vm,
-  method,
-  stream,
-  state,
-}: ManifestSubject): ManifestParts {
-  const description = stream.description.toString('utf8');
+/** What a restore starts QEMU by; known before anything is saved. */
+export function savedVm(name: string, vm: VmDescription): SavedVm {
   return {
     name,
-    generation,
-    created: new Date().toISOString(),
-    vmckptVersion: packageVersion(),
-    mode: method,
-    ...state,
+    runState: vm.running ? 'running' : 'paused',
     qemu: {
       version: vm.version.text,
       binaryName: path.basename(vm.binary),
@@ -43,13 +25,40 @@ export function manifestParts({
       cpuFeatures: vm.cpu.features,
       accelerator: vm.accelerator,
     },
+    commandLine: vm.args,
+    ...(vm.cwd !== undefined && { workingDirectory: vm.cwd }),
+    process: vm.context,
+  };
+}
+
+export interface ManifestSubject {
+  readonly name: string;
+  readonly generation: number;
+  readonly vm: VmDescription;
+  readonly method: SaveMethod;
+  readonly stream: ParsedStream;
+  readonly state: SavedState;
+  readonly restoreProblems: readonly Problem[];
+}
+
+export function manifestParts(subject: ManifestSubject): ManifestParts {
+  const { name, generation, vm, method, stream, state, restoreProblems } = subject;
+  const description = stream.description.toString('utf8');
+  return {
+    ...savedVm(name, vm),
+    generation,
+    created: new Date().toISOString(),
+    vmckptVersion: packageVersion(),
+    mode: method,
+    ...state,
+    ...(restoreProblems.length > 0 && {
+      restoreProblems: restoreProblems.map(({ code, message }) => ({ code, message })),
+    }),
     migration: {
       configuration: stream.configuration.toString('base64'),
       ramSectionId: stream.ramSectionId,
       ...(description !== '' && { description }),
     },
-    commandLine: vm.args,
-    workingDirectory: vm.cwd,
     devices: [
       ...vm.devices.named.map(({ id, type }) => ({ qomPath: `/machine/peripheral/${id}`, type })),
       ...vm.devices.anonymous.map((type, index) => ({

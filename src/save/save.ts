@@ -3,7 +3,7 @@
  * of ours, write every page as it passes, and give the VM back as it was: in every way out.
  */
 import type { Manifest } from '../checkpoint/manifest.js';
-import { mainMemoryName } from '../checkpoint/raw-memory.js';
+import type { Problem } from '../launch/requirements.js';
 import { refuseBlockers } from '../qemu/blockers.js';
 import { inspectVm, type VmDescription } from '../qemu/inspect.js';
 import {
@@ -24,6 +24,7 @@ import { manifestParts } from './manifest-parts.js';
 import { chooseMethod, type MethodResult, type SaveMethod } from './methods.js';
 import { connectToVm, giveBack, putRight } from './putting-right.js';
 import { refuseUnsafe } from './refusals.js';
+import { messagesOf, refuseUnrestorable, rehearseRestore } from './rehearsal.js';
 import { isLive } from './run-states.js';
 import { sealGeneration } from './seal-generation.js';
 import { teachWorkingSet } from './teach.js';
@@ -48,6 +49,8 @@ export interface SaveOptions {
   readonly level: number | 'none';
   /** `raw` makes the raw memory file as well, which `restore --mode map` maps. */
   readonly layout?: Layout;
+  /** The user will restore it with a command line of his own. */
+  readonly ownCommandLine?: boolean;
   /** The user takes care of writable disks. */
   readonly disksExternal: boolean;
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
@@ -70,7 +73,7 @@ export interface SaveReport {
 
 /**
  * @throws VmckptError QMP_UNREACHABLE and its like, VM_BUSY, STORE_LOCKED, DISKS_WRITABLE, MIGRATION_BLOCKED,
- * QEMU_UNSUPPORTED, MIGRATION_FAILED, NO_SPACE, QEMU_DIED, INTERRUPTED: the VM is as before, the store too
+ * QEMU_UNSUPPORTED, what planLaunch() throws, MIGRATION_FAILED, NO_SPACE, QEMU_DIED, INTERRUPTED: the VM is as before, the store too
  */
 export async function save(options: SaveOptions): Promise<SaveReport> {
   try {
@@ -96,12 +99,19 @@ async function saveOnce(
       const { method, note } = chooseMethod(vm, options.method, { mayWatch });
       if (note !== undefined) onMessage(note);
       refuseUnsafe(vm, { method, disksExternal: options.disksExternal });
-      if (options.layout === 'raw') mainMemoryName(vm.memoryBackends);
+      const restoreProblems = await rehearse(vm, options);
       await refuseBlockers(qmp, vm);
       const store = await Store.openOrCreate(options.storeDir);
       const pending = await store.begin(options.name);
       try {
-        const { manifest, result } = await saveInto(pending, { options, qmp, journal, vm, method });
+        const { manifest, result } = await saveInto(pending, {
+          options,
+          qmp,
+          journal,
+          vm,
+          method,
+          restoreProblems,
+        });
         if (options.quit) await qmp.execute('quit');
         return reportOf(manifest, result, roundMs(nowMs() - startMs));
       } catch (error) {
@@ -122,6 +132,19 @@ interface Work {
   readonly journal: VmJournal;
   readonly vm: VmDescription;
   readonly method: SaveMethod;
+  readonly restoreProblems: readonly Problem[];
+}
+
+/** @throws VmckptError as a restore would, when the VM would not run on to be saved otherwise */
+async function rehearse(vm: VmDescription, options: SaveOptions): Promise<readonly Problem[]> {
+  const { name, storeDir, layout, ownCommandLine = false, quit, method, onMessage } = options;
+  const problems = await rehearseRestore(vm, { name, storeDir, isMapped: layout === 'raw' });
+  if (problems.length === 0 || ownCommandLine) return problems;
+  if (quit || method === 'stopped') refuseUnrestorable(problems);
+  onMessage(
+    `A restore would refuse this VM, unless it gets a command line of its own: ${messagesOf(problems)}.`,
+  );
+  return problems;
 }
 
 /** Borrows the VM's migration settings, saves, and gives them back; a save that failed also lets the VM run again. */
@@ -129,7 +152,7 @@ async function saveInto(
   pending: PendingGeneration,
   work: Work,
 ): Promise<{ manifest: Manifest; result: MethodResult }> {
-  const { vm, method, options } = work;
+  const { vm, method, options, restoreProblems } = work;
   const { note, wanted } = await noteSettings(work);
   let saved = false;
   try {
@@ -138,7 +161,15 @@ async function saveInto(
     const runsOn = options.method !== 'stopped';
     const transferred = await transfer({ ...options, ...work, runsOn, dir });
     const { stream, writer, dirty, result, state } = transferred;
-    const parts = manifestParts({ vm, method, name: options.name, generation, stream, state });
+    const parts = manifestParts({
+      vm,
+      method,
+      name: options.name,
+      generation,
+      stream,
+      state,
+      restoreProblems,
+    });
     const manifest = await writer.finish(parts, stream.deviceState);
     const unsealed = await sealGeneration(dir, { manifest, vm });
     if (unsealed !== undefined) options.onMessage(unsealed);

@@ -39,7 +39,8 @@ export interface GenerationSummary {
   readonly name: string;
   readonly generation: number;
   /** What of the manifest a list shows; undefined when it cannot be read, and then `problem` says why. */
-  readonly facts: Pick<Manifest, 'created' | 'mode' | 'runState' | 'vmState' | 'sizes'> | undefined;
+  readonly facts:
+    Pick<Manifest, 'created' | 'mode' | 'runState' | 'vmState' | 'sizes' | 'restoreProblems'> | undefined;
   readonly problem: { readonly code: ErrorCode; readonly message: string } | undefined;
   readonly rawMemory: RawMemorySummary | null;
 }
@@ -206,8 +207,8 @@ export class Store {
     const dir = path.join(this.dir, name, String(generation));
     try {
       const manifest = readManifest(dir);
-      const { created, mode, runState, vmState, sizes } = manifest;
-      const facts = { created, mode, runState, vmState, sizes };
+      const { created, mode, runState, vmState, sizes, restoreProblems } = manifest;
+      const facts = { created, mode, runState, vmState, sizes, restoreProblems };
       const rawMemory = summarizeRawMemory(dir, manifest);
       return { name, generation, facts, problem: undefined, rawMemory };
     } catch (error) {

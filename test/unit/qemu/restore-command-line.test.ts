@@ -138,23 +138,4 @@ describe('rewriteForRestore', () => {
     expect(moved.notes.join()).toContain(SOCKETS.consoleSocket);
     expect(rewriteForRestore(['-serial', 'null'], SOCKETS).consoleSocket).toBeUndefined();
   });
-
-  it.each([
-    ['-add-fd', 'fd=3,set=1'],
-    ['-readconfig', 'vm.cfg'],
-    ['-netdev', 'tap,id=n,fd=33'],
-    ['-netdev', '{"type":"tap","fds":"3:4","id":"n"}'],
-    ['-netdev', 'tap,id=n,ifname=t,vhostfd=3'],
-    ['-chardev', 'socket,id=c,fd=4,server=on'],
-    ['-drive', 'file=/dev/fdset/1'],
-    ['-fsdev', 'proxy,id=f,sock_fd=3'],
-    ['-netdev', 'stream,id=n,addr.type=fd,addr.str=3'],
-  ])('refuses what another process cannot repeat: %s %s', (name, value) => {
-    expect(() => rewriteForRestore([name, value], SOCKETS)).toThrow(
-      expect.objectContaining({
-        code: 'COMMAND_LINE_UNSUPPORTED',
-        message: expect.stringContaining(value) as string,
-      }),
-    );
-  });
 });

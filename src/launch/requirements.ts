@@ -1,0 +1,219 @@
+/**
+ * What must hold before a saved VM can be started here, in one table. A restore refuses what does not hold; a save goes
+ * through the same table while the VM still lives, so that nothing is found out when it is too late.
+ */
+import { statSync } from 'node:fs';
+import path from 'node:path';
+import type { Manifest } from '../checkpoint/manifest.js';
+import type { ErrorCode } from '../errors.js';
+import type { Option } from '../qemu/command-line.js';
+import { namedFiles } from '../qemu/named-files.js';
+import { MAX_SOCKET_PATH_BYTES } from '../qemu/own-identity.js';
+import { bootId, differingPlaces, hasInterface, placesOf } from '../qemu/process-context.js';
+import { otherUser, whyNotStartedAs } from '../qemu/start-as.js';
+import { unrepeatableOptions } from '../qemu/unrepeatable.js';
+import { asOwner, isRoot } from '../util/rights.js';
+import { runtimeFolderOf } from './vm-places.js';
+
+const REPLACEMENT_CHARACTER = '\ufffd';
+
+export interface Problem {
+  readonly code: ErrorCode;
+  /** Clauses of a sentence, with the parts by name. */
+  readonly message: string;
+  readonly hint: string;
+}
+
+export interface Requisites {
+  readonly manifest: Pick<Manifest, 'process' | 'workingDirectory'>;
+  /** The user's own command line is meant as it stands. */
+  readonly isOwnCommandLine: boolean;
+  /** In a network of its own, with nothing of the original. */
+  readonly isTrial: boolean;
+  /** As they were saved, without those that belong to one run. */
+  readonly saved: readonly Option[];
+  /** As QEMU will get them. */
+  readonly rewritten: readonly Option[];
+  /** What their relative names are meant from. */
+  readonly cwd: string | undefined;
+  /** The VM's folder, and the one of its sockets: the restore makes them itself. */
+  readonly directory: string;
+  readonly socketFolder: string;
+}
+
+type Requirement = (requisites: Requisites) => Problem | undefined;
+
+const OWN_COMMAND_LINE = 'vmckpt restore NAME -- QEMU ARGS…';
+
+/** What of it is not met decides about those behind it. */
+export const REQUIREMENTS = {
+  'readable names': requireReadableNames,
+  'nothing of the old process': requireNothingInherited,
+  'the same place': requirePlace,
+  'a user it may be': requireUser,
+  'its folder': requireFolder,
+  'its images': requireImages,
+  'its files': requireFiles,
+  'its tap interfaces': requireTaps,
+  'socket paths': requireSocketPaths,
+} as const satisfies Record<string, Requirement>;
+
+/** Where names mean nothing, what they name says nothing more. */
+const DECIDING: ReadonlySet<string> = new Set<keyof typeof REQUIREMENTS>([
+  'readable names',
+  'the same place',
+]);
+
+/** @returns in the order of the table */
+export function unmetRequirements(requisites: Requisites): Problem[] {
+  const problems: Problem[] = [];
+  for (const [name, requirement] of Object.entries(REQUIREMENTS)) {
+    const problem = requirement(requisites);
+    if (problem === undefined) continue;
+    problems.push(problem);
+    if (DECIDING.has(name)) break;
+  }
+  return problems;
+}
+
+/** Arguments are bytes, a manifest is UTF-8: what was none was read as replacement characters. */
+function requireReadableNames({ saved, cwd = '' }: Requisites): Problem | undefined {
+  const broken = [...saved.map(({ name, value = '' }) => `-${name} ${value}`), `the folder ${cwd}`].filter(
+    (text) => text.includes(REPLACEMENT_CHARACTER),
+  );
+  if (broken.length === 0) return undefined;
+  return {
+    code: 'COMMAND_LINE_UNSUPPORTED',
+    message: `${broken.join('; ')}: names that are not UTF-8 cannot be kept`,
+    hint: `Rename it before the VM is started. Or give a command line of your own: ${OWN_COMMAND_LINE}`,
+  };
+}
+
+function requireNothingInherited({ saved }: Requisites): Problem | undefined {
+  const found = unrepeatableOptions(saved);
+  if (found.length === 0) return undefined;
+  return {
+    code: 'COMMAND_LINE_UNSUPPORTED',
+    message: `${found.join('; ')}: it cannot be repeated for a restore`,
+    hint: `Give a complete command line that does without it: ${OWN_COMMAND_LINE}`,
+  };
+}
+
+/** After the host's restart the ids of its namespaces are others, and only what the saver saw counts. */
+function requirePlace({ manifest, isOwnCommandLine, isTrial }: Requisites): Problem | undefined {
+  const { process: saved } = manifest;
+  if (saved === undefined || isOwnCommandLine || isTrial) return undefined;
+  const isSameBoot = saved.bootId === bootId();
+  const differing = isSameBoot ? differingPlaces(saved.places, placesOf('self')) : saved.elsewhere;
+  if (differing.length === 0) return undefined;
+  return {
+    code: 'PLACE_DIFFERS',
+    message: `QEMU ran in another ${differing.join(' and another ')} than this vmckpt, and the names in its command line mean something else here`,
+    hint: `Save and restore it with a vmckpt that runs where QEMU ran (nsenter --target PID --all, or inside the container). Or give a command line of your own: ${OWN_COMMAND_LINE}`,
+  };
+}
+
+function requireUser({ manifest, isTrial, directory }: Requisites): Problem | undefined {
+  const user = isTrial ? undefined : otherUser(manifest.process);
+  const why = user && whyNotStartedAs(user, runtimeFolderOf(directory));
+  if (user === undefined || why === undefined) return undefined;
+  return {
+    code: 'NOT_PERMITTED',
+    message: why,
+    hint: isRoot()
+      ? 'Set VMCKPT_RUNTIME_DIR to a folder that this user may enter.'
+      : asOwner(`the user ${user.uid}`),
+  };
+}
+
+function requireFolder({ manifest, saved, cwd, isOwnCommandLine }: Requisites): Problem | undefined {
+  if (isOwnCommandLine || saved.length === 0) return undefined;
+  const relative = namedFiles(saved).find(({ name }) => !path.isAbsolute(name));
+  if (cwd === undefined && relative !== undefined && manifest.process !== undefined)
+    return {
+      code: 'COMMAND_LINE_UNSUPPORTED',
+      message: `the folder that QEMU was started in is not known, and ${relative.option} names something in it`,
+      hint: `QEMU leaves its folder with -daemonize, and none of the files that it has open shows which one it was. Start it with absolute paths. Or give a command line of your own: ${OWN_COMMAND_LINE}`,
+    };
+  if (cwd === undefined || isDirectory(cwd)) return undefined;
+  return {
+    code: 'HOST_FILE_MISSING',
+    message: `the folder that QEMU ran in, ${cwd}, does not exist`,
+    hint: `Create it, or give a command line with absolute paths: ${OWN_COMMAND_LINE}`,
+  };
+}
+
+/** What has taken the place of an image is another disk. */
+function requireImages({ manifest, isOwnCommandLine }: Requisites): Problem | undefined {
+  const lost = manifest.process?.lostImages ?? [];
+  if (lost.length === 0 || isOwnCommandLine) return undefined;
+  return {
+    code: 'HOST_FILE_MISSING',
+    message: `the disk image ${lost.join(', ')} was deleted or replaced while the VM ran`,
+    hint: `The VM goes on with a file that has no name any more: copy it out of /proc/PID/fd before QEMU ends, and name the copy in a command line of your own: ${OWN_COMMAND_LINE}`,
+  };
+}
+
+function requireFiles(requisites: Requisites): Problem | undefined {
+  const { rewritten, cwd, isOwnCommandLine, directory, socketFolder } = requisites;
+  if (isOwnCommandLine || (cwd !== undefined && !isDirectory(cwd))) return undefined;
+  const isOurs = (file: string) => [directory, socketFolder].some((folder) => file.startsWith(`${folder}/`));
+  const missing = namedFiles(rewritten).flatMap(({ option, name, use }) => {
+    const file = path.resolve(cwd ?? '/', name);
+    if ((cwd === undefined && !path.isAbsolute(name)) || isOurs(file)) return [];
+    if (use === 'read') return exists(file) ? [] : [`${option}: ${file} does not exist`];
+    const folder = path.dirname(file);
+    return isDirectory(folder) ? [] : [`${option}: the folder ${folder} does not exist`];
+  });
+  if (missing.length === 0) return undefined;
+  return {
+    code: 'HOST_FILE_MISSING',
+    message: missing.join('; '),
+    hint: `Put it back, or give a command line of your own: ${OWN_COMMAND_LINE}`,
+  };
+}
+
+/** QEMU as root would make one that nobody has connected to anything. */
+function requireTaps({ manifest, isOwnCommandLine, isTrial }: Requisites): Problem | undefined {
+  if (isOwnCommandLine || isTrial) return undefined;
+  const gone = (manifest.process?.taps ?? []).filter(
+    ({ name, persistent }) => persistent && hasInterface(name) === false,
+  );
+  const [first] = gone;
+  if (first === undefined) return undefined;
+  return {
+    code: 'PLACE_DIFFERS',
+    message: `the tap interface ${gone.map(({ name }) => name).join(', ')} does not exist any more`,
+    hint: `Make it again as it was, with its bridge and addresses: ip tuntap add dev ${first.name} mode tap. Or give a command line of your own: ${OWN_COMMAND_LINE}`,
+  };
+}
+
+function requireSocketPaths({ rewritten }: Requisites): Problem | undefined {
+  const tooLong = namedFiles(rewritten).filter(
+    ({ name, use }) => use === 'listen' && Buffer.byteLength(name) > MAX_SOCKET_PATH_BYTES,
+  );
+  if (tooLong.length === 0) return undefined;
+  const names = tooLong.map(({ name }) => name).join(', ');
+  return {
+    code: 'PATH_TOO_LONG',
+    message: `a unix socket's path has at most ${MAX_SOCKET_PATH_BYTES} bytes, and ${names} has more`,
+    hint: 'Set VMCKPT_RUNTIME_DIR to a folder with a shorter name.',
+  };
+}
+
+function exists(file: string): boolean {
+  try {
+    return statSync(file, { throwIfNoEntry: false }) !== undefined;
+  } catch {
+    // It may be there: what may not be looked at is for QEMU to open, which may have other rights.
+    return true;
+  }
+}
+
+function isDirectory(file: string): boolean {
+  try {
+    return statSync(file, { throwIfNoEntry: false })?.isDirectory() ?? false;
+  } catch {
+    return true;
+  }
+}

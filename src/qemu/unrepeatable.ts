@@ -1,0 +1,49 @@
+/** Options that cannot be repeated in another process: they take something that only the old one had. */
+import { propertiesOf, type Option } from './command-line.js';
+
+const DESCRIPTOR_KEY = /(^|[._])fds?$|^vhostfds?$/;
+/** Also of a process that is known by its number, and inside of other names: `file:/proc/self/fd/3`. */
+const DESCRIPTOR_PATH =
+  /(^|[^\w/])(\/dev\/fdset\/|\/dev\/fd\/|\/proc\/([0-9]+|self|thread-self)\/(task\/[0-9]+\/)?fd\/)|^fd:/;
+/** Options whose value is the guest's own text, but for what these keys name. */
+const FREE_TEXT: Readonly<Record<string, readonly string[]>> = {
+  append: [],
+  uuid: [],
+  'prom-env': [],
+  fw_cfg: ['file'],
+  smbios: ['file'],
+};
+
+/** @returns each with the reason, as a clause of a sentence */
+export function unrepeatableOptions(options: readonly Option[]): string[] {
+  return options.flatMap((option) => {
+    const why = whyNot(option);
+    return why === undefined ? [] : [`-${option.name} ${option.value ?? ''}`.trim() + ` ${why}`];
+  });
+}
+
+function whyNot(option: Option): string | undefined {
+  const { name, value = '' } = option;
+  if (name === 'readconfig') return 'reads options from a file';
+  if (name === 'chroot' || (name === 'run-with' && propertiesOf(option).some(({ key }) => key === 'chroot')))
+    return 'leaves QEMU no way to the sockets of a restore';
+  return usesDescriptor(option, value) ? 'uses a file descriptor of the old process' : undefined;
+}
+
+function usesDescriptor(option: Option, value: string): boolean {
+  const { name } = option;
+  if (name === 'add-fd') return true;
+  const keys = Object.hasOwn(FREE_TEXT, name) ? FREE_TEXT[name] : undefined;
+  const properties = propertiesOf(option);
+  if (keys !== undefined)
+    return properties.some((property) => keys.includes(property.key) && DESCRIPTOR_PATH.test(property.value));
+  return (
+    DESCRIPTOR_PATH.test(value) ||
+    properties.some(
+      ({ key, value: text }) =>
+        DESCRIPTOR_KEY.test(key) ||
+        DESCRIPTOR_PATH.test(text) ||
+        (key.endsWith('addr.type') && text === 'fd'),
+    )
+  );
+}

@@ -1,0 +1,49 @@
+/**
+ * Every save rehearses its restore, while the VM still lives and nothing has been changed: what would be refused is found
+ * by the code that would refuse it.
+ */
+import path from 'node:path';
+import { mainMemoryName, RAW_MEMORY_FILE } from '../checkpoint/raw-memory.js';
+import { VmckptError } from '../errors.js';
+import { rehearseLaunch } from '../launch/launch-plan.js';
+import type { Problem } from '../launch/requirements.js';
+import type { VmDescription } from '../qemu/inspect.js';
+import { opensMemoryReadOnly, type MappedMemory } from '../qemu/mapped-memory.js';
+import { runtimeDir } from '../util/runtime-dir.js';
+import { savedVm } from './manifest-parts.js';
+
+export interface Rehearsal {
+  readonly name: string;
+  readonly storeDir: string;
+  /** Whether the raw memory file is made, for QEMU to map. */
+  readonly isMapped: boolean;
+}
+
+/** @returns what a restore would refuse */
+export function rehearseRestore(
+  vm: VmDescription,
+  { name, storeDir, isMapped }: Rehearsal,
+): Promise<readonly Problem[]> {
+  const directory = path.join(runtimeDir(), 'vms', name);
+  const file = path.resolve(storeDir, name, '1', RAW_MEMORY_FILE);
+  const memory = isMapped ? { memory: mappedMemory(vm, file) } : {};
+  return rehearseLaunch({ manifest: savedVm(name, vm), directory, ...memory });
+}
+
+function mappedMemory({ memoryBackends, ramBytes, version }: VmDescription, file: string): MappedMemory {
+  const block = mainMemoryName(memoryBackends);
+  return { file, block, sizeBytes: ramBytes, readOnly: opensMemoryReadOnly(version.text) };
+}
+
+/** @throws VmckptError with the code with which a restore would refuse it */
+export function refuseUnrestorable(problems: readonly Problem[]): void {
+  const [first] = problems;
+  if (first === undefined) return;
+  throw new VmckptError(first.code, `a restore would refuse this VM: ${messagesOf(problems)}`, {
+    hint: `${first.hint} If you will restore it with a command line of your own: --own-command-line.`,
+  });
+}
+
+export function messagesOf(problems: readonly Pick<Problem, 'message'>[]): string {
+  return problems.map(({ message }) => message).join('; ');
+}

@@ -1,0 +1,257 @@
+/**
+ * Every save rehearses its restore: what a restore would refuse, the save knew. Each requirement of a launch has a case
+ * here, with a real QEMU that does not meet it.
+ */
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, renameSync, rmSync } from 'node:fs';
+import path from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { readManifest } from '../../src/checkpoint/manifest.js';
+import { REQUIREMENTS } from '../../src/launch/requirements.js';
+import { identifyProcess } from '../../src/util/process-identity.js';
+import { cliSuite, isRoot } from '../support/cli.js';
+import { endTinyVm, endTinyVms, restoreTinyVm, saveTinyVm, startTinyVm } from '../support/tiny-vm.js';
+import { TINY } from './qemu-helper.js';
+
+interface Case {
+  readonly title: string;
+  readonly requirement: keyof typeof REQUIREMENTS;
+  /** Of bash; "$@" is QEMU with what every case has, $DIR the case's folder. */
+  readonly script: string;
+  /** Once QEMU runs. */
+  readonly afterwards?: (dir: string) => void;
+  /** Of the saves and the restore. */
+  readonly env?: (dir: string) => Record<string, string>;
+  readonly needsRoot?: boolean;
+  readonly code: string;
+  readonly exitCode: number;
+  /** What the message names. */
+  readonly named: string;
+}
+
+const CASES: readonly Case[] = [
+  {
+    title: 'a file name that is not UTF-8',
+    requirement: 'readable names',
+    script: String.raw`file=$'caf\xe9.img'; truncate -s 1M "$file"; exec "$@" -drive "if=none,id=d,readonly=on,format=raw,file=$file"`,
+    code: 'COMMAND_LINE_UNSUPPORTED',
+    exitCode: 14,
+    named: 'not UTF-8',
+  },
+  {
+    title: 'a descriptor from -add-fd',
+    requirement: 'nothing of the old process',
+    script: 'truncate -s 1M disk; exec "$@" -add-fd fd=9,set=2 9<disk',
+    code: 'COMMAND_LINE_UNSUPPORTED',
+    exitCode: 14,
+    named: '-add-fd fd=9,set=2',
+  },
+  {
+    title: 'a disk by /proc/self/fd',
+    requirement: 'nothing of the old process',
+    script:
+      'truncate -s 1M disk; exec "$@" -blockdev driver=file,node-name=d,read-only=on,filename=/proc/self/fd/9 9<disk',
+    code: 'COMMAND_LINE_UNSUPPORTED',
+    exitCode: 14,
+    named: '/proc/self/fd/9',
+  },
+  {
+    title: 'a socket that was passed in',
+    requirement: 'nothing of the old process',
+    script: `exec python3 -c 'import os, socket, sys
+end, other = socket.socketpair(); os.dup2(end.fileno(), 9); os.dup2(other.fileno(), 10); os.set_inheritable(9, True); os.set_inheritable(10, True)
+os.execvp(sys.argv[1], sys.argv[1:])' "$@" -chardev socket,id=c,fd=9`,
+    code: 'COMMAND_LINE_UNSUPPORTED',
+    exitCode: 14,
+    named: 'fd=9',
+  },
+  {
+    title: 'options in a file',
+    requirement: 'nothing of the old process',
+    script: String.raw`printf '[name]\n  guest = "web"\n' > vm.cfg; exec "$@" -readconfig vm.cfg`,
+    code: 'COMMAND_LINE_UNSUPPORTED',
+    exitCode: 14,
+    named: '-readconfig vm.cfg',
+  },
+  {
+    title: 'a QEMU that changes its root folder',
+    requirement: 'nothing of the old process',
+    script: 'mkdir jail; exec "$@" -chroot jail',
+    needsRoot: true,
+    code: 'COMMAND_LINE_UNSUPPORTED',
+    exitCode: 14,
+    named: '-chroot jail',
+  },
+  {
+    title: 'another network namespace',
+    requirement: 'the same place',
+    script: 'exec unshare --net -- "$@"',
+    needsRoot: true,
+    code: 'PLACE_DIFFERS',
+    exitCode: 14,
+    named: 'network namespace',
+  },
+  {
+    title: 'another mount namespace',
+    requirement: 'the same place',
+    script: 'exec unshare --mount -- "$@"',
+    needsRoot: true,
+    code: 'PLACE_DIFFERS',
+    exitCode: 14,
+    named: 'mount namespace',
+  },
+  {
+    title: 'another PID namespace',
+    requirement: 'the same place',
+    script: 'exec unshare --pid --fork -- "$@"',
+    needsRoot: true,
+    code: 'PLACE_DIFFERS',
+    exitCode: 14,
+    named: 'PID namespace',
+  },
+  {
+    title: "another user, who may not enter the saver's folder",
+    requirement: 'a user it may be',
+    script: 'chmod 755 . ..; chown 4242 .; exec setpriv --reuid=4242 --regid=4242 --clear-groups -- "$@"',
+    env: (dir) => {
+      const closed = path.join(dir, 'closed');
+      mkdirSync(closed, { recursive: true, mode: 0o700 });
+      return { VMCKPT_RUNTIME_DIR: path.join(closed, 'run') };
+    },
+    needsRoot: true,
+    code: 'NOT_PERMITTED',
+    exitCode: 12,
+    named: '4242',
+  },
+  {
+    title: 'a folder that has gone',
+    requirement: 'its folder',
+    script: 'mkdir gone; cd gone; exec "$@"',
+    afterwards: (dir) => rmSync(path.join(dir, 'gone'), { recursive: true }),
+    code: 'HOST_FILE_MISSING',
+    exitCode: 10,
+    named: '/gone',
+  },
+  {
+    title: 'a folder that is not known any more',
+    requirement: 'its folder',
+    script: 'echo secret > key; cd /; exec env -C "$DIR" "$@" -object secret,id=s,file=key -daemonize',
+    code: 'COMMAND_LINE_UNSUPPORTED',
+    exitCode: 14,
+    named: 'file=key',
+  },
+  {
+    title: 'a disk that was replaced',
+    requirement: 'its images',
+    script: 'truncate -s 1M disk other; exec "$@" -drive if=none,id=d,readonly=on,format=raw,file=disk',
+    afterwards: (dir) => renameSync(path.join(dir, 'other'), path.join(dir, 'disk')),
+    code: 'HOST_FILE_MISSING',
+    exitCode: 10,
+    named: 'disk image disk',
+  },
+  {
+    title: 'a disk below an overlay that was deleted',
+    requirement: 'its images',
+    script:
+      'truncate -s 1M base; qemu-img create -q -f qcow2 -b base -F raw top; exec "$@" -drive if=none,id=d,readonly=on,file=top',
+    afterwards: (dir) => rmSync(path.join(dir, 'base')),
+    code: 'HOST_FILE_MISSING',
+    exitCode: 10,
+    named: 'base',
+  },
+  {
+    title: 'a file of the firmware that was deleted',
+    requirement: 'its files',
+    script: 'cp -L "$BIOS" bios.bin; exec "$@" -bios ./bios.bin',
+    afterwards: (dir) => rmSync(path.join(dir, 'bios.bin')),
+    code: 'HOST_FILE_MISSING',
+    exitCode: 10,
+    named: 'bios.bin',
+  },
+  {
+    title: "a socket's folder that has gone",
+    requirement: 'its files',
+    script: 'mkdir sockets; exec "$@" -serial unix:sockets/serial,server=on,wait=off',
+    afterwards: (dir) => rmSync(path.join(dir, 'sockets'), { recursive: true }),
+    code: 'HOST_FILE_MISSING',
+    exitCode: 10,
+    named: '/sockets',
+  },
+  {
+    title: 'a tap interface that was removed',
+    requirement: 'its tap interfaces',
+    script:
+      'ip tuntap add dev vmckpt-gone mode tap; exec "$@" -netdev tap,id=n,ifname=vmckpt-gone,script=no,downscript=no',
+    afterwards: () => execFileSync('ip', ['link', 'del', 'vmckpt-gone']),
+    needsRoot: true,
+    code: 'PLACE_DIFFERS',
+    exitCode: 14,
+    named: 'vmckpt-gone',
+  },
+  {
+    title: 'a runtime folder with a long name',
+    requirement: 'socket paths',
+    script: 'exec "$@"',
+    env: (dir) => ({ VMCKPT_RUNTIME_DIR: path.join(dir, 'x'.repeat(90)) }),
+    code: 'PATH_TOO_LONG',
+    exitCode: 14,
+    named: 'x'.repeat(90),
+  },
+];
+
+describe('a save knows what its restore would refuse', () => {
+  const { directory, run } = cliSuite();
+  endTinyVms();
+  let count = 0;
+
+  async function start({ script, env }: Case) {
+    const dir = path.join(directory, String(++count));
+    mkdirSync(dir);
+    const variables = env?.(dir) ?? { VMCKPT_RUNTIME_DIR: path.join(dir, 'run') };
+    Object.assign(process.env, variables);
+    return startTinyVm({ script, dir });
+  }
+
+  it('in each of its requirements', () => {
+    const tried = new Set(CASES.map(({ requirement }) => requirement));
+    expect([...tried].sort()).toEqual(Object.keys(REQUIREMENTS).sort());
+  });
+
+  for (const each of CASES)
+    it.runIf(isRoot || !each.needsRoot)(each.title, async () => {
+      const { code, exitCode } = each;
+      const vm = await start(each);
+      each.afterwards?.(vm.dir);
+      const message = expect.stringContaining(each.named) as string;
+      const hint = expect.stringContaining('--own-command-line') as string;
+      await expect(saveTinyVm(vm, { quit: true, method: 'stopped' })).rejects.toMatchObject({
+        code,
+        exitCode,
+        message,
+        hint,
+      });
+      expect(identifyProcess(vm.pid)).toBeDefined();
+
+      const said: string[] = [];
+      await saveTinyVm(vm, { onMessage: (text) => said.push(text) });
+      expect(said.filter((text) => text.startsWith('A restore would refuse'))).toEqual([message]);
+      const { restoreProblems } = readManifest(path.join(vm.dir, 'store', 'web', '1'));
+      expect(restoreProblems).toContainEqual({ code, message });
+      await endTinyVm(vm);
+      await expect(restoreTinyVm(vm)).rejects.toMatchObject({ code, exitCode, message });
+    });
+
+  it('and saves it with the word of a user who has another command line', async () => {
+    const vm = await start(CASES.find(({ title }) => title === 'a descriptor from -add-fd')!);
+    const env = { VMCKPT_STORE: path.join(vm.dir, 'store') };
+    const save = ['save', '--quit', `qmp:${vm.qmpSocket}`, 'web'];
+    expect(await run(save, { env })).toMatchObject({ code: 14 });
+    expect((await run(['list'], { env })).code).toBe(10);
+    expect(await run([...save, '--own-command-line'], { env })).toMatchObject({ code: 0, stderr: '' });
+    expect((await run(['list'], { env })).stdout).toContain('needs a command line of its own');
+    expect((await run(['show', 'web'], { env })).stdout).toContain('-add-fd fd=9,set=2');
+    await endTinyVm(vm);
+    const restored = await restoreTinyVm(vm, { qemuArgs: TINY });
+    expect(identifyProcess(restored.qemuPid!)).toBeDefined();
+  });
+});
