@@ -1,6 +1,6 @@
 /**
  * Pages that were written again leave their older versions in `pages`. Where that is more than a committed
- * generation may carry, its live pages are written anew, in page order, which costs the time of one more pass over
+ * generation should carry, and there is room for both, its live pages are written anew, in page order, which costs the time of one more pass over
  * them and, until it is done, their room on disk.
  */
 import { mkdir, rename, rmdir } from 'node:fs/promises';

@@ -118,9 +118,16 @@ export class CheckpointWriter implements PageSink {
 
   async #finishPages(): Promise<WrittenPages> {
     const written = await this.#pages.finish();
-    if (!needsCompaction(written)) await this.#pages.sync();
+    const compacts = needsCompaction(written) && this.#hasRoomToCompact(written);
+    if (!compacts) await this.#pages.sync();
     await this.#pages.close();
-    return needsCompaction(written) ? compactPages(this.#dir, written, this.#pagesOptions) : written;
+    return compacts ? compactPages(this.#dir, written, this.#pagesOptions) : written;
+  }
+
+  /** What was written and its copy stay below twice the memory. */
+  #hasRoomToCompact({ counts, fileBytes }: WrittenPages): boolean {
+    const liveShare = counts.data / (counts.data + counts.superseded);
+    return fileBytes * (1 + liveShare) <= 2 * this.#layout.ramBytes;
   }
 
   #manifestOf(parts: ManifestParts, written: WrittenPages, deviceState: Uint8Array): Manifest {

@@ -1,16 +1,22 @@
 /**
  * The end of pre-copy for a guest that writes faster than it is saved: after so many passes, or when what is stored
- * could outgrow twice the VM's memory, the VM is paused, so that the next pass is the last one. That pass stores each
- * page once at most, so all of them together stay below twice the memory.
+ * could outgrow twice the VM's memory, the VM is paused. QEMU then ends the pass that it is in, and sends in a last one
+ * again what it does not know to be sent; from a VM that stands still these are the same pages, and each is stored
+ * once. So all passes together stay below twice the memory.
  */
 import type { WriterStats } from '../checkpoint/writer.js';
 import type { MigrationStatus } from '../qemu/migration-control.js';
+import type { PageTarget } from '../migration-stream/parser.js';
 import type { QmpClient } from '../qemu/qmp.js';
+import { PageBitmap } from '../pages/bitmap.js';
 import { formatMs } from '../util/units.js';
 
 const MAX_PASSES = 30;
-/** What the writer holds and has not stored yet, and the indexes. */
-const UNDER_WAY_BYTES = 2 ** 23;
+/** What may lie in the pipe, in QEMU's buffers and in ours, read from memory before the VM stood still. */
+const AHEAD_BYTES = 2 ** 22;
+/** That, and what the writer holds and has not stored yet. */
+const UNDER_WAY_BYTES = 3 * AHEAD_BYTES;
+/** Of memory, for the indexes. */
 const INDEX_SHARE = 1 / 128;
 
 export interface PrecopyLimitOptions {
@@ -26,6 +32,11 @@ export class PrecopyLimit {
   #progress: MigrationStatus | undefined;
   /** QEMU has paused the VM by itself. */
   #over = false;
+  #streamBytes = 0;
+  /** From there on the stream is that of a VM that stands still. */
+  #stillFromBytes = Infinity;
+  /** What came since. */
+  #still: PageBitmap | undefined;
 
   constructor(options: PrecopyLimitOptions) {
     this.#options = options;
@@ -34,6 +45,24 @@ export class PrecopyLimit {
   /** Whether the VM was paused for the last pass. */
   get reached(): boolean {
     return this.#paused !== undefined;
+  }
+
+  /** What comes again from a VM that stands still does not reach `sink`. */
+  before(sink: PageTarget, pageCount: number): PageTarget {
+    const isNews = (page: number): boolean => {
+      if (this.#streamBytes < this.#stillFromBytes) return true;
+      this.#still ??= new PageBitmap(pageCount);
+      return this.#still.claim(page);
+    };
+    return {
+      fill: (page, byte) => void (isNews(page) && sink.fill(page, byte)),
+      data: (page, bytes, start) => void (isNews(page) && sink.data(page, bytes, start)),
+    };
+  }
+
+  /** To be called for all that was read before more of it is parsed. */
+  noteRead(streamBytes: number): void {
+    this.#streamBytes = streamBytes;
   }
 
   /** To be called as the migration goes on. */
@@ -65,6 +94,7 @@ export class PrecopyLimit {
       `The VM writes faster than it is saved: it is paused ${why}, for about ${formatMs(this.#expectedMs())}.`,
     );
     await qmp.execute('stop');
+    this.#stillFromBytes = this.#streamBytes + AHEAD_BYTES;
   }
 
   /** As long as a pass has taken so far: the last one finds as much to send. */

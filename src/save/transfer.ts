@@ -61,14 +61,19 @@ export async function transfer(options: TransferOptions): Promise<Transferred> {
     handler: {
       onLayout: (layout) => {
         writer = CheckpointWriter.create(dir, { layout, level });
-        return (dirty = new DirtyPages(writer, { method, pageCount: layout.pageCount }));
+        const { pageCount } = layout;
+        const sink = limit?.before(writer, pageCount) ?? writer;
+        return (dirty = new DirtyPages(sink, { method, pageCount }));
       },
     },
     ready: async () => {
       await writer?.ready();
       await limit?.ready();
     },
-    onProgress: (streamBytes) => options.onProgress(streamBytes, vm.ramBytes),
+    onProgress: (streamBytes) => {
+      limit?.noteRead(streamBytes);
+      options.onProgress(streamBytes, vm.ramBytes);
+    },
     signal,
   };
   const attempt = { ...options, signal, receiver, reading, limit };

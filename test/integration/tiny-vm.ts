@@ -19,6 +19,8 @@ export interface TinyVm {
   readonly ask: <T = unknown>(...commands: readonly (string | readonly [string, object])[]) => Promise<T>;
   readonly status: () => Promise<string>;
   readonly untilStatus: (status: string) => Promise<void>;
+  /** The guest has written the word at a physical address. */
+  readonly untilMemory: (address: number) => Promise<void>;
   readonly end: () => Promise<void>;
   readonly save: (
     options: Pick<SaveOptions, 'storeDir' | 'name'> & Partial<SaveOptions>,
@@ -66,6 +68,14 @@ export function startTinyVm({ qemu, dir, args = [] }: TinyOptions): TinyVm {
         everyMs: 50,
       });
     },
+    untilMemory: async (address) => {
+      const line = `xp /1wx ${address}`;
+      const isWritten = async () => {
+        const text = await vm.ask<string>(['human-monitor-command', { 'command-line': line }]);
+        return !text.includes('0x00000000') || undefined;
+      };
+      await poll(isWritten, { what: line, timeoutMs: STATE_TIMEOUT_MS, everyMs: 50 });
+    },
     end,
     save: (options) =>
       save({
@@ -96,6 +106,13 @@ const PROGRAMS = {
   powerOff: 'ba0406b80020ef',
   /** `mov dx,0x505; mov al,1; out dx,al`: tells the device pvpanic. */
   panic: 'ba0505b001ee',
+  /**
+   * In protected mode: rewrites 44 MiB from 16 MiB on, for ever, each word by
+   * `imul eax,eax,1664525; add eax,1013904223; mov [edi],eax; add edi,4`. It never halts, and hardly compresses.
+   */
+  rewrite:
+    'fa31c08ed8660f0116477c0f20c00c010f22c066ea1b7c0000080066b810008ed88ec0b878563412bf00000001b90000b00069c00d661900055ff36e3c8907' +
+    '83c7044975edebe11700507c00008d76000000000000000000ffff0000009acf00ffff00000092cf00',
 } as const;
 const HALT = 'f4ebfd';
 
