@@ -83,7 +83,15 @@ export function saveCommand(): Command {
 
 /** @throws VmckptError USAGE */
 export function parseVm(vm: string): string {
-  const [, socket] = /^qmp:(.+)$/.exec(vm) ?? [];
+  const [, socket] = /^qmp:(?:unix:)?(.+)$/.exec(vm) ?? [];
+  if (socket !== undefined && /^tcp:/.test(socket))
+    throw new VmckptError(
+      'USAGE',
+      `"${vm}" is a monitor on TCP, and vmckpt hands QEMU open files, which only a unix socket can carry`,
+      {
+        hint: 'Give QEMU a second monitor, which it has from its start on: -qmp unix:/path/to/qmp.sock,server=on,wait=off.',
+      },
+    );
   if (socket !== undefined) return socket;
   throw new VmckptError('USAGE', `"${vm}" does not name a VM, qmp:/path/to/qmp.sock expected`, {
     hint: 'Start QEMU with -qmp unix:/path/to/qmp.sock,server=on,wait=off.',

@@ -7,6 +7,7 @@ import { givenDrives, givenNodes } from './given-images.js';
 import { describePlace, isSamePlace, placeOfName, placeOfNode, type ImagePlace } from './image-reference.js';
 import type { VmDescription } from './inspect.js';
 import { isMigrating, queryMigrate } from './migration-control.js';
+import { jobsUnderWay } from './jobs.js';
 import type { QmpClient } from './qmp.js';
 import { type ErrorCode, VmckptError } from '../errors.js';
 
@@ -33,6 +34,7 @@ export async function blockersOfSave(qmp: QmpClient, vm: VmDescription): Promise
       message: `QEMU says: ${reason}`,
       hint: 'Remove that device from the VM.',
     });
+  blockers.push(...(await jobsUnderWay(qmp)));
   return [...blockers, ...unsupportedParts(vm), ...unaccountedParts(vm)];
 }
 

@@ -12,7 +12,8 @@ export interface RefusalOptions {
 /** @throws VmckptError DISKS_WRITABLE, QEMU_UNSUPPORTED, VM_STATE */
 export function refuseUnsafe(vm: VmDescription, { method, disksExternal }: RefusalOptions): void {
   savedStateOf(vm.status, vm.version);
-  if (!disksExternal) refuseWritableDisks(vm);
+  if (disksExternal) refuseTemporaryDisks(vm);
+  else refuseWritableDisks(vm);
   if (method === 'precopy') refuseLossyPrecopy(vm);
 }
 
@@ -27,6 +28,21 @@ function refuseWritableDisks({ disks }: VmDescription): void {
     `the VM writes to ${names.join(', ')}, and a checkpoint holds memory only`,
     {
       hint: 'Memory and disk must be of one instant. If you freeze or copy the disks yourself: --disks external. Else attach them read-only.',
+    },
+  );
+}
+
+/** Nobody can keep a disk that ends with QEMU: the restored VM would go on with the image below it. */
+function refuseTemporaryDisks({ disks }: VmDescription): void {
+  const names = disks
+    .filter(({ temporary }) => temporary)
+    .map(({ device, node, backingFile = '' }) => `${device || node} (${backingFile})`);
+  if (names.length === 0) return;
+  throw new VmckptError(
+    'DISKS_WRITABLE',
+    `what the VM writes to ${names.join(', ')} goes to a temporary file (-snapshot, snapshot=on) that is lost with QEMU`,
+    {
+      hint: 'A restored VM would find its disk as it was before: start it with an overlay of your own (qemu-img create -b), or write the changes back first (commit in the monitor) and restart it without snapshot.',
     },
   );
 }
