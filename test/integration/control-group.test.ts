@@ -70,6 +70,42 @@ describe.runIf(usable)('in a control group that is killed (needs root, cgroup v2
     },
   );
 
+  it('a VM gets a scope from systemd, where that is at work (a stand-in for busctl makes the scope)', async () => {
+    const bin = path.join(dir, 'bin');
+    mkdirSync(bin);
+    const busctl = path.join(bin, 'busctl');
+    // PIDs au COUNT PID… Before …
+    const scope = `${parent}/made.scope`;
+    const script = `#!/bin/sh
+      mkdir -p ${scope}; echo "$@" >>${bin}/asked
+      while [ "$1" != PIDs ]; do shift; done; shift 3
+      while [ "$1" != Before ]; do echo $1 >${scope}/cgroup.procs; shift; done`;
+    writeFileSync(busctl, script, { mode: 0o755 });
+    const asSystemd = [
+      ...['unshare', '--mount', 'sh', '-c'],
+      'mount -t tmpfs none /run; mkdir -p /run/systemd/system; exec "$0" "$@"',
+    ];
+    const { code, json, stderr } = await startCli(
+      ['--store', storeDir, '--json', 'restore', 'web', '--detach'],
+      { wrapper: [...asSystemd, ...inUnit], env: { PATH: `${bin}:${process.env['PATH']}` } },
+    ).ended;
+    expect([code, stderr]).toEqual([0, '']);
+    const { qemuPid } = json as RestoreReport;
+    killAtExit(qemuPid!);
+    expect(readFileSync(path.join(bin, 'asked'), 'utf8')).toContain('Before as 1 job.service');
+    expect(membersOf(unit)).toEqual([]);
+    killUnit();
+    expect(membersOf(scope)).toContain(qemuPid);
+    expect(isAlive(qemuPid!)).toBe(true);
+    await killAndWait(qemuPid!);
+    await poll(() => membersOf(scope).length === 0 || undefined, {
+      what: 'the scope to be empty',
+      timeoutMs: TIMEOUT_MS,
+      everyMs: 20,
+    });
+    rmdirSync(scope);
+  });
+
   it('the one that reads the stream of a save lives on until the stream ends', async () => {
     const child = spawnTracked(
       [QEMU, ...TINY, '-qmp', `unix:${qmpSocket},server=on,wait=off`],
