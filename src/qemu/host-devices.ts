@@ -11,6 +11,8 @@ const OTHER_DEVICES: readonly RegExp[] = [
   /^(ccid-card-passthru|sd-card|sdhci-pci|nvdimm|loader|guest-loader|edu|pci-testdev|pc-testdev)$/,
   /^(tpm-(tis|crb|spapr|tis-device|tis-i2c)|isa-(vga|cirrus-vga|applesmc|ide|ipmi-(kcs|bt))|ipmi-bmc-sim)$/,
   /^(am53c974|dc390|megasas-gen2|lsi53c810|piix[34]-ide|sysbus-ahci|ufs|ufs-lu|scsi-disk)$/,
+  /^(pci-bridge-seat|pci-ohci|i82562|i82801|ne2k_isa|i8042|ati-vga|i2c-ddc|ipoctal232|tpci200|hyperv-testdev)$/,
+  /^(ctucan_pci|kvaser_pci|mioe3680_pci|pcm3680_pci|pci-ipmi-(bt|kcs)|smbus-ipmi)$/,
   /^(adlib|cs4231a|gus|hv-balloon|vmbus-bridge|vmclock|rocker|sga|pxb-cxl|cxl-(rp|type3|upstream|downstream))$/,
 ];
 /** Of the host's, and for one program at a time. */
