@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The demonstration and `vmckpt bench resume` under hardware KVM, where vmckpt's speed was never measured by its authors, and a
-# verdict that can be pasted into an issue. Needs /dev/kvm; changes nothing outside of .cache and OUT.
+# The demonstration and `vmckpt bench resume` under hardware KVM, where its authors never measured vmckpt's speed, and
+# a verdict that can be pasted into an issue. Needs /dev/kvm; changes nothing outside of .cache and OUT.
 # usage: scripts/verify-kvm.sh [OUT] [-- OPTIONS OF vmckpt bench resume]
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
