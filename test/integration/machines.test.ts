@@ -59,6 +59,17 @@ describeOnQemu10('iterative pre-copy', () => {
   });
 });
 
+describeOnQemu11('a Linux guest with a disk, a network and a balloon', () => {
+  const dir = suiteDirectory();
+  const storeDir = useOwnFolders(dir);
+  afterEach(stopRestored);
+
+  it.each(['background-snapshot', 'precopy'] as const)('is whole when it is saved by %s', async (method) => {
+    const { findings } = await roundTrip({ dir, storeDir, fillMb: 64, qemu: '11' }, method);
+    expect(findings).toEqual(WHOLE);
+  });
+});
+
 /** As years of upgrades do; the firmware of each is another one, too. */
 describeOnQemu11('an old machine type, saved and restored from QEMU to QEMU, at last', () => {
   const dir = suiteDirectory();
