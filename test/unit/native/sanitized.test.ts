@@ -88,6 +88,8 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
 };
 
 const HUGE_PAGES = 5;
+/** A minute of compiling, on a machine that has much else to do. */
+const BUILD_TIMEOUT_MS = 600_000;
 
 let directory: string;
 
@@ -100,7 +102,7 @@ afterAll(() => rmSync(directory, { recursive: true, force: true }));
 const builds = Object.keys(PROGRAMS).flatMap((name) => SANITIZERS.map((sanitizer) => ({ name, sanitizer })));
 describe.each(builds)('$name, with -fsanitize=$sanitizer,', ({ name, sanitizer }) => {
   let program: string;
-  beforeAll(async () => (program = await build(name, sanitizer)));
+  beforeAll(async () => (program = await build(name, sanitizer)), BUILD_TIMEOUT_MS);
   test.each(Object.entries(PROGRAMS[name]!.scenarios))('%s: %s', (scenario) =>
     runScenario(program, scenario),
   );
