@@ -200,8 +200,12 @@ export function decodeManifest(encoded: Buffer, label: string): Manifest {
   if (version.output.formatVersion !== FORMAT_VERSION)
     throw unsupportedVersion(`${label}/${GENERATION_FILES.manifest}`, version.output.formatVersion);
   const parsed = v.safeParse(schema, fields);
-  if (parsed.success) return parsed.output;
-  throw damaged(label, misfit(parsed.issues));
+  if (!parsed.success) throw damaged(label, misfit(parsed.issues));
+  const { ram, sizes } = parsed.output;
+  const blockBytes = ram.blocks.reduce((sum, { usedBytes }) => sum + usedBytes, 0);
+  if (sizes.ramBytes !== blockBytes || blockBytes % PAGE_BYTES !== 0)
+    throw damaged(label, `sizes.ramBytes is ${sizes.ramBytes}, whole pages of ${blockBytes} bytes expected`);
+  return parsed.output;
 }
 
 /**

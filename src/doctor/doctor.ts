@@ -1,5 +1,6 @@
 /** Examines a host: everything that vmckpt needs, in the order in which it is needed. Changes nothing. */
-import { examineAddon, examineKernel, examineKvm, examinePerl, examineTracing } from './host.js';
+import { examineAddon, examineKernel, examinePerl, examineTracing } from './host.js';
+import { examineKvm } from './kvm.js';
 import { findLeftovers } from './leftovers.js';
 import { examineQemu } from './qemu.js';
 import { examineStore } from './store.js';
@@ -21,7 +22,7 @@ export async function doctor({ storeDir, qemuBinary, signal }: DoctorOptions): P
     ...examinePerl(),
     examineKernel(),
     ...(await examineQemu(qemuBinary, signal)),
-    examineKvm(),
+    await examineKvm(qemuBinary, signal),
     examineTracing(),
     examineStore(storeDir),
     ...(await findLeftovers(storeDir)),

@@ -1,6 +1,6 @@
 /** The kernel and the addon. Files and system calls are tried where that is harmless, and not guessed from versions. */
 import { spawnSync } from 'node:child_process';
-import { accessSync, closeSync, constants, openSync, readFileSync } from 'node:fs';
+import { accessSync, closeSync, constants, readFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import {
@@ -79,27 +79,6 @@ export function examineKernel(): Finding {
       meaning: 'vmckpt rescue and vmckpt stop do not work here.',
       remedy:
         'Use Linux 5.7 or later; in a container, a seccomp profile that allows pidfd_open and pidfd_getfd.',
-    };
-  }
-}
-
-/** Opened, which is more than its mode says; a virtual machine is not started here. */
-export function examineKvm(): Finding {
-  const check = { check: 'kvm', title: 'Hardware virtualization' };
-  try {
-    closeSync(openSync('/dev/kvm', 'r+'));
-    return { ...check, status: 'ok', found: '/dev/kvm opens (no VM was started with it)' };
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    return {
-      ...check,
-      status: 'warn',
-      found: code === 'ENOENT' ? 'there is no /dev/kvm' : `/dev/kvm does not open (${code})`,
-      meaning: 'VMs run in software emulation, which is slow.',
-      remedy:
-        code === 'EACCES'
-          ? 'usermod -aG kvm "$(id -un)"   (then log in again)'
-          : 'modprobe kvm-intel || modprobe kvm-amd (and virtualization switched on in the firmware)',
     };
   }
 }

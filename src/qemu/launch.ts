@@ -17,7 +17,7 @@ import {
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
 import { poll } from '../util/deadline.js';
-import { explainQemuMessage } from './qemu-messages.js';
+import { codeOfQemuMessage, explainQemuMessage } from './qemu-messages.js';
 import { QmpClient } from './qmp.js';
 import { startedAs, type User } from './start-as.js';
 
@@ -80,7 +80,7 @@ export interface LaunchedQemu {
 }
 
 /**
- * @throws VmckptError QEMU_FAILED_TO_START with QEMU's own last words, TIMEOUT, or the signal's reason; the process
+ * @throws VmckptError QEMU_FAILED_TO_START with QEMU's own last words, QEMU_INCOMPATIBLE or NOT_PERMITTED where they say so, TIMEOUT, or the signal's reason; the process
  * is gone then
  */
 export async function launchQemu(options: LaunchOptions): Promise<LaunchedQemu> {
@@ -208,7 +208,8 @@ function failedToStart({ logPath }: LaunchOptions, end: ProcessEnd): VmckptError
     end.killedBy === null ? `ended with exit code ${end.exitCode}` : `was killed by ${end.killedBy}`;
   const hint = explainQemuMessage(words) ?? `Its log is ${logPath}.`;
   const said = words === '' ? 'without a word' : `and said: ${words}`;
-  return new VmckptError('QEMU_FAILED_TO_START', `QEMU ${how} before it answered QMP, ${said}`, { hint });
+  const code = codeOfQemuMessage(words) ?? 'QEMU_FAILED_TO_START';
+  return new VmckptError(code, `QEMU ${how} before it answered QMP, ${said}`, { hint });
 }
 
 function findOnPath(name: string): string | undefined {

@@ -1,8 +1,11 @@
 /** What QEMU says when it fails, and what that means: one table, matched against the end of its log. */
+import type { ErrorCode } from '../errors.js';
 import { asRoot } from '../util/rights.js';
 
 interface KnownMessage {
   readonly pattern: RegExp;
+  /** Of a QEMU that says it when it starts. */
+  readonly code?: ErrorCode;
   readonly meaning: string;
 }
 
@@ -18,11 +21,13 @@ const KNOWN_MESSAGES: readonly KnownMessage[] = [
   },
   {
     pattern: /unsupported machine type/i,
+    code: 'QEMU_INCOMPATIBLE',
     meaning:
       'This QEMU does not know the machine type of the saver: install a QEMU at least as new, or one that still has the type.',
   },
   {
     pattern: /memory-backend-file\.rom' not found/i,
+    code: 'QEMU_INCOMPATIBLE',
     meaning: 'This QEMU is older than the saver’s: use one that is at least as new.',
   },
   {
@@ -30,19 +35,28 @@ const KNOWN_MESSAGES: readonly KnownMessage[] = [
     meaning: 'The host has not enough free memory for the VM.',
   },
   {
+    pattern: /Could not access KVM kernel module: Permission denied/i,
+    code: 'NOT_PERMITTED',
+    meaning: 'This user may not use KVM: give it access to /dev/kvm (group kvm).',
+  },
+  {
     pattern: /Could not access KVM kernel module|failed to initialize kvm/i,
-    meaning: 'KVM is not usable here: load its module, or give this user access to /dev/kvm (group kvm).',
+    code: 'QEMU_INCOMPATIBLE',
+    meaning: 'KVM is not usable here: load its module. `vmckpt doctor` tries it.',
   },
   {
     pattern: /CPU model '[^']*' requires KVM|host CPU model requires/i,
+    code: 'QEMU_INCOMPATIBLE',
     meaning: 'The VM was saved with the CPU model of its host under KVM, and this host offers no KVM.',
   },
   {
     pattern: /unable to find CPU model|Invalid CPU model/i,
+    code: 'QEMU_INCOMPATIBLE',
     meaning: 'This QEMU does not know the CPU model of the saver.',
   },
   {
     pattern: /is not a valid device model name/i,
+    code: 'QEMU_INCOMPATIBLE',
     meaning:
       'A device of the VM is missing in this QEMU: install the package that holds it (often a QEMU module package).',
   },
@@ -72,6 +86,7 @@ const KNOWN_MESSAGES: readonly KnownMessage[] = [
   },
   {
     pattern: /option requires an argument|invalid option|Invalid parameter|Property '[^']*' not found/i,
+    code: 'QEMU_INCOMPATIBLE',
     meaning:
       "This QEMU does not understand a part of the saver's command line: it is older, newer or built differently.",
   },
@@ -117,5 +132,14 @@ const KNOWN_MESSAGES: readonly KnownMessage[] = [
 
 /** @param logTail the end of QEMU's log. @returns what the first known message in it means. */
 export function explainQemuMessage(logTail: string): string | undefined {
-  return KNOWN_MESSAGES.find(({ pattern }) => pattern.test(logTail))?.meaning;
+  return knownIn(logTail)?.meaning;
+}
+
+/** The error that a QEMU which says this has not started for, where that is not just a failure. */
+export function codeOfQemuMessage(logTail: string): ErrorCode | undefined {
+  return knownIn(logTail)?.code;
+}
+
+function knownIn(logTail: string): KnownMessage | undefined {
+  return KNOWN_MESSAGES.find(({ pattern }) => pattern.test(logTail));
 }

@@ -31,6 +31,16 @@ describe('vmckpt doctor', () => {
     expect(stdout).toMatch(/^ok {4}QEMU: \d+\.\d+\.\d+/m);
   });
 
+  it('says of KVM what it has tried', async () => {
+    const { checks } = await examine(['--json', 'doctor']);
+    const { status, found } = checks.find(({ check }) => check === 'kvm')!;
+    expect(found).toMatch(
+      status === 'ok'
+        ? /^QEMU ran a machine's firmware under KVM for \d+ ms$/
+        : /^(there is no|a machine that QEMU ran|\/dev\/kvm (opens, but QEMU cannot|does not open))/,
+    );
+  });
+
   it('says what stands in for a QEMU that there is not', async () => {
     const { code, checks } = await examine(['--json', 'doctor', '--qemu', 'qemu-system-none']);
     expect(code).toBe(3);

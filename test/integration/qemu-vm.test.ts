@@ -317,7 +317,7 @@ describe('launchQemu', () => {
 
   it('passes on what QEMU said last, and what it means', async () => {
     await expect(launch(['-machine', 'pc-q35-99.9', '-display', 'none'])).rejects.toMatchObject({
-      code: 'QEMU_FAILED_TO_START',
+      code: 'QEMU_INCOMPATIBLE',
       message: expect.stringMatching(/exit code 1.*unsupported machine type/s) as string,
       hint: expect.stringMatching(/does not know the machine type/) as string,
     });

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { explainQemuMessage } from '../../../src/qemu/qemu-messages.js';
+import { codeOfQemuMessage, explainQemuMessage } from '../../../src/qemu/qemu-messages.js';
 
 describe('explainQemuMessage', () => {
   it.each([
@@ -19,6 +19,16 @@ describe('explainQemuMessage', () => {
     ['qemu: Length mismatch: pc.ram: 0x4000000 in != 0x8000000', /another size/],
   ])('knows what %j means', (said, meaning) => {
     expect(explainQemuMessage(`some warning\n${said}\n`)).toMatch(meaning);
+  });
+
+  it.each([
+    ['qemu: unsupported machine type', 'QEMU_INCOMPATIBLE'],
+    ["qemu: 'xyz' is not a valid device model name", 'QEMU_INCOMPATIBLE'],
+    ['Could not access KVM kernel module: No such file or directory', 'QEMU_INCOMPATIBLE'],
+    ['Could not access KVM kernel module: Permission denied', 'NOT_PERMITTED'],
+    ['qemu: Failed to get "write" lock', undefined],
+  ])('tells what cannot be from what has failed: %j', (said, code) => {
+    expect(codeOfQemuMessage(said)).toBe(code);
   });
 
   it('does not guess', () => {
