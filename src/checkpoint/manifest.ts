@@ -100,6 +100,26 @@ const schema = v.object({
     v.array(v.object({ id: text, sizeBytes: natural, share: v.boolean() })),
     v.maxLength(MAX_LIST),
   ),
+  /** What QEMU's monitors can change while it runs, as it was; compared after a restore. */
+  settings: v.optional(
+    v.pipe(
+      v.array(
+        v.object({
+          /** `throttle`, `object`, … (src/qemu/drift/settings.ts) */
+          kind: text,
+          id: text,
+          name: text,
+          /** JSON. */
+          value: text,
+          /** The command line does not give it: it is set before the VM runs. */
+          replay: v.optional(v.boolean()),
+        }),
+      ),
+      v.maxLength(MAX_LIST),
+    ),
+  ),
+  /** What a restore does not bring back, a sentence without its end for each. */
+  lost: v.optional(v.pipe(v.array(text), v.maxLength(MAX_LIST))),
   sizes: v.object({
     ramBytes: natural,
     /** RAM in pages that are not zero. */

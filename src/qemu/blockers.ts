@@ -82,6 +82,7 @@ function changedDevices(vm: VmDescription, options: readonly Option[]): string[]
   const given = new Map(
     devices.map((option) => [propertyOf(option, 'id'), propertyOf(option, 'driver') ?? '']),
   );
+  if (options.some(({ name }) => name === 'debugcon')) given.set('debugcon', 'isa-debugcon');
   const found: string[] = [];
   for (const { id, type } of vm.devices.named)
     if (!given.has(id)) found.push(`the device "${id}" (${type}) was plugged in after the start`);

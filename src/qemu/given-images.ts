@@ -1,5 +1,5 @@
 /** Which images a command line gives to which drives. */
-import { propertiesOf, propertyOf, type Option } from './command-line.js';
+import { propertiesOf, propertyOf, withProperties, type Option } from './command-line.js';
 import {
   nodeOptionsOf,
   placeOfName,
@@ -9,13 +9,25 @@ import {
   type NodeOptions,
 } from './image-reference.js';
 
-/** Options whose value is the name of an image, and nothing else. */
-const SHORT_DRIVES: ReadonlySet<string> = new Set(
-  'hda hdb hdc hdd cdrom fda fdb sd mtdblock pflash'.split(' '),
-);
+/** `-hda FILE` and its like, as `-drive` has them. */
+const SHORT_DRIVES: Readonly<Record<string, string>> = {
+  hda: 'index=0,media=disk',
+  hdb: 'index=1,media=disk',
+  hdc: 'index=2,media=disk',
+  hdd: 'index=3,media=disk',
+  cdrom: 'index=2,media=cdrom',
+  fda: 'if=floppy,index=0',
+  fdb: 'if=floppy,index=1',
+  sd: 'if=sd',
+  mtdblock: 'if=mtd',
+  pflash: 'if=pflash',
+};
 
 /** A drive of the command line: `-drive`, or one of its short forms. */
 export interface GivenDrive {
+  /** Its place in the command line. */
+  readonly index: number;
+  readonly option: Option;
   /** Undefined: QEMU makes one up. */
   readonly id: string | undefined;
   /** Undefined: it begins empty. */
@@ -23,10 +35,11 @@ export interface GivenDrive {
 }
 
 export function givenDrives(options: readonly Option[]): GivenDrive[] {
-  return options.flatMap((option) => {
-    if (SHORT_DRIVES.has(option.name)) return [{ id: undefined, place: placeOfName(option.value ?? '') }];
+  return options.flatMap((option, index) => {
+    if (SHORT_DRIVES[option.name] !== undefined)
+      return [{ index, option, id: undefined, place: placeOfName(option.value ?? '') }];
     if (option.name !== 'drive') return [];
-    return [{ id: propertyOf(option, 'id'), place: placeOfDrive(option) }];
+    return [{ index, option, id: propertyOf(option, 'id'), place: placeOfDrive(option) }];
   });
 }
 
@@ -38,6 +51,17 @@ export function givenNodes(options: readonly Option[]): NamedNodes {
     for (const [name, node] of namedNodesIn(nodeOptionsOf(propertiesOf(option)))) nodes.set(name, node);
   }
   return nodes;
+}
+
+/** A short form as `-drive`, with another image; undefined: without one. */
+export function withImage(option: Option, image: { file: string; format: string } | undefined): Option {
+  const base = option.name === 'drive' ? option : { name: 'drive', value: SHORT_DRIVES[option.name] ?? '' };
+  const ofImage = propertiesOf(base).filter(({ key }) =>
+    /^(file|filename|format|driver|backing)(\.|$)/.test(key),
+  );
+  const removed = Object.fromEntries(ofImage.map(({ key }) => [key, undefined]));
+  const bare = withProperties(base, removed);
+  return image === undefined ? bare : withProperties(bare, { ...image });
 }
 
 function placeOfDrive(option: Option): ImagePlace | undefined {

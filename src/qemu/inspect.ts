@@ -249,7 +249,7 @@ function memoryPathOf(qmp: QmpClient, object: string): Promise<string> {
 }
 
 function describeDisk(device: string, node: v.InferOutput<typeof Node>): VmDescription['disks'][number] {
-  const temporary = TEMPORARY.test(node.file);
+  const temporary = isTemporaryImage(node.file);
   const disk = {
     device,
     node: node['node-name'],
@@ -262,6 +262,11 @@ function describeDisk(device: string, node: v.InferOutput<typeof Node>): VmDescr
   return node.backing_file === undefined ? disk : { ...disk, backingFile: node.backing_file };
 }
 
+/** The file below a drive with snapshot=on, which QEMU makes and deletes. */
+export function isTemporaryImage(file: string): boolean {
+  return TEMPORARY.test(file);
+}
+
 /** QMP has no list of network back-ends; the monitor for people has: `net0: index=0,type=user,…`. */
 async function listNetdevs(qmp: QmpClient): Promise<string[]> {
   const text = await qmp.query(v.string(), 'human-monitor-command', { 'command-line': 'info network' });
@@ -269,7 +274,7 @@ async function listNetdevs(qmp: QmpClient): Promise<string[]> {
   return [...new Set([...ids].map(([, id]) => id!))];
 }
 
-async function childrenOf(qmp: QmpClient, parent: string): Promise<{ name: string; type: string }[]> {
+export async function childrenOf(qmp: QmpClient, parent: string): Promise<{ name: string; type: string }[]> {
   const properties = await qmp.query(QomProperties, 'qom-list', { path: parent });
   return properties.flatMap(({ name, type }) => {
     const child = /^child<(.*)>$/.exec(type);

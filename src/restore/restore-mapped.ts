@@ -29,6 +29,7 @@ import { beginAftercare } from './begin-aftercare.js';
 import { connectTo } from './connection.js';
 import { endOfQemu, LAST_WORDS_MS, listenForMachine, runWhenLoaded } from './incoming.js';
 import { makePlaces } from './make-places.js';
+import { compareSettings, replaySettings } from './settings.js';
 import { newRecord } from './new-record.js';
 import { buildReport, type RestoreReport } from './report.js';
 import type { RestoreOptions } from './restore.js';
@@ -108,6 +109,7 @@ async function startAndLoad(attempt: Attempt): Promise<RestoreReport> {
     use.leaveTo(qemu.pid);
     const running = { ...record, qemu: identifyProcess(qemu.pid)! };
     folder.write(running);
+    await compareSettings(qemu.qmp, attempt);
     await qemu.qmp.close();
     if (runs) beginAftercare(folder, aftercare);
     const stays = await leaveControlGroup();
@@ -131,16 +133,18 @@ function programOf({ memory, plan }: Attempt): Pick<LaunchPlan, 'binary' | 'args
 
 /** Returns when the machine runs (ms of the wall clock), or is loaded and stays paused. */
 async function load(
-  { options: { signal }, manifest, folder, reader, memory, plan }: Attempt,
+  { options, manifest, folder, reader, memory, plan }: Attempt,
   qemu: LaunchedQemu,
 ): Promise<number | undefined> {
   const { qmp } = qemu;
+  const { signal } = options;
   const socket = folder.file('migration.sock');
   const [state] = await Promise.all([
     readMachineState(reader),
     listenForMachine(qmp, { mode: 'eager', socket }),
     requireCompatible(qmp, manifest),
     isolate(qmp, plan.aftercare),
+    replaySettings(qmp, { manifest, options }),
   ]);
   const [resumedAtMs] = await Promise.all([
     runWhenLoaded(qmp, { runs: plan.runs, signal, onLoaded: () => noteLoaded(folder, qemu) }),

@@ -34,6 +34,7 @@ import type { PrefetchWishes } from '../working-set/plan.js';
 import { readGenerationAhead } from './read-ahead.js';
 import { restoreMapped } from './restore-mapped.js';
 import { makePlaces } from './make-places.js';
+import { compareSettings, replaySettings } from './settings.js';
 import { newRecord } from './new-record.js';
 import { buildReport, type RestoreReport } from './report.js';
 import { superviseTransfer } from './supervise.js';
@@ -166,6 +167,7 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
       prepareMemory(attempt, qemu),
       requireCompatible(qemu.qmp, manifest),
       isolate(qemu.qmp, aftercare),
+      replaySettings(qemu.qmp, attempt),
     ]);
     const { background = 'at-once', exactly = false, exercise } = options;
     const care = runs ? { aftercare } : {};
@@ -177,6 +179,7 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
     const resumedAtMs = await letRun(attempt, qemu, order);
     record = { ...known, qemu: identifyProcess(qemu.pid)! };
     folder.write(record);
+    await compareSettings(qemu.qmp, attempt);
     await qemu.qmp.close();
     const stays = await departure;
     if (stays !== undefined) options.onMessage(stays);

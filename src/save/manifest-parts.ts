@@ -4,6 +4,7 @@ import type { ManifestParts } from '../checkpoint/manifest.js';
 import type { SavedVm } from '../launch/launch-plan.js';
 import type { Problem } from '../launch/requirements.js';
 import type { ParsedStream } from '../migration-stream/parser.js';
+import type { Drift } from '../qemu/drift/drift.js';
 import type { VmDescription } from '../qemu/inspect.js';
 import { packageVersion } from '../util/package-paths.js';
 import type { SaveMethod } from './methods.js';
@@ -35,6 +36,7 @@ export interface ManifestSubject {
   readonly name: string;
   readonly generation: number;
   readonly vm: VmDescription;
+  readonly drift: Drift;
   readonly method: SaveMethod;
   readonly stream: ParsedStream;
   readonly state: SavedState;
@@ -42,7 +44,7 @@ export interface ManifestSubject {
 }
 
 export function manifestParts(subject: ManifestSubject): ManifestParts {
-  const { name, generation, vm, method, stream, state, restoreProblems } = subject;
+  const { name, generation, vm, drift, method, stream, state, restoreProblems } = subject;
   const description = stream.description.toString('utf8');
   return {
     ...savedVm(name, vm),
@@ -74,5 +76,7 @@ export function manifestParts(subject: ManifestSubject): ManifestParts {
       sizeBytes,
     })),
     memoryBackends: vm.memoryBackends.map(({ id, sizeBytes, share }) => ({ id, sizeBytes, share })),
+    settings: [...drift.settings],
+    lost: [...drift.lost, ...drift.unexplained, ...drift.unreadable],
   };
 }

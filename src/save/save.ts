@@ -5,6 +5,7 @@
 import type { Manifest } from '../checkpoint/manifest.js';
 import type { Problem } from '../launch/requirements.js';
 import { refuseBlockers } from '../qemu/blockers.js';
+import type { Drift } from '../qemu/drift/drift.js';
 import { inspectVm, type VmDescription } from '../qemu/inspect.js';
 import {
   applyMigrationSettings,
@@ -19,6 +20,7 @@ import { VmckptError } from '../errors.js';
 import { writeRawMemory } from '../transfer/raw-memory.js';
 import { identifyProcess, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
+import { accountForChanges, withLinks } from './account-for-changes.js';
 import { borrowedSettings, changedBy } from './borrowed-settings.js';
 import { manifestParts } from './manifest-parts.js';
 import { chooseMethod, type MethodResult, type SaveMethod } from './methods.js';
@@ -95,10 +97,11 @@ async function saveOnce(
     const journal = VmJournal.open(identifyPeer(qmp));
     try {
       await putRight({ qmp, journal, onMessage });
-      const vm = await inspectVm(qmp);
-      const { method, note } = chooseMethod(vm, options.method, { mayWatch });
+      const seen = await inspectVm(qmp);
+      const { method, note } = chooseMethod(seen, options.method, { mayWatch });
       if (note !== undefined) onMessage(note);
-      refuseUnsafe(vm, { method, disksExternal: options.disksExternal });
+      refuseUnsafe(seen, { method, disksExternal: options.disksExternal });
+      const { vm, drift } = await accountForChanges(qmp, seen, options);
       const restoreProblems = await rehearse(vm, options);
       await refuseBlockers(qmp, vm);
       const store = await Store.openOrCreate(options.storeDir);
@@ -109,6 +112,7 @@ async function saveOnce(
           qmp,
           journal,
           vm,
+          drift,
           method,
           restoreProblems,
         });
@@ -131,6 +135,7 @@ interface Work {
   readonly qmp: QmpClient;
   readonly journal: VmJournal;
   readonly vm: VmDescription;
+  readonly drift: Drift;
   readonly method: SaveMethod;
   readonly restoreProblems: readonly Problem[];
 }
@@ -163,6 +168,7 @@ async function saveInto(
     const { stream, writer, dirty, result, state } = transferred;
     const parts = manifestParts({
       vm,
+      drift: withLinks(work.drift, stream, options),
       method,
       name: options.name,
       generation,

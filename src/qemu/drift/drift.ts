@@ -1,0 +1,148 @@
+/**
+ * What a QEMU is now and its command line does not say: changes made through its monitors. Each has the best of three ways
+ * out: the command line is rewritten to what is now, the setting is set again at the restore, or it is named.
+ */
+import * as v from 'valibot';
+import { parseCommandLine, propertyOf, toArgv, type Option } from '../command-line.js';
+import type { VmDescription } from '../inspect.js';
+import type { QmpClient } from '../qmp.js';
+import { expectedValue } from './expected.js';
+import { unexplainedListeners } from './listeners.js';
+import { withForwards } from './forwards.js';
+import { DriveNow, withMedia } from './media.js';
+import { withAddedObjects, withoutRemoved } from './rewriting.js';
+import { readDevices, readSettings, SETTINGS, type Setting } from './settings.js';
+import { findUnaccounted, findUnreadable } from './unaccounted.js';
+
+/** As a manifest keeps it. */
+export interface KeptSetting extends Setting {
+  /** The command line does not give it: it is set before the VM runs. */
+  readonly replay?: boolean;
+}
+
+export interface Drift {
+  /** A command line that gives the VM as it is now, as far as one can. */
+  readonly args: readonly string[];
+  readonly settings: readonly KeptSetting[];
+  /** What a restore will not have, a sentence without its end for each. */
+  readonly lost: readonly string[];
+  /** What may be a part of the VM, or of whoever has started it. */
+  readonly unexplained: readonly string[];
+  /** What cannot be read, and so not be kept. */
+  readonly unreadable: readonly string[];
+  /** `info network` */
+  readonly network: string;
+}
+
+const Thresholds = v.array(v.object({ 'node-name': v.string(), write_threshold: v.number() }));
+const Traces = v.array(v.object({ name: v.string(), state: v.string() }));
+
+/** Looks at everything and changes nothing. */
+export async function findDrift(
+  qmp: QmpClient,
+  vm: Pick<VmDescription, 'args' | 'cwd' | 'pid' | 'cpu' | 'memoryBackends'>,
+): Promise<Drift> {
+  const human = (command: string) =>
+    qmp.query(v.string(), 'human-monitor-command', { 'command-line': command });
+  const [settings, others, drives, network, usernet] = await Promise.all([
+    readSettings(qmp),
+    readOthers(qmp),
+    qmp.query(v.array(DriveNow), 'query-block'),
+    human('info network'),
+    human('info usernet'),
+  ]);
+  const given = parseCommandLine(vm.args);
+  const forwarded = withForwards(given, usernet);
+  const options = withAddedObjects(
+    withoutRemoved(withMedia(forwarded, drives, vm.cwd ?? '/'), settings),
+    settings,
+  );
+  const args = toArgv(options);
+  const subject = { options, settings, network };
+  const [unaccounted, unreadable] = await Promise.all([
+    findUnaccounted(qmp, subject),
+    findUnreadable(qmp, options, network),
+  ]);
+  const kept = [...settings, ...others].map((setting) => withReplay(setting, options));
+  const changed = kept.filter(({ kind, replay }) => SETTINGS[kind]?.read !== undefined || replay);
+  return {
+    args,
+    settings: changed.filter(isRepeatable),
+    lost: [...unaccounted, ...otherLosses(vm, options, changed)],
+    unexplained: unexplainedListeners(vm.pid, args).map((where) => `QEMU listens at ${where}`),
+    unreadable,
+    network,
+  };
+}
+
+/** What is only worth a question at a save. */
+async function readOthers(qmp: QmpClient): Promise<Setting[]> {
+  const [devices, nodes, traces] = await Promise.all([
+    readDevices(qmp),
+    qmp.query(Thresholds, 'query-named-block-nodes', { flat: true }),
+    enabledTraces(qmp),
+  ]);
+  return [
+    ...devices,
+    ...nodes
+      .filter((node) => node.write_threshold > 0)
+      .map((node) => ({
+        kind: 'threshold',
+        id: node['node-name'],
+        name: 'write-threshold',
+        value: String(node.write_threshold),
+      })),
+    ...traces.map((id) => ({ kind: 'trace', id, name: 'enabled', value: 'true' })),
+  ];
+}
+
+/** There are thousands, and QEMU does nothing else while it lists them: some at a time, so that no guest notices. */
+async function enabledTraces(qmp: QmpClient): Promise<string[]> {
+  const lists = Array.from('abcdefghijklmnopqrstuvwxyz', (letter) =>
+    qmp.query(Traces, 'trace-event-get-state', { name: `${letter}*` }).catch(() => []),
+  );
+  const events = (await Promise.all(lists)).flat();
+  return events.filter(({ state }) => state === 'enabled').map(({ name }) => name);
+}
+
+function withReplay(setting: Setting, options: readonly Option[]): KeptSetting {
+  const expected = expectedValue(setting, options);
+  return expected === undefined || expected === setting.value ? setting : { ...setting, replay: true };
+}
+
+/** A node whose name QEMU makes up has another one next time. */
+function isRepeatable({ kind, id }: Setting): boolean {
+  return kind !== 'threshold' || !id.startsWith('#');
+}
+
+function otherLosses(
+  { cpu, memoryBackends }: Pick<VmDescription, 'cpu' | 'memoryBackends'>,
+  options: readonly Option[],
+  settings: readonly Setting[],
+): string[] {
+  const thresholds = settings.filter((setting) => !isRepeatable(setting));
+  const processors = processorsOf(options);
+  const objects = options.filter(({ name }) => name === 'object').map((option) => propertyOf(option, 'id'));
+  return [
+    ...thresholds.map(({ id }) => `the write threshold of the unnamed node ${id} is set`),
+    ...(processors !== undefined && processors !== cpu.count
+      ? [`there are ${cpu.count} processors now, and ${processors} in the command line`]
+      : []),
+    ...memoryBackends
+      // The machine's own, when the command line names none.
+      .filter(
+        ({ id }) => !objects.includes(id) && !/(^|[.-])ram(-node\d+)?$/.test(id) && !/^ram-node\d+$/.test(id),
+      )
+      .map(({ id }) => `the memory "${id}" was added`),
+  ];
+}
+
+/** `-smp` and processors that are devices; undefined where the topology alone says it. */
+function processorsOf(options: readonly Option[]): number | undefined {
+  const smp = options.findLast(({ name }) => name === 'smp');
+  const cpus = smp === undefined ? '1' : propertyOf(smp, 'cpus');
+  const plugged = options.filter(
+    (option) => option.name === 'device' && /-cpu(-core)?$/.test(propertyOf(option, 'driver') ?? ''),
+  );
+  return cpus === undefined ? undefined : Number(cpus) + plugged.length;
+}

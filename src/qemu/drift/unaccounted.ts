@@ -1,0 +1,163 @@
+/** What was added to a QEMU or taken from it while it runs, and neither its command line nor a restore can give: by name. */
+import * as v from 'valibot';
+import { isOn, propertiesOf, propertyOf, type Option } from '../command-line.js';
+import { givenNodes } from '../given-images.js';
+import type { QmpClient } from '../qmp.js';
+import type { Setting } from './settings.js';
+
+const Bitmaps = v.optional(
+  v.array(v.object({ name: v.optional(v.string()), persistent: v.optional(v.boolean(), false) })),
+  [],
+);
+const Nodes = v.array(v.object({ 'node-name': v.string(), 'dirty-bitmaps': Bitmaps }));
+const Exports = v.array(v.object({ id: v.string(), type: v.string(), 'node-name': v.string() }));
+const FdSets = v.array(v.object({ 'fdset-id': v.number() }));
+const Spice = v.object({ auth: v.optional(v.string()) });
+
+export interface Subject {
+  readonly options: readonly Option[];
+  readonly settings: readonly Setting[];
+  /** `info network` */
+  readonly network: string;
+}
+
+/** @returns a sentence without its end for each */
+export async function findUnaccounted(qmp: QmpClient, subject: Subject): Promise<string[]> {
+  const [blocks, fdSets, netdevs, capture] = await Promise.all([
+    blockParts(qmp),
+    addedDescriptors(qmp, subject.options),
+    removedNetdevs(qmp, subject),
+    human(qmp, 'info capture'),
+  ]);
+  return [
+    ...blocks,
+    ...fdSets,
+    ...netdevs,
+    ...(/^\[\d+\]: /m.test(capture) ? ['sound is being captured (wavcapture)'] : []),
+    ...changedParts(subject),
+  ];
+}
+
+/** What a save cannot know. */
+export async function findUnreadable(
+  qmp: QmpClient,
+  options: readonly Option[],
+  network: string,
+): Promise<string[]> {
+  const spice = await qmp.query(Spice, 'query-spice').catch(() => ({ auth: undefined }));
+  const found: string[] = [];
+  const hasSecret = (option: Option) => propertyOf(option, 'password-secret') !== undefined;
+  if (options.some((option) => isOn(propertyOf(option, 'password')) && isVnc(option) && !hasSecret(option)))
+    found.push('the password of the VNC display, without which nobody gets in (set_password)');
+  const spiceOption = options.find(({ name }) => name === 'spice');
+  const givesPassword =
+    spiceOption && (hasSecret(spiceOption) || propertyOf(spiceOption, 'password') !== undefined);
+  if (spice.auth === 'spice' && givesPassword !== true) found.push('the password of the SPICE display');
+  for (const [, nic, model] of network.matchAll(/^(\S+): index=0,type=nic,model=([^,]+)/gm))
+    if (!TELLS_LINK.test(model!)) found.push(`whether the link of ${nic} (${model}) is cut`);
+  return found;
+}
+
+/** Network cards whose saved state says whether the link is there. */
+const TELLS_LINK = /^(virtio-net|e1000|igb|rtl8139|vmxnet3|pcnet)/;
+
+function isVnc({ name, value = '' }: Option): boolean {
+  return name === 'vnc' || (name === 'display' && value.startsWith('vnc'));
+}
+
+async function blockParts(qmp: QmpClient): Promise<string[]> {
+  const [nodes, exports] = await Promise.all([
+    qmp.query(Nodes, 'query-named-block-nodes', { flat: true }),
+    qmp.query(Exports, 'query-block-exports').catch(() => []),
+  ]);
+  const bitmaps = nodes.flatMap((node) =>
+    node['dirty-bitmaps']
+      .filter(({ name, persistent }) => name !== undefined && !persistent)
+      .map(({ name }) => `the dirty bitmap "${name}" of the node ${node['node-name']} is in QEMU only`),
+  );
+  return [
+    ...bitmaps,
+    ...exports.map(
+      (each) => `the ${each.type} export "${each.id}" of the node ${each['node-name']} is served`,
+    ),
+  ];
+}
+
+async function addedDescriptors(qmp: QmpClient, options: readonly Option[]): Promise<string[]> {
+  const given = options.filter(({ name }) => name === 'add-fd').map((option) => propertyOf(option, 'set'));
+  const sets = await qmp.query(FdSets, 'query-fdsets');
+  return sets
+    .filter((set) => !given.includes(String(set['fdset-id'])))
+    .map((set) => `the descriptors of the set ${set['fdset-id']} were handed over (add-fd)`);
+}
+
+/** With a card of its own one stays in QEMU's list; of a user-mode one its monitor then knows no more. */
+async function removedNetdevs(qmp: QmpClient, { options, network }: Subject): Promise<string[]> {
+  const netdevs = options.filter(({ name }) => name === 'netdev');
+  const found = netdevs.map(async (option) => {
+    const id = propertyOf(option, 'id') ?? '';
+    const isListed = network.includes(`${id}: `);
+    // A forward from there cannot exist, so this only asks.
+    const command = `hostfwd_remove ${id} udp:255.255.255.255:1`;
+    const isGone =
+      isListed &&
+      propertyOf(option, 'type') === 'user' &&
+      (await human(qmp, command)).includes('unrecognized netdev');
+    return isListed && !isGone ? [] : [`the network back-end "${id}" was removed`];
+  });
+  return (await Promise.all(found)).flat();
+}
+
+function human(qmp: QmpClient, command: string): Promise<string> {
+  return qmp.query(v.string(), 'human-monitor-command', { 'command-line': command });
+}
+
+/** Labels of character devices that an option makes without naming them. */
+const OWN_LABEL = /^(serial\d+|parallel\d+|compat_monitor\d+|debugcon|virtcon\d+|vc\d*|seri.*|usb.*)$/;
+
+function changedParts({ options, settings }: Subject): string[] {
+  const now = (kind: string) => settings.filter((each) => each.kind === kind).map(({ id }) => id);
+  const given = (name: string) =>
+    options.filter((each) => each.name === name).flatMap((each) => propertyOf(each, 'id') ?? []);
+  const driveNodes = options.filter(({ name }) => name === 'drive').flatMap((each) => nodeNames(each));
+  const nodes = [...givenNodes(options).keys(), ...driveNodes];
+  const chardevs = now('chardev').filter((label) => !OWN_LABEL.test(label) && label !== 'gdb');
+  return [
+    ...differences(
+      'character device',
+      given('chardev').filter((id) => !isOwn(id)),
+      chardevs,
+    ),
+    ...(now('chardev').includes('gdb') && !options.some(({ name }) => ['s', 'gdb'].includes(name))
+      ? ['the debugger was let in (gdbserver)']
+      : []),
+    ...differences(
+      'object',
+      given('object').filter((id) => !isMemory(options, id)),
+      now('object'),
+    ),
+    ...differences('block node', nodes, now('node')),
+  ];
+}
+
+/** A restore adds its monitors to the command line. */
+function isOwn(id: string): boolean {
+  return id.startsWith('vmckpt-');
+}
+
+function differences(what: string, given: readonly string[], now: readonly string[]): string[] {
+  const [before, after] = [new Set(given), new Set(now)];
+  return [
+    ...[...after].filter((id) => !before.has(id)).map((id) => `the ${what} "${id}" was added`),
+    ...[...before].filter((id) => !after.has(id)).map((id) => `the ${what} "${id}" was removed`),
+  ];
+}
+
+function nodeNames(drive: Option): string[] {
+  return propertiesOf(drive).flatMap(({ key, value }) => (/(^|\.)node-name$/.test(key) ? [value] : []));
+}
+
+function isMemory(options: readonly Option[], id: string): boolean {
+  const object = options.find((each) => each.name === 'object' && propertyOf(each, 'id') === id);
+  return object !== undefined && /^memory-backend/.test(propertyOf(object, 'qom-type') ?? '');
+}

@@ -1,0 +1,71 @@
+/** What QEMU's monitors had set in the VM that was saved: set again before it runs, and compared when it does. */
+import type { Manifest } from '../checkpoint/manifest.js';
+import { describeSetting, keyOf, readSettings, SETTINGS, type Setting } from '../qemu/drift/settings.js';
+import type { QmpClient } from '../qemu/qmp.js';
+
+type Kept = NonNullable<Manifest['settings']>[number];
+
+export interface Restored {
+  readonly manifest: Manifest;
+  readonly options: {
+    /** A VM with another command line is another VM: nothing is kept of the one that was saved. */
+    readonly qemuArgs: readonly string[] | undefined;
+    readonly onMessage: (text: string) => void;
+  };
+}
+
+/** To be called before the VM runs. */
+export async function replaySettings(qmp: QmpClient, { manifest, options }: Restored): Promise<void> {
+  if (options.qemuArgs !== undefined) return;
+  const replayed = (manifest.settings ?? []).filter(({ replay }) => replay);
+  await Promise.all(
+    replayed.map(async (setting) => {
+      if (!(await apply(qmp, setting)))
+        options.onMessage(`${describeSetting(setting)} cannot be set to ${setting.value} again.`);
+    }),
+  );
+}
+
+/** To be called when the VM runs: nothing waits for it. What differs is set again, or named. Never rejects. */
+export async function compareSettings(qmp: QmpClient, { manifest, options }: Restored): Promise<void> {
+  if (options.qemuArgs !== undefined) return;
+  const { settings, lost = [] } = manifest;
+  // A VM that ends meanwhile has others to say so.
+  const found = settings === undefined ? [] : await differences(qmp, settings).catch(() => []);
+  const all = [...lost, ...found];
+  if (all.length > 0) options.onMessage(`Not as it was when it was saved: ${all.join('; ')}.`);
+}
+
+async function differences(qmp: QmpClient, settings: readonly Kept[]): Promise<string[]> {
+  const now = await valuesNow(qmp);
+  const saved = settings.filter(({ kind }) => SETTINGS[kind]?.read !== undefined);
+  const known = new Set(saved.map((setting) => keyOf(setting)));
+  const gone = saved.filter((setting) => setting.name === 'type' && !now.has(keyOf(setting)));
+  const added = [...now.values()].filter((setting) => setting.name === 'type' && !known.has(keyOf(setting)));
+  const changed = saved.filter((setting) => (now.get(keyOf(setting)) ?? setting).value !== setting.value);
+  await Promise.all(changed.map((setting) => apply(qmp, setting)));
+  const then = changed.length === 0 ? now : await valuesNow(qmp);
+  const stays = changed.filter((setting) => then.get(keyOf(setting))?.value !== setting.value);
+  return [
+    ...gone.map((setting) => `${describeSetting(setting)} is missing`),
+    ...added.map((setting) => `${describeSetting(setting)} was not there`),
+    ...stays.map(
+      (setting) =>
+        `${describeSetting(setting)} was ${setting.value} and is ${then.get(keyOf(setting))?.value ?? 'gone'}`,
+    ),
+  ];
+}
+
+async function valuesNow(qmp: QmpClient): Promise<Map<string, Setting>> {
+  return new Map((await readSettings(qmp)).map((setting) => [keyOf(setting), setting]));
+}
+
+/** @returns whether QEMU took it */
+async function apply(qmp: QmpClient, setting: Setting): Promise<boolean> {
+  try {
+    await SETTINGS[setting.kind]?.apply?.(qmp, setting);
+    return true;
+  } catch {
+    return false;
+  }
+}

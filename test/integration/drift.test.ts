@@ -1,0 +1,382 @@
+/** What was changed in a VM while it ran comes back as it was, or is named: on tiny VMs, whose firmware is their guest. */
+import { once } from 'node:events';
+import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { afterEach, expect, it } from 'vitest';
+import type { QmpClient } from '../../src/qemu/qmp.js';
+import { restore, type RestoreOptions } from '../../src/restore/restore.js';
+import { save, type SaveOptions } from '../../src/save/save.js';
+import { freePort } from '../../src/qemu/free-places.js';
+import { poll } from '../../src/util/deadline.js';
+import { qemuBinary } from '../support/cache.js';
+import { useOwnFolders } from '../support/checkpointing.js';
+import { killAndWait, killAtExit, spawnTracked } from '../support/processes.js';
+import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
+import { connectWhenReady, TINY } from './qemu-helper.js';
+
+type Qmp = Pick<QmpClient, 'execute'>;
+type Answer = Record<string, unknown>;
+
+describeOnEachQemu('a change made at run time', (choice) => {
+  const dir = suiteDirectory();
+  const storeDir = useOwnFolders(dir);
+  const file = (name: string) => path.join(dir, name);
+  for (const name of ['disk.raw', 'a.iso', 'b.iso', 'f.img'])
+    writeFileSync(file(name), Buffer.alloc(1 << 20));
+  const socket = file('qmp.sock');
+  const running = new Set<number>();
+  afterEach(async () => {
+    for (const pid of running) await killAndWait(pid);
+    running.clear();
+  });
+
+  async function start(...args: string[]): Promise<void> {
+    const log = file('log');
+    const command = [qemuBinary(choice), ...TINY, ...args, '-qmp', `unix:${socket},server=on,wait=off`];
+    const child = spawnTracked(command, log);
+    running.add(child.pid);
+    const ended = once(child, 'exit').then(() => Promise.reject(new Error(readFileSync(log, 'utf8'))));
+    ended.catch(() => undefined);
+    await (await Promise.race([connectWhenReady(socket), ended])).close();
+  }
+
+  async function ask<T>(question: (qmp: Qmp) => Promise<T>): Promise<T> {
+    const qmp = await connectWhenReady(socket);
+    try {
+      return await question(qmp);
+    } finally {
+      await qmp.close();
+    }
+  }
+
+  const hmp = (qmp: Qmp, command: string) =>
+    qmp.execute('human-monitor-command', { 'command-line': command }) as Promise<string>;
+
+  async function saved(options: Partial<SaveOptions> = {}): Promise<string> {
+    const messages: string[] = [];
+    await save({
+      qmpSocket: socket,
+      storeDir,
+      name: 'vm',
+      method: 'background-snapshot',
+      quit: false,
+      level: 1,
+      disksExternal: true,
+      onProgress: () => undefined,
+      onMessage: (text) => messages.push(text),
+      signal: new AbortController().signal,
+      ...options,
+    });
+    return messages.join('\n');
+  }
+
+  async function restored(options: Partial<RestoreOptions> = {}): Promise<string> {
+    for (const pid of running) await killAndWait(pid);
+    running.clear();
+    const messages: string[] = [];
+    const report = await restore({
+      storeDir,
+      reference: 'vm',
+      mode: 'lazy',
+      path: 'auto',
+      prefetch: { budgetMs: 20, explore: 0 },
+      detach: false,
+      run: false,
+      qemuBinary: qemuBinary(choice),
+      qemuArgs: undefined,
+      trustCommandLine: true,
+      onProgress: () => undefined,
+      onMessage: (text) => messages.push(text),
+      signal: new AbortController().signal,
+      ...options,
+    });
+    killAtExit(report.qemuPid!);
+    running.add(report.qemuPid!);
+    return messages.join('\n');
+  }
+
+  it('is nothing of a VM that nobody has changed', async () => {
+    await start(
+      ...[
+        '-netdev',
+        `user,id=n0,hostfwd=tcp:127.0.0.1:${await freePort(ANY)}-:22`,
+        '-device',
+        'e1000,netdev=n0',
+      ],
+      ...['-nic', 'user,model=virtio-net-pci', '-cdrom', file('a.iso'), '-vnc', 'unix:vnc.sock', '-s'],
+      ...[
+        '-drive',
+        `file=${file('disk.raw')},format=raw,if=virtio,throttling.bps-total=100000,throttling.group=g`,
+      ],
+      ...[
+        '-blockdev',
+        `driver=raw,node-name=r0,read-only=on,file.driver=file,file.filename=${file('b.iso')}`,
+      ],
+      ...[
+        '-device',
+        'virtio-blk-pci,drive=r0,id=blk,bootindex=3',
+        '-chardev',
+        'null,id=c0',
+        '-serial',
+        'null',
+      ],
+      ...['-object', 'iothread,id=io0', '-object', 'throttle-group,id=tg0,x-bps-total=100'],
+      ...['-device', 'qemu-xhci', '-device', 'usb-tablet', '-smp', '2', '-device', 'virtio-balloon'],
+    );
+    expect(await saved()).toBe('');
+    expect(await restored()).toBe('');
+    // What is restored is saved and restored as well.
+    expect(await saved()).toBe('');
+  });
+
+  it('of port forwards comes back: those that were closed stay closed, those that were opened are open', async () => {
+    const [closed, kept, opened, unnamed] = [
+      await freePort(ANY),
+      await freePort(ANY),
+      await freePort(ANY),
+      await freePort(ANY),
+    ];
+    await start(
+      ...['-netdev', `user,id=n0,hostfwd=tcp:127.0.0.1:${closed}-:22,hostfwd=tcp:127.0.0.1:${kept}-:23`],
+      ...['-device', 'e1000,netdev=n0', '-nic', `user,hostfwd=udp::${unnamed}-:53`],
+    );
+    await ask(async (qmp) => {
+      await hmp(qmp, `hostfwd_remove n0 tcp:127.0.0.1:${closed}`);
+      await hmp(qmp, `hostfwd_add n0 tcp:127.0.0.1:${opened}-10.0.2.15:80`);
+      const [, id] = /\((#net\d+)\)/.exec(await hmp(qmp, 'info usernet'))!;
+      await hmp(qmp, `hostfwd_remove ${id} udp::${unnamed}`);
+    });
+    expect(await saved()).toBe('');
+    expect(await restored()).toBe('');
+    const ports = (await ask((qmp) => hmp(qmp, 'info usernet'))).matchAll(/HOST_FORWARD\] +\d+ +\S+ +(\d+)/g);
+    expect(Array.from(ports, ([, port]) => Number(port)).sort()).toEqual([kept, opened].sort());
+  });
+
+  it('of media and images comes back', async () => {
+    await start(
+      ...[
+        '-cdrom',
+        file('a.iso'),
+        '-drive',
+        `if=none,id=cd,media=cdrom,file=${file('a.iso')}`,
+        '-device',
+        'ide-cd,drive=cd,id=cd0,bus=ide.3',
+      ],
+      ...[
+        '-blockdev',
+        `driver=file,node-name=m,read-only=on,filename=${file('a.iso')}`,
+        '-device',
+        'ide-cd,drive=m,id=cd1,bus=ide.4',
+      ],
+      ...['-drive', `file=${file('disk.raw')},format=raw,if=virtio`, '-fda', file('f.img')],
+    );
+    await ask(async (qmp) => {
+      await qmp.execute('eject', { id: 'cd1', force: true });
+      await qmp.execute('blockdev-change-medium', { id: 'cd0', filename: file('b.iso'), format: 'raw' });
+      await hmp(qmp, 'eject -f ide2-cd0');
+      await qmp.execute('blockdev-snapshot-sync', { device: 'virtio0', 'snapshot-file': file('top.qcow2') });
+    });
+    expect(await saved()).toBe('');
+    expect(await restored()).toBe('');
+    const drives = (await ask((qmp) => qmp.execute('query-block'))) as Answer[];
+    const images = drives.map(({ device, qdev, inserted }) => [
+      device || qdev,
+      (inserted as Answer | undefined)?.['file'],
+    ]);
+    expect(Object.fromEntries(images)).toEqual({
+      'ide2-cd0': undefined,
+      cd: file('b.iso'),
+      cd1: undefined,
+      floppy0: file('f.img'),
+      virtio0: file('top.qcow2'),
+    });
+  });
+
+  it('of limits, thresholds, objects, devices and traces comes back', async () => {
+    await start(
+      ...['-drive', `file=${file('disk.raw')},format=raw,if=virtio,readonly=on,throttling.iops-total=77`],
+      ...[
+        '-blockdev',
+        `driver=file,node-name=n0,read-only=on,filename=${file('a.iso')}`,
+        '-device',
+        'virtio-blk-pci,drive=n0,id=blk',
+      ],
+      ...['-object', 'iothread,id=io0', '-object', 'throttle-group,id=tg0', '-object', 'iothread,id=gone'],
+      ...['-device', 'virtio-balloon,id=balloon', '-device', 'qemu-xhci', '-device', 'usb-tablet', '-s'],
+    );
+    const none = { bps: 0, bps_rd: 0, bps_wr: 0, iops: 0, iops_rd: 0, iops_wr: 0 };
+    await ask(async (qmp) => {
+      await qmp.execute('block_set_io_throttle', { device: 'virtio0', ...none });
+      await qmp.execute('block_set_io_throttle', {
+        id: '/machine/peripheral/blk/virtio-backend',
+        ...none,
+        bps: 4096,
+        group: 'together',
+      });
+      await qmp.execute('block-set-write-threshold', { 'node-name': 'n0', 'write-threshold': 4096 });
+      await qmp.execute('qom-set', { path: '/objects/io0', property: 'poll-max-ns', value: 0 });
+      await qmp.execute('qom-set', { path: '/objects/tg0', property: 'limits', value: { 'iops-total': 5 } });
+      await qmp.execute('qom-set', {
+        path: '/machine/peripheral/balloon',
+        property: 'guest-stats-polling-interval',
+        value: 9,
+      });
+      await qmp.execute('qom-set', { path: '/machine/peripheral/blk', property: 'bootindex', value: 4 });
+      await qmp.execute('object-add', { 'qom-type': 'iothread', id: 'io1', 'poll-max-ns': 7 });
+      await qmp.execute('object-del', { id: 'gone' });
+      await qmp.execute('trace-event-set-state', { name: 'qmp_job_cancel', enable: true });
+      await hmp(qmp, 'gdbserver none');
+      await hmp(qmp, 'mouse_set 3');
+    });
+    const look = () =>
+      ask(async (qmp) => ({
+        throttles: ((await qmp.execute('query-block')) as Answer[]).map(({ inserted }) => {
+          const { bps, iops, group } = inserted as Answer;
+          return [bps, iops, group];
+        }),
+        thresholds: ((await qmp.execute('query-named-block-nodes')) as Answer[])
+          .filter((node) => node['node-name'] === 'n0')
+          .map((node) => node['write_threshold']),
+        threads: ((await qmp.execute('query-iothreads')) as Answer[])
+          .map((thread) => [thread['id'], thread['poll-max-ns']])
+          .sort(),
+        limits: await qmp.execute('qom-get', { path: '/objects/tg0', property: 'limits' }),
+        interval: await qmp.execute('qom-get', {
+          path: '/machine/peripheral/balloon',
+          property: 'guest-stats-polling-interval',
+        }),
+        bootindex: await qmp.execute('qom-get', { path: '/machine/peripheral/blk', property: 'bootindex' }),
+        trace: await qmp.execute('trace-event-get-state', { name: 'qmp_job_cancel' }),
+        debugger: ((await qmp.execute('query-chardev')) as Answer[]).filter(({ label }) => label === 'gdb'),
+        mouse: ((await qmp.execute('query-mice')) as Answer[]).find(({ current }) => current === true)?.[
+          'name'
+        ],
+      }));
+    const before = await look();
+    expect(before).toMatchObject({
+      threads: [
+        ['io0', 0],
+        ['io1', 7],
+      ],
+      thresholds: [4096],
+      bootindex: 4,
+      debugger: [],
+    });
+    expect(await saved()).toBe('');
+    expect(await restored()).toBe('');
+    expect(await look()).toEqual(before);
+  });
+
+  it('of links comes back', async () => {
+    const dump = (id: string) => file(`${id}.pcap`);
+    const models = ['virtio-net-pci', 'e1000', 'vmxnet3', 'pcnet'];
+    const ids = models.map((_, index) => `n${index}`);
+    // The firmware asks for an address at every card: who has sent something was connected.
+    await start(
+      ...['-S', '-boot', 'n'],
+      ...models.flatMap((model, index) => [
+        ...['-netdev', `user,id=${ids[index]}`, '-device', `${model},netdev=${ids[index]},id=card-${model}`],
+        ...['-object', `filter-dump,id=f${index},netdev=${ids[index]},file=${dump(ids[index]!)}`],
+      ]),
+    );
+    await ask(async (qmp) => {
+      for (const id of ids.slice(0, 3)) await qmp.execute('set_link', { name: id, up: false });
+      await qmp.execute('cont');
+    });
+    expect(await saved()).toBe('');
+    expect(await restored()).toBe('');
+    const sent = () => ids.map((id) => statSync(dump(id)).size > EMPTY_DUMP_BYTES);
+    await poll(() => sent()[3] || undefined, { what: 'a packet', timeoutMs: 60_000, everyMs: 50 });
+    expect(sent()).toEqual([false, false, false, true]);
+  });
+
+  it('that cannot come back is named by a save, and refused by one after which the VM does not run on', async () => {
+    const port = await freePort(ANY);
+    await start(
+      ...[
+        '-netdev',
+        'user,id=n0',
+        '-object',
+        'rng-builtin,id=rng',
+        '-vnc',
+        `unix:${file('vnc.sock')},password=on`,
+      ],
+      ...[
+        '-drive',
+        `file=${file('disk.raw')},format=raw,if=none,id=d,node-name=n`,
+        '-device',
+        'virtio-blk-pci,drive=d',
+      ],
+      ...[
+        '-chardev',
+        'null,id=used',
+        '-serial',
+        'chardev:used',
+        '-netdev',
+        'user,id=n1',
+        '-device',
+        'ne2k_pci,netdev=n1,id=nic1',
+      ],
+    );
+    await ask(async (qmp) => {
+      await qmp.execute('object-add', { 'qom-type': 'secret', id: 'late', data: 'x' });
+      await qmp.execute('chardev-add', { id: 'c9', backend: { type: 'null', data: {} } });
+      await qmp.execute('blockdev-add', { driver: 'null-co', 'node-name': 'b9', 'read-only': true });
+      await qmp.execute('block-dirty-bitmap-add', { node: 'n', name: 'since' });
+      const addr = { type: 'inet', data: { host: '127.0.0.1', port: String(port) } };
+      await qmp.execute('nbd-server-start', { addr });
+      await qmp.execute('block-export-add', { type: 'nbd', id: 'e9', 'node-name': 'b9' });
+      await qmp.execute('object-add', { 'qom-type': 'memory-backend-ram', id: 'hot', size: 1 << 20 });
+      await qmp.execute('netdev_del', { id: 'n1' });
+      await hmp(qmp, 'gdbserver unix:gdb.sock,server=on,wait=off');
+    });
+    const lost = [
+      'dirty bitmap "since" of the node n',
+      'nbd export "e9" of the node b9',
+      'character device "c9" was added',
+      'object "late" was added',
+      'block node "b9" was added',
+      'back-end "n1" was removed',
+      'memory "hot" was added',
+      'debugger was let in',
+      `TCP port ${port}`,
+    ];
+    await expect(saved({ method: 'stopped' })).rejects.toMatchObject({ code: 'MIGRATION_BLOCKED' });
+    const said = await saved();
+    const unreadable = ['password of the VNC display', 'link of nic1 (ne2k_pci)'];
+    for (const part of [...lost, ...unreadable]) expect(said).toContain(part);
+    expect(said).not.toMatch(/"(rng|used|n0|n)" was/);
+    const told = await restored();
+    for (const part of [...lost, ...unreadable]) expect(told).toContain(part);
+    expect(await ask((qmp) => qmp.execute('query-status'))).toMatchObject({ running: true });
+  });
+
+  it('comes along to a clone, whose ports and sockets are its own', async () => {
+    const port = await freePort(ANY);
+    await start(
+      ...[
+        '-netdev',
+        `user,id=n0,hostfwd=tcp:127.0.0.1:${port}-:22`,
+        '-device',
+        'e1000,netdev=n0',
+        '-object',
+        'iothread,id=io0',
+      ],
+      ...[
+        '-blockdev',
+        `driver=file,node-name=n0,read-only=on,filename=${file('a.iso')}`,
+        '-device',
+        'virtio-blk-pci,drive=n0',
+      ],
+    );
+    await ask(async (qmp) => {
+      await hmp(qmp, `hostfwd_remove n0 tcp:127.0.0.1:${port}`);
+      await qmp.execute('qom-set', { path: '/objects/io0', property: 'poll-max-ns', value: 0 });
+    });
+    expect(await saved()).toBe('');
+    expect(await restored({ vmName: 'clone', identity: 'clone', mode: 'eager' })).toBe('');
+  });
+});
+
+const ANY = { protocol: 'tcp', host: '127.0.0.1', port: 1, lowest: 1 } as const;
+const EMPTY_DUMP_BYTES = 24;
