@@ -25,7 +25,7 @@ export function saveCommand(): Command {
     'incompatible',
     'interrupted',
   ])
-    .addArgument(new Argument('<vm>', 'qmp:/path/to/qmp.sock'))
+    .addArgument(new Argument('<vm>', 'qmp:/path/to/qmp.sock, of a VM that runs, sleeps or is paused'))
     .addArgument(new Argument('<name>', 'name of the checkpoint'))
     .addOption(
       option(
@@ -35,7 +35,7 @@ export function saveCommand(): Command {
         .choices(['background-snapshot', 'precopy'])
         .conflicts('stop'),
     )
-    .addOption(option('--stop', 'pause the VM, save it, and leave it paused'))
+    .addOption(option('--stop', 'pause the VM, save it, and leave it paused, as often as you like'))
     .addOption(option('--quit', 'end QEMU after the save').implies({ stop: true }).conflicts('live'))
     .addOption(option('--level <n>', 'zstd level 1–19, or none').argParser(parseLevel).default(1))
     .addOption(

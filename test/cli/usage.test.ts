@@ -19,6 +19,7 @@ describe('vmckpt', () => {
     ['options that exclude each other', ['list', '-q', '-v']],
     ['a choice that there is not', ['restore', 'web', '--mode', 'sometimes']],
     ['something that is no VM', ['save', 'web', 'web']],
+    ['a monitor on TCP', ['save', 'qmp:tcp:127.0.0.1:4444', 'web']],
     ['a path for mapped memory', ['restore', 'web', '--mode', 'map', '--path', 'direct']],
     ['a layout that there is not', ['save', 'qmp:/nowhere', 'web', '--layout', 'cooked']],
     ['a level that there is not', ['save', 'qmp:/nowhere', 'web', '--level', '99']],

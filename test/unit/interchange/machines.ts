@@ -45,20 +45,27 @@ export interface Machine {
   readonly ramSectionId: number;
 }
 
+/** Of a generation, its RAM blocks one behind the other. */
+export function memoryOf(reader: CheckpointReader): Buffer {
+  const { layout } = reader;
+  const memory = Buffer.alloc(layout.ramBytes);
+  const extent = new Uint8Array(reader.extentPages * PAGE_BYTES);
+  for (let page = 0; page < layout.pageCount; page++) {
+    const at = page * PAGE_BYTES;
+    if (reader.kindOf(page) === PAGE_KINDS.fill) memory.fill(reader.fillByteOf(page), at, at + PAGE_BYTES);
+    if (reader.kindOf(page) !== PAGE_KINDS.data) continue;
+    reader.readExtent(reader.extentOf(page), extent);
+    const slot = reader.slotOf(page) * PAGE_BYTES;
+    memory.set(extent.subarray(slot, slot + PAGE_BYTES), at);
+  }
+  return memory;
+}
+
 export async function readGeneration(storeDir: string, generation = 1, name = 'vm'): Promise<Machine> {
   const reader = await CheckpointReader.open(path.join(storeDir, name, String(generation)));
   try {
     const { layout } = reader;
-    const memory = Buffer.alloc(layout.ramBytes);
-    const extent = new Uint8Array(reader.extentPages * PAGE_BYTES);
-    for (let page = 0; page < layout.pageCount; page++) {
-      const at = page * PAGE_BYTES;
-      if (reader.kindOf(page) === PAGE_KINDS.fill) memory.fill(reader.fillByteOf(page), at, at + PAGE_BYTES);
-      if (reader.kindOf(page) !== PAGE_KINDS.data) continue;
-      reader.readExtent(reader.extentOf(page), extent);
-      const slot = reader.slotOf(page) * PAGE_BYTES;
-      memory.set(extent.subarray(slot, slot + PAGE_BYTES), at);
-    }
+    const memory = memoryOf(reader);
     const { configuration, description = '', ramSectionId } = reader.manifest.migration;
     return {
       blocks: blocksOf(layout),
