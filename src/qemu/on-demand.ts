@@ -4,6 +4,9 @@ import { VmckptError } from '../errors.js';
 import { parseCommandLine, propertyOf } from './command-line.js';
 import { filesystemOf, memoryFiles, type MemoryFile } from './memory-files.js';
 
+/** All memory has to be there before the VM runs. */
+export class OnDemandRefusal extends VmckptError {}
+
 /** The option that gives a process beside QEMU the VM's memory, if there is one. */
 export function findVhostUser(args: readonly string[]): string | undefined {
   const found = parseCommandLine(args).find((option) =>
@@ -12,7 +15,7 @@ export function findVhostUser(args: readonly string[]): string | undefined {
   return found && `-${found.name} ${found.value}`;
 }
 
-/** @throws VmckptError COMMAND_LINE_UNSUPPORTED when all memory has to be there before the VM runs */
+/** @throws OnDemandRefusal COMMAND_LINE_UNSUPPORTED */
 export function refuseOnDemand(args: readonly string[], cwd: string): void {
   const vhostUser = findVhostUser(args);
   if (vhostUser !== undefined) refuse(vhostUser, 'its process would not wait for memory that is missing');
@@ -23,7 +26,7 @@ export function refuseOnDemand(args: readonly string[], cwd: string): void {
 }
 
 function refuse(argument: string, reason: string): never {
-  throw new VmckptError('COMMAND_LINE_UNSUPPORTED', `${argument}: ${reason}`, {
+  throw new OnDemandRefusal('COMMAND_LINE_UNSUPPORTED', `${argument}: ${reason}`, {
     hint: 'Have all memory loaded before the VM runs: --mode eager.',
   });
 }

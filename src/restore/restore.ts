@@ -8,7 +8,7 @@ import { planLaunch, type LaunchPlan, type LaunchWishes } from '../launch/launch
 import { refuseCollisions } from '../qemu/collisions.js';
 import { requireCompatible } from '../qemu/compatibility.js';
 import { requireRoom, type RoomWish } from '../qemu/memory-room.js';
-import { refuseOnDemand } from '../qemu/on-demand.js';
+import { OnDemandRefusal, refuseOnDemand } from '../qemu/on-demand.js';
 import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
 import { lacksUserfaultfd } from '../qemu/migration-control.js';
 import { requireName } from '../store/reference.js';
@@ -55,7 +55,7 @@ export interface RestoreOptions extends LaunchWishes {
   readonly vmName?: string | undefined;
   /** `prefetch` is lazy, with what is probably touched first sent first. */
   readonly mode: RestoreMode;
-  /** Where QEMU may not use userfaultfd, restore eagerly instead. */
+  /** Where memory cannot come on demand, restore eagerly instead. */
   readonly mayFallBack?: boolean;
   readonly prefetch: PrefetchWishes;
   readonly path: PathWish;
@@ -93,12 +93,19 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
   try {
     return await restoreOnce(options);
   } catch (error) {
-    if (options.mayFallBack !== true || !lacksUserfaultfd(error)) throw error;
-    options.onMessage(
-      `QEMU may not use userfaultfd: the VM runs when all of its memory is there (--mode eager). ${asRoot('Run it', 'CAP_SYS_PTRACE')}, or set vm.unprivileged_userfaultfd=1 (sysctl), for a VM that runs at once.`,
-    );
+    const why = options.mayFallBack === true ? whyEagerly(error) : undefined;
+    if (why === undefined) throw error;
+    options.onMessage(why);
     return restoreOnce({ ...options, mode: 'eager' });
   }
+}
+
+/** What to tell about a restore that cannot be lazy, and can be eager. */
+function whyEagerly(error: unknown): string | undefined {
+  const what = 'the VM runs when all of its memory is there (--mode eager).';
+  if (error instanceof OnDemandRefusal) return `${error.message}; ${what}`;
+  if (!lacksUserfaultfd(error)) return undefined;
+  return `QEMU may not use userfaultfd: ${what} ${asRoot('Run it', 'CAP_SYS_PTRACE')}, or set vm.unprivileged_userfaultfd=1 (sysctl), for a VM that runs at once.`;
 }
 
 async function restoreOnce(options: RestoreOptions): Promise<RestoreReport> {

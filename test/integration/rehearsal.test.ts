@@ -254,4 +254,21 @@ describe('a save knows what its restore would refuse', () => {
     const restored = await restoreTinyVm(vm, { qemuArgs: TINY });
     expect(identifyProcess(restored.qemuPid!)).toBeDefined();
   });
+
+  it('but not what another mode of restore brings back: that is taken by itself', async () => {
+    const dir = path.join(directory, String(++count));
+    mkdirSync(dir);
+    // Memory that is only read comes on demand only where its file is empty.
+    const script =
+      'head -c 64M /dev/zero | tr "\\0" x > ram; exec "$@" -object memory-backend-file,id=m,size=64M,mem-path=ram,share=off -machine memory-backend=m';
+    const vm = await startTinyVm({ script, dir });
+    await saveTinyVm(vm, { method: 'stopped', quit: true });
+    await endTinyVm(vm);
+    await expect(restoreTinyVm(vm, { mode: 'prefetch' })).rejects.toMatchObject({ exitCode: 14 });
+    const said: string[] = [];
+    const onMessage = (text: string) => void said.push(text);
+    const restored = await restoreTinyVm(vm, { mode: 'prefetch', mayFallBack: true, onMessage });
+    expect(restored.mode).toBe('eager');
+    expect(said).toContainEqual(expect.stringContaining('--mode eager'));
+  });
 });
