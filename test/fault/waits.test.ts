@@ -31,7 +31,7 @@ describe('a verb', () => {
 
   beforeAll(async () => {
     const socket = path.join(dir, 'tiny.sock');
-    const qemu = startQemu([...TINY, '-S', '-qmp', `unix:${socket},server=on,wait=off`], dir);
+    const qemu = startQemu([...TINY, '-qmp', `unix:${socket},server=on,wait=off`], dir);
     await (await connectWhenReady(socket)).close();
     expect(await run('save', `qmp:${socket}`, 'tiny')).toMatchObject({ code: 0 });
     await endProcess(qemu);
