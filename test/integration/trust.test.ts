@@ -1,6 +1,6 @@
 /** What vmckpt saved for a user restores without a word of trust, and nothing else does; on tiny real QEMUs. */
 import { spawn } from 'node:child_process';
-import { chownSync, cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, describe, expect, it, onTestFinished } from 'vitest';
 import { encodeManifest, readManifest } from '../../src/checkpoint/manifest.js';
@@ -183,9 +183,11 @@ describe('what this user is not known to have saved is refused', () => {
   });
 
   it.skipIf(!isRoot)("root's save of another user's VM, who can change what /proc shows", async () => {
+    // That user may come here, and a restore would run as that user.
+    chmodSync(directory, 0o711);
     chownSync(folder, 1234, 1234);
+    onTestFinished(() => chownSync(folder, 0, 0));
     const vm = await start([], ['setpriv', '--reuid=1234', '--regid=1234', '--clear-groups']);
-    chownSync(folder, 0, 0);
     const done = await save(vm, '--quit');
     expect(done.code).toBe(0);
     expect(done.stderr).toContain('QEMU runs as another user');
