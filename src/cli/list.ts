@@ -36,6 +36,7 @@ function documentOf({ name, generation, facts, problem, rawMemory }: GenerationS
     storedBytes: facts?.sizes.storedBytes ?? null,
     rawMemoryBytes: rawMemory?.storedBytes ?? null,
     restoreProblems: facts?.restoreProblems ?? [],
+    lost: facts?.lost ?? [],
     problem: problem ?? null,
   };
 }

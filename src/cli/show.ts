@@ -145,8 +145,13 @@ function describe(shown: Shown): string {
   ].join('\n');
 }
 
-function problemRows({ restoreProblems = [] }: Shown): [string, string][] {
-  return restoreProblems.map(({ message }, index) => [index === 0 ? 'Refused as it is' : '', message]);
+function problemRows({ restoreProblems = [], lost = [] }: Shown): [string, string][] {
+  const refused = restoreProblems.map(({ message }) => message);
+  return [...listed('Refused as it is', refused), ...listed('Not restored', lost)];
+}
+
+function listed(label: string, texts: readonly string[]): [string, string][] {
+  return texts.map((text, index) => [index === 0 ? label : '', text]);
 }
 
 function processRows({ workingDirectory, process: context }: Shown): [string, string][] {

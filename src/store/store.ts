@@ -40,7 +40,8 @@ export interface GenerationSummary {
   readonly generation: number;
   /** What of the manifest a list shows; undefined when it cannot be read, and then `problem` says why. */
   readonly facts:
-    Pick<Manifest, 'created' | 'mode' | 'runState' | 'vmState' | 'sizes' | 'restoreProblems'> | undefined;
+    | Pick<Manifest, 'created' | 'mode' | 'runState' | 'vmState' | 'sizes' | 'restoreProblems' | 'lost'>
+    | undefined;
   readonly problem: { readonly code: ErrorCode; readonly message: string } | undefined;
   readonly rawMemory: RawMemorySummary | null;
 }
@@ -207,8 +208,8 @@ export class Store {
     const dir = path.join(this.dir, name, String(generation));
     try {
       const manifest = readManifest(dir);
-      const { created, mode, runState, vmState, sizes, restoreProblems } = manifest;
-      const facts = { created, mode, runState, vmState, sizes, restoreProblems };
+      const { created, mode, runState, vmState, sizes, restoreProblems, lost } = manifest;
+      const facts = { created, mode, runState, vmState, sizes, restoreProblems, lost };
       const rawMemory = summarizeRawMemory(dir, manifest);
       return { name, generation, facts, problem: undefined, rawMemory };
     } catch (error) {

@@ -48,6 +48,20 @@ describe('checkpoints in a store', () => {
     });
   });
 
+  it('say what a restore refuses, and what it does not bring back', async () => {
+    const [refusal, gone] = ['its -add-fd cannot be opened again', 'the VNC password'];
+    const problems = {
+      restoreProblems: [{ code: 'COMMAND_LINE_UNSUPPORTED', message: refusal }],
+      lost: [gone],
+    };
+    await storeGeneration(path.join(storeDir, 'apart'), 'held', problems);
+    const store = ['--store', path.join(storeDir, 'apart')];
+    const { stdout } = await run([...store, 'show', 'held']);
+    expect(stdout).toMatch(new RegExp(`Refused as it is\\s+${refusal}\\n\\s*Not restored\\s+${gone}`));
+    expect((await run([...store, '--json', 'list'])).json).toMatchObject({ checkpoints: [problems] });
+    expect((await run([...store, 'list'])).stdout).toContain('needs a command line of its own');
+  });
+
   it('are shown in all that a person wants to know, the newest generation by default', async () => {
     const { code, stdout } = await run(['show', 'web']);
     expect(code).toBe(0);

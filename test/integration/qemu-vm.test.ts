@@ -223,7 +223,7 @@ describe('inspectVm', () => {
     expect(vm.pid).not.toBe(parent.pid);
   });
 
-  it('refuses capabilities that were left on, and a migration under way', async () => {
+  it('borrows the migration settings, whatever was left on, and refuses a migration under way', async () => {
     const { qmp } = await start(...TINY);
     const vm = await inspectVm(qmp);
     const before = await readMigrationSettings(qmp);
@@ -231,9 +231,7 @@ describe('inspectVm', () => {
       capabilities: { 'background-snapshot': true },
       parameters: { 'max-bandwidth': 12345678 },
     });
-    expect(await blockersOfSave(qmp, vm)).toMatchObject([
-      { message: expect.stringContaining('background-snapshot') as string },
-    ]);
+    expect(await blockersOfSave(qmp, vm)).toEqual([]);
     await applyMigrationSettings(qmp, saved);
     expect(await readMigrationSettings(qmp)).toEqual(before);
     const sink = path.join(directory, 'sink.sock');
