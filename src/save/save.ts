@@ -71,19 +71,33 @@ export interface SaveReport {
   readonly totalMs: number;
   readonly iterations: number;
   readonly deviceStateBytes: number;
+  /** Why a restore without a command line of its own is refused. */
+  readonly restoreProblems: NonNullable<Manifest['restoreProblems']>;
+  /** What a restore does not bring back. */
+  readonly lost: readonly string[];
 }
 
 /**
  * @throws VmckptError QMP_UNREACHABLE and its like, VM_BUSY, STORE_LOCKED, DISKS_WRITABLE, MIGRATION_BLOCKED,
  * QEMU_UNSUPPORTED, what planLaunch() throws, MIGRATION_FAILED, NO_SPACE, QEMU_DIED, INTERRUPTED: the VM is as before, the store too
  */
-export async function save(options: SaveOptions): Promise<SaveReport> {
+export async function save(wished: SaveOptions): Promise<SaveReport> {
+  const options = { ...wished, onMessage: saysOnce(wished.onMessage) };
   try {
     return await saveOnce(options, { mayWatch: true });
   } catch (error) {
     if (options.mayFallBack !== true || !lacksUserfaultfd(error)) throw error;
     return saveOnce(options, { mayWatch: false });
   }
+}
+
+/** A save that begins anew finds the same again. */
+function saysOnce(say: (text: string) => void): (text: string) => void {
+  const said = new Set<string>();
+  return (text) => {
+    if (!said.has(text)) say(text);
+    said.add(text);
+  };
 }
 
 async function saveOnce(
@@ -255,7 +269,7 @@ function identifyPeer(qmp: QmpClient): ProcessIdentity {
 }
 
 function reportOf(manifest: Manifest, { pauseMs, iterations }: MethodResult, totalMs: number): SaveReport {
-  const { name, generation, sizes } = manifest;
+  const { name, generation, sizes, restoreProblems = [], lost = [] } = manifest;
   const { ramBytes, nonZeroBytes, storedBytes, deviceStateBytes } = sizes;
   return {
     name,
@@ -267,5 +281,7 @@ function reportOf(manifest: Manifest, { pauseMs, iterations }: MethodResult, tot
     totalMs,
     iterations,
     deviceStateBytes,
+    restoreProblems,
+    lost,
   };
 }

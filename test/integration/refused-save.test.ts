@@ -41,6 +41,8 @@ describe.runIf(isRoot && !free)('a save that QEMU refuses (needs root to give up
     const saved = await save();
     expect(saved).toMatchObject({ code: 0, json: { pauseMs: expect.any(Number) as number } });
     expect(saved.stderr).toContain('QEMU may not use userfaultfd: the VM is paused while it is saved');
+    const said = saved.stderr.split('\n');
+    expect(said).toEqual([...new Set(said)]);
     expect(await observe()).toEqual(before);
 
     const restore = (...flags: string[]) =>

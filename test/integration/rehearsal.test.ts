@@ -233,7 +233,8 @@ describe('a save knows what its restore would refuse', () => {
       expect(identifyProcess(vm.pid)).toBeDefined();
 
       const said: string[] = [];
-      await saveTinyVm(vm, { onMessage: (text) => said.push(text) });
+      const report = await saveTinyVm(vm, { onMessage: (text) => said.push(text) });
+      expect(report.restoreProblems).toContainEqual({ code, message });
       expect(said.filter((text) => text.startsWith('A restore would refuse'))).toEqual([message]);
       const { restoreProblems } = readManifest(path.join(vm.dir, 'store', 'web', '1'));
       expect(restoreProblems).toContainEqual({ code, message });
