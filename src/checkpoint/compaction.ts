@@ -1,9 +1,10 @@
 /**
  * Pages that were written again leave their older versions in `pages`. Where that is more than a committed
- * generation should carry, and there is room for both, its live pages are written anew, in page order, which costs the time of one more pass over
- * them and, until it is done, their room on disk.
+ * generation may carry, its live pages are written anew, in page order, which costs the time of one more pass over
+ * them and, until it is done, their room on disk. Where that is more room than there may be, they are written from
+ * the end of the file, which is cut off behind them.
  */
-import { mkdir, rename, rmdir } from 'node:fs/promises';
+import { mkdir, rename, rmdir, truncate } from 'node:fs/promises';
 import path from 'node:path';
 import { MAX_BURST_BYTES, PAGE_KINDS } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
@@ -14,7 +15,7 @@ import { PagesWriter, type PagesWriterOptions, type WrittenPages } from './pages
 
 const MAX_SUPERSEDED_SHARE = 0.1;
 const BURST_PAGES = MAX_BURST_BYTES / PAGE_BYTES;
-/** Pages are wanted in page order but lie in the order of their arrival, which differs where they were rewritten. */
+/** Pages that are wanted in page order lie in the order of their arrival, which differs where they were rewritten. */
 const CACHED_EXTENTS = 64;
 
 const FILES = [GENERATION_FILES.pages, GENERATION_FILES.pageIndex, GENERATION_FILES.extentIndex];
@@ -24,11 +25,16 @@ export function needsCompaction({ counts, fileBytes }: WrittenPages): boolean {
   return counts.superseded * PAGE_BYTES > (fileBytes - HEADER_BYTES) * MAX_SUPERSEDED_SHARE;
 }
 
+export interface CompactionOptions extends PagesWriterOptions {
+  /** For both files, while there are two. */
+  readonly roomBytes: number;
+}
+
 /** Replaces the finished page files in `dir` by ones without superseded pages, fsynced. */
 export async function compactPages(
   dir: string,
   written: WrittenPages,
-  options: PagesWriterOptions,
+  { roomBytes, ...options }: CompactionOptions,
 ): Promise<WrittenPages> {
   const compactDir = path.join(dir, 'compacted');
   await mkdir(compactDir, { mode: DIRECTORY_MODE });
@@ -43,7 +49,8 @@ export async function compactPages(
   const writer = new PagesWriter(compactDir, options);
   let compacted: WrittenPages;
   try {
-    await copyPages(reader, writer);
+    if (bytesOfBoth(written) <= roomBytes) await copyPages(reader, writer);
+    else await movePages(reader, writer, path.join(dir, GENERATION_FILES.pages));
     compacted = await writer.finish();
     await writer.sync();
   } finally {
@@ -55,16 +62,56 @@ export async function compactPages(
   return compacted;
 }
 
+function bytesOfBoth({ counts, fileBytes }: WrittenPages): number {
+  return fileBytes * (1 + counts.data / (counts.data + counts.superseded));
+}
+
 async function copyPages(reader: PagesReader, writer: PagesWriter): Promise<void> {
   const decoded = new Map<number, Uint8Array>();
   for (let page = 0; page < reader.pageCount; page++) {
     if (page % BURST_PAGES === 0) await writer.ready();
-    const kind = reader.kindOf(page);
-    if (kind === PAGE_KINDS.data) {
-      const bytes = decodedExtent(reader, decoded, reader.extentOf(page));
-      writer.data(page, bytes, reader.slotOf(page) * PAGE_BYTES);
-    } else if (kind !== PAGE_KINDS.absent) writer.fill(page, reader.fillByteOf(page));
+    copyPage(page, { reader, writer, decoded });
   }
+}
+
+/** In the order in which they lie in `pagesFile`, the last first: what has been copied is cut off. */
+async function movePages(reader: PagesReader, writer: PagesWriter, pagesFile: string): Promise<void> {
+  const decoded = new Map<number, Uint8Array>();
+  for (const [index, page] of pagesFromTheEnd(reader).entries()) {
+    if (index % BURST_PAGES === 0) {
+      await writer.ready();
+      if (reader.kindOf(page) === PAGE_KINDS.data) await truncate(pagesFile, endOfExtent(reader, page));
+    }
+    copyPage(page, { reader, writer, decoded });
+  }
+}
+
+/** All pages; first those without data. */
+function pagesFromTheEnd(reader: PagesReader): Uint32Array {
+  const places = Float64Array.from({ length: reader.pageCount }, (_, page) =>
+    reader.kindOf(page) === PAGE_KINDS.data ? endOfExtent(reader, page) : Number.MAX_VALUE,
+  );
+  const pages = Uint32Array.from(places, (_, page) => page);
+  return pages.sort((one, other) => places[other]! - places[one]! || one - other);
+}
+
+function endOfExtent(reader: PagesReader, page: number): number {
+  const { offset, storedBytes } = reader.extentInfo(reader.extentOf(page));
+  return offset + storedBytes;
+}
+
+interface Copying {
+  readonly reader: PagesReader;
+  readonly writer: PagesWriter;
+  readonly decoded: Map<number, Uint8Array>;
+}
+
+function copyPage(page: number, { reader, writer, decoded }: Copying): void {
+  const kind = reader.kindOf(page);
+  if (kind === PAGE_KINDS.data) {
+    const bytes = decodedExtent(reader, decoded, reader.extentOf(page));
+    writer.data(page, bytes, reader.slotOf(page) * PAGE_BYTES);
+  } else if (kind !== PAGE_KINDS.absent) writer.fill(page, reader.fillByteOf(page));
 }
 
 function decodedExtent(reader: PagesReader, decoded: Map<number, Uint8Array>, extent: number): Uint8Array {

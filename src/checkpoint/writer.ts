@@ -118,16 +118,13 @@ export class CheckpointWriter implements PageSink {
 
   async #finishPages(): Promise<WrittenPages> {
     const written = await this.#pages.finish();
-    const compacts = needsCompaction(written) && this.#hasRoomToCompact(written);
-    if (!compacts) await this.#pages.sync();
+    if (!needsCompaction(written)) await this.#pages.sync();
     await this.#pages.close();
-    return compacts ? compactPages(this.#dir, written, this.#pagesOptions) : written;
-  }
-
-  /** What was written and its copy stay below twice the memory. */
-  #hasRoomToCompact({ counts, fileBytes }: WrittenPages): boolean {
-    const liveShare = counts.data / (counts.data + counts.superseded);
-    return fileBytes * (1 + liveShare) <= 2 * this.#layout.ramBytes;
+    if (!needsCompaction(written)) return written;
+    return compactPages(this.#dir, written, {
+      ...this.#pagesOptions,
+      roomBytes: 2 * this.#layout.ramBytes,
+    });
   }
 
   #manifestOf(parts: ManifestParts, written: WrittenPages, deviceState: Uint8Array): Manifest {

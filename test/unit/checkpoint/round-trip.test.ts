@@ -1,5 +1,6 @@
 import { readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { DecodePool } from '../../../src/checkpoint/decode-pool.js';
 import { CheckpointReader } from '../../../src/checkpoint/reader.js';
@@ -145,7 +146,10 @@ describe('CheckpointWriter', () => {
     for (let round = 0; round < 5; round++)
       for (let page = 0; page < 2500; page += 1 + round) await write(writer, page, { version: round });
     expect(writer.stats.supersededPages).toBeGreaterThan(1000);
-    const { pages, sizes } = await writer.finish(manifestParts(), deviceState);
+    const finished = writer.finish(manifestParts(), deviceState);
+    // Old and new data do not fit into twice the memory side by side.
+    expect(await mostBytesIn(dir, finished)).toBeLessThan(2 * layout.ramBytes);
+    const { pages, sizes } = await finished;
     expect(pages.supersededPageCount * PAGE_BYTES).toBeLessThanOrEqual(pages.fileBytes * 0.1);
     expect(pages.fileBytes).toBeLessThan(2500 * PAGE_BYTES * 1.1 + 4096);
     const files = ['device-state', 'extent-index', 'page-index', 'pages'];
@@ -158,6 +162,18 @@ describe('CheckpointWriter', () => {
     }
     reader.close();
   });
+
+  async function mostBytesIn(dir: string, work: Promise<unknown>): Promise<number> {
+    let [most, isDone] = [0, false];
+    void work.finally(() => (isDone = true)).catch(() => undefined);
+    while (!isDone) {
+      const files = [path.join(dir, 'pages'), path.join(dir, 'compacted', 'pages')];
+      const sizes = files.map((file) => statSync(file, { throwIfNoEntry: false })?.size ?? 0);
+      most = Math.max(most, sizes[0]! + sizes[1]!);
+      await setImmediate();
+    }
+    return most;
+  }
 
   it('writes an index of at most 16 bytes a page for files that only their owner can read', async () => {
     const dir = temporaryDir();
