@@ -1,5 +1,5 @@
 /**
- * QMP client: QEMU's monitor protocol over a unix socket, one JSON document a line.
+ * QMP client: QEMU's monitor protocol over a unix socket, JSON documents.
  * A monitor serves one client at a time; further ones wait in the listen queue without a word. Every command
  * has a deadline. When the connection ends, every pending command and wait is rejected with the reason.
  * Source: QEMU's "QMP Machine Protocol Specification" (docs/interop/qmp-spec).
@@ -11,12 +11,11 @@ import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { peerCredentials, sendFds } from '../native/index.js';
 import { withDeadline } from '../util/deadline.js';
-import { LineSplitter } from '../util/lines.js';
 import { asOwner } from '../util/rights.js';
 import { misfit, parse, record } from '../util/schema.js';
 import { descriptorOf } from '../util/socket-descriptor.js';
+import { DocumentSplitter } from './qmp-documents.js';
 
-export const MAX_QMP_LINE_BYTES = 16 << 20;
 const DEFAULT_TIMEOUT_MS = 10_000;
 /** How many past events are remembered. */
 const EVENT_RING_LENGTH = 256;
@@ -89,7 +88,7 @@ export class QmpClient {
   /** Resolves with the reason once the connection has ended; never rejects. */
   readonly closed: Promise<VmckptError>;
   readonly #socket: net.Socket;
-  readonly #lines = new LineSplitter(MAX_QMP_LINE_BYTES);
+  readonly #documents = new DocumentSplitter();
   readonly #greeted: Promise<void>;
   readonly #pending = new Map<number, Pending>();
   readonly #emitter = new EventEmitter().setMaxListeners(0);
@@ -281,8 +280,7 @@ export class QmpClient {
 
   #receive(chunk: Buffer): void {
     try {
-      for (const line of this.#lines.push(chunk))
-        if (line !== '') this.#dispatch(JSON.parse(line) as unknown);
+      for (const document of this.#documents.push(chunk)) this.#dispatch(JSON.parse(document) as unknown);
     } catch (cause) {
       // The process before us may have taken the first half of a line with it.
       if (this.#adopted) return;

@@ -4,7 +4,8 @@ import net from 'node:net';
 import path from 'node:path';
 import * as v from 'valibot';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { MAX_QMP_LINE_BYTES, QmpClient } from '../../src/qemu/qmp.js';
+import { MAX_QMP_DOCUMENT_BYTES } from '../../src/qemu/qmp-documents.js';
+import { QmpClient } from '../../src/qemu/qmp.js';
 import { connectWhenReady, endProcess, startQemu, temporaryDirectory, TINY } from './qemu-helper.js';
 
 const GREETING = '{"QMP":{"version":{"qemu":{"major":9,"minor":1,"micro":0}},"capabilities":[]}}\r\n';
@@ -25,6 +26,27 @@ describe('QmpClient with a real QEMU', () => {
     expect(qmp.version.major).toBeGreaterThanOrEqual(7);
     expect(qmp.version.text).toMatch(/^\d+\.\d+\.\d+/);
     expect(qmp.oob).toBe(true);
+  });
+
+  it('understands a monitor whose answers have many lines (pretty=on)', async () => {
+    const pretty = path.join(directory, 'pretty.sock');
+    const monitor = [
+      '-chardev',
+      `socket,id=m,path=${pretty},server=on,wait=off`,
+      '-mon',
+      'chardev=m,mode=control,pretty=on',
+    ];
+    const other = startQemu([...TINY, ...monitor]);
+    try {
+      const client = await connectWhenReady(pretty);
+      const stopped = client.waitForEvent(['STOP'], { timeoutMs: 10_000 });
+      expect(await client.execute('stop')).toEqual({});
+      expect(await stopped).toMatchObject({ name: 'STOP' });
+      expect(await client.execute('query-status')).toMatchObject({ status: 'paused' });
+      await client.close();
+    } finally {
+      await endProcess(other);
+    }
   });
 
   it('knows the process at the other end', () => {
@@ -154,7 +176,20 @@ describe('QmpClient with something that is not QMP', () => {
     await withServer(server, async (socket) => {
       await expect(QmpClient.connect({ path: socket })).rejects.toMatchObject({
         code: 'QMP_NOT_QMP',
-        message: expect.stringContaining(String(MAX_QMP_LINE_BYTES)) as string,
+        message: expect.stringContaining(String(MAX_QMP_DOCUMENT_BYTES)) as string,
+      });
+    });
+  });
+
+  it('refuses a document without end', async () => {
+    const server = net.createServer((client) => {
+      const block = Buffer.from(`{\n${`    ${'x'.repeat(1 << 20)}\n`.repeat(20)}`);
+      client.write(block, () => undefined);
+    });
+    await withServer(server, async (socket) => {
+      await expect(QmpClient.connect({ path: socket })).rejects.toMatchObject({
+        code: 'QMP_NOT_QMP',
+        message: expect.stringContaining(String(MAX_QMP_DOCUMENT_BYTES)) as string,
       });
     });
   });
