@@ -120,6 +120,8 @@ describeOnEachQemu('a change made at run time', (choice) => {
         '-serial',
         'null',
       ],
+      ...['-chardev', 'null,id=c1,mux=on', '-serial', 'chardev:c1', '-mon', 'chardev=c1'],
+      ...['-serial', `mon:unix:${file('console.sock')},server=on,wait=off`],
       ...['-object', 'iothread,id=io0', '-object', 'throttle-group,id=tg0,x-bps-total=100'],
       ...['-device', 'qemu-xhci', '-device', 'usb-tablet', '-smp', '2', '-device', 'virtio-balloon'],
     );

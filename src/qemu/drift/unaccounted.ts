@@ -11,7 +11,9 @@ const Bitmaps = v.optional(
 );
 const Nodes = v.array(v.object({ 'node-name': v.string(), 'dirty-bitmaps': Bitmaps }));
 const Exports = v.array(v.object({ id: v.string(), type: v.string(), 'node-name': v.string() }));
-const FdSets = v.array(v.object({ 'fdset-id': v.number() }));
+const FdSets = v.array(
+  v.object({ 'fdset-id': v.number(), fds: v.array(v.object({ opaque: v.optional(v.string()) })) }),
+);
 const Spice = v.object({ auth: v.optional(v.string()) });
 
 export interface Subject {
@@ -86,8 +88,11 @@ async function blockParts(qmp: QmpClient): Promise<string[]> {
 async function addedDescriptors(qmp: QmpClient, options: readonly Option[]): Promise<string[]> {
   const given = options.filter(({ name }) => name === 'add-fd').map((option) => propertyOf(option, 'set'));
   const sets = await qmp.query(FdSets, 'query-fdsets');
+  // QEMU 7.2 lists what an earlier save of a paused VM had removed until the VM runs.
+  const isLeft = (fds: (typeof sets)[number]['fds']) =>
+    fds.every(({ opaque }) => opaque !== undefined && isOwn(opaque));
   return sets
-    .filter((set) => !given.includes(String(set['fdset-id'])))
+    .filter((set) => !given.includes(String(set['fdset-id'])) && !isLeft(set.fds))
     .map((set) => `the descriptors of the set ${set['fdset-id']} were handed over (add-fd)`);
 }
 
@@ -121,12 +126,14 @@ function changedParts({ options, settings }: Subject): string[] {
     options.filter((each) => each.name === name).flatMap((each) => propertyOf(each, 'id') ?? []);
   const driveNodes = options.filter(({ name }) => name === 'drive').flatMap((each) => nodeNames(each));
   const nodes = [...givenNodes(options).keys(), ...driveNodes];
-  const chardevs = now('chardev').filter((label) => !OWN_LABEL.test(label) && label !== 'gdb');
+  const chardevs = given('chardev').filter((id) => !isOwn(id));
+  const isMadeBeside = (label: string) =>
+    label === 'gdb' || OWN_LABEL.test(label) || isBase(label, now('chardev'));
   return [
     ...differences(
       'character device',
-      given('chardev').filter((id) => !isOwn(id)),
       chardevs,
+      now('chardev').filter((label) => chardevs.includes(label) || !isMadeBeside(label)),
     ),
     ...(now('chardev').includes('gdb') && !options.some(({ name }) => ['s', 'gdb'].includes(name))
       ? ['the debugger was let in (gdbserver)']
@@ -140,7 +147,12 @@ function changedParts({ options, settings }: Subject): string[] {
   ];
 }
 
-/** A restore adds its monitors to the command line. */
+/** `mux=on` and `-serial mon:…` make a second device, to which the first one hands everything. */
+function isBase(label: string, labels: readonly string[]): boolean {
+  return label.endsWith('-base') && labels.includes(label.slice(0, -'-base'.length));
+}
+
+/** A restore adds its monitors to the command line, a save of a paused VM hands QEMU a descriptor. */
 function isOwn(id: string): boolean {
   return id.startsWith('vmckpt-');
 }
