@@ -78,8 +78,13 @@ function userId(): number {
   return process.getuid?.() ?? 0;
 }
 
+/** Nothing, too, where this user may not look: below `$XDG_RUNTIME_DIR` as `su` hands on another user's. */
 function lookAt(root: string): Stats | undefined {
-  return lstatSync(root, { throwIfNoEntry: false });
+  try {
+    return lstatSync(root, { throwIfNoEntry: false });
+  } catch {
+    return undefined;
+  }
 }
 
 function isPrivate(found: Stats | undefined): boolean {

@@ -102,6 +102,18 @@ describe('without VMCKPT_RUNTIME_DIR', () => {
     }
   });
 
+  test.skipIf(uid !== 0)('passes over the session of another user, as `su` hands it on', () => {
+    mkdirSync(path.join(directory, 'vmckpt'), { mode: 0o700 });
+    delete process.env['VMCKPT_RUNTIME_DIR'];
+    process.env['XDG_RUNTIME_DIR'] = directory;
+    process.seteuid!(65534);
+    onTestFinished(() => {
+      process.seteuid!(0);
+      delete process.env['XDG_RUNTIME_DIR'];
+    });
+    expect(findRuntimePath('vms', 'web')).toBe(path.join(runtimeDir(), 'vms', 'web'));
+  });
+
   test('shows a VM of an earlier version, and does not start a second one of that name', () => {
     const vm = path.join(directory, 'vmckpt', 'vms', 'old');
     mkdirSync(vm, { recursive: true, mode: 0o700 });
