@@ -19,6 +19,7 @@ import { withDeadline } from '../util/deadline.js';
 import { leaveControlGroup } from '../util/leave-control-group.js';
 import { identifyProcess } from '../util/process-identity.js';
 import { asRoot } from '../util/rights.js';
+import { saysOnce } from '../util/says-once.js';
 import { killAtOnce } from './end-process.js';
 import { chooseDirectMemory, type PathWish } from './direct-choice.js';
 import { findHugePages } from './huge-pages.js';
@@ -90,13 +91,14 @@ interface Attempt {
  * EXTENT_DAMAGED, INTERRUPTED and others
  */
 export async function restore(options: RestoreOptions): Promise<RestoreReport> {
+  const onMessage = saysOnce(options.onMessage);
   try {
-    return await restoreOnce(options);
+    return await restoreOnce({ ...options, onMessage });
   } catch (error) {
     const why = options.mayFallBack === true ? whyEagerly(error) : undefined;
     if (why === undefined) throw error;
-    options.onMessage(why);
-    return restoreOnce({ ...options, mode: 'eager' });
+    onMessage(why);
+    return restoreOnce({ ...options, onMessage, mode: 'eager' });
   }
 }
 

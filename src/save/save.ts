@@ -19,6 +19,7 @@ import { Store, type PendingGeneration } from '../store/store.js';
 import { VmckptError } from '../errors.js';
 import { writeRawMemory } from '../transfer/raw-memory.js';
 import { identifyProcess, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
+import { saysOnce } from '../util/says-once.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
 import { accountForChanges, withLinks } from './account-for-changes.js';
 import { borrowedSettings, changedBy } from './borrowed-settings.js';
@@ -89,15 +90,6 @@ export async function save(wished: SaveOptions): Promise<SaveReport> {
     if (options.mayFallBack !== true || !lacksUserfaultfd(error)) throw error;
     return saveOnce(options, { mayWatch: false });
   }
-}
-
-/** A save that begins anew finds the same again. */
-function saysOnce(say: (text: string) => void): (text: string) => void {
-  const said = new Set<string>();
-  return (text) => {
-    if (!said.has(text)) say(text);
-    said.add(text);
-  };
 }
 
 async function saveOnce(

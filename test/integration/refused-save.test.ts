@@ -18,15 +18,30 @@ describe.runIf(isRoot && !free)('a save that QEMU refuses (needs root to give up
   const runtimeDir = path.join(dir, 'run');
   const socket = path.join(dir, 'qmp.sock');
   const [program, ...rights] = WITHOUT_CAPABILITIES;
-  const qemu = spawn(program, [...rights, QEMU, ...TINY, '-qmp', `unix:${socket},server=on,wait=off`], {
-    stdio: 'ignore',
-  });
+  const qemu = spawn(
+    program,
+    [...rights, QEMU, ...TINY, '-qmp', `unix:${socket},server=on,wait=off`, '-monitor', 'stdio'],
+    {
+      stdio: 'ignore',
+    },
+  );
   afterAll(() => endProcess(qemu));
 
   const save = (...flags: string[]) =>
     startCli(['--json', '--store', path.join(dir, 'store'), 'save', ...flags, `qmp:${socket}`, 'tiny'], {
       env: { VMCKPT_RUNTIME_DIR: runtimeDir },
     }).ended;
+
+  function expectSaidOnce(text: string): void {
+    const lines = text.split('\n');
+    expect(lines).toEqual([...new Set(lines)]);
+  }
+
+  async function ask(command: string, args: Record<string, unknown>): Promise<void> {
+    const qmp = await connectWhenReady(socket);
+    await qmp.execute(command, args);
+    await qmp.close();
+  }
 
   async function observe() {
     const qmp = await connectWhenReady(socket);
@@ -38,11 +53,14 @@ describe.runIf(isRoot && !free)('a save that QEMU refuses (needs root to give up
 
   it('saves and restores by other ways where none was asked for, and says so', async () => {
     const before = await observe();
+    const backend = { type: 'null', data: {} };
+    await ask('chardev-add', { id: 'added', backend });
     const saved = await save();
+    await ask('chardev-remove', { id: 'added' });
     expect(saved).toMatchObject({ code: 0, json: { pauseMs: expect.any(Number) as number } });
     expect(saved.stderr).toContain('QEMU may not use userfaultfd: the VM is paused while it is saved');
-    const said = saved.stderr.split('\n');
-    expect(said).toEqual([...new Set(said)]);
+    expectSaidOnce(saved.stderr);
+    expect(saved.stderr).toContain('the character device "added" was added');
     expect(await observe()).toEqual(before);
 
     const restore = (...flags: string[]) =>
@@ -58,6 +76,8 @@ describe.runIf(isRoot && !free)('a save that QEMU refuses (needs root to give up
     const restored = await restore();
     expect(restored).toMatchObject({ code: 0, json: { mode: 'eager', vmName: 'clone' } });
     expect(restored.stderr).toContain('QEMU may not use userfaultfd: the VM runs when all of its memory');
+    expectSaidOnce(restored.stderr);
+    expect(restored.stderr).toContain('console.sock');
   });
 
   it('leaves nothing to be put right, so that a VM that is paused then stays paused', async () => {
