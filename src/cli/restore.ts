@@ -158,18 +158,19 @@ function describeClones({ clones, failed }: ClonesReport): string {
   return [...clones.map(describe), ...failures].join('\n');
 }
 
+function memoryOf({ mode, completeMs, ramBytes }: RestoreReport): string {
+  if (mode === 'map') return 'its memory is mapped from the raw memory file';
+  const all = `all ${formatBytes(ramBytes)} in place`;
+  if (completeMs !== null) return `${all} after ${formatMs(completeMs)}`;
+  return mode === 'eager' ? all : 'memory follows';
+}
+
 function describe(report: RestoreReport): string {
-  const { name, generation, mode, vmName, resumeMs, completeMs, ramBytes, qmpSocket, moved } = report;
+  const { name, generation, vmName, resumeMs, qmpSocket, moved } = report;
   const as = vmName === name ? '' : ` as ${vmName}`;
   const runs = resumeMs === null ? 'is paused' : `ran again after ${formatMs(resumeMs)}`;
-  const memory =
-    completeMs === null
-      ? mode === 'map'
-        ? 'its memory is mapped from the raw memory file'
-        : 'memory follows'
-      : `all ${formatBytes(ramBytes)} in place after ${formatMs(completeMs)}`;
   const lines = [
-    `${name}@${generation}${as} ${runs}; ${memory}.`,
+    `${name}@${generation}${as} ${runs}; ${memoryOf(report)}.`,
     `QMP: ${qmpSocket}`,
     ...moved.map(({ what, option, from, to }) => `${option}: ${what} ${printable(from)} is ${to}`),
   ];

@@ -7,6 +7,7 @@
 import { EventEmitter, once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import net from 'node:net';
+import { resolve } from 'node:path';
 import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { peerCredentials, sendFds } from '../native/index.js';
@@ -340,14 +341,15 @@ async function openSocket(path: string, signal: AbortSignal | undefined): Promis
     socket.destroy();
     signal?.throwIfAborted();
     const { code = 'connect failed' } = cause as NodeJS.ErrnoException;
+    const place = resolve(path);
     // A full listen queue: the monitor has a client, and others wait for it already.
     if (code === 'EAGAIN') throw busy(path, undefined, cause);
     if (code === 'EACCES') {
       const hint = asOwner('the user who started QEMU');
-      throw new VmckptError('NOT_PERMITTED', `no permission to connect to ${path}`, { hint, cause });
+      throw new VmckptError('NOT_PERMITTED', `no permission to connect to ${place}`, { hint, cause });
     }
-    const hint = `Start QEMU with -qmp unix:${path},server=on,wait=off, or name the socket that it has.`;
-    throw new VmckptError('QMP_UNREACHABLE', `no QMP server at ${path} (${code})`, { hint, cause });
+    const hint = `Start QEMU with -qmp unix:${place},server=on,wait=off, or name the socket that it has.`;
+    throw new VmckptError('QMP_UNREACHABLE', `no QMP server at ${place} (${code})`, { hint, cause });
   }
 }
 

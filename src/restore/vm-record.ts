@@ -248,7 +248,7 @@ export function requireVm(name: string): { folder: VmFolder; record: VmRecord } 
     .map((vm) => vm.name)
     .join(', ');
   throw new VmckptError('NO_SUCH_VM', `no restored VM is called "${name}"`, {
-    hint: known === '' ? 'No VM has been restored on this machine.' : `Restored VMs: ${known}`,
+    hint: known === '' ? 'There are no restored VMs.' : `Restored VMs: ${known}`,
   });
 }
 
