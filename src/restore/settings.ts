@@ -1,5 +1,6 @@
 /** What QEMU's monitors had set in the VM that was saved: set again before it runs, and compared when it does. */
 import type { Manifest } from '../checkpoint/manifest.js';
+import type { LaunchPlan } from '../launch/launch-plan.js';
 import { describeSetting, keyOf, readSettings, SETTINGS, type Setting } from '../qemu/drift/settings.js';
 import type { QmpClient } from '../qemu/qmp.js';
 
@@ -26,10 +27,19 @@ export async function replaySettings(qmp: QmpClient, { manifest, options }: Rest
   );
 }
 
-/** To be called when the VM runs: nothing waits for it. What differs is set again, or named. Never rejects. */
-export async function compareSettings(qmp: QmpClient, { manifest, options }: Restored): Promise<void> {
+interface Started extends Restored {
+  readonly plan: Pick<LaunchPlan, 'moved'>;
+}
+
+/**
+ * To be called when the VM runs: nothing waits for it. What differs is set again, or named; what a clone has in a place of
+ * its own is meant to differ. Never rejects.
+ */
+export async function compareSettings(qmp: QmpClient, { manifest, options, plan }: Started): Promise<void> {
   if (options.qemuArgs !== undefined) return;
-  const { settings, lost = [] } = manifest;
+  const { lost = [] } = manifest;
+  const places = new Set(plan.moved.map(({ from }) => JSON.stringify(from)));
+  const settings = manifest.settings?.filter(({ value }) => !places.has(value));
   // A VM that ends meanwhile has others to say so.
   const found = settings === undefined ? [] : await differences(qmp, settings).catch(() => []);
   const all = [...lost, ...found];
