@@ -74,6 +74,14 @@ export class Store {
     } catch (error) {
       throw writeFailure(error, `the store ${dir}`);
     }
+    if (!(await isDirectory(dir)))
+      throw new VmckptError(
+        'NO_STORE',
+        `${path.resolve(dir)} is in the way of the store: it is not a folder`,
+        {
+          hint: 'Remove it, or name another place with --store DIR.',
+        },
+      );
     return Store.open(dir, options);
   }
 
@@ -330,6 +338,12 @@ async function ensureDirectory(dir: string): Promise<void> {
   } catch (error) {
     if (errnoOf(error) !== 'EEXIST') throw error;
   }
+}
+
+/** A link to nothing is none. */
+async function isDirectory(dir: string): Promise<boolean> {
+  const found = await stat(dir).catch(() => undefined);
+  return found?.isDirectory() ?? false;
 }
 
 /** A directory's entries; none when it does not exist. */

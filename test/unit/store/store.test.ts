@@ -7,6 +7,7 @@ import {
   readFileSync,
   readdirSync,
   statSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import path from 'node:path';
@@ -144,6 +145,17 @@ describe('Store', () => {
 });
 
 describe('a generation being written', () => {
+  it('is not made where a file or a link to nothing is in the way', async () => {
+    const dir = temporaryDir();
+    writeFileSync(path.join(dir, 'file'), '');
+    symlinkSync('nowhere', path.join(dir, 'link'));
+    for (const name of ['file', 'link'])
+      await expect(Store.openOrCreate(path.join(dir, name))).rejects.toMatchObject({
+        code: 'NO_STORE',
+        message: expect.stringContaining('not a folder') as string,
+      });
+  });
+
   it('is invisible until it is committed, and leaves nothing when it is aborted', async () => {
     const store = await newStore();
     const pending = await store.begin('web');
