@@ -35,6 +35,8 @@ import { transfer } from './transfer.js';
 import { VmJournal, type JournalNote } from './vm-journal.js';
 
 const DEATH_TIMEOUT_MS = 2_000;
+/** Disks are flushed, and much memory is given back. */
+const QUIT_TIMEOUT_MS = 60_000;
 
 export const LAYOUTS = ['extents', 'raw'] as const;
 export type Layout = (typeof LAYOUTS)[number];
@@ -122,7 +124,7 @@ async function saveOnce(
           method,
           restoreProblems,
         });
-        if (options.quit) await qmp.execute('quit');
+        if (options.quit) await endQemu(qmp, onMessage);
         return reportOf(manifest, result, roundMs(nowMs() - startMs));
       } catch (error) {
         await pending.abort();
@@ -248,6 +250,15 @@ async function changeSettings({ qmp, method }: Work, wanted: MigrationSettings):
       ? withoutUserfaultfd(error, { what: 'QEMU may not be saved while it runs', instead: '--stop' })
       : error;
   }
+}
+
+/** What comes next may be a restore, which is refused while the VM is there. */
+async function endQemu(qmp: QmpClient, onMessage: (text: string) => void): Promise<void> {
+  const qemu = identifyPeer(qmp);
+  await qmp.execute('quit');
+  await untilEnded(qemu, QUIT_TIMEOUT_MS).catch(() =>
+    onMessage(`QEMU, process ${qemu.pid}, is still ending: the VM can be restored when it has.`),
+  );
 }
 
 /** QEMU, as the other end of its monitor. @throws VmckptError QEMU_DIED */
