@@ -83,6 +83,7 @@ export const VmDescription = v.object({
   chardevs: v.array(v.object({ id: v.string(), target: v.string() })),
 });
 export type VmDescription = v.InferOutput<typeof VmDescription>;
+export type Disk = VmDescription['disks'][number];
 
 /**
  * @throws VmckptError NOT_PERMITTED when QEMU's process belongs to somebody else, FAILED when the socket's peer is
@@ -94,7 +95,7 @@ export async function inspectVm(qmp: QmpClient): Promise<VmDescription> {
   const status = await qmp.query(Status, 'query-status');
   const kvm = await qmp.query(Kvm, 'query-kvm');
   const memory = await qmp.query(MemorySize, 'query-memory-size-summary');
-  const block = await qmp.query(BlockList, 'query-block');
+  const disks = await inspectDisks(qmp);
   const nodes = await qmp.query(NodeList, 'query-named-block-nodes');
   const chardevs = await qmp.query(ChardevList, 'query-chardev');
   const memoryDevices = await qmp.query(MemoryDevices, 'query-memory-devices');
@@ -115,9 +116,7 @@ export async function inspectVm(qmp: QmpClient): Promise<VmDescription> {
       named: (await childrenOf(qmp, '/machine/peripheral')).map(({ name, type }) => ({ id: name, type })),
       anonymous: (await childrenOf(qmp, '/machine/peripheral-anon')).map(({ type }) => type),
     },
-    disks: block.flatMap(({ device, inserted }) =>
-      inserted === undefined ? [] : [describeDisk(device, inserted)],
-    ),
+    disks,
     blockNodes: nodes
       .filter((node) => !node['node-name'].startsWith('#'))
       .map((node) => ({ node: node['node-name'], driver: node.drv, file: node.file, readOnly: node.ro })),
@@ -248,7 +247,15 @@ function memoryPathOf(qmp: QmpClient, object: string): Promise<string> {
   return qmp.query(v.string(), 'qom-get', { path: object, property: 'mem-path' });
 }
 
-function describeDisk(device: string, node: v.InferOutput<typeof Node>): VmDescription['disks'][number] {
+/** What the guest has as disks, and media that are in. */
+export async function inspectDisks(qmp: QmpClient): Promise<Disk[]> {
+  const block = await qmp.query(BlockList, 'query-block');
+  return block.flatMap(({ device, inserted }) =>
+    inserted === undefined ? [] : [describeDisk(device, inserted)],
+  );
+}
+
+function describeDisk(device: string, node: v.InferOutput<typeof Node>): Disk {
   const temporary = isTemporaryImage(node.file);
   const disk = {
     device,

@@ -29,6 +29,7 @@ import { beginAftercare } from './begin-aftercare.js';
 import { connectTo } from './connection.js';
 import { endOfQemu, LAST_WORDS_MS, listenForMachine, runWhenLoaded } from './incoming.js';
 import { makePlaces } from './make-places.js';
+import { requireSameDisks } from './same-disks.js';
 import { compareSettings, replaySettings } from './settings.js';
 import { newRecord } from './new-record.js';
 import { buildReport, type RestoreReport } from './report.js';
@@ -145,6 +146,7 @@ async function load(
     requireCompatible(qmp, manifest),
     isolate(qmp, plan.aftercare),
     replaySettings(qmp, { manifest, options }),
+    requireSameDisks(qmp, { manifest, options }),
   ]);
   const [resumedAtMs] = await Promise.all([
     runWhenLoaded(qmp, { runs: plan.runs, signal, onLoaded: () => noteLoaded(folder, qemu) }),

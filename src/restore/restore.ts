@@ -35,6 +35,7 @@ import type { PrefetchWishes } from '../working-set/plan.js';
 import { readGenerationAhead } from './read-ahead.js';
 import { restoreMapped } from './restore-mapped.js';
 import { makePlaces } from './make-places.js';
+import { requireSameDisks } from './same-disks.js';
 import { compareSettings, replaySettings } from './settings.js';
 import { newRecord } from './new-record.js';
 import { buildReport, type RestoreReport } from './report.js';
@@ -177,6 +178,7 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
       requireCompatible(qemu.qmp, manifest),
       isolate(qemu.qmp, aftercare),
       replaySettings(qemu.qmp, attempt),
+      requireSameDisks(qemu.qmp, attempt),
     ]);
     const { background = 'at-once', exactly = false, exercise } = options;
     const care = runs ? { aftercare } : {};

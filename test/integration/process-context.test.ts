@@ -64,6 +64,26 @@ describe('a QEMU in the background', () => {
   });
 });
 
+describe('a disk that was changed meanwhile', () => {
+  it.each([
+    ['is smaller', 'qcow2', '1M', 'disk is qcow2 of 1048576 bytes, qcow2 of 4194304 bytes expected'],
+    ['is larger', 'qcow2', '8M', 'disk is qcow2 of 8388608 bytes'],
+    ['has another format', 'raw', '4M', 'disk is raw of 4194304 bytes, qcow2'],
+  ])('is refused when it %s', async (_, format, size, said) => {
+    const dir = freshFolder();
+    const script = 'qemu-img create -q -f qcow2 disk 4M; exec "$@" -drive if=virtio,file=disk';
+    const vm = await startTinyVm({ script, dir });
+    await saveTinyVm(vm, { method: 'stopped', quit: true, disksExternal: true });
+    await endTinyVm(vm);
+    execFileSync('qemu-img', ['create', '-q', '-f', format, path.join(dir, 'disk'), size]);
+    const refusal = { code: 'QEMU_INCOMPATIBLE', message: expect.stringContaining(said) as string };
+    await expect(restoreTinyVm(vm)).rejects.toMatchObject(refusal);
+    execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', path.join(dir, 'disk'), '4M']);
+    const { qemuPid } = await restoreTinyVm(vm);
+    expect(openFiles(qemuPid!).join()).toContain(path.join(dir, 'disk'));
+  });
+});
+
 it('a VM with a name of 128 characters comes back, also as a clone of such a name', async () => {
   const name = 'n'.repeat(128);
   const vm = await startTinyVm({
