@@ -73,6 +73,11 @@ const KNOWN_MESSAGES: readonly KnownMessage[] = [
     meaning: 'An address where QEMU is to listen is in use: most likely the original VM still runs.',
   },
   {
+    pattern: /Could not open '[^']*': Permission denied/i,
+    code: 'NOT_PERMITTED',
+    meaning: 'QEMU may not open a file that the VM had open: give its user the right to it.',
+  },
+  {
     pattern: /Could not open '[^']*'|could not load (kernel|PC BIOS|initrd)|No such file or directory/i,
     meaning: 'A file of the VM is not where it was when the VM was saved.',
   },

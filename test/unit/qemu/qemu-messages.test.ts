@@ -26,6 +26,7 @@ describe('explainQemuMessage', () => {
     ["qemu: 'xyz' is not a valid device model name", 'QEMU_INCOMPATIBLE'],
     ['Could not access KVM kernel module: No such file or directory', 'QEMU_INCOMPATIBLE'],
     ['Could not access KVM kernel module: Permission denied', 'NOT_PERMITTED'],
+    ["-drive file=d.img: Could not open 'd.img': Permission denied", 'NOT_PERMITTED'],
     ['qemu: Failed to get "write" lock', undefined],
   ])('tells what cannot be from what has failed: %j', (said, code) => {
     expect(codeOfQemuMessage(said)).toBe(code);
