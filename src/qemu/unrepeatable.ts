@@ -36,14 +36,17 @@ function usesDescriptor(option: Option, value: string): boolean {
   const keys = Object.hasOwn(FREE_TEXT, name) ? FREE_TEXT[name] : undefined;
   const properties = propertiesOf(option);
   if (keys !== undefined)
-    return properties.some((property) => keys.includes(property.key) && DESCRIPTOR_PATH.test(property.value));
+    return properties.some((property) => keys.includes(property.key) && namesDescriptor(property.value));
   return (
-    DESCRIPTOR_PATH.test(value) ||
+    namesDescriptor(value) ||
     properties.some(
       ({ key, value: text }) =>
-        DESCRIPTOR_KEY.test(key) ||
-        DESCRIPTOR_PATH.test(text) ||
-        (key.endsWith('addr.type') && text === 'fd'),
+        DESCRIPTOR_KEY.test(key) || namesDescriptor(text) || (key.endsWith('addr.type') && text === 'fd'),
     )
   );
+}
+
+/** Also with slashes and dots that mean nothing: `/proc//self/./fd/3`. */
+function namesDescriptor(text: string): boolean {
+  return DESCRIPTOR_PATH.test(text.replace(/\/(\.?\/)+/g, '/'));
 }

@@ -27,6 +27,9 @@ describe('unrepeatableOptions', () => {
     ['-serial', 'file:/proc/self/fd/4'],
     ['-fw_cfg', 'name=opt/x,file=/dev/fd/4'],
     ['-smbios', 'file=/proc/self/fd/4'],
+    ['-serial', 'file://proc//self/fd/4'],
+    ['-fw_cfg', 'name=opt/x,file=/proc/self/./fd/4'],
+    ['-drive', 'file=/dev/.//./fd/5'],
     ['-qmp', 'fd:3'],
   ])('names what another process cannot repeat: %s %s', (name, value) => {
     expect(found(name, value)).toEqual([expect.stringContaining(`${name} ${value} `)]);
