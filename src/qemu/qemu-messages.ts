@@ -23,12 +23,12 @@ const KNOWN_MESSAGES: readonly KnownMessage[] = [
     pattern: /unsupported machine type/i,
     code: 'QEMU_INCOMPATIBLE',
     meaning:
-      'This QEMU does not know the machine type of the saver: install a QEMU at least as new, or one that still has the type.',
+      'This QEMU does not know the machine type of the saver: use a QEMU at least as new, or one that still has the type (--qemu names it).',
   },
   {
     pattern: /memory-backend-file\.rom' not found/i,
     code: 'QEMU_INCOMPATIBLE',
-    meaning: 'This QEMU is older than the saver’s: use one that is at least as new.',
+    meaning: 'This QEMU is older than the saver’s: use one that is at least as new (--qemu names it).',
   },
   {
     pattern: /cannot set up guest memory|Cannot allocate memory/i,
