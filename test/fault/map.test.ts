@@ -133,7 +133,7 @@ describeOnEachQemu('a restore that maps its memory', (qemu) => {
       json: { error: { code: 'QEMU_FAILED_TO_START' } },
     });
     const extra = await startRestore('--', ...args, '-device', 'no-such-device').ended;
-    expect(extra).toMatchObject({ code: 1, json: { error: { code: 'QEMU_FAILED_TO_START' } } });
+    expect(extra).toMatchObject({ code: 14, json: { error: { code: 'QEMU_INCOMPATIBLE' } } });
     expect(await startRestore('--', ...args).ended).toMatchObject({ code: 0 });
     await expectWhole();
   });

@@ -37,15 +37,20 @@ describe.runIf(usable)('in a control group that is killed (needs root, cgroup v2
   const membersOf = (folder: string) =>
     readFileSync(path.join(folder, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean).map(Number);
 
-  beforeAll(async () => {
-    mkdirSync(unit, { recursive: true });
+  async function saveTiny(name: string, place: readonly string[] = []): Promise<void> {
     const child = spawnTracked(
-      [QEMU, ...TINY, '-qmp', `unix:${qmpSocket},server=on,wait=off`],
+      [...place, QEMU, ...TINY, '-qmp', `unix:${qmpSocket},server=on,wait=off`],
       path.join(dir, 'log'),
     );
     await (await connectWhenReady(qmpSocket, false)).close();
-    expect(await cli('save', `qmp:${qmpSocket}`, 'web').ended).toMatchObject({ code: 0 });
+    const save = ['--store', storeDir, '--json', 'save', `qmp:${qmpSocket}`, name];
+    expect(await startCli(save, { wrapper: [...place, ...inUnit] }).ended).toMatchObject({ code: 0 });
     await killAndWait(child.pid);
+  }
+
+  beforeAll(async () => {
+    mkdirSync(unit, { recursive: true });
+    await saveTiny('web');
   });
   afterAll(async () => {
     for (const folder of [unit, path.join(parent, 'vmckpt'), parent])
@@ -81,12 +86,15 @@ describe.runIf(usable)('in a control group that is killed (needs root, cgroup v2
       while [ "$1" != PIDs ]; do shift; done; shift 3
       while [ "$1" != Before ]; do echo $1 >${scope}/cgroup.procs; shift; done`;
     writeFileSync(busctl, script, { mode: 0o755 });
-    const asSystemd = [
-      ...['unshare', '--mount', 'sh', '-c'],
-      'mount -t tmpfs none /run; mkdir -p /run/systemd/system; exec "$0" "$@"',
-    ];
+    // The VM is saved there, too: it is restored only where it ran.
+    const holding = 'mount -t tmpfs none /run; mkdir -p /run/systemd/system; echo ready; exec sleep 600';
+    const holder = spawnTracked(['unshare', '--mount', 'sh', '-c', holding], path.join(dir, 'holder'));
+    const isReady = () => readFileSync(path.join(dir, 'holder'), 'utf8').includes('ready') || undefined;
+    await poll(isReady, { what: 'the mount namespace', timeoutMs: TIMEOUT_MS, everyMs: 20 });
+    const asSystemd = ['nsenter', `--mount=/proc/${holder.pid}/ns/mnt`, '--'];
+    await saveTiny('systemd', asSystemd);
     const { code, json, stderr } = await startCli(
-      ['--store', storeDir, '--json', 'restore', 'web', '--detach'],
+      ['--store', storeDir, '--json', 'restore', 'systemd', '--detach'],
       { wrapper: [...asSystemd, ...inUnit], env: { PATH: `${bin}:${process.env['PATH']}` } },
     ).ended;
     expect([code, stderr]).toEqual([0, '']);
@@ -98,6 +106,7 @@ describe.runIf(usable)('in a control group that is killed (needs root, cgroup v2
     expect(membersOf(scope)).toContain(qemuPid);
     expect(isAlive(qemuPid!)).toBe(true);
     await killAndWait(qemuPid!);
+    await killAndWait(holder.pid);
     await poll(() => membersOf(scope).length === 0 || undefined, {
       what: 'the scope to be empty',
       timeoutMs: TIMEOUT_MS,
