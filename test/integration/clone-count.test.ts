@@ -73,7 +73,10 @@ describeOnEachQemu('restore --count', (qemu) => {
   });
 
   it.runIf(isRoot)('leaves nothing of a clone that cannot have its ports, and the others alone', async () => {
-    const { code, json } = await start(['web', '--count', '3'], { wrapper: FIVE_PORTS }).ended;
+    // With a command line of the user's own, who may start it in another network than the one where it ran.
+    const { code, json } = await start(['web', '--count', '3', '--', ...guest.argv.slice(1)], {
+      wrapper: FIVE_PORTS,
+    }).ended;
     const { clones, failed } = json as ClonesReport;
     expect(code).toBe(3);
     expect(failed).toMatchObject([{ code: 'COLLISION' }]);
