@@ -104,7 +104,12 @@ export async function planLaunch(subject: LaunchSubject, wishes: LaunchWishes): 
   };
   const ownPath = (from: string) => own.moved.find((moved) => moved.from === from)?.to ?? from;
   return {
-    binary: findQemuBinary({ chosen: wishes.qemuBinary, recorded: manifest.qemu.binaryName }),
+    binary: findQemuBinary({
+      chosen: wishes.qemuBinary,
+      recorded: manifest.qemu.binaryName,
+      ran: manifest.process?.executable,
+      isTrusted: () => wishes.trustCommandLine || subject.judgeSeal().status === 'own',
+    }),
     args,
     cwd: cwd ?? '/',
     ...startOf(user, saved),

@@ -11,6 +11,7 @@ import {
   existsSync,
   openSync,
   readSync,
+  realpathSync,
   fstatSync,
   statSync,
 } from 'node:fs';
@@ -124,24 +125,35 @@ export async function launchQemu(options: LaunchOptions): Promise<LaunchedQemu> 
   }
 }
 
+export interface QemuSought {
+  /** What the user of this host named: a name or a path. */
+  readonly chosen?: string | undefined;
+  /** argv[0] of the saved QEMU: only its last component counts. */
+  readonly recorded?: string | undefined;
+  /** The path of the saved QEMU. */
+  readonly ran?: string | undefined;
+  /** Whether that path may be run; not asked where it is the one on PATH. */
+  readonly isTrusted?: () => boolean;
+}
+
 /**
- * The emulator to run: the user's own choice, or the one on PATH called like the saver's, else the default.
- * @param chosen what the user of this host named: a name or a path
- * @param recorded argv[0] of the saved QEMU: only its last component counts
+ * The emulator to run: the user's own choice, else the one that ran, where it is known whose word that is, else the one
+ * on PATH called like it, else the default.
  * @throws VmckptError QEMU_NOT_FOUND
  */
-export function findQemuBinary({
-  chosen,
-  recorded,
-}: { chosen?: string | undefined; recorded?: string | undefined } = {}): string {
+export function findQemuBinary({ chosen, recorded, ran, isTrusted = () => false }: QemuSought = {}): string {
   if (chosen !== undefined) return findOnPath(chosen) ?? notFound(chosen);
   const name = path.basename(recorded ?? DEFAULT_BINARY);
   const candidates = isEmulatorName(name) ? [name, DEFAULT_BINARY] : [DEFAULT_BINARY];
-  for (const candidate of candidates) {
-    const found = findOnPath(candidate);
-    if (found !== undefined) return found;
-  }
-  return notFound(candidates.join(' or '));
+  const onPath = candidates.map(findOnPath).find((found) => found !== undefined);
+  if (ran !== undefined && isOtherProgram(ran, onPath) && isTrusted()) return ran;
+  return onPath ?? notFound(candidates.join(' or '));
+}
+
+function isOtherProgram(ran: string, onPath: string | undefined): boolean {
+  if (!path.isAbsolute(ran) || !isEmulatorName(path.basename(ran)) || findOnPath(ran) === undefined)
+    return false;
+  return onPath === undefined || realpathSync(onPath) !== ran;
 }
 
 /** Whether a program of that name is a QEMU system emulator. */

@@ -24,6 +24,7 @@ export function readProcessContext(
   const elsewhere = differingPlaces(places, placesOf('self'));
   const isNear = !elsewhere.includes(NAMESPACES.net);
   return {
+    ...executableOf(pid),
     ...readUser(pid),
     bootId: bootId(),
     places,
@@ -31,6 +32,12 @@ export function readProcessContext(
     ...cgroupOf(pid),
     taps: isNear ? tapNames(options).map((name) => ({ name, persistent: isPersistent(name) })) : [],
   };
+}
+
+/** The name of a program that was replaced while it ran is that of its successor. */
+function executableOf(pid: number): Pick<ProcessContext, 'executable'> {
+  const executable = attempt(() => readlinkSync(`/proc/${pid}/exe`));
+  return executable === undefined ? {} : { executable: executable.replace(/ \(deleted\)$/, '') };
 }
 
 /** In which a process is; what may not be read is left out. */

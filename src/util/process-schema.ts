@@ -9,6 +9,8 @@ const placesSchema = record(v.pipe(v.string(), v.maxLength(64)));
 export type Places = v.InferOutput<typeof placesSchema>;
 
 export const processContextSchema = v.object({
+  /** The program that ran, without links. */
+  executable: v.optional(v.string()),
   uid: natural,
   gid: natural,
   groups: v.pipe(v.array(natural), v.maxLength(MAX_LIST)),

@@ -1,10 +1,21 @@
 /** What vmckpt saved for a user restores without a word of trust, and nothing else does; on tiny real QEMUs. */
 import { spawn } from 'node:child_process';
-import { chmodSync, chownSync, cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  chownSync,
+  cpSync,
+  mkdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import path from 'node:path';
 import { afterAll, describe, expect, it, onTestFinished } from 'vitest';
 import { encodeManifest, readManifest } from '../../src/checkpoint/manifest.js';
 import { freePort } from '../../src/bench/workloads.js';
+import { qemuBinary, qemuProblem } from '../support/cache.js';
 import { cliSuite, isRoot } from '../support/cli.js';
 import type { CliResult } from '../support/command.js';
 import { killAndWait, killAtExit, killProcessesOf } from '../support/processes.js';
@@ -25,9 +36,9 @@ interface Vm {
 }
 
 /** A QEMU that was started in the folder, as README shows it. */
-async function start(args: readonly string[], wrapper: readonly string[] = []): Promise<Vm> {
+async function start(args: readonly string[], wrapper: readonly string[] = [], program = QEMU): Promise<Vm> {
   const name = `vm${++count}`;
-  const argv = [...wrapper, QEMU, ...TINY, '-qmp', `unix:${name}.qmp,server=on,wait=off`, ...args];
+  const argv = [...wrapper, program, ...TINY, '-qmp', `unix:${name}.qmp,server=on,wait=off`, ...args];
   const pid = spawn(argv[0]!, argv.slice(1), { stdio: 'ignore', cwd: folder }).pid!;
   killAtExit(pid);
   await (await connectWhenReady(path.join(folder, `${name}.qmp`))).close();
@@ -105,6 +116,22 @@ describe('what vmckpt saved for this user needs no flag to be restored', () => {
     const learnt = await run(['--json', 'learn', '--runs', '1', '--seconds', '1', name], { env });
     expect(learnt.code, learnt.stderr).toBe(0);
   });
+
+  it.skipIf(qemuProblem('10') !== undefined)(
+    'a QEMU that is not the one on PATH: it is started again',
+    async () => {
+      const vm = await start([], [], qemuBinary('10'));
+      expect((await save(vm, '--quit')).code).toBe(0);
+      const { code, json } = await restore(vm.name);
+      expect(code).toBe(0);
+      const { qemuPid } = json as { readonly qemuPid: number };
+      expect(readlinkSync(`/proc/${qemuPid}/exe`)).toBe(realpathSync(qemuBinary('10')));
+      expect((await run(['stop', vm.name])).code).toBe(0);
+      // Nobody else's word is taken for it, and the one on PATH is too old.
+      rmSync(path.join(storeDir, vm.name, '1', 'seal'));
+      expect((await restore(vm.name)).code).toBe(14);
+    },
+  );
 
   it('two first saves at once make one key', async () => {
     const own = { XDG_STATE_HOME: path.join(directory, 'first') };
