@@ -14,6 +14,7 @@ import { changesUser, otherUser, type User } from '../qemu/start-as.js';
 import { untrustedOptions } from '../qemu/trust.js';
 import { findQemuBinary } from '../qemu/launch.js';
 import type { SealVerdict } from '../store/seal.js';
+import { isRoot } from '../util/rights.js';
 import { aftercareNotes, type Aftercare } from './aftercare.js';
 import { unmetRequirements, type Problem, type Requisites } from './requirements.js';
 import { socketFolderOf } from './vm-places.js';
@@ -75,7 +76,11 @@ export async function planLaunch(subject: LaunchSubject, wishes: LaunchWishes): 
   const { identity = 'original' } = wishes;
   const argv = commandLineOf(subject, wishes);
   const runs = manifest.runState === 'running' || wishes.run;
-  const user = identity === 'trial' ? undefined : otherUser(manifest.process);
+  const isTrial = identity === 'trial';
+  const isTrusted = wishes.qemuArgs !== undefined || wishes.trustCommandLine;
+  // With a word of trust, or another command line, a plain user runs another's VM as their own.
+  const isTakenOver = isTrial || (isTrusted && !isRoot());
+  const user = isTakenOver ? undefined : otherUser(manifest.process);
   if (memory !== undefined && user !== undefined) refuseMapped(user);
   const socketFolder = socketFolderOf(directory, user !== undefined);
   const monitorSocket = path.join(socketFolder, 'qmp.sock');
@@ -85,8 +90,6 @@ export async function planLaunch(subject: LaunchSubject, wishes: LaunchWishes): 
     paused: !runs,
     machineType: manifest.machine.type,
   });
-  const isTrial = identity === 'trial';
-  const isTrusted = wishes.qemuArgs !== undefined || wishes.trustCommandLine;
   const own = await giveIdentity(rewritten.args, { identity, directory: socketFolder });
   if (!isTrusted) refuseUntrusted(own.args, subject, socketFolder);
   // Mapped memory needs no transfer.
@@ -94,7 +97,7 @@ export async function planLaunch(subject: LaunchSubject, wishes: LaunchWishes): 
   const saved = parseCommandLine(argv);
   const isOwnCommandLine = wishes.qemuArgs !== undefined;
   const cwd = isOwnCommandLine ? process.cwd() : manifest.workingDirectory;
-  const requisites = { manifest, isOwnCommandLine, isTrial, saved, cwd, directory, socketFolder };
+  const requisites = { manifest, user, isOwnCommandLine, isTrial, saved, cwd, directory, socketFolder };
   refuseUnmet({ ...requisites, rewritten: parseCommandLine(args) });
   const agentSocket = agentSocketOf(own.args);
   const aftercare = {

@@ -10,7 +10,7 @@ import type { Option } from '../qemu/command-line.js';
 import { namedFiles } from '../qemu/named-files.js';
 import { MAX_SOCKET_PATH_BYTES } from '../qemu/own-identity.js';
 import { bootId, differingPlaces, hasInterface, placesOf } from '../qemu/process-context.js';
-import { otherUser, whyNotStartedAs } from '../qemu/start-as.js';
+import { whyNotStartedAs, type User } from '../qemu/start-as.js';
 import { unrepeatableOptions } from '../qemu/unrepeatable.js';
 import { asOwner, isRoot } from '../util/rights.js';
 import { runtimeFolderOf } from './vm-places.js';
@@ -26,6 +26,8 @@ export interface Problem {
 
 export interface Requisites {
   readonly manifest: Pick<Manifest, 'process' | 'workingDirectory'>;
+  /** As whom it is to run, if not as this process's user. */
+  readonly user: User | undefined;
   /** The user's own command line is meant as it stands. */
   readonly isOwnCommandLine: boolean;
   /** In a network of its own, with nothing of the original. */
@@ -113,8 +115,7 @@ function requirePlace({ manifest, isOwnCommandLine, isTrial }: Requisites): Prob
   };
 }
 
-function requireUser({ manifest, isTrial, directory }: Requisites): Problem | undefined {
-  const user = isTrial ? undefined : otherUser(manifest.process);
+function requireUser({ user, directory }: Requisites): Problem | undefined {
   const why = user && whyNotStartedAs(user, runtimeFolderOf(directory));
   if (user === undefined || why === undefined) return undefined;
   return {
@@ -122,7 +123,7 @@ function requireUser({ manifest, isTrial, directory }: Requisites): Problem | un
     message: why,
     hint: isRoot()
       ? 'Set VMCKPT_RUNTIME_DIR to a folder that this user may enter.'
-      : asOwner(`the user ${user.uid}`),
+      : `${asOwner(`the user ${user.uid}`)} To run it as yourself, pass --trust-command-line.`,
   };
 }
 

@@ -2,7 +2,11 @@
  * Advice about missing rights, phrased by who asks: nobody tells root to become root. Root lacks a right only where it has
  * lost a capability, in a container, a service or a user namespace. The linter keeps such advice out of all other files.
  */
-export type Capability = 'CAP_SYS_PTRACE' | 'CAP_SYS_ADMIN';
+import { readFileSync } from 'node:fs';
+
+/** Their numbers: capabilities(7). */
+const CAPABILITIES = { CAP_SYS_PTRACE: 19n, CAP_SYS_ADMIN: 21n } as const;
+export type Capability = keyof typeof CAPABILITIES;
 
 export function isRoot(): boolean {
   return process.geteuid?.() === 0;
@@ -10,9 +14,14 @@ export function isRoot(): boolean {
 
 /** For what takes more than a user's rights: "Run QEMU as root". A sentence without its end. */
 export function asRoot(act: string, capability: Capability): string {
-  return isRoot()
-    ? `${act} with ${capability}, which root lacks in this container or namespace`
-    : `${act} as root`;
+  if (!isRoot()) return `${act} as root`;
+  const lack = has(capability) ? '' : ', which root lacks in this container or namespace';
+  return `${act} with ${capability}${lack}`;
+}
+
+function has(capability: Capability): boolean {
+  const [, bits = '0'] = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'latin1')) ?? [];
+  return ((BigInt(`0x${bits}`) >> CAPABILITIES[capability]) & 1n) === 1n;
 }
 
 /** For what belongs to another user: "Run vmckpt as the user who started QEMU, or as root." */

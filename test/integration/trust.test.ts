@@ -129,7 +129,7 @@ describe('what vmckpt saved for this user needs no flag to be restored', () => {
       expect((await run(['stop', vm.name])).code).toBe(0);
       // Nobody else's word is taken for it, and the one on PATH is too old.
       rmSync(path.join(storeDir, vm.name, '1', 'seal'));
-      expect((await restore(vm.name)).code).toBe(14);
+      expect((await restore('--as', `${vm.name}-clone`, vm.name)).code).toBe(14);
     },
   );
 

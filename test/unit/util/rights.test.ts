@@ -1,5 +1,9 @@
+import { readFileSync } from 'node:fs';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { asOwner, asRoot } from '../../../src/util/rights.js';
+
+vi.mock('node:fs', { spy: true });
+const capabilities = (bits: string) => vi.mocked(readFileSync).mockReturnValue(`CapEff:\t${bits}\n`);
 
 afterEach(() => void vi.restoreAllMocks());
 
@@ -12,6 +16,9 @@ describe('advice about rights', () => {
 
   it('tells root what it lacks, and never to be root', () => {
     vi.spyOn(process, 'geteuid').mockReturnValue(0);
+    capabilities('000001ffffffffff');
+    expect(asRoot('Run QEMU', 'CAP_SYS_PTRACE')).toBe('Run QEMU with CAP_SYS_PTRACE');
+    capabilities('000001fffff7ffff');
     expect(asRoot('Run QEMU', 'CAP_SYS_PTRACE')).toBe(
       'Run QEMU with CAP_SYS_PTRACE, which root lacks in this container or namespace',
     );
