@@ -48,7 +48,7 @@ export const ERROR_CODES = {
   NO_RAW_MEMORY: 'notFound',
   RAW_MEMORY_CHANGED: 'damaged',
   // QMP and QEMU
-  QMP_UNREACHABLE: 'failed',
+  QMP_UNREACHABLE: 'notFound',
   QMP_NOT_QMP: 'failed',
   QMP_BUSY: 'locked',
   QMP_CLOSED: 'failed',

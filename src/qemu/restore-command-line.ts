@@ -50,9 +50,11 @@ export function rewriteForRestore(
   options: RestoreCommandLineOptions,
 ): RestoreCommandLine {
   const notes: string[] = [];
-  const kept = parseCommandLine(argv).filter(
-    (option) => !RUN_ONLY_OPTIONS.has(option.name) && !isOwn(option),
-  );
+  const given = parseCommandLine(argv);
+  for (const { name, value } of given)
+    if (name === 'pidfile')
+      notes.push(`-pidfile ${value} is left out: vmckpt ps tells the process id of QEMU.`);
+  const kept = given.filter((option) => !RUN_ONLY_OPTIONS.has(option.name) && !isOwn(option));
   const console = new ConsoleMove(options.consoleSocket, notes);
   const rewritten = kept.map((option) =>
     renewGenerationId(listenWithoutWaiting(console.rewrite(option), notes)),

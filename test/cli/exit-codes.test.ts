@@ -33,6 +33,7 @@ describe('the exit code', () => {
     [10, ['materialize', 'wbe']],
     [10, ['export', 'wbe', '/tmp/never']],
     [10, ['uffd', 'wbe', '--socket', '/tmp/never']],
+    [10, ['save', 'qmp:/tmp/nobody.sock', 'web']],
     [10, ['stop', 'nobody']],
     [10, ['logs', 'nobody']],
     [10, ['restore', '--resume', 'nobody']],

@@ -197,7 +197,8 @@ describe('vmckpt uffd', () => {
 
   it('gives a VM all of its memory before it leaves on an interrupt', async () => {
     const { cli, socket } = await startHandler('--demand-only');
-    const vm = await startClient(socket, 'wa');
+    // A fault that was served tells that the handler has taken the VM.
+    const vm = await startClient(socket, 'kwa');
     cli.kill('SIGINT');
     expect(await cli.ended).toMatchObject({ code: 0, json: { ending: 'handed-back' } });
     await goOn(vm);

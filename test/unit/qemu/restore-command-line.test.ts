@@ -27,6 +27,9 @@ describe('rewriteForRestore', () => {
     const kept = ['-machine', 'q35', '-m', '64', '-device', 'virtio-rng-pci', '-append', 'a fd=3'];
     const dropped = ['-incoming', 'tcp:0:1', '-daemonize', '-pidfile', 'p', '-loadvm', 's', '-S'];
     expect(rewrite(...kept, ...dropped)).toEqual(kept);
+    expect(rewriteForRestore([...kept, ...dropped], SOCKETS).notes).toEqual([
+      '-pidfile p is left out: vmckpt ps tells the process id of QEMU.',
+    ]);
   });
 
   it('adds a monitor of its own, deferred incoming, and -S when the VM is to stay paused', () => {
