@@ -7,6 +7,7 @@ import path from 'node:path';
 import { runtimeDir } from '../util/runtime-dir.js';
 import { characterDeviceOf, type CharacterDevice } from './character-device.js';
 import { type Option, parseCommandLine, propertyOf, toArgv, withProperties } from './command-line.js';
+import { namedFiles } from './named-files.js';
 import { OWN_FOLDER } from './own-identity.js';
 
 /** Character devices with such ids are vmckpt's own: the next restore of the VM leaves them out. */
@@ -21,6 +22,9 @@ export const RUN_ONLY_OPTIONS: ReadonlySet<string> = new Set([
   'preconfig',
   'S',
 ]);
+
+/** What the new process has there is its log. */
+const OF_THE_PROCESS = /^\/dev\/(stdout|stderr)$/;
 
 export interface RestoreCommandLineOptions {
   /** vmckpt's own monitor, with out-of-band commands. */
@@ -51,9 +55,10 @@ export function rewriteForRestore(
 ): RestoreCommandLine {
   const notes: string[] = [];
   const given = parseCommandLine(argv);
-  for (const { name, value } of given)
-    if (name === 'pidfile')
-      notes.push(`-pidfile ${value} is left out: vmckpt ps tells the process id of QEMU.`);
+  for (const { option, name, use } of namedFiles(given)) {
+    if (use === 'pidfile') notes.push(`${option} is left out: vmckpt ps tells the process id of QEMU.`);
+    if (OF_THE_PROCESS.test(name)) notes.push(`${option} goes to QEMU's log now: vmckpt logs shows it.`);
+  }
   const kept = given.filter((option) => !RUN_ONLY_OPTIONS.has(option.name) && !isOwn(option));
   const console = new ConsoleMove(options.consoleSocket, notes);
   const rewritten = kept.map((option) =>

@@ -32,6 +32,14 @@ describe('rewriteForRestore', () => {
     ]);
   });
 
+  it('says where goes what went to the terminal of the old process', () => {
+    const { notes } = rewriteForRestore(['-serial', 'file:/dev/stdout', '-D', '/dev/stderr'], SOCKETS);
+    expect(notes).toEqual([
+      "-serial file:/dev/stdout goes to QEMU's log now: vmckpt logs shows it.",
+      "-D /dev/stderr goes to QEMU's log now: vmckpt logs shows it.",
+    ]);
+  });
+
   it('adds a monitor of its own, deferred incoming, and -S when the VM is to stay paused', () => {
     expect(rewriteForRestore([], { ...SOCKETS, paused: true }).args).toEqual([...ADDED, '-S']);
   });
