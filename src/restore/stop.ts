@@ -7,7 +7,7 @@ import { VmckptError } from '../errors.js';
 import { QmpClient } from '../qemu/qmp.js';
 import { isAlive, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
 import { endProcess, SIGKILL, SIGTERM } from './end-process.js';
-import { requireVm, statusOf, VmFolder, type VmStatus } from './vm-record.js';
+import { requireVm, statusOf, VmFolder, type VmRecord, type VmStatus } from './vm-record.js';
 
 const POLITE_TIMEOUT_MS = 2_000;
 const KILL_TIMEOUT_MS = 10_000;
@@ -39,8 +39,16 @@ export async function stopVm(name: string): Promise<StopReport> {
     await endProcess(record.keeper, SIGKILL, KILL_TIMEOUT_MS);
     await endTransfer(folder);
   }
-  folder.remove();
+  forget(folder, record);
   return { name, qemuPid: endedBy === null ? null : qemu!.pid, endedBy };
+}
+
+/** Unless another restore has taken the name since. */
+function forget(folder: VmFolder, { restoredAt }: VmRecord): void {
+  if (!folder.claim()) return;
+  const now = folder.read();
+  if (now === undefined || now.restoredAt === restoredAt) folder.remove();
+  else folder.disclaim();
 }
 
 async function endTransfer(folder: VmFolder): Promise<void> {
