@@ -66,6 +66,8 @@ export class DeviceCapture {
   private constructor(qmp: QmpClient, folder: string) {
     this.#qmp = qmp;
     this.#file = path.join(folder, HOLD);
+    // A save that was killed has left its own.
+    rmSync(this.#file, { force: true });
     // QEMU wants a descriptor for writing only, and of a file: it cuts it to length 0.
     this.#fd = openSync(this.#file, 'wx', FILE_MODE);
   }

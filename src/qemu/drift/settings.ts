@@ -111,10 +111,13 @@ const CLOSED_OBJECTS = /^(secret|tls-|memory-backend|authz|sev-|tdx-)/;
 /** Experimental spellings, and what names something else. */
 const LEFT_OUT = /^(x-|type$|thread-id$)/;
 
+/** Read elsewhere. Since QEMU 11 a monitor of -mon, -qmp or -monitor is an object; what it speaks on is a character device. */
+const OTHERS_OBJECTS = /^(memory-backend|monitor-)/;
+
 async function readObjects(qmp: QmpClient): Promise<Setting[]> {
   const objects = await childrenOf(qmp, '/objects');
   const read = objects
-    .filter(({ type }) => !type.startsWith('memory-backend'))
+    .filter(({ type }) => !OTHERS_OBJECTS.test(type))
     .map(async ({ name: id, type }) => {
       const own: Setting = { kind: 'object', id, name: 'type', value: JSON.stringify(type) };
       if (CLOSED_OBJECTS.test(type)) return [own];
