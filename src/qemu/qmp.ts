@@ -298,13 +298,14 @@ export class QmpClient {
   }
 
   #dispatch(message: unknown): void {
-    if (this.#version === undefined && !this.#adopted) return this.#greet(parse(Greeting, message).QMP);
+    // QEMU may tell of one before it greets: its monitor is still in the state in which the client before has left it.
     const event = v.safeParse(Event, message);
     if (event.success) {
       const { event: name, data, timestamp } = event.output;
       this.#publish({ name, data, timestampMs: timestamp.seconds * 1000 + timestamp.microseconds / 1000 });
       return;
     }
+    if (this.#version === undefined && !this.#adopted) return this.#greet(parse(Greeting, message).QMP);
     const reply = v.safeParse(Reply, message);
     if (!reply.success) return;
     const { id, error } = reply.output;

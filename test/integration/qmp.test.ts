@@ -158,6 +158,24 @@ describe('QmpClient with something that is not QMP', () => {
     });
   });
 
+  it('takes an event that comes before the greeting, as after a client that has just left', async () => {
+    const version = { qemu: { major: 10, minor: 0, micro: 2 }, package: '' };
+    const event = { event: 'STOP', timestamp: { seconds: 1, microseconds: 0 } };
+    const server = net.createServer((client) => {
+      for (const document of [event, { QMP: { version, capabilities: [] } }])
+        client.write(`${JSON.stringify(document)}\n`);
+      client.on('data', (line: Buffer) => {
+        const { id } = JSON.parse(line.toString()) as { id: number };
+        client.write(`${JSON.stringify({ return: {}, id })}\n`);
+      });
+    });
+    await withServer(server, async (socket) => {
+      const client = await QmpClient.connect({ path: socket });
+      expect(client.pastEvents.map(({ name }) => name)).toEqual(['STOP']);
+      await client.close();
+    });
+  });
+
   it('refuses other JSON and other greetings', async () => {
     for (const line of ['{"hello":1}', '[]', 'null', 'SSH-2.0-OpenSSH_9.2', '{"QMP":']) {
       const server = net.createServer((client) => void client.write(`${line}\n`));
