@@ -5,13 +5,13 @@ import { once } from 'node:events';
 import { statSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, expect, it, onTestFinished } from 'vitest';
 import type { RestoreReport } from '../../src/restore/restore.js';
 import { poll } from '../../src/util/deadline.js';
 import { qemuBinary } from '../support/cache.js';
 import { useOwnFolders } from '../support/checkpointing.js';
 import { startCli } from '../support/command.js';
-import { killAtExit, spawnTracked } from '../support/processes.js';
+import { killAndWait, killAtExit, spawnTracked } from '../support/processes.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import { connectWhenReady, TINY } from './qemu-helper.js';
 
@@ -114,6 +114,7 @@ describeOnEachQemu('a clone beside a VM that takes datagrams', (qemu) => {
   beforeEach(() => void peer.removeAllListeners('message'));
   afterAll(async () => {
     peer.close();
+    await killAndWait(clone.qemuPid!);
   });
 
   it('leaves it its monitor', async () => {
@@ -181,6 +182,7 @@ describeOnEachQemu('a clone beside a VM that takes datagrams', (qemu) => {
     expect(restored).toMatchObject({ code: 0, json: { resumeMs: null } });
     const { qmpSocket, qemuPid } = restored.json as RestoreReport;
     killAtExit(qemuPid!);
+    onTestFinished(() => killAndWait(qemuPid!));
     expect(await announce(qmpSocket, undefined)).toBe(0);
     await tell(qmpSocket, 'cont');
     expect(await announce(qmpSocket, undefined)).toBe(0);
