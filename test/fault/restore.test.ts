@@ -104,7 +104,7 @@ describeOnEachQemu('a restore', (qemu) => {
   async function startParked(): Promise<{ restore: RunningCli; transferPid: number }> {
     for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
       const restore = startRestore('web');
-      await untilRunning('web', restore.ended);
+      await untilRunning('web', restore);
       const folder = new VmFolder('web');
       const transferPid = folder.readTransfer()!.process.pid;
       if (isAlive(transferPid)) process.kill(transferPid, 'SIGSTOP');
@@ -140,7 +140,7 @@ describeOnEachQemu('a restore', (qemu) => {
     async (memoryPath) => {
       for (let round = 0; round < ROUNDS; round++) {
         const restore = startRestore('--path', memoryPath, 'web');
-        await untilRunning('web', restore.ended);
+        await untilRunning('web', restore);
         for (let kill = 0; kill < 3; kill++) {
           await random.pause(FILL_MS / 3);
           killTransfer('web');
@@ -156,7 +156,7 @@ describeOnEachQemu('a restore', (qemu) => {
   it('whose transfer and verb are killed goes on by itself', async () => {
     for (let round = 0; round < ROUNDS; round++) {
       const restore = startRestore('web');
-      await untilRunning('web', restore.ended);
+      await untilRunning('web', restore);
       await random.pause(FILL_MS);
       restore.kill();
       killTransfer('web');
@@ -192,7 +192,7 @@ describeOnEachQemu('a restore', (qemu) => {
     async (memoryPath) => {
       for (let round = 0; round < ROUNDS; round++) {
         const restore = startRestore('--path', memoryPath, 'web');
-        await untilRunning('web', restore.ended);
+        await untilRunning('web', restore);
         await random.pause(FILL_MS / 2);
         killKeeper('web');
         const killed = killTransfer('web');
@@ -212,7 +212,7 @@ describeOnEachQemu('a restore', (qemu) => {
 
   it('whose keeper and transfer are killed is resumed by the stream where its userfaultfd cannot be told', async () => {
     const restore = startRestore('--path', 'direct', 'web');
-    await untilRunning('web', restore.ended);
+    await untilRunning('web', restore);
     const folder = new VmFolder('web');
     await giveAnotherUserfaultfd(guest.qmpSocket);
     await loseTransfer(restore);
@@ -322,7 +322,7 @@ describeOnEachQemu('a restore', (qemu) => {
 
   it('whose QEMU is killed while its memory arrives says so, and can be done again', async () => {
     const restore = startRestore('web');
-    const { qemu: process } = (await untilRunning('web', restore.ended))!;
+    const { qemu: process } = await untilRunning('web', restore);
     await killAndWait(process!.pid);
     expect(await restore.ended).toMatchObject({ code: 1, json: { error: { code: 'QEMU_DIED' } } });
     expect(await statusOf('web')).toBe('ended');
@@ -356,7 +356,7 @@ describeOnEachQemu('a restore', (qemu) => {
 
   it('that is interrupted when the VM runs leaves it and the process that serves it', async () => {
     const restore = startRestore('web');
-    await untilRunning('web', restore.ended);
+    await untilRunning('web', restore);
     restore.kill('SIGINT');
     expect((await restore.ended).code).toBe(130);
     expect(['serving', 'complete']).toContain(await statusOf('web'));

@@ -87,7 +87,7 @@ describeOnEachQemu('restore --count', (qemu) => {
 
   it('leaves the clones that run when it is interrupted, and nothing else', async () => {
     const cli = start(['web', '--count', '8']);
-    await untilRunning('web.1', cli.ended);
+    await untilRunning('web.1', cli);
     cli.kill('SIGINT');
     const { code, json } = await cli.ended;
     const running = listVms();

@@ -116,7 +116,7 @@ describeOnEachQemu('without the addon a guest', (qemu) => {
   it('does not notice when its transfer is killed', async () => {
     for (const pauseMs of [0, 150]) {
       const restore = startRestore('--mode', 'lazy', 'web@1');
-      await untilRunning('web', restore.ended);
+      await untilRunning('web', restore);
       await sleep(pauseMs);
       const killed = killTransfer('web');
       const { code, json, stderr } = await restore.ended;
@@ -129,7 +129,7 @@ describeOnEachQemu('without the addon a guest', (qemu) => {
   it('is resumed when transfer and verb are gone', async () => {
     for (const pauseMs of [0, 150]) {
       const restore = startRestore('web@1');
-      await untilRunning('web', restore.ended);
+      await untilRunning('web', restore);
       await sleep(pauseMs);
       restore.kill();
       await restore.ended;

@@ -8,6 +8,7 @@ import { VmFolder, type VmRecord } from '../../src/restore/vm-record.js';
 import { Store } from '../../src/store/store.js';
 import { poll } from '../../src/util/deadline.js';
 import { isAlive } from '../../src/util/process-identity.js';
+import type { CliResult, RunningCli } from './command.js';
 import { processesOf } from './processes.js';
 
 /** The seed of this run: `VMCKPT_SEED` repeats one. */
@@ -75,16 +76,18 @@ export function pidsOf(runtimeDir: string, program: 'qemu' | 'receiver' | 'keepe
     .map(({ pid }) => pid);
 }
 
-/** The record of a VM that is being restored, as soon as it is noted that the VM runs; undefined when `ended` comes first. */
-export async function untilRunning(name: string, ended: Promise<unknown>): Promise<VmRecord | undefined> {
-  let over = false;
-  void ended.then(() => (over = true));
+/** The record of a VM that is being restored, as soon as it is noted that the VM runs. @throws when `restore` ends before that */
+export async function untilRunning(name: string, restore: RunningCli): Promise<VmRecord> {
+  let end: CliResult | undefined;
+  void restore.ended.then((result) => (end = result));
   const folder = new VmFolder(name);
   const running = () => {
     const record = folder.read();
-    return record?.qemu === undefined ? (over ? null : undefined) : record;
+    if (record?.qemu !== undefined) return record;
+    if (end !== undefined) throw new Error(`the restore of "${name}" ended with ${end.code}: ${end.stderr}`);
+    return undefined;
   };
-  return (await poll(running, { what: `"${name}" to run`, timeoutMs: 60_000, everyMs: 1 })) ?? undefined;
+  return poll(running, { what: `"${name}" to run`, timeoutMs: 60_000, everyMs: 1 });
 }
 
 /** Kills the VM's keeper; false when it has none any more. */
