@@ -11,8 +11,6 @@ const ALONE = [
 ];
 /** Each runs a QEMU and what serves it, and waits for them much of the time. */
 const REAL_VMS = 'test/{integration,fault,cli}/**/*.test.ts';
-/** What they run is what was built. */
-const BUILT_SOURCES = 'test/support/built-sources.ts';
 const workers = Math.max(2, Math.min(4, availableParallelism()));
 
 /** One group after the other; each file has folders, sockets and ports of its own. */
@@ -20,6 +18,8 @@ export default defineConfig({
   test: {
     testTimeout: 180_000,
     hookTimeout: 180_000,
+    // Unit tests, too, run what was built: the addon, workers and helper processes.
+    globalSetup: 'test/support/built-sources.ts',
     // Where saves keep the user's key.
     env: { XDG_STATE_HOME: path.resolve('.cache/state') },
     projects: [
@@ -38,7 +38,6 @@ export default defineConfig({
         test: {
           name: 'alone',
           include: ALONE,
-          globalSetup: BUILT_SOURCES,
           maxWorkers: 1,
           sequence: { groupOrder: 1 },
         },
@@ -49,7 +48,6 @@ export default defineConfig({
           name: 'vms',
           include: [REAL_VMS],
           exclude: ALONE,
-          globalSetup: BUILT_SOURCES,
           maxWorkers: workers,
           sequence: { groupOrder: 2 },
         },
