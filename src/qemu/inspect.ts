@@ -10,7 +10,7 @@ import { processContextSchema } from '../util/process-schema.js';
 import { asOwner } from '../util/rights.js';
 import { integer, record } from '../util/schema.js';
 import { parseCommandLine } from './command-line.js';
-import { namedFiles } from './named-files.js';
+import { fromOwnFolder, namedFiles } from './named-files.js';
 import { differingPlaces, placesOf, readProcessContext } from './process-context.js';
 import type { QmpClient } from './qmp.js';
 import { findStartFolder, lostImages } from './start-folder.js';
@@ -102,7 +102,7 @@ export async function inspectVm(qmp: QmpClient): Promise<VmDescription> {
   const machine = await typeOf(qmp, '/machine');
   const images = nodes.filter(({ drv, file }) => FILE_DRIVERS.has(drv) && !TEMPORARY.test(file));
   return {
-    ...readProcess(pid, { qmpSocket: qmp.path, images: images.map(({ file }) => file) }),
+    ...readProcess(pid, { qmpSocket: qmp.path, images: images.map(({ file }) => fromOwnFolder(file)) }),
     version: qmp.version,
     status: status.status,
     running: status.running,

@@ -1,6 +1,10 @@
-/** The host's files that a command line names, and what QEMU does with each. What is not known here is left out. */
+/**
+ * The host's files that a command line names, and what QEMU does with each. What is not known here is left out, and so
+ * are open files of QEMU's own (unrepeatable.ts).
+ */
 import { characterDeviceOf } from './character-device.js';
 import { propertiesOf, propertyOf, type Option } from './command-line.js';
+import { namesDescriptor } from './unrepeatable.js';
 
 export interface NamedFile {
   /** As it stands in the command line: `-kernel vmlinuz`. */
@@ -23,8 +27,14 @@ const HOST_DEVICES: ReadonlySet<string> = new Set(['serial', 'tty', 'parallel', 
 export function namedFiles(options: readonly Option[]): NamedFile[] {
   return options.flatMap((option) => {
     const label = `-${option.name} ${option.value ?? ''}`.trim();
-    return filesOf(option).map((file) => ({ option: label, ...file }));
+    const files = filesOf(option).filter(({ name }) => !namesDescriptor(name));
+    return files.map(({ name, use }) => ({ option: label, name: fromOwnFolder(name), use }));
   });
+}
+
+/** `/proc/self/cwd/disk` is `disk`: the folder is QEMU's, and not that of the process that looks. */
+export function fromOwnFolder(name: string): string {
+  return name.replace(/^\/+proc\/+(self|thread-self)\/+cwd(?=\/|$)\/*/, './');
 }
 
 type Use = Omit<NamedFile, 'option'>;

@@ -6,6 +6,7 @@
 import { readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from 'node:fs';
 import path from 'node:path';
 import type { NamedFile } from './named-files.js';
+import { namesDescriptor } from './unrepeatable.js';
 
 export interface Surroundings {
   readonly pid: number;
@@ -33,7 +34,7 @@ export function findStartFolder(surroundings: Surroundings): string | undefined 
 export function lostImages({ pid, images }: Surroundings, folder: string | undefined): string[] {
   const open = openFiles(pid);
   return images
-    .filter((name) => path.isAbsolute(name) || folder !== undefined)
+    .filter((name) => !namesDescriptor(name) && (path.isAbsolute(name) || folder !== undefined))
     .filter((name) => !isOpen(path.resolve(folder ?? '/', name), open));
 }
 

@@ -1,5 +1,5 @@
 /** Options that cannot be repeated in another process: they take something that only the old one had. */
-import { propertiesOf, type Option } from './command-line.js';
+import { propertiesOf, propertyOf, type Option } from './command-line.js';
 
 const DESCRIPTOR_KEY = /(^|[._])fds?$|^vhostfds?$/;
 /** Also of a process that is known by its number, and inside of other names: `file:/proc/self/fd/3`. */
@@ -14,12 +14,22 @@ const FREE_TEXT: Readonly<Record<string, readonly string[]>> = {
   smbios: ['file'],
 };
 
-/** @returns each with the reason, as a clause of a sentence */
+/** @returns each with the reason, as a clause of a sentence; what takes its file from an `-add-fd` goes with that */
 export function unrepeatableOptions(options: readonly Option[]): string[] {
+  const sets = options.flatMap((option) =>
+    option.name === 'add-fd' ? (propertyOf(option, 'set') ?? []) : [],
+  );
   return options.flatMap((option) => {
+    if (option.name !== 'add-fd' && sets.some((set) => takesFrom(option, set))) return [];
     const why = whyNot(option);
     return why === undefined ? [] : [`-${option.name} ${option.value ?? ''}`.trim() + ` ${why}`];
   });
+}
+
+/** Nothing else that another process lacks. */
+function takesFrom({ name, value = '' }: Option, set: string): boolean {
+  const withoutSet = value.replace(new RegExp(`/dev/fdset/${set}(?!\\d)`, 'g'), '');
+  return withoutSet !== value && whyNot({ name, value: withoutSet }) === undefined;
 }
 
 function whyNot(option: Option): string | undefined {
@@ -46,7 +56,7 @@ function usesDescriptor(option: Option, value: string): boolean {
   );
 }
 
-/** Also with slashes and dots that mean nothing: `/proc//self/./fd/3`. */
-function namesDescriptor(text: string): boolean {
+/** Whether it is an open file of QEMU's own. Also with slashes and dots that mean nothing: `/proc//self/./fd/3`. */
+export function namesDescriptor(text: string): boolean {
   return DESCRIPTOR_PATH.test(text.replace(/\/(\.?\/)+/g, '/'));
 }

@@ -1,16 +1,8 @@
-/** What was changed in a VM while it ran comes along with it, or is named: before anything is changed. */
+/** What was changed in a VM while it ran comes along with it, or is named: before the save changes anything. */
 import { VmckptError } from '../errors.js';
-import { findDrift, type Drift } from '../qemu/drift/drift.js';
+import type { Drift } from '../qemu/drift/drift.js';
 import { cutLinks, type DeviceSections } from '../qemu/drift/links.js';
-import type { VmDescription } from '../qemu/inspect.js';
-import type { QmpClient } from '../qemu/qmp.js';
 import type { SaveMethod } from './methods.js';
-
-export interface ChangedVm {
-  /** With a command line that gives what is now. */
-  readonly vm: VmDescription;
-  readonly drift: Drift;
-}
 
 export interface Wishes {
   readonly method: SaveMethod;
@@ -20,13 +12,10 @@ export interface Wishes {
 }
 
 /** @throws VmckptError MIGRATION_BLOCKED where the VM is not to run on, and something would be lost with it */
-export async function accountForChanges(
-  qmp: QmpClient,
-  vm: VmDescription,
+export function accountForChanges(
+  { lost, unexplained, unreadable }: Drift,
   { method, ownCommandLine, onMessage }: Wishes,
-): Promise<ChangedVm> {
-  const drift = await findDrift(qmp, vm);
-  const { lost, unexplained, unreadable } = drift;
+): void {
   if (lost.length > 0 && method === 'stopped' && ownCommandLine !== true)
     throw new VmckptError('MIGRATION_BLOCKED', `a restore would not bring back: ${lost.join('; ')}`, {
       hint: 'Put that back to how the VM was started, or save it while it runs (without --stop and --quit), which leaves it as it is. If you will restore it with a command line of your own: --own-command-line.',
@@ -35,7 +24,6 @@ export async function accountForChanges(
   if (missing.length > 0) onMessage(`Not in the checkpoint: ${missing.join('; ')}.`);
   if (unreadable.length > 0)
     onMessage(`QEMU does not tell, so a restore does not know: ${unreadable.join('; ')}.`);
-  return { vm: { ...vm, args: [...drift.args] }, drift };
 }
 
 /** With what only the saved state tells. */

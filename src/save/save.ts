@@ -5,7 +5,7 @@
 import type { Manifest } from '../checkpoint/manifest.js';
 import type { Problem } from '../launch/requirements.js';
 import { refuseBlockers } from '../qemu/blockers.js';
-import type { Drift } from '../qemu/drift/drift.js';
+import { findDrift, type Drift } from '../qemu/drift/drift.js';
 import { inspectVm, type VmDescription } from '../qemu/inspect.js';
 import {
   applyMigrationSettings,
@@ -109,8 +109,11 @@ async function saveOnce(
       const { method, note } = chooseMethod(seen, options.method, { mayWatch });
       if (note !== undefined) onMessage(note);
       refuseUnsafe(seen, { method, disksExternal: options.disksExternal });
-      const { vm, drift } = await accountForChanges(qmp, seen, options);
+      const drift = await findDrift(qmp, seen);
+      // With a command line that gives what is now.
+      const vm = { ...seen, args: [...drift.args] };
       const restoreProblems = await rehearse(vm, options);
+      accountForChanges(drift, options);
       await refuseBlockers(qmp, vm);
       const store = await Store.openOrCreate(options.storeDir);
       const pending = await store.begin(options.name);

@@ -74,6 +74,14 @@ os.execvp(sys.argv[1], sys.argv[1:])' "$@" -chardev socket,id=c,fd=9`,
     named: '-readconfig vm.cfg',
   },
   {
+    title: 'a device in a file of options',
+    requirement: 'nothing of the old process',
+    script: String.raw`printf '[chardev "c"]\n  backend = "null"\n' > vm.cfg; exec "$@" -readconfig vm.cfg`,
+    code: 'COMMAND_LINE_UNSUPPORTED',
+    exitCode: 14,
+    named: '-readconfig vm.cfg',
+  },
+  {
     title: 'a QEMU that changes its root folder',
     requirement: 'nothing of the old process',
     script: 'mkdir jail; exec "$@" -chroot jail',
@@ -199,12 +207,21 @@ os.execvp(sys.argv[1], sys.argv[1:])' "$@" -chardev socket,id=c,fd=9`,
   },
 ];
 
+/** A restore without a word about it. */
+const RESTORABLE = [
+  {
+    title: 'a disk in the folder of the process',
+    script:
+      'truncate -s 1M x.img; mkdir in; cd in; exec "$@" -drive if=none,id=d,readonly=on,format=raw,file=/proc/self/cwd/../x.img',
+  },
+];
+
 describe('a save knows what its restore would refuse', () => {
   const { directory, run } = cliSuite();
   endTinyVms();
   let count = 0;
 
-  async function start({ script, env }: Case) {
+  async function start({ script, env }: Pick<Case, 'script' | 'env'>) {
     const dir = path.join(directory, String(++count));
     mkdirSync(dir);
     const variables = env?.(dir) ?? { VMCKPT_RUNTIME_DIR: path.join(dir, 'run') };
@@ -240,6 +257,32 @@ describe('a save knows what its restore would refuse', () => {
       expect(restoreProblems).toContainEqual({ code, message });
       await endTinyVm(vm);
       await expect(restoreTinyVm(vm)).rejects.toMatchObject({ code, exitCode, message });
+    });
+
+  it('naming an open file once, and nothing that is not true', async () => {
+    const script =
+      'truncate -s 1M disk; exec "$@" -add-fd fd=9,set=2 -drive if=none,id=d,readonly=on,format=raw,file=/dev/fdset/2 9<disk';
+    const vm = await start({ script });
+    await expect(saveTinyVm(vm, { method: 'stopped' })).rejects.toMatchObject({
+      message:
+        'a restore would refuse this VM: -add-fd fd=9,set=2 uses a file descriptor of the old process: it cannot be repeated for a restore',
+    });
+  });
+
+  for (const { title, script } of RESTORABLE)
+    it(`and takes ${title}`, async () => {
+      const vm = await start({ script });
+      const said: string[] = [];
+      const report = await saveTinyVm(vm, {
+        method: 'stopped',
+        quit: true,
+        onMessage: (text) => said.push(text),
+      });
+      expect(report.restoreProblems).toEqual([]);
+      expect(said).toEqual([]);
+      await endTinyVm(vm);
+      const restored = await restoreTinyVm(vm);
+      expect(identifyProcess(restored.qemuPid!)).toBeDefined();
     });
 
   it('and saves it with the word of a user who has another command line', async () => {

@@ -12,7 +12,7 @@ import { withForwards } from './forwards.js';
 import { DriveNow, withMedia } from './media.js';
 import { withAddedObjects, withoutRemoved } from './rewriting.js';
 import { readDevices, readSettings, SETTINGS, type Setting } from './settings.js';
-import { findUnaccounted, findUnreadable } from './unaccounted.js';
+import { findUnaccounted, findUnreadable, saysAll } from './unaccounted.js';
 
 /** As a manifest keeps it. */
 export interface KeptSetting extends Setting {
@@ -121,10 +121,12 @@ function otherLosses(
   settings: readonly Setting[],
 ): string[] {
   const thresholds = settings.filter((setting) => !isRepeatable(setting));
+  const named = thresholds.map(({ id }) => `the write threshold of the unnamed node ${id} is set`);
+  if (!saysAll(options)) return named;
   const processors = processorsOf(options);
   const objects = options.filter(({ name }) => name === 'object').map((option) => propertyOf(option, 'id'));
   return [
-    ...thresholds.map(({ id }) => `the write threshold of the unnamed node ${id} is set`),
+    ...named,
     ...(processors !== undefined && processors !== cpu.count
       ? [`there are ${cpu.count} processors now, and ${processors} in the command line`]
       : []),

@@ -36,7 +36,7 @@ export async function findUnaccounted(qmp: QmpClient, subject: Subject): Promise
     ...fdSets,
     ...netdevs,
     ...(/^\[\d+\]: /m.test(capture) ? ['sound is being captured (wavcapture)'] : []),
-    ...changedParts(subject),
+    ...(saysAll(subject.options) ? changedParts(subject) : []),
   ];
 }
 
@@ -115,6 +115,11 @@ async function removedNetdevs(qmp: QmpClient, { options, network }: Subject): Pr
 
 function human(qmp: QmpClient, command: string): Promise<string> {
   return qmp.query(v.string(), 'human-monitor-command', { 'command-line': command });
+}
+
+/** Whether what the command line does not give was added at run time: the rest may stand in a file (`-readconfig`). */
+export function saysAll(options: readonly Option[]): boolean {
+  return !options.some(({ name }) => name === 'readconfig');
 }
 
 /** Labels of character devices that an option makes without naming them. */

@@ -35,6 +35,13 @@ describe('unrepeatableOptions', () => {
     expect(found(name, value)).toEqual([expect.stringContaining(`${name} ${value} `)]);
   });
 
+  it('names a descriptor that was given once, and not what uses it', () => {
+    const added = ['-add-fd', 'fd=3,set=1'];
+    expect(found(...added, '-drive', 'file=/dev/fdset/1,if=none')).toHaveLength(1);
+    expect(found(...added, '-drive', 'file=/dev/fdset/12')).toHaveLength(2);
+    expect(found(...added, '-chardev', 'file,id=c,path=/dev/fdset/1,fd=7')).toHaveLength(2);
+  });
+
   it.each([
     ['-append', 'root=/dev/fd/3 fd=3'],
     ['-fw_cfg', 'name=opt/x,string=/dev/fd/4'],
