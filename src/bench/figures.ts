@@ -3,7 +3,7 @@ import type { CacheState } from './page-cache.js';
 import { spreadOf, type Spread } from './measure.js';
 import type { Run, Summary } from './resume-report.js';
 
-const FIGURES = {
+export const FIGURES = {
   /** QEMU's spawn → its RESUME event. */
   resumeMs: (run) => run.resumeMs,
   /** QEMU's spawn → the last page in place. */

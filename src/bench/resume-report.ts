@@ -85,6 +85,16 @@ const summarySchema = v.object({
 });
 export type Summary = v.InferOutput<typeof summarySchema>;
 
+const comparisonSchema = v.object({
+  scenario: v.string(),
+  cache: v.picklist(['warm', 'cold']),
+  ramMib: integer,
+  figure: v.string(),
+  /** This build's figure through the other one's, of each round in which both were measured. */
+  ratio: spreadSchema,
+});
+export type Comparison = v.InferOutput<typeof comparisonSchema>;
+
 const environmentSchema = v.object({
   vmckpt: v.string(),
   node: v.string(),
@@ -152,6 +162,8 @@ export const resumeReportSchema = v.object({
   missing: record(v.string()),
   /** Medians and ranges. */
   summaries: v.array(summarySchema),
+  /** Beside another build (--against); absent without one. */
+  comparisons: v.optional(v.array(comparisonSchema)),
   /** Scenarios that were to be measured and were not. */
   absences: v.array(absenceSchema),
   runs: v.array(runSchema),

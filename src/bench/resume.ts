@@ -6,12 +6,15 @@
 import { existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { VmckptError } from '../errors.js';
 import { QmpClient, type QemuVersion } from '../qemu/qmp.js';
+import { restore } from '../restore/restore.js';
 import { withDeadline } from '../util/deadline.js';
 import { parse } from '../util/schema.js';
 import { ARTEFACTS, makeArtefacts, type ArtefactName } from './artefact.js';
 import { CLIENT_NAMES, type ClientName } from './clients/load.js';
+import { byOtherBuild, compareBuilds } from './comparison.js';
 import { describeHost, diskReadRate } from './environment.js';
 import { measureFaultPath } from './fault-path.js';
 import { summarize } from './figures.js';
@@ -54,6 +57,8 @@ export interface BenchResumeOptions {
   readonly sizesMib: readonly number[];
   readonly rounds: number;
   readonly scenarios: readonly string[];
+  /** Another checkout, built: its restores are measured in turns with this one's. */
+  readonly against?: string | undefined;
   readonly seed: number;
   readonly accel: Accelerator;
   readonly qemuBinary: string;
@@ -78,7 +83,8 @@ interface SizeResult {
 /** @throws VmckptError USAGE for a scenario that there is not, FAILED, INTERRUPTED and what save and restore throw */
 export async function benchResume(options: BenchResumeOptions): Promise<ResumeReport> {
   const { outDir, sizesMib, rounds, seed, accel, observeMs } = options;
-  const scenarios = options.scenarios.map(requireScenario);
+  const chosen = options.scenarios.map(requireScenario);
+  const scenarios = [...chosen, ...(await otherBuild(chosen, options.against))];
   const host = describeHost();
   const dataDir = path.join(outDir, `measuring-${process.pid}`);
   mkdirSync(dataDir, { recursive: true });
@@ -112,6 +118,7 @@ export async function benchResume(options: BenchResumeOptions): Promise<ResumeRe
     references: results.map(({ reference }) => reference),
     ...computeRatios({ summaries, absences, sizesMib, faultPath, diskReadBytesPerS }),
     summaries,
+    ...(options.against !== undefined && { comparisons: compareBuilds(runs) }),
     absences,
     runs,
     faultPath,
@@ -212,7 +219,7 @@ async function prepare({ options, scenarios, workplace, dataDir, ramMib }: SizeW
     const storeDir = path.join(dataDir, 'store');
     const names = [...new Set([REFERENCE, ...scenarios].map(({ artefact }) => artefact))];
     const workshop = { guest, storeDir, dir: dataDir, signal, version, onMessage };
-    return { guest, version, storeDir, signal, files: await makeArtefacts(names, workshop) };
+    return { guest, version, storeDir, restore, signal, files: await makeArtefacts(names, workshop) };
   } finally {
     await guest.stop();
   }
@@ -257,6 +264,24 @@ function unavailable(scenarios: readonly Scenario[], { version }: Saved, ramMib:
     const reason = ARTEFACTS[artefact].problem?.(version);
     return reason === undefined ? [] : [{ scenario: name, ramMib, cache: null, reason }];
   });
+}
+
+/** What vmckpt does, done by another build. @throws VmckptError FILE_UNREADABLE */
+async function otherBuild(scenarios: readonly Scenario[], checkout: string | undefined): Promise<Scenario[]> {
+  if (checkout === undefined) return [];
+  const library = path.join(checkout, 'dist/index.js');
+  if (!existsSync(library))
+    throw new VmckptError(
+      'FILE_UNREADABLE',
+      `there is no build of vmckpt in ${checkout}: ${library} is missing`,
+      {
+        hint: 'Run npm ci and npm run build in that checkout.',
+      },
+    );
+  const other = (await import(pathToFileURL(library).href)) as Pick<SavedGuest, 'restore'>;
+  return scenarios
+    .filter(({ artefact }) => artefact.startsWith('checkpoint'))
+    .map((scenario) => byOtherBuild(scenario, other.restore));
 }
 
 function requireScenario(name: string): Scenario {

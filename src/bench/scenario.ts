@@ -3,7 +3,7 @@
  * starts. Everything else, the cache, the clients, the figures, is the same for all.
  */
 import type { QemuVersion } from '../qemu/qmp.js';
-import type { RestoreReport } from '../restore/restore.js';
+import type { RestoreOptions, RestoreReport } from '../restore/restore.js';
 import type { ArtefactName } from './artefact.js';
 import type { Guest } from './guest.js';
 
@@ -12,6 +12,8 @@ export interface SavedGuest {
   readonly guest: Guest;
   readonly version: QemuVersion;
   readonly storeDir: string;
+  /** Of this build, or of another one that is measured beside it. */
+  readonly restore: (options: RestoreOptions) => Promise<RestoreReport>;
   /** What the scenario's artefact consists of: dropped from the page cache when it is to be cold. */
   readonly files: readonly string[];
   readonly signal: AbortSignal;

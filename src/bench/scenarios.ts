@@ -1,7 +1,7 @@
 /** All scenarios: baselines of stock QEMU first, then vmckpt's modes. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { mapMainMemory, opensMemoryReadOnly } from '../qemu/mapped-memory.js';
-import { restore, type RestoreOptions } from '../restore/restore.js';
+import type { RestoreOptions } from '../restore/restore.js';
 import { nowMs } from '../timeline/clock.js';
 import { DEFAULT_WISHES } from '../working-set/plan.js';
 import { MAPPED_RAM_SETTINGS, type ArtefactName } from './artefact.js';
@@ -100,7 +100,7 @@ async function restoreByVmckpt(
   how: Pick<RestoreOptions, 'mode'> & Partial<RestoreOptions>,
 ): Promise<Restored> {
   const orderedAtMs = nowMs();
-  const report = await restore({ ...restoreWishes(saved, reference), ...how });
+  const report = await saved.restore({ ...restoreWishes(saved, reference), ...how });
   const resumedAtMs = orderedAtMs + report.verbMs!;
   const spawnedAtMs = resumedAtMs - report.resumeMs!;
   return {

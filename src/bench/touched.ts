@@ -4,7 +4,6 @@ import { CheckpointReader } from '../checkpoint/reader.js';
 import { presentPages } from '../native/index.js';
 import { PageBitmap } from '../pages/bitmap.js';
 import { PAGE_KINDS } from '../pages/contracts.js';
-import { restore } from '../restore/restore.js';
 import { VmFolder } from '../restore/vm-record.js';
 import { readWorkingSet } from '../working-set/file.js';
 import { pagesOf } from '../working-set/runs.js';
@@ -38,7 +37,7 @@ export async function touchedPages(
   try {
     clients.begin();
     const how = { mode: 'lazy', path: 'auto', background: 'never', exactly: true, detach: true } as const;
-    const { name, qemuPid, path } = await restore({ ...restoreWishes(saved, reference), ...how });
+    const { name, qemuPid, path } = await saved.restore({ ...restoreWishes(saved, reference), ...how });
     if (path !== 'direct') return undefined;
     await sleep(TOUCHING_MS, undefined, { signal });
     await clients.end();

@@ -20,6 +20,7 @@ interface BenchFlags {
   readonly rounds: number;
   readonly scenarios: readonly string[];
   readonly seed: number;
+  readonly against?: string;
   readonly observeMs: number;
   readonly accel: Accelerator;
   readonly qemu?: string;
@@ -68,6 +69,7 @@ export function benchCommand(): Command {
         .argParser(numberOf('--observe-ms', 1000))
         .default(10_000),
     )
+    .addOption(option('--against <checkout>', 'another build of vmckpt to measure in turns with this one'))
     .addOption(option('--accel <name>', 'how QEMU runs the guest').choices(['tcg', 'kvm']).default('tcg'))
     .addOption(option('--qemu <binary>', 'the QEMU binary to use'))
     .addOption(
@@ -91,18 +93,25 @@ export function benchCommand(): Command {
         onMessage: (text) => output.message(text),
         signal: interruptible(output, 'Interrupted: ending the guests. Once more to leave at once.'),
         ...flags,
+        against: flags.against && path.resolve(flags.against),
       });
       output.result(report, describe(report, flags.out));
     });
 }
 
-function describe({ ratios, missing }: ResumeReport, out: string): string {
+function describe({ ratios, missing, comparisons = [] }: ResumeReport, out: string): string {
   const rows = Object.entries(ratios).map(
     ([name, value]) => `${name.padEnd(40)} ${Number(value.toPrecision(3))}`,
   );
+  const compared = comparisons.map(({ scenario, cache, ramMib, figure, ratio }) => {
+    const { median, min, max, count } = ratio;
+    const place = `${scenario}, ${cache}, ${ramMib} MiB: ${figure}`;
+    return `${place.padEnd(48)} ${median.toFixed(3)} (${min.toFixed(2)}–${max.toFixed(2)} in ${count} rounds)`;
+  });
   const absent = Object.keys(missing).length;
   return [
     ...rows,
+    ...(compared.length === 0 ? [] : ['This build through the other one:', ...compared]),
     ...(absent === 0 ? [] : [`${absent} ratios are missing; the report says why.`]),
     `${path.join(out, 'report.html')}`,
   ].join('\n');

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import * as v from 'valibot';
 import { describe, expect, test } from 'vitest';
 import { resumeReportSchema } from '../../src/bench/resume-report.js';
+import { PACKAGE_ROOT } from '../../src/util/package-paths.js';
 import { guestFile } from '../support/cache.js';
 import { startCli } from '../support/command.js';
 import { suiteDirectory } from '../support/vitest.js';
@@ -26,6 +27,8 @@ describe('vmckpt bench resume', () => {
       '1',
       '--observe-ms',
       '1500',
+      '--against',
+      PACKAGE_ROOT,
       '--scenarios',
       SCENARIOS.join(','),
     ];
@@ -51,7 +54,9 @@ describe('vmckpt bench resume', () => {
     );
     const measured = report.runs.filter(({ round }) => round > 0);
     const places = measured.map(({ scenario, cache }) => `${scenario} ${cache}`).sort();
-    expect(places).toEqual(SCENARIOS.flatMap((name) => [`${name} cold`, `${name} warm`]).sort());
+    expect(places).toEqual(
+      [...SCENARIOS, 'lazy (before)'].flatMap((name) => [`${name} cold`, `${name} warm`]).sort(),
+    );
     for (const {
       scenario,
       cache,
@@ -72,6 +77,11 @@ describe('vmckpt bench resume', () => {
       expect(storageReadBytes === null).toBe(cache === 'warm');
       expect(transfer === undefined).toBe(scenario === 'qemu-full');
     }
+    const compared = report.comparisons!.filter(({ figure }) => figure === 'resumeMs');
+    expect(compared.map(({ scenario, cache }) => `${scenario} ${cache}`).sort()).toEqual([
+      'lazy cold',
+      'lazy warm',
+    ]);
     expect(report.ratios['directZstdCompleteVsFull']).toBeGreaterThan(0);
     expect(report.ratios['faultP50ZstdUs']).toBeGreaterThan(0);
     expect(report.missing['client90LearnedColdVsLazyCold']).toEqual(expect.any(String));

@@ -57,6 +57,7 @@ export function renderReport(report: ResumeReport): string {
     '<h1>vmckpt bench resume</h1>',
     `<p>${escapeText(subtitle(report))}</p>`,
     ratioTable(report),
+    comparisonTable(report),
     ...places.flatMap((place) => sectionOf(report, place)),
     absenceList(report),
     environmentTable(report),
@@ -114,6 +115,17 @@ function ratioTable({ ratios, missing }: ResumeReport): string {
     return [`<code>${name}</code><br>${escapeText(what)}`, shown, goalText, holds];
   });
   return `<h2>Ratios</h2>${table(['', 'value', 'goal', ''], rows)}`;
+}
+
+function comparisonTable({ comparisons = [] }: ResumeReport): string {
+  if (comparisons.length === 0) return '';
+  const rows = comparisons.map(({ scenario, cache, ramMib, figure, ratio }) => [
+    `${escapeText(scenario)}, ${cache}, ${ramMib} MiB`,
+    `<code>${escapeText(figure)}</code>`,
+    ratio.median.toFixed(3),
+    `${ratio.min.toFixed(2)}–${ratio.max.toFixed(2)} in ${ratio.count} rounds`,
+  ]);
+  return `<h2>This build through the other one</h2>${table(['', '', 'median', ''], rows)}`;
 }
 
 function ratioText(name: string, value: number): string {

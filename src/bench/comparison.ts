@@ -1,0 +1,72 @@
+/** This build beside another one, in turns on one machine: figure by figure, run by run of the same round. */
+import { FIGURES, type FigureName } from './figures.js';
+import { spreadOf } from './measure.js';
+import type { Comparison, Run } from './resume-report.js';
+import type { SavedGuest, Scenario } from './scenario.js';
+
+/** What a user waits for, and what it is made of. */
+const COMPARED: readonly FigureName[] = [
+  'resumeMs',
+  'completeMs',
+  'firstAnswerMs',
+  'client90Ms',
+  'http90Ms',
+  'faultP50Us',
+];
+
+/** Added to a scenario's name where the other build restores. */
+export const BEFORE = ' (before)';
+
+/** The same scenario, restored by another build. It learns nothing of its own: both use the same generation. */
+export function byOtherBuild(scenario: Scenario, restore: SavedGuest['restore']): Scenario {
+  const { name, title, artefact } = scenario;
+  return {
+    name: `${name}${BEFORE}`,
+    title: `${title}${BEFORE}`,
+    artefact,
+    restore: (saved) => scenario.restore({ ...saved, restore }),
+  };
+}
+
+/** Of every scenario that both builds have restored; empty when there is no other build. */
+export function compareBuilds(runs: readonly Run[]): Comparison[] {
+  const after = runs.filter(({ round, scenario }) => round > 0 && !scenario.endsWith(BEFORE));
+  const pairs = after.flatMap((run) => {
+    const before = runs.find((other) => isBefore(other, run));
+    return before === undefined ? [] : [{ before, after: run }];
+  });
+  const groups = new Map<string, Pair[]>();
+  for (const pair of pairs) {
+    const { scenario, cache, ramMib } = pair.after;
+    const place = `${ramMib} ${cache} ${scenario}`;
+    groups.set(place, [...(groups.get(place) ?? []), pair]);
+  }
+  return [...groups.values()].flatMap((group) => COMPARED.flatMap((figure) => compare(group, figure)));
+}
+
+interface Pair {
+  readonly before: Run;
+  readonly after: Run;
+}
+
+function isBefore(other: Run, { scenario, cache, ramMib, round }: Run): boolean {
+  return (
+    other.scenario === `${scenario}${BEFORE}` &&
+    other.cache === cache &&
+    other.ramMib === ramMib &&
+    other.round === round
+  );
+}
+
+function compare(pairs: readonly Pair[], figure: FigureName): Comparison[] {
+  const of = (run: Run) => FIGURES[figure](run);
+  const ratio = spreadOf(
+    pairs.map(({ before, after }) => {
+      const [from, to] = [of(before), of(after)];
+      return from && to ? to / from : undefined;
+    }),
+  );
+  if (ratio === undefined) return [];
+  const { scenario, cache, ramMib } = pairs[0]!.after;
+  return [{ scenario, cache, ramMib, figure, ratio }];
+}
