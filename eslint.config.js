@@ -8,11 +8,12 @@ const LAYERS = [
   ['util'],
   ['native', 'timeline', 'pages'],
   ['migration-stream', 'qemu', 'checkpoint'],
-  ['store', 'working-set'],
-  ['transfer'],
-  ['interchange', 'uffd', 'launch'],
-  ['save', 'restore'],
-  ['doctor', 'bench', 'learn'],
+  ['store', 'working-set', 'aftercare'],
+  ['serving-protocol'],
+  ['vms'],
+  ['transfer', 'launch'],
+  ['interchange', 'save', 'serving', 'restore'],
+  ['uffd', 'doctor', 'bench', 'learn'],
   ['cli'],
 ];
 

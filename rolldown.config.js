@@ -7,9 +7,9 @@ import { defineConfig } from 'rolldown';
 const ENTRIES = [
   'index',
   'cli/main',
-  'restore/transfer-process',
+  'serving/main',
   'save/receiver-process',
-  'restore/aftercare-process',
+  'aftercare/process',
   'checkpoint/compress-worker',
   'checkpoint/decode-worker',
   'bench/client-worker',

@@ -4,7 +4,7 @@
  * whole.
  */
 import path from 'node:path';
-import type { VmSummary } from '../src/restore/list-vms.js';
+import type { VmSummary } from '../src/vms/list.js';
 import type { RestoreReport } from '../src/restore/restore.js';
 import type { SaveReport } from '../src/save/save.js';
 import { QmpClient } from '../src/qemu/qmp.js';

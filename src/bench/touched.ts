@@ -4,7 +4,7 @@ import { CheckpointReader } from '../checkpoint/reader.js';
 import { presentPages } from '../native/index.js';
 import { PageBitmap } from '../pages/bitmap.js';
 import { PAGE_KINDS } from '../pages/contracts.js';
-import { VmFolder } from '../restore/vm-record.js';
+import { VmFolder } from '../vms/folder.js';
 import { readWorkingSet } from '../working-set/file.js';
 import { pagesOf } from '../working-set/runs.js';
 import { Clients } from './clients/clients.js';

@@ -1,6 +1,6 @@
 /** `vmckpt logs NAME` */
 import { Argument, type Command } from 'commander';
-import { readVmLogs, type TransferLogLine, type VmLogs } from '../restore/logs.js';
+import { readVmLogs, type TransferLogLine, type VmLogs } from '../vms/logs.js';
 import { printable } from './text.js';
 import { contextOf, verb } from './verb.js';
 

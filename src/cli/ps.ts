@@ -1,6 +1,6 @@
 /** `vmckpt ps` */
 import type { Command } from 'commander';
-import { listVms, type VmSummary } from '../restore/list-vms.js';
+import { listVms, type VmSummary } from '../vms/list.js';
 import { table } from './text.js';
 import { contextOf, verb } from './verb.js';
 

@@ -1,11 +1,11 @@
 /** `vmckpt restore NAME[@GEN] [-- QEMU ARGS…]` */
 import { Argument, InvalidArgumentError, type Command } from 'commander';
-import type { PathWish } from '../restore/direct-choice.js';
+import type { PathWish } from '../restore/memory-path.js';
 import { EXIT_CODES, VmckptError } from '../errors.js';
 import { MAX_CLONES, restoreClones, type ClonesReport } from '../restore/clones.js';
-import { recover } from '../restore/recover.js';
+import { recover } from '../restore/take-over.js';
 import { restore, type RestoreReport } from '../restore/restore.js';
-import { RESTORE_MODES, type RestoreMode } from '../restore/vm-record.js';
+import { RESTORE_MODES, type RestoreMode } from '../vms/records.js';
 import { DEFAULT_EXPLORE, DEFAULT_PREFETCH_BUDGET_MS, MAX_EXPLORE } from '../working-set/plan.js';
 import { formatBytes, formatMs } from '../util/units.js';
 import { printable } from './text.js';

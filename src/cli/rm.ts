@@ -1,6 +1,6 @@
 /** `vmckpt rm NAME@GEN` */
 import { Argument, type Command } from 'commander';
-import { removeGeneration } from '../restore/remove-generation.js';
+import { removeGeneration } from '../vms/needs-generation.js';
 import { contextOf, verb } from './verb.js';
 
 export function rmCommand(): Command {

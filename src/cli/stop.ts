@@ -1,7 +1,7 @@
 /** `vmckpt stop NAME…` */
 import { Argument, type Command } from 'commander';
 import { EXIT_CODES, VmckptError } from '../errors.js';
-import { stopVm, type StopReport } from '../restore/stop.js';
+import { stopVm, type StopReport } from '../vms/stop.js';
 import { contextOf, verb } from './verb.js';
 
 export function stopCommand(): Command {

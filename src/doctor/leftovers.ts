@@ -1,6 +1,6 @@
 /** What crashed runs have left behind: saves whose vmckpt died, VMs that nobody serves, unfinished generations. */
 import { VmckptError } from '../errors.js';
-import { listVms, type VmSummary } from '../restore/list-vms.js';
+import { listVms, type VmSummary } from '../vms/list.js';
 import { listAbandonedSaves, type AbandonedSave } from '../save/vm-journal.js';
 import { Store } from '../store/store.js';
 import { shellQuote } from '../util/shell.js';

@@ -15,9 +15,10 @@ import { untrustedOptions } from '../qemu/trust.js';
 import { findQemuBinary } from '../qemu/launch.js';
 import type { SealVerdict } from '../store/seal.js';
 import { isRoot } from '../util/rights.js';
-import { aftercareNotes, type Aftercare } from './aftercare.js';
+import { aftercareNotes } from '../aftercare/order.js';
+import type { Aftercare } from '../aftercare/order.js';
 import { unmetRequirements, type Problem, type Requisites } from './requirements.js';
-import { socketFolderOf } from './vm-places.js';
+import { socketFolderOf } from '../vms/places.js';
 
 export interface LaunchWishes {
   readonly run: boolean;

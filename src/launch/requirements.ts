@@ -13,7 +13,7 @@ import { bootId, differingPlaces, hasInterface, placesOf } from '../qemu/process
 import { whyNotStartedAs, type User } from '../qemu/start-as.js';
 import { unrepeatableOptions } from '../qemu/unrepeatable.js';
 import { asOwner, isRoot } from '../util/rights.js';
-import { runtimeFolderOf } from './vm-places.js';
+import { runtimeFolderOf } from '../vms/places.js';
 
 const REPLACEMENT_CHARACTER = '\ufffd';
 

@@ -9,8 +9,8 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { networkInterfaces, tmpdir } from 'node:os';
 import path from 'node:path';
 import { EXIT_CODES, VmckptError } from '../errors.js';
-import { stopVm } from '../restore/stop.js';
-import { listVmFolders } from '../restore/vm-record.js';
+import { stopVm } from '../vms/stop.js';
+import { listVmFolders } from '../vms/folder.js';
 import { asRoot } from '../util/rights.js';
 import { homeDir, stateDir } from '../util/user-folders.js';
 

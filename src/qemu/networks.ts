@@ -41,3 +41,20 @@ export async function nicMacAddresses(qmp: QmpClient): Promise<Map<string, strin
     Array.from(pairs, ([, nic, mac, network]) => [network!, (changed.get(nic!) ?? mac!).toLowerCase()]),
   );
 }
+
+export interface Isolation {
+  readonly isClone: boolean;
+  /** Those that are shared with others. */
+  readonly networks: readonly { readonly id?: string | undefined }[];
+}
+
+/**
+ * Cuts a clone off from its neighbours, to whom it is still somebody else. To be called before its devices are loaded:
+ * their state says that the link is there, so the guest sees nothing of it.
+ */
+export async function isolate(qmp: QmpClient, { isClone, networks }: Isolation): Promise<void> {
+  if (!isClone || networks.length === 0) return;
+  // Of itself QEMU would announce the address that the machine was saved with, for a second or more.
+  await qmp.execute('migrate-set-parameters', { 'announce-rounds': 0 });
+  for (const { id } of networks) await qmp.execute('set_link', { name: id, up: false });
+}

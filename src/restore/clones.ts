@@ -5,7 +5,8 @@ import { readManifest, type Manifest } from '../checkpoint/manifest.js';
 import { requireRoom } from '../qemu/memory-room.js';
 import { Store } from '../store/store.js';
 import { restore, type RestoreOptions, type RestoreReport } from './restore.js';
-import { listVmFolders, statusOf, VmFolder } from './vm-record.js';
+import { listVmFolders, VmFolder } from '../vms/folder.js';
+import { statusOf } from '../vms/status.js';
 
 export const MAX_CLONES = 1000;
 

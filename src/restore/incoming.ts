@@ -8,9 +8,9 @@ import { queryMigrate, withoutUserfaultfd } from '../qemu/migration-control.js';
 import type { QmpClient } from '../qemu/qmp.js';
 import type { HugePageSizes } from '../pages/host-pages.js';
 import { poll } from '../util/deadline.js';
-import type { TransferClient } from './transfer-client.js';
-import type { TransferOrder } from './transfer-job.js';
-import type { DirectlyFilled } from './vm-record.js';
+import type { TransferClient } from './server-client/client.js';
+import type { TransferOrder } from '../serving-protocol/order.js';
+import type { DirectlyFilled } from '../serving-protocol/order.js';
 
 const Capabilities = v.array(v.object({ capability: v.string(), state: v.boolean() }));
 /** All memory of a large VM from a slow disk. */

@@ -2,9 +2,9 @@
 import { chmodSync, chownSync, existsSync, mkdirSync } from 'node:fs';
 import path from 'node:path';
 import type { LaunchPlan } from '../launch/launch-plan.js';
-import { runtimeFolderOf } from '../launch/vm-places.js';
+import { runtimeFolderOf } from '../vms/places.js';
 import { OWN_FOLDER } from '../qemu/own-identity.js';
-import type { VmFolder } from './vm-record.js';
+import type { VmFolder } from '../vms/folder.js';
 
 /** For its owner, and for others to pass through, who cannot look at what is there. */
 const PASSABLE = 0o711;

@@ -3,7 +3,7 @@ import type { Manifest } from '../checkpoint/manifest.js';
 import type { LaunchPlan } from '../launch/launch-plan.js';
 import type { LocatedGeneration } from '../store/store.js';
 import { identifyProcess } from '../util/process-identity.js';
-import type { RestoreMode, VmRecord } from './vm-record.js';
+import type { RestoreMode, VmRecord } from '../vms/records.js';
 
 export interface VmBeginnings {
   readonly vmName: string;

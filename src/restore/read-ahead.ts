@@ -3,7 +3,7 @@ import { GENERATION_FILES, HOT_PACK_FILE } from '../checkpoint/format.js';
 import { readAhead } from '../native/index.js';
 import { WORKING_SET_FILE } from '../working-set/file.js';
 import { NEXT_PLAN_FILE } from '../working-set/next-plan.js';
-import type { RestoreMode } from './vm-record.js';
+import type { RestoreMode } from '../vms/records.js';
 
 const { pageIndex, extentIndex, deviceState } = GENERATION_FILES;
 

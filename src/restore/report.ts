@@ -3,8 +3,8 @@ import type { Manifest } from '../checkpoint/manifest.js';
 import type { Moved } from '../qemu/relocation.js';
 import { roundMs } from '../timeline/clock.js';
 import type { FaultTimes } from '../transfer/fault-times.js';
-import type { TransferCounters } from './transfer-job.js';
-import type { RestoreMode, VmRecord } from './vm-record.js';
+import type { TransferCounters } from '../serving-protocol/counters.js';
+import type { RestoreMode, VmRecord } from '../vms/records.js';
 
 export interface RestoreTimes {
   readonly verbStartMs: number;

@@ -3,7 +3,7 @@
  * fill its memory. Until the VM runs a failure leaves nothing behind; from then on the VM is left alone.
  */
 import { requireMachine, type Manifest } from '../checkpoint/manifest.js';
-import { isolate } from '../launch/aftercare.js';
+import { isolate } from '../qemu/networks.js';
 import { planLaunch, type LaunchPlan, type LaunchWishes } from '../launch/launch-plan.js';
 import { refuseCollisions } from '../qemu/collisions.js';
 import { requireCompatible } from '../qemu/compatibility.js';
@@ -20,9 +20,9 @@ import { leaveControlGroup } from '../util/leave-control-group.js';
 import { identifyProcess } from '../util/process-identity.js';
 import { asRoot } from '../util/rights.js';
 import { saysOnce } from '../util/says-once.js';
-import { killAtOnce } from './end-process.js';
-import { chooseDirectMemory, type PathWish } from './direct-choice.js';
-import { findHugePages } from './huge-pages.js';
+import { killAtOnce } from '../vms/processes.js';
+import { chooseDirectMemory, type PathWish } from './memory-path.js';
+import { findHugePages } from '../qemu/memory-pages.js';
 import {
   EAGER_TIMEOUT_MS,
   explainFailure,
@@ -33,17 +33,19 @@ import {
 } from './incoming.js';
 import type { PrefetchWishes } from '../working-set/plan.js';
 import { readGenerationAhead } from './read-ahead.js';
-import { restoreMapped } from './restore-mapped.js';
+import { restoreMapped } from './by-mapping.js';
 import { makePlaces } from './make-places.js';
 import { requireSameDisks } from './same-disks.js';
 import { compareSettings, replaySettings } from './settings.js';
 import { newRecord } from './new-record.js';
 import { buildReport, type RestoreReport } from './report.js';
 import { superviseTransfer } from './supervise.js';
-import { startGuardian, type Guardian } from './guardian.js';
-import type { Background, TransferOrder } from './transfer-job.js';
-import { endAbandoned } from './stop.js';
-import { claimFolder, type RestoreMode, type VmFolder, type VmRecord } from './vm-record.js';
+import { startGuardian, type Guardian } from './parents/parent.js';
+import type { Background, TransferOrder } from '../serving-protocol/order.js';
+import { endAbandoned } from '../vms/stop.js';
+import { claimFolder } from '../vms/claim.js';
+import type { RestoreMode, VmRecord } from '../vms/records.js';
+import type { VmFolder } from '../vms/folder.js';
 
 export type { RestoreReport } from './report.js';
 

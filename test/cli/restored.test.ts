@@ -1,7 +1,8 @@
 import { existsSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { VmFolder, type VmRecord } from '../../src/restore/vm-record.js';
+import { VmFolder } from '../../src/vms/folder.js';
+import type { VmRecord } from '../../src/vms/records.js';
 import { identifyProcess } from '../../src/util/process-identity.js';
 import { cliSuite, deadProcess } from '../support/cli.js';
 import { killAndWait, isAlive, spawnTracked, type TrackedProcess } from '../support/processes.js';

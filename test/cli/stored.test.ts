@@ -4,7 +4,7 @@ import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { cliSuite, deadProcess, isRoot, WITHOUT_CAPABILITIES } from '../support/cli.js';
 import { storeGeneration } from '../support/stored.js';
-import { VmFolder } from '../../src/restore/vm-record.js';
+import { VmFolder } from '../../src/vms/folder.js';
 import { identifyProcess } from '../../src/util/process-identity.js';
 
 describe('checkpoints in a store', () => {

@@ -16,7 +16,7 @@ import { suiteDirectory } from '../support/vitest.js';
 const AT_ONCE_MS = 5_000;
 const PARKED_MS = 1_000;
 const PARTIES = {
-  transfer: /^\S*node \S*dist\/restore\/transfer-process\.js/,
+  transfer: /^\S*node \S*dist\/serving\/main\.js/,
   keeper: /^\S*vmckpt-keeper/,
   qemu: /^\S*qemu-system/,
 } as const;

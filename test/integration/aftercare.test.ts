@@ -3,8 +3,8 @@ import dgram from 'node:dgram';
 import { once } from 'node:events';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
-import { readVmLogs } from '../../src/restore/logs.js';
-import { VmFolder } from '../../src/restore/vm-record.js';
+import { readVmLogs } from '../../src/vms/logs.js';
+import { VmFolder } from '../../src/vms/folder.js';
 import { poll } from '../../src/util/deadline.js';
 import { agentArgs, inGuest } from '../support/agent.js';
 import {

@@ -2,7 +2,7 @@
 import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { listVms } from '../../src/restore/list-vms.js';
+import { listVms } from '../../src/vms/list.js';
 import type { RestoreReport } from '../../src/restore/restore.js';
 import { controlGroupsOf } from '../../src/util/control-groups.js';
 import { poll } from '../../src/util/deadline.js';

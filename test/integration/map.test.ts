@@ -12,8 +12,8 @@ import path from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { materialize } from '../../src/interchange/materialize.js';
 import { QmpClient } from '../../src/qemu/qmp.js';
-import { listVms } from '../../src/restore/list-vms.js';
-import { removeGeneration } from '../../src/restore/remove-generation.js';
+import { listVms } from '../../src/vms/list.js';
+import { removeGeneration } from '../../src/vms/needs-generation.js';
 import { Store } from '../../src/store/store.js';
 import { poll } from '../../src/util/deadline.js';
 import {

@@ -6,7 +6,7 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { QmpClient } from '../../src/qemu/qmp.js';
-import { VmFolder } from '../../src/restore/vm-record.js';
+import { VmFolder } from '../../src/vms/folder.js';
 import { poll } from '../../src/util/deadline.js';
 import { readManifest } from '../../src/checkpoint/manifest.js';
 import { PAGE_BYTES } from '../../src/pages/layout.js';

@@ -4,8 +4,8 @@ import { chmodSync, existsSync, mkdirSync, readFileSync, readlinkSync } from 'no
 import path from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { readManifest } from '../../src/checkpoint/manifest.js';
-import { stopVm } from '../../src/restore/stop.js';
-import { VmFolder } from '../../src/restore/vm-record.js';
+import { stopVm } from '../../src/vms/stop.js';
+import { VmFolder } from '../../src/vms/folder.js';
 import { isRoot } from '../support/cli.js';
 import { startCli } from '../support/command.js';
 import {

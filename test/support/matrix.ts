@@ -16,7 +16,7 @@ import { NEXT_PLAN_FILE } from '../../src/working-set/next-plan.js';
 import { PAGE_KINDS } from '../../src/pages/contracts.js';
 import { PAGE_BYTES } from '../../src/pages/layout.js';
 import type { ClonesReport } from '../../src/restore/clones.js';
-import type { VmSummary } from '../../src/restore/list-vms.js';
+import type { VmSummary } from '../../src/vms/list.js';
 import {
   BARE_WHOLE,
   examineBare,

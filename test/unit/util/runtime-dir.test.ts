@@ -12,7 +12,7 @@ import {
 import os from 'node:os';
 import path from 'node:path';
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest';
-import { claimFolder } from '../../../src/restore/vm-record.js';
+import { claimFolder } from '../../../src/vms/claim.js';
 import { distFile } from '../../../src/util/package-paths.js';
 import { identifyProcess } from '../../../src/util/process-identity.js';
 import { ensureRuntimeDir, findRuntimePath, firstUsable, runtimeDir } from '../../../src/util/runtime-dir.js';

@@ -1,0 +1,25 @@
+import { spawn } from 'node:child_process';
+import { closeSync, openSync } from 'node:fs';
+import { ownEnvironment } from '../util/own-environment.js';
+import { distFile } from '../util/package-paths.js';
+import type { Aftercare } from './order.js';
+
+export interface AftercareFiles {
+  /** Where QEMU's monitor listens: the process waits until it is free. */
+  readonly monitorSocket: string;
+  readonly logPath: string;
+}
+
+/** Starts the process of the aftercare where there is something to do. */
+export function beginAftercare({ monitorSocket, logPath }: AftercareFiles, care: Aftercare): void {
+  if (care.agentSocket === undefined && care.networks.length === 0) return;
+  const log = openSync(logPath, 'a', 0o600);
+  const child = spawn(
+    process.execPath,
+    [distFile('aftercare/process.js'), monitorSocket, JSON.stringify(care)],
+    { detached: true, env: ownEnvironment(), stdio: ['ignore', log, log] },
+  );
+  child.on('error', () => undefined); // the VM runs without it
+  child.unref();
+  closeSync(log);
+}

@@ -1,0 +1,184 @@
+/**
+ * The story of `restore --mode map`: QEMU's main memory is a private mapping of the generation's raw memory file, so only
+ * the devices and the small RAM blocks are loaded. This process does that itself, and then none of vmckpt is
+ * needed any more: QEMU holds the generation by a descriptor that it has inherited.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { InlineDecoder } from '../checkpoint/inline-decoder.js';
+import type { Manifest } from '../checkpoint/manifest.js';
+import { requireRawMemory } from '../checkpoint/raw-memory.js';
+import { CheckpointReader } from '../checkpoint/reader.js';
+import { VmckptError } from '../errors.js';
+import { NO_HOLES_PATH, requireAddon } from '../native/index.js';
+import { isolate } from '../qemu/networks.js';
+import { planLaunch, type LaunchPlan } from '../launch/launch-plan.js';
+import { refuseCollisions } from '../qemu/collisions.js';
+import { requireCompatible } from '../qemu/compatibility.js';
+import { requireRoom } from '../qemu/memory-room.js';
+import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
+import { opensMemoryReadOnly, type MappedMemory } from '../qemu/mapped-memory.js';
+import { holdGeneration, type GenerationUse } from '../store/generation-use.js';
+import type { SealVerdict } from '../store/seal.js';
+import type { LocatedGeneration } from '../store/store.js';
+import { readMachineState, sendWholeMachine } from '../transfer/whole-machine.js';
+import { nowMs } from '../timeline/clock.js';
+import { leaveControlGroup } from '../util/leave-control-group.js';
+import { identifyProcess } from '../util/process-identity.js';
+import { killAtOnce } from '../vms/processes.js';
+import { beginAftercare } from '../aftercare/begin.js';
+import { connectTo } from '../qemu/migration-socket.js';
+import { endOfQemu, LAST_WORDS_MS, listenForMachine, runWhenLoaded } from './incoming.js';
+import { makePlaces } from './make-places.js';
+import { requireSameDisks } from './same-disks.js';
+import { compareSettings, replaySettings } from './settings.js';
+import { newRecord } from './new-record.js';
+import { buildReport, type RestoreReport } from './report.js';
+import type { RestoreOptions } from './restore.js';
+import type { VmFolder } from '../vms/folder.js';
+import type { VmRecord } from '../vms/records.js';
+
+export interface MappedRestore {
+  readonly options: RestoreOptions;
+  readonly located: LocatedGeneration;
+  readonly manifest: Manifest;
+  readonly judgeSeal: () => SealVerdict;
+  /** Claimed, and removed when this fails before the VM runs. */
+  readonly folder: VmFolder;
+  readonly verbStartMs: number;
+}
+
+/** Ready to be started. */
+interface Attempt extends MappedRestore {
+  readonly reader: CheckpointReader;
+  readonly memory: MappedMemory;
+  readonly plan: LaunchPlan;
+  readonly record: VmRecord;
+  readonly use: GenerationUse;
+}
+
+/** @throws VmckptError NO_RAW_MEMORY, RAW_MEMORY_CHANGED, MAP_REFUSED, and as restore() */
+export async function restoreMapped(subject: MappedRestore): Promise<RestoreReport> {
+  const { options, located, manifest, judgeSeal, folder, verbStartMs } = subject;
+  let use: GenerationUse | undefined;
+  let reader: CheckpointReader | undefined;
+  try {
+    use = holdGeneration(located.dir);
+    reader = await CheckpointReader.open(located.dir);
+    const memory = memoryToMap(located.dir, manifest);
+    const plan = await planLaunch({ manifest, judgeSeal, directory: folder.directory, memory }, options);
+    makePlaces(folder, plan);
+    for (const note of plan.notes) options.onMessage(note);
+    const { identity = 'original' } = options;
+    const original = identity === 'original' ? manifest.qemu.process : undefined;
+    await refuseCollisions(plan.args, { original, cwd: plan.cwd });
+    const { ramBytes, nonZeroBytes: dataBytes } = manifest.sizes;
+    const need = { vmCount: 1, ramBytes, dataBytes, isMapped: true, args: plan.args, cwd: plan.cwd };
+    requireRoom(need, options.memoryRoom ?? 'required', options.onMessage);
+    const record = newRecord({ vmName: folder.name, located, manifest, mode: 'map', plan, verbStartMs });
+    folder.write(record);
+    return await startAndLoad({ ...subject, reader, memory, plan, record, use });
+  } catch (error) {
+    if (folder.read()?.qemu === undefined) folder.remove();
+    throw error;
+  } finally {
+    use?.release();
+    reader?.close();
+  }
+}
+
+/** The QEMU that restores is never older than the saver's. */
+function memoryToMap(dir: string, manifest: Manifest): MappedMemory {
+  const { file, block, sizeBytes } = requireRawMemory(dir, manifest);
+  const readOnly = opensMemoryReadOnly(manifest.qemu.version);
+  if (!readOnly) requireAddon('--mode map with a QEMU before 8.2');
+  return { file, block, sizeBytes, readOnly };
+}
+
+async function startAndLoad(attempt: Attempt): Promise<RestoreReport> {
+  const { options, manifest, folder, plan, record, verbStartMs } = attempt;
+  const { use } = attempt;
+  const { moved, aftercare, runs } = plan;
+  const qemu = await launchQemu({
+    ...plan,
+    ...programOf(attempt),
+    logPath: folder.file('qemu.log'),
+    qmpSocket: folder.file('qmp.sock'),
+    signal: options.signal,
+    inheritedFds: use.fd === undefined ? [] : [use.fd],
+  });
+  try {
+    const resumedAtMs = await load(attempt, qemu);
+    use.leaveTo(qemu.pid);
+    const running = { ...record, qemu: identifyProcess(qemu.pid)! };
+    folder.write(running);
+    await compareSettings(qemu.qmp, attempt);
+    await qemu.qmp.close();
+    if (runs) beginAftercare(folder.aftercareFiles, aftercare);
+    const stays = await leaveControlGroup();
+    if (stays !== undefined) options.onMessage(stays);
+    const times = { verbStartMs, spawnedAtMs: qemu.spawnedAtMs, qemuReadyMs: qemu.qemuReadyMs, resumedAtMs };
+    return buildReport({ record: running, manifest, moved, times, result: undefined });
+  } catch (error) {
+    const reason = await explain(error, qemu, folder.file('qemu.log'));
+    if (folder.read()?.qemu === undefined) await end(qemu);
+    throw reason;
+  } finally {
+    await qemu.qmp.close();
+  }
+}
+
+/** A QEMU that has opened the file for writing must not be able to change it. */
+function programOf({ memory, plan }: Attempt): Pick<LaunchPlan, 'binary' | 'args'> {
+  if (memory.readOnly) return plan;
+  return { binary: NO_HOLES_PATH, args: [plan.binary, ...plan.args] };
+}
+
+/** Returns when the machine runs (ms of the wall clock), or is loaded and stays paused. */
+async function load(
+  { options, manifest, folder, reader, memory, plan }: Attempt,
+  qemu: LaunchedQemu,
+): Promise<number | undefined> {
+  const { qmp } = qemu;
+  const { signal } = options;
+  const socket = folder.file('migration.sock');
+  const [state] = await Promise.all([
+    readMachineState(reader),
+    listenForMachine(qmp, { mode: 'eager', socket }),
+    requireCompatible(qmp, manifest),
+    isolate(qmp, plan.aftercare),
+    replaySettings(qmp, { manifest, options }),
+    requireSameDisks(qmp, { manifest, options }),
+  ]);
+  const [resumedAtMs] = await Promise.all([
+    runWhenLoaded(qmp, { runs: plan.runs, signal, onLoaded: () => noteLoaded(folder, qemu) }),
+    sendWholeMachine({
+      source: reader,
+      decoder: new InlineDecoder(reader),
+      out: connectTo(socket, { readable: true }),
+      state,
+      filled: [reader.layout.byName(memory.block)!],
+      signal,
+    }),
+  ]);
+  return resumedAtMs;
+}
+
+/** From here on the VM lives, whatever becomes of this process, and all that there is to transfer is there. */
+function noteLoaded(folder: VmFolder, { pid }: LaunchedQemu): void {
+  const qemu = identifyProcess(pid);
+  if (qemu === undefined) return;
+  folder.writeTransfer({ process: qemu, status: 'complete', loaded: true, completeAtMs: nowMs() });
+}
+
+/** A QEMU that ends closes its sockets, and has more to say about it than that. */
+async function explain(error: unknown, { exited }: LaunchedQemu, logPath: string): Promise<unknown> {
+  if (!(error instanceof VmckptError) || error.kind !== 'failed') return error;
+  const end = await Promise.race([exited, sleep(LAST_WORDS_MS)]);
+  return end === undefined ? error : endOfQemu(end, logPath);
+}
+
+/** The checkpoint is as it was. */
+async function end({ pid, exited }: LaunchedQemu): Promise<void> {
+  killAtOnce(pid);
+  await exited;
+}

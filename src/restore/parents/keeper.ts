@@ -1,0 +1,180 @@
+/**
+ * The verb's end of a keeper (native/core/keeper.h): the small process that is the parent of QEMU and of the process
+ * that serves its memory, and starts the latter again when it dies.
+ */
+import { spawn, type ChildProcess } from 'node:child_process';
+import { closeSync, openSync } from 'node:fs';
+import type { Socket } from 'node:net';
+import os from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { VmckptError } from '../../errors.js';
+import { KEEPER_PATH } from '../../native/index.js';
+import type { ProcessEnd, StartedProcess, StartOptions } from '../../qemu/launch.js';
+import { withDeadline } from '../../util/deadline.js';
+import { readLines } from '../../util/lines.js';
+import { ownEnvironment } from '../../util/own-environment.js';
+import { identifyProcess, isAlive, type ProcessIdentity } from '../../util/process-identity.js';
+import { sendSignal, SIGKILL } from '../../vms/processes.js';
+import type { Guardian, ServerStart } from './parent.js';
+import {
+  SERVER_COMMAND,
+  serverArguments,
+  TransferClient,
+  type ServedTransfer,
+  untilClosed,
+} from '../server-client/client.js';
+
+const START_TIMEOUT_MS = 10_000;
+/** A keeper that has not started another server by then has given up. */
+const GIVEN_UP_MS = 2_000;
+const MAX_LINE_BYTES = 4096;
+const WATCH_QEMU_EVERY_MS = 100;
+/** How long a keeper gets to tell of an end that it has seen, and its server, when it has ended itself, to have said why. */
+const LAST_WORDS_MS = 500;
+
+export class Keeper implements Guardian {
+  readonly transfer: TransferClient;
+  readonly #process: ChildProcess;
+  readonly #control: Socket;
+  readonly #closed: Promise<unknown>;
+  #released = false;
+  #server: ProcessIdentity | undefined;
+  #givenUp: NodeJS.Timeout | undefined;
+  #onStarted: ((pid: number | VmckptError) => void) | undefined;
+  #onQemuEnd: ((end: ProcessEnd) => void) | undefined;
+
+  private constructor(child: ChildProcess) {
+    this.#process = child;
+    const [control, line] = child.stdio.slice(3) as [Socket, Socket];
+    this.#control = control;
+    this.transfer = new TransferClient(line, () => this.#killServer());
+    this.#closed = untilClosed(control);
+    child.on('error', () => {
+      control.destroy();
+      line.destroy();
+    });
+    readLines(control, {
+      maxLineBytes: MAX_LINE_BYTES,
+      onLine: (text) => this.#onLine(text),
+      onEnd: () => undefined, // then it closes
+    });
+  }
+
+  /** Starts it, and with it the server, which opens the checkpoint while everything else is prepared. */
+  static start({ folder, generationDir, wishes }: ServerStart): Keeper {
+    const log = openSync(folder.file('transfer.log'), 'a', 0o600);
+    const args = serverArguments(generationDir, wishes);
+    const child = spawn(KEEPER_PATH, [...SERVER_COMMAND, folder.name, ...args], {
+      detached: true,
+      env: ownEnvironment(),
+      stdio: ['ignore', log, log, 'pipe', 'pipe'],
+    });
+    closeSync(log);
+    return new Keeper(child);
+  }
+
+  /** Its line to the verb passes from one server to the next. */
+  get served(): ServedTransfer {
+    return this.transfer;
+  }
+
+  get identity(): ProcessIdentity | undefined {
+    return this.#process.pid === undefined ? undefined : identifyProcess(this.#process.pid);
+  }
+
+  /** @throws VmckptError QEMU_FAILED_TO_START, TIMEOUT */
+  async startQemu({ binary, args, cwd, logPath }: StartOptions): Promise<StartedProcess> {
+    const started = new Promise<number>((resolve, reject) => {
+      this.#onStarted = (pid) => (typeof pid === 'number' ? resolve(pid) : reject(pid));
+    });
+    const ended = new Promise<ProcessEnd>((resolve) => (this.#onQemuEnd = resolve));
+    const text = Buffer.from([cwd, logPath, binary, ...args].map((part) => `${part}\0`).join(''));
+    const length = Buffer.alloc(4);
+    length.writeUInt32BE(text.length);
+    this.#control.write(Buffer.concat([length, text]));
+    const lost = this.#died().then(async () => {
+      // With a server that could not open the checkpoint it ends, too.
+      await Promise.race([this.transfer.failure(), sleep(LAST_WORDS_MS)]);
+      throw new VmckptError('QEMU_FAILED_TO_START', 'the process that starts QEMU has died');
+    });
+    lost.catch(() => undefined); // later on nobody waits for it
+    const pid = await withDeadline(Promise.race([started, lost]), {
+      what: 'QEMU to be started',
+      timeoutMs: START_TIMEOUT_MS,
+    });
+    const qemu = identifyProcess(pid);
+    return {
+      pid,
+      exited: Promise.race([ended, this.#endUntold(qemu)]),
+      kill: () => qemu !== undefined && sendSignal(qemu, SIGKILL),
+    };
+  }
+
+  /** The verb may end now, everything else goes on. */
+  release(): void {
+    this.#released = true;
+    this.transfer.release();
+    this.#control.destroy();
+    this.#process.unref();
+  }
+
+  /** Ends it and the server; not QEMU. Returns when both are gone, and write nothing any more. */
+  async kill(): Promise<void> {
+    this.#process.kill('SIGKILL');
+    await this.#closed;
+    this.#killServer();
+    // A server that the keeper had not told of yet sees the end of its line.
+    await this.transfer.close();
+  }
+
+  async #died(): Promise<void> {
+    await this.#closed;
+    if (this.#released) await new Promise(() => undefined);
+  }
+
+  /** The end of a QEMU that the keeper does not tell of, because it has died or hangs: how it went nobody knows. */
+  async #endUntold(qemu: ProcessIdentity | undefined): Promise<ProcessEnd> {
+    const pause = () => sleep(WATCH_QEMU_EVERY_MS, undefined, { ref: false });
+    while (qemu !== undefined && isAlive(qemu)) await pause();
+    await sleep(LAST_WORDS_MS, undefined, { ref: false });
+    return { exitCode: null, killedBy: null };
+  }
+
+  #killServer(): void {
+    if (this.#server !== undefined) sendSignal(this.#server, SIGKILL);
+  }
+
+  #onLine(text: string): void {
+    const [what, ...numbers] = text.split(' ');
+    const number = Number(numbers.at(-1));
+    if (what === 'server') this.#onServer(number);
+    else if (what === 'server-killed' || (what === 'server-ended' && number !== 0)) this.#onServerLost();
+    else if (what === 'started') this.#onStarted?.(number);
+    else if (what === 'failed') this.#onStarted?.(failedToStart(numbers[0]!, number));
+    else if (what === 'ended') this.#onQemuEnd?.({ exitCode: number, killedBy: null });
+    else if (what === 'killed') this.#onQemuEnd?.({ exitCode: null, killedBy: signalName(number) });
+  }
+
+  #onServer(pid: number): void {
+    if (this.#server !== undefined) this.transfer.noteTakeover();
+    this.#server = identifyProcess(pid);
+    clearTimeout(this.#givenUp);
+  }
+
+  /** One that has said why it failed has said so before. */
+  #onServerLost(): void {
+    this.#givenUp = setTimeout(() => this.transfer.giveUp(), GIVEN_UP_MS);
+    this.#givenUp.unref();
+  }
+}
+
+function failedToStart(step: string, errno: number): VmckptError {
+  const reason =
+    Object.entries(os.constants.errno).find(([, value]) => value === errno)?.[0] ?? `error ${errno}`;
+  return new VmckptError('QEMU_FAILED_TO_START', `QEMU could not be started (${step}: ${reason})`);
+}
+
+function signalName(signal: number): NodeJS.Signals | null {
+  const found = Object.entries(os.constants.signals).find(([, value]) => value === signal);
+  return (found?.[0] as NodeJS.Signals | undefined) ?? null;
+}

@@ -1,0 +1,35 @@
+/** Who starts QEMU and the process that serves its memory: a keeper, or where there is no addon, the verb itself. */
+import { hasAddon } from '../../native/index.js';
+import type { StartedProcess, StartOptions } from '../../qemu/launch.js';
+import type { ProcessIdentity } from '../../util/process-identity.js';
+import { Keeper } from './keeper.js';
+import type { PrefetchWishes } from '../../working-set/plan.js';
+import type { ServedTransfer, TransferClient } from '../server-client/client.js';
+import { Unkept } from './this-process.js';
+import type { VmFolder } from '../../vms/folder.js';
+
+export interface ServerStart {
+  readonly folder: VmFolder;
+  readonly generationDir: string;
+  readonly wishes: PrefetchWishes | undefined;
+}
+
+export interface Guardian {
+  /** Of the keeper, which outlives the verb. */
+  readonly identity: ProcessIdentity | undefined;
+  /** Until the VM runs. */
+  readonly transfer: TransferClient;
+  /** From then on: the same process, and those that take its place. */
+  readonly served: ServedTransfer;
+  /** @throws VmckptError QEMU_FAILED_TO_START, TIMEOUT */
+  startQemu(options: StartOptions): Promise<StartedProcess>;
+  /** Ends everything but QEMU. Returns when it is gone, and writes nothing any more. */
+  kill(): Promise<void>;
+  /** The verb may end now, everything else goes on. */
+  release(): void;
+}
+
+/** Starts it, and with it the server, which opens the checkpoint while everything else is prepared. */
+export function startGuardian(start: ServerStart): Guardian {
+  return hasAddon() ? Keeper.start(start) : new Unkept(start);
+}

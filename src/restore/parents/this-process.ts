@@ -1,0 +1,81 @@
+/**
+ * A restore without a keeper: QEMU and the process that serves its memory are children of the verb, in sessions of their
+ * own. A server that dies is replaced as long as the verb lives; then by `restore --resume`.
+ */
+import { startDetached, type StartedProcess, type StartOptions } from '../../qemu/launch.js';
+import type { Guardian, ServerStart } from './parent.js';
+import {
+  serverArguments,
+  TransferClient,
+  type ServedTransfer,
+  type TransferEnd,
+} from '../server-client/client.js';
+
+const MAX_TAKEOVERS = 20;
+
+export class Unkept implements Guardian {
+  readonly identity = undefined;
+  readonly transfer: TransferClient;
+  readonly #start: ServerStart;
+  #served: ServedTransfer | undefined;
+
+  constructor(start: ServerStart) {
+    this.#start = start;
+    this.transfer = TransferClient.start(start.folder, serverArguments(start.generationDir, start.wishes));
+  }
+
+  /** Replaced from the first use on: before the VM runs a death is a failure. */
+  get served(): ServedTransfer {
+    const { folder, generationDir } = this.#start;
+    this.#served ??= new Succession(this.transfer, () => TransferClient.takeOver(folder, generationDir));
+    return this.#served;
+  }
+
+  startQemu(options: StartOptions): Promise<StartedProcess> {
+    return startDetached(options);
+  }
+
+  async kill(): Promise<void> {
+    this.transfer.kill();
+    await this.transfer.close();
+  }
+
+  release(): void {
+    (this.#served ?? this.transfer).release();
+  }
+}
+
+/** One server after the other, each started when the one before it has died without a word. */
+class Succession implements ServedTransfer {
+  readonly ended: Promise<TransferEnd>;
+  takeoverCount = 0;
+  onTakeover: () => void = () => undefined;
+  readonly #takeOver: () => TransferClient;
+  #current: TransferClient;
+  #released = false;
+
+  constructor(first: TransferClient, takeOver: () => TransferClient) {
+    this.#current = first;
+    this.#takeOver = takeOver;
+    this.ended = this.#follow();
+  }
+
+  kill(): void {
+    this.#current.kill();
+  }
+
+  release(): void {
+    this.#released = true;
+    this.#current.release();
+  }
+
+  async #follow(): Promise<TransferEnd> {
+    for (;;) {
+      const end = await this.#current.ended;
+      if (end.type !== 'lost' || this.#released || this.takeoverCount === MAX_TAKEOVERS) return end;
+      this.takeoverCount++;
+      this.onTakeover();
+      this.#current = this.#takeOver();
+    }
+  }
+}

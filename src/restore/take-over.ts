@@ -1,0 +1,77 @@
+/** `restore --resume NAME`: has the memory of a VM served again whose transfer has come to an end too early. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { readManifest } from '../checkpoint/manifest.js';
+import { VmckptError } from '../errors.js';
+import { leaveControlGroup } from '../util/leave-control-group.js';
+import { isAlive, type ProcessIdentity } from '../util/process-identity.js';
+import { sendSignal, SIGUSR1 } from '../vms/processes.js';
+import { buildReport, type RestoreReport } from './report.js';
+import { endSilentTransfer } from '../vms/hung.js';
+import { superviseTransfer } from './supervise.js';
+import { TransferClient } from './server-client/client.js';
+import { requireVm } from '../vms/folder.js';
+import { statusOf } from '../vms/status.js';
+import { WatchedTransfer } from './server-client/watched.js';
+
+const WATCH_EVERY_MS = 100;
+const KEEPER_REACTS_MS = 1_000;
+
+export interface RecoverOptions {
+  /** The VM's, as vmckpt ps shows it. */
+  readonly name: string;
+  readonly onProgress: (doneBytes: number, totalBytes: number) => void;
+  readonly onMessage: (text: string) => void;
+  readonly signal: AbortSignal;
+}
+
+/** @throws VmckptError NO_SUCH_VM, VM_STATE when there is nothing to take over, TRANSFER_FAILED */
+export async function recover({
+  name,
+  onProgress,
+  onMessage,
+  signal,
+}: RecoverOptions): Promise<RestoreReport> {
+  const { folder, record } = requireVm(name);
+  const former = folder.readTransfer();
+  const keeperLives = record.keeper !== undefined && isAlive(record.keeper);
+  const wasSilent = await endSilentTransfer(folder);
+  // A keeper, or without one the verb, starts another process by itself when one was killed.
+  const isTold = keeperLives && wasSilent;
+  if (isAlive(record.keeper ?? record.verb) && !isTold) await sleep(KEEPER_REACTS_MS);
+  const status = statusOf(record, folder.readTransfer());
+  if ((status !== 'transfer-lost' && !isTold) || record.qemu === undefined)
+    throw new VmckptError(
+      'VM_STATE',
+      `"${name}" has the status ${status}, only a lost transfer can be taken over`,
+      { hint: 'vmckpt ps shows the status of every restored VM.' },
+    );
+  // Its descendants may trace QEMU. When it has a successor at work already, the signal means nothing to it.
+  if (keeperLives) sendSignal(record.keeper!, SIGUSR1);
+  const manifest = readManifest(record.generationDir);
+  const transfer =
+    keeperLives && former !== undefined
+      ? new WatchedTransfer(folder, former, record.keeper!)
+      : TransferClient.takeOver(folder, record.generationDir);
+  const stays = await leaveControlGroup();
+  if (stays !== undefined) onMessage(stays);
+  const result = await superviseTransfer({
+    folder,
+    transfer,
+    qemuEnded: untilEnded(record.qemu),
+    totalBytes: manifest.sizes.nonZeroBytes,
+    onProgress,
+    onMessage,
+    signal,
+  });
+  return buildReport({
+    record,
+    manifest,
+    moved: [],
+    times: undefined,
+    result: { ...result, recoveries: result.recoveries + 1 },
+  });
+}
+
+async function untilEnded(qemu: ProcessIdentity): Promise<void> {
+  while (isAlive(qemu)) await sleep(WATCH_EVERY_MS);
+}

@@ -1,0 +1,17 @@
+/** What a serving process reports of the pages that it has put in place. */
+import * as v from 'valibot';
+
+export const countersSchema = v.object({
+  demandFaults: v.number(),
+  withheldFaults: v.optional(v.number(), 0),
+  prefetchedPages: v.number(),
+  backgroundPages: v.number(),
+  zeroPages: v.number(),
+  transferredBytes: v.number(),
+  faultP50Us: v.number(),
+  faultP90Us: v.number(),
+  faultP99Us: v.number(),
+  faultMaxUs: v.number(),
+  vcpuBlockedMs: v.number(),
+});
+export type TransferCounters = Readonly<v.InferOutput<typeof countersSchema>>;

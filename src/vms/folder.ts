@@ -1,0 +1,157 @@
+/** The folder of a restored VM below the runtime folder, and the files in it. */
+import {
+  closeSync,
+  existsSync,
+  lchownSync,
+  openSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  utimesSync,
+} from 'node:fs';
+import path from 'node:path';
+import { VmckptError } from '../errors.js';
+import { tryLockFile } from '../native/index.js';
+import { OWN_FOLDER } from '../qemu/own-identity.js';
+import { LockFile } from '../store/lock-file.js';
+import { requireName } from '../store/reference.js';
+import { readJsonFile, writeJsonFile } from '../util/json-file.js';
+import { isAlive } from '../util/process-identity.js';
+import { ensureRuntimeDir, findRuntimePath, runtimeDirs } from '../util/runtime-dir.js';
+import { parse } from '../util/schema.js';
+import { findListener } from './orphans.js';
+import { shortFolderOf } from './places.js';
+import { transferSchema, vmSchema, type TransferRecord, type VmRecord } from './records.js';
+
+/** The files of one restored VM. */
+export class VmFolder {
+  readonly name: string;
+  #directory: string;
+  #claim: number | undefined;
+
+  constructor(name: string) {
+    this.name = name;
+    this.#directory = findRuntimePath('vms', name);
+  }
+
+  get directory(): string {
+    return this.#directory;
+  }
+
+  /** Nobody else restores under this name until the record is written. Says whether that was still free. */
+  claim(): boolean {
+    const fd = openSync(path.join(ensureRuntimeDir('claims'), this.name), 'w', 0o600);
+    if (tryLockFile(fd)) this.#claim = fd;
+    else closeSync(fd);
+    return this.#claim !== undefined;
+  }
+
+  disclaim(): void {
+    if (this.#claim !== undefined) closeSync(this.#claim);
+    this.#claim = undefined;
+  }
+
+  create(): void {
+    this.#directory = ensureRuntimeDir('vms', this.name);
+  }
+
+  /** See launch/vm-places. */
+  get socketFolder(): string {
+    const short = shortFolderOf(this.directory);
+    return existsSync(short) ? short : this.directory;
+  }
+
+  /** For what a VM has in other places than the one that was saved (see qemu/own-identity). */
+  get ownFolder(): string {
+    return path.join(this.socketFolder, OWN_FOLDER);
+  }
+
+  file(
+    name:
+      | 'vm.json'
+      | 'transfer.json'
+      | 'transfer.lock'
+      | 'qmp.sock'
+      | 'transfer.sock'
+      | 'console.sock'
+      | 'migration.sock'
+      | 'qemu.log'
+      | 'transfer.log',
+  ): string {
+    return path.join(name.endsWith('.sock') ? this.socketFolder : this.directory, name);
+  }
+
+  /** What the aftercare needs (src/aftercare/begin.ts). */
+  get aftercareFiles(): { readonly monitorSocket: string; readonly logPath: string } {
+    return { monitorSocket: this.file('qmp.sock'), logPath: this.file('transfer.log') };
+  }
+
+  read(): VmRecord | undefined {
+    const record = readJsonFile(vmSchema, this.file('vm.json'));
+    if (record === undefined || record.qemu !== undefined || isAlive(record.verb)) return record;
+    const isServed = LockFile.holderOf(this.file('transfer.lock')) !== undefined;
+    return { ...record, qemu: findListener(this.file('qmp.sock')), unattended: true, isServed };
+  }
+
+  write(record: VmRecord): void {
+    writeJsonFile(this.file('vm.json'), parse(vmSchema, record));
+    this.disclaim();
+  }
+
+  readTransfer(): TransferRecord | undefined {
+    const record = readJsonFile(transferSchema, this.file('transfer.json'));
+    return record && { ...record, notedAtMs: this.transferNotedAtMs() };
+  }
+
+  /** When the transfer process last noted how it goes: wall clock, ms. */
+  transferNotedAtMs(): number | undefined {
+    return statSync(this.file('transfer.json'), { throwIfNoEntry: false })?.mtimeMs;
+  }
+
+  /** A sign of life where nothing can be written; the file may be gone with its folder. */
+  touchTransfer(): void {
+    try {
+      utimesSync(this.file('transfer.json'), new Date(), new Date());
+    } catch {
+      // Then nobody looks at it either.
+    }
+  }
+
+  writeTransfer(record: TransferRecord): void {
+    writeJsonFile(this.file('transfer.json'), parse(transferSchema, record));
+  }
+
+  remove(): void {
+    this.clear();
+    this.disclaim();
+  }
+
+  clear(): void {
+    const { socketFolder, ownFolder } = this;
+    // What another user's QEMU has there may not be changed while it is removed.
+    if (socketFolder !== this.directory && process.geteuid?.() === 0)
+      for (const folder of [socketFolder, ownFolder]) if (existsSync(folder)) lchownSync(folder, 0, 0);
+    for (const folder of [socketFolder, this.directory]) rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** Every VM that vmckpt has restored and not yet forgotten. */
+export function listVmFolders(): VmFolder[] {
+  const directories = runtimeDirs().map((root) => path.join(root, 'vms'));
+  const names = directories.filter(existsSync).flatMap((directory) => readdirSync(directory));
+  return [...new Set(names)].sort().map((name) => new VmFolder(name));
+}
+
+/** @throws VmckptError BAD_NAME, NO_SUCH_VM */
+export function requireVm(name: string): { folder: VmFolder; record: VmRecord } {
+  requireName(name);
+  const folder = new VmFolder(name);
+  const record = folder.read();
+  if (record !== undefined) return { folder, record };
+  const known = listVmFolders()
+    .map((vm) => vm.name)
+    .join(', ');
+  throw new VmckptError('NO_SUCH_VM', `no restored VM is called "${name}"`, {
+    hint: known === '' ? 'There are no restored VMs.' : `Restored VMs: ${known}`,
+  });
+}

@@ -1,0 +1,65 @@
+/** What `vmckpt ps` shows: every restored VM that has not been forgotten, and how far its memory has come. */
+import { readManifest } from '../checkpoint/manifest.js';
+import { listVmFolders, type VmFolder } from './folder.js';
+import { statusOf, type VmStatus } from './status.js';
+import type { RestoreMode, TransferRecord, VmRecord } from './records.js';
+
+export interface VmSummary {
+  readonly name: string;
+  /** The name of its checkpoint. */
+  readonly checkpoint: string;
+  readonly generation: number;
+  readonly status: VmStatus;
+  readonly mode: RestoreMode;
+  readonly qemuPid: number | null;
+  readonly ramBytes: number;
+  /** Of the data that the generation holds, from 0 to 1; null when it stays in its file, or cannot be told. */
+  readonly memoryShare: number | null;
+  readonly qmpSocket: string;
+  readonly consoleSocket: string | null;
+  /** ISO 8601. */
+  readonly restoredAt: string;
+  /** Why the transfer has ended, when it has failed. */
+  readonly error: { readonly code: string; readonly message: string } | null;
+}
+
+export function listVms(): VmSummary[] {
+  return listVmFolders().flatMap((folder) => {
+    const record = folder.read();
+    return record === undefined ? [] : [summarize(folder, record)];
+  });
+}
+
+function summarize(folder: VmFolder, record: VmRecord): VmSummary {
+  const transfer = folder.readTransfer();
+  const status = statusOf(record, transfer);
+  return {
+    name: record.name,
+    checkpoint: record.checkpoint ?? record.name,
+    generation: record.generation,
+    status,
+    mode: record.mode,
+    qemuPid: record.qemu?.pid ?? null,
+    ramBytes: record.ramBytes,
+    memoryShare: memoryShare(record, transfer),
+    qmpSocket: record.qmpSocket,
+    consoleSocket: record.consoleSocket ?? null,
+    restoredAt: record.restoredAt,
+    error: transfer?.error ?? null,
+  };
+}
+
+function memoryShare({ mode, generationDir }: VmRecord, transfer: TransferRecord | undefined): number | null {
+  if (mode === 'map') return null;
+  if (transfer?.status === 'complete') return 1;
+  return shareOf(transfer?.counters?.['transferredBytes'] ?? 0, generationDir);
+}
+
+function shareOf(transferredBytes: number, generationDir: string): number | null {
+  try {
+    const { nonZeroBytes } = readManifest(generationDir).sizes;
+    return nonZeroBytes === 0 ? 1 : Math.min(1, transferredBytes / nonZeroBytes);
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,109 @@
+/**
+ * Ends a VM that vmckpt has restored: QEMU, the process that serves its memory, and their folder. A QEMU that waits
+ * for a page does not answer, so what it is asked for politely has a short deadline and signals come behind it.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { VmckptError } from '../errors.js';
+import { QmpClient } from '../qemu/qmp.js';
+import { isAlive, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
+import { endProcess, SIGKILL, SIGTERM } from './processes.js';
+import { requireVm, VmFolder } from './folder.js';
+import { statusOf, type VmStatus } from './status.js';
+import type { VmRecord } from './records.js';
+
+const POLITE_TIMEOUT_MS = 2_000;
+const KILL_TIMEOUT_MS = 10_000;
+const SETTLES_WITHIN_MS = 5_000;
+const LOOK_EVERY_MS = 20;
+
+export interface StopReport {
+  readonly name: string;
+  /** Null when QEMU had ended before. */
+  readonly qemuPid: number | null;
+  readonly endedBy: 'quit' | 'SIGTERM' | 'SIGKILL' | null;
+}
+
+/** @throws VmckptError NO_SUCH_VM, VM_BUSY while it is being restored, TIMEOUT when a process cannot be killed */
+export async function stopVm(name: string): Promise<StopReport> {
+  await settled(requireVm(name).folder);
+  const { folder, record } = requireVm(name);
+  if (statusOf(record, folder.readTransfer()) === 'starting') {
+    const [who, hint] = isAlive(record.verb)
+      ? [`process ${record.verb.pid}`, 'Interrupt that process, or wait until the VM runs.']
+      : ['what a dead vmckpt has started', 'Try again in a moment.'];
+    throw new VmckptError('VM_BUSY', `${who} is restoring "${name}" right now`, { hint });
+  }
+  const { qemu } = record;
+  const endedBy = qemu === undefined || !isAlive(qemu) ? null : await endQemu(qemu, folder);
+  await endTransfer(folder);
+  // It may have started another one meanwhile, and does so no more when it has ended.
+  if (record.keeper !== undefined && isAlive(record.keeper)) {
+    await endProcess(record.keeper, SIGKILL, KILL_TIMEOUT_MS);
+    await endTransfer(folder);
+  }
+  forget(folder, record);
+  return { name, qemuPid: endedBy === null ? null : qemu!.pid, endedBy };
+}
+
+/** Unless another restore has taken the name since. */
+function forget(folder: VmFolder, { restoredAt }: VmRecord): void {
+  if (!folder.claim()) return;
+  const now = folder.read();
+  if (now === undefined || now.restoredAt === restoredAt) folder.remove();
+  else folder.disclaim();
+}
+
+async function endTransfer(folder: VmFolder): Promise<void> {
+  const transfer = folder.readTransfer()?.process;
+  if (transfer !== undefined) await endProcess(transfer, SIGKILL, KILL_TIMEOUT_MS);
+}
+
+/** Ends what a restore under this name has left behind that died before its VM ran; says whether there was one. */
+export async function endAbandoned(name: string): Promise<boolean> {
+  if ((await settled(new VmFolder(name))) !== 'abandoned') return false;
+  await stopVm(name);
+  return true;
+}
+
+/** What a verb that died has set going comes to an end in moments, or to a VM that runs. */
+async function settled(folder: VmFolder): Promise<VmStatus | undefined> {
+  const endMs = performance.now() + SETTLES_WITHIN_MS;
+  for (;;) {
+    const record = folder.read();
+    const status = record && statusOf(record, folder.readTransfer());
+    const isMoving = status === 'starting' && !isAlive(record!.verb);
+    if (!isMoving || performance.now() > endMs) return status;
+    await sleep(LOOK_EVERY_MS);
+  }
+}
+
+async function endQemu(qemu: ProcessIdentity, folder: VmFolder): Promise<'quit' | 'SIGTERM' | 'SIGKILL'> {
+  try {
+    await quit(qemu, folder.file('qmp.sock'));
+    await untilEnded(qemu, POLITE_TIMEOUT_MS);
+    return 'quit';
+  } catch (error) {
+    if (!(error instanceof VmckptError)) throw error;
+  }
+  try {
+    await endProcess(qemu, SIGTERM, POLITE_TIMEOUT_MS);
+    return 'SIGTERM';
+  } catch (error) {
+    if (!(error instanceof VmckptError) || error.code !== 'TIMEOUT') throw error;
+  }
+  await endProcess(qemu, SIGKILL, KILL_TIMEOUT_MS);
+  return 'SIGKILL';
+}
+
+/** @throws VmckptError, VM_STATE when somebody else listens there */
+async function quit({ pid }: ProcessIdentity, socket: string): Promise<void> {
+  const qmp = await QmpClient.connect({ path: socket, timeoutMs: POLITE_TIMEOUT_MS });
+  try {
+    // A QEMU of another user's may have put anything there.
+    if (qmp.peerPid() !== pid)
+      throw new VmckptError('VM_STATE', `${socket} is not the monitor of process ${pid}`);
+    await qmp.execute('quit', {}, { timeoutMs: POLITE_TIMEOUT_MS });
+  } finally {
+    await qmp.close();
+  }
+}

@@ -1,0 +1,41 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import type { Socket } from 'node:net';
+import path from 'node:path';
+import { afterAll, expect, it } from 'vitest';
+import { VmFolder } from '../../../src/vms/folder.js';
+import { distFile } from '../../../src/util/package-paths.js';
+import { deadProcess } from '../../support/cli.js';
+import { storeGeneration } from '../../support/stored.js';
+import { suiteDirectory } from '../../support/vitest.js';
+
+const directory = suiteDirectory();
+const before = process.env['VMCKPT_RUNTIME_DIR'];
+process.env['VMCKPT_RUNTIME_DIR'] = path.join(directory, 'run');
+afterAll(() => {
+  if (before === undefined) delete process.env['VMCKPT_RUNTIME_DIR'];
+  else process.env['VMCKPT_RUNTIME_DIR'] = before;
+});
+
+it('a transfer process that is never told what to do keeps what the one before it has noted', async () => {
+  const generationDir = await storeGeneration(path.join(directory, 'store'), 'web');
+  const folder = new VmFolder('web');
+  folder.create();
+  const held = { pid: process.pid, inode: 4711 };
+  folder.writeTransfer({ process: deadProcess(), status: 'serving', loaded: true, held });
+  const script = distFile('serving/main.js');
+  const transfer = spawn(process.execPath, [script, 'web', generationDir], {
+    stdio: ['ignore', 'ignore', 'ignore', 'pipe'],
+  });
+  const exited = once(transfer, 'exit');
+  const line = transfer.stdio[3] as Socket;
+  await once(line, 'data'); // it has opened the checkpoint
+  line.destroy();
+  await exited;
+  expect(folder.readTransfer()).toMatchObject({
+    status: 'failed',
+    error: { code: 'TRANSFER_FAILED' },
+    loaded: true,
+    held,
+  });
+});

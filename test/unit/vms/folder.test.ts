@@ -1,0 +1,75 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import { beforeEach, expect, onTestFinished, test } from 'vitest';
+import { stopVm } from '../../../src/vms/stop.js';
+import { claimFolder } from '../../../src/vms/claim.js';
+import { statusOf } from '../../../src/vms/status.js';
+import { VmFolder } from '../../../src/vms/folder.js';
+import type { VmRecord } from '../../../src/vms/records.js';
+import { LockFile } from '../../../src/store/lock-file.js';
+import { temporaryDir } from '../checkpoint/synthetic.js';
+
+beforeEach(() => {
+  const before = process.env['VMCKPT_RUNTIME_DIR'];
+  process.env['VMCKPT_RUNTIME_DIR'] = temporaryDir();
+  onTestFinished(() => {
+    if (before === undefined) delete process.env['VMCKPT_RUNTIME_DIR'];
+    else process.env['VMCKPT_RUNTIME_DIR'] = before;
+  });
+});
+
+/** Of a VM whose verb has died. */
+function recordOf(folder: VmFolder): VmRecord {
+  return {
+    name: 'web',
+    generation: 1,
+    generationDir: '/store/web/1',
+    mode: 'lazy',
+    preempt: 'off',
+    capabilities: [],
+    ramBytes: 4096,
+    restoredAt: '2026-01-01T00:00:00Z',
+    verb: { pid: 1 << 22, startTicks: 1 },
+    qmpSocket: folder.file('qmp.sock'),
+  };
+}
+
+test('a name is claimed by one restore at a time, and the loser leaves the winner what it has', () => {
+  const winner = claimFolder('web');
+  expect(() => claimFolder('web')).toThrow(expect.objectContaining({ code: 'VM_BUSY' }));
+  expect(existsSync(winner.directory)).toBe(true);
+  winner.remove();
+  claimFolder('web').remove();
+});
+
+test('an ended VM is forgotten, but not a restore that has taken its name since', async () => {
+  const folder = claimFolder('web');
+  folder.write(recordOf(folder));
+  const next = new VmFolder('web');
+  expect(next.claim()).toBe(true);
+  const ended = { name: 'web', qemuPid: null, endedBy: null };
+  expect(await stopVm('web')).toEqual(ended);
+  expect(existsSync(folder.directory)).toBe(true);
+  next.disclaim();
+  expect(await stopVm('web')).toEqual(ended);
+  expect(existsSync(folder.directory)).toBe(false);
+});
+
+test('a VM whose verb has died is abandoned, unless its transfer is at work all the same', async () => {
+  const folder = claimFolder('web');
+  // Whoever was told to listen there is taken for its QEMU.
+  const script = 'setInterval(() => undefined, 1000); console.log(0)';
+  const qemu = spawn(process.execPath, ['-e', script, `${folder.file('qmp.sock')},server=on`]);
+  onTestFinished(() => void qemu.kill());
+  await once(qemu.stdout, 'data');
+  folder.write(recordOf(folder));
+  const status = () => statusOf(folder.read()!, folder.readTransfer());
+  expect(status()).toBe('abandoned');
+  const lock = LockFile.tryTake(folder.file('transfer.lock'))!;
+  expect(status()).toBe('starting');
+  setTimeout(() => lock.release(), 100);
+  // Whoever ends it waits for that.
+  expect(await stopVm('web')).toEqual({ name: 'web', qemuPid: qemu.pid, endedBy: 'SIGTERM' });
+  expect(existsSync(folder.directory)).toBe(false);
+});
