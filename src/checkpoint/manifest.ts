@@ -35,7 +35,7 @@ const checksum = v.pipe(v.string(), v.regex(/^[0-9a-f]{16}$/));
 /** Level 0 would mean "the library's default", which may change. */
 const levelSchema = v.union([v.pipe(integer, v.minValue(1), v.maxValue(19)), v.literal('none')]);
 
-const schema = v.object({
+export const manifestSchema = v.object({
   formatVersion: v.literal(FORMAT_VERSION),
   name: text,
   generation: v.pipe(integer, v.gtValue(0)),
@@ -159,7 +159,7 @@ function isTimestamp(value: string): boolean {
   );
 }
 
-export type Manifest = v.InferOutput<typeof schema>;
+export type Manifest = v.InferOutput<typeof manifestSchema>;
 /** What the saver knows; the writer adds the rest. */
 export type ManifestParts = Omit<Manifest, 'formatVersion' | 'ram' | 'sizes' | 'pages' | 'checksums'>;
 
@@ -184,7 +184,7 @@ const TRAILER_BYTES = '  "manifestXxh3": "0123456789abcdef"\n}\n'.length;
 
 /** @throws Error when a field is out of bounds: a bug of the caller's. */
 export function encodeManifest(manifest: Manifest): Buffer {
-  const json = JSON.stringify(parse(schema, manifest), undefined, 2);
+  const json = JSON.stringify(parse(manifestSchema, manifest), undefined, 2);
   // The object stays open for the checksum, its last field.
   const covered = Buffer.from(`${json.slice(0, json.lastIndexOf('\n}'))},\n`);
   const encoded = Buffer.concat([
@@ -219,7 +219,7 @@ export function decodeManifest(encoded: Buffer, label: string): Manifest {
   if (!version.success) throw damaged(label, 'it has no format version');
   if (version.output.formatVersion !== FORMAT_VERSION)
     throw unsupportedVersion(`${label}/${GENERATION_FILES.manifest}`, version.output.formatVersion);
-  const parsed = v.safeParse(schema, fields);
+  const parsed = v.safeParse(manifestSchema, fields);
   if (!parsed.success) throw damaged(label, misfit(parsed.issues));
   const { ram, sizes } = parsed.output;
   const blockBytes = ram.blocks.reduce((sum, { usedBytes }) => sum + usedBytes, 0);

@@ -1,6 +1,6 @@
 /**
  * What a running QEMU is made of, asked through QMP and /proc: everything that a restore needs to build the same
- * machine again, and to notice that it cannot. Plain JSON, kept in the manifest.
+ * machine again, and to notice that it cannot. Plain JSON; the manifest keeps a part of it (manifest-parts.ts).
  */
 import { readFileSync, statSync } from 'node:fs';
 import * as v from 'valibot';
