@@ -1,7 +1,7 @@
 /** docs/format.md lists the fields of the manifest: exactly those that the schema has, with their types. */
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
-import * as v from 'valibot';
+import type * as v from 'valibot';
 import { expect, test } from 'vitest';
 import { manifestSchema } from '../../../src/checkpoint/manifest.js';
 import { PACKAGE_ROOT } from '../../../src/util/package-paths.js';
