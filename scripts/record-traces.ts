@@ -10,6 +10,7 @@ import { startDownloads } from '../src/bench/clients/http.js';
 import { AnswerLog, type ClientJob } from '../src/bench/clients/load.js';
 import { startGets } from '../src/bench/clients/memcached.js';
 import { loadMemcached } from '../src/bench/workloads.js';
+import { Hints } from '../src/checkpoint/hints.js';
 import { CheckpointReader } from '../src/checkpoint/reader.js';
 import { PACKAGE_ROOT } from '../src/util/package-paths.js';
 import { encodeTrace } from '../src/working-set/codec.js';
@@ -85,7 +86,7 @@ async function record({ guest, storeDir, qemu, pageCount, startClients, seed }: 
   const restored = await restoreGuest(guest, { storeDir, reference: 'web', qemu, path: 'direct' });
   clients.abort();
   await restored.stop();
-  const { workingSet } = readWorkingSet(path.join(storeDir, 'web/1'), pageCount);
+  const { workingSet } = readWorkingSet(Hints.beside(path.join(storeDir, 'web/1')), pageCount);
   return encodeTrace(workingSet.lastTrace!);
 }
 

@@ -70,7 +70,7 @@ export async function heldAgainst({
   pages,
 }: Touched): Promise<{ pages: number; usedPages: number } | undefined> {
   const reader = await CheckpointReader.open(generationDir);
-  const { lastTrace } = readWorkingSet(generationDir, reader.layout.pageCount).workingSet;
+  const { lastTrace } = readWorkingSet(reader.hints, reader.layout.pageCount).workingSet;
   const predicted = [...pagesOf(lastTrace?.prefetched ?? new Uint32Array(0))].filter(
     (page) => reader.kindOf(page) === PAGE_KINDS.data,
   );

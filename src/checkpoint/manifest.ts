@@ -30,6 +30,8 @@ const MAX_DESCRIPTION = 8 << 20;
 
 const text = v.pipe(v.string(), v.maxLength(MAX_TEXT));
 const count = v.pipe(natural, v.maxValue(0xffff_ffff));
+/** 128 bits, written in hexadecimal digits. */
+const identity = v.pipe(v.string(), v.regex(/^[0-9a-f]{32}$/));
 const checksum = v.pipe(v.string(), v.regex(/^[0-9a-f]{16}$/));
 
 /** Level 0 would mean "the library's default", which may change. */
@@ -39,6 +41,8 @@ export const manifestSchema = v.object({
   formatVersion: v.literal(FORMAT_VERSION),
   name: text,
   generation: v.pipe(integer, v.gtValue(0)),
+  /** Random, made when the generation is written. Manifests of earlier versions have none (see decodeManifest). */
+  id: v.optional(identity),
   created: v.pipe(v.string(), v.check(isTimestamp, 'Invalid timestamp: Expected ISO 8601, UTC')),
   vmckptVersion: text,
   /** How it was saved. */
@@ -159,9 +163,12 @@ function isTimestamp(value: string): boolean {
   );
 }
 
-export type Manifest = v.InferOutput<typeof manifestSchema>;
+export type Manifest = v.InferOutput<typeof manifestSchema> & {
+  /** Tells this generation from every other one, also from a later one of the same name and number. */
+  readonly id: string;
+};
 /** What the saver knows; the writer adds the rest. */
-export type ManifestParts = Omit<Manifest, 'formatVersion' | 'ram' | 'sizes' | 'pages' | 'checksums'>;
+export type ManifestParts = Omit<Manifest, 'formatVersion' | 'id' | 'ram' | 'sizes' | 'pages' | 'checksums'>;
 
 /** Bare memory, without the rest of a machine: only `vmckpt uffd` can serve it. */
 export function holdsMemoryOnly({ sizes }: Pick<Manifest, 'sizes'>): boolean {
@@ -179,6 +186,7 @@ export function requireMachine(manifest: Manifest): void {
   );
 }
 
+const IDENTITY_DIGITS = 32;
 const TRAILER = /^ {2}"manifestXxh3": "([0-9a-f]{16})"\n\}\n$/;
 const TRAILER_BYTES = '  "manifestXxh3": "0123456789abcdef"\n}\n'.length;
 
@@ -200,6 +208,7 @@ export function encodeManifest(manifest: Manifest): Buffer {
 }
 
 /**
+ * A manifest without an id gets one that follows from its checksum.
  * @param label names the generation in messages
  * @throws VmckptError MANIFEST_DAMAGED or FORMAT_UNSUPPORTED
  */
@@ -225,7 +234,7 @@ export function decodeManifest(encoded: Buffer, label: string): Manifest {
   const blockBytes = ram.blocks.reduce((sum, { usedBytes }) => sum + usedBytes, 0);
   if (sizes.ramBytes !== blockBytes || blockBytes % PAGE_BYTES !== 0)
     throw damaged(label, `sizes.ramBytes is ${sizes.ramBytes}, whole pages of ${blockBytes} bytes expected`);
-  return parsed.output;
+  return { ...parsed.output, id: parsed.output.id ?? found.padStart(IDENTITY_DIGITS, '0') };
 }
 
 /**

@@ -6,12 +6,15 @@ import type { PageSource } from '../pages/contracts.js';
 import { RamLayout } from '../pages/layout.js';
 import { readRegular } from '../util/regular-file.js';
 import { GENERATION_FILES, checksumText } from './format.js';
+import { Hints } from './hints.js';
 import { generationLabel, openFailure, readManifest, type Manifest } from './manifest.js';
 import { PagesReader } from './pages-reader.js';
 
 export class CheckpointReader extends PagesReader implements PageSource {
   readonly manifest: Manifest;
   readonly layout: RamLayout;
+  /** What restores of this generation have taught. */
+  readonly hints: Hints;
   readonly #dir: string;
 
   private constructor(dir: string, manifest: Manifest) {
@@ -26,6 +29,7 @@ export class CheckpointReader extends PagesReader implements PageSource {
     });
     this.manifest = manifest;
     this.layout = layout;
+    this.hints = Hints.of(dir, manifest.id);
     this.#dir = dir;
   }
 

@@ -3,6 +3,7 @@
  * a directory without a manifest is an unfinished one. Everything is fsynced when finish() resolves; giving the
  * directory its final name is the store's business.
  */
+import { randomBytes } from 'node:crypto';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
 import { xxh3 } from '../native/index.js';
@@ -20,6 +21,8 @@ import {
 } from './format.js';
 import { MAX_DEVICE_STATE_BYTES, encodeManifest, type Manifest, type ManifestParts } from './manifest.js';
 import { PagesWriter, type PageCounts, type PagesWriterOptions, type WrittenPages } from './pages-writer.js';
+
+const ID_BYTES = 16;
 
 export interface CheckpointWriterOptions {
   readonly layout: RamLayout;
@@ -133,6 +136,7 @@ export class CheckpointWriter implements PageSink {
     return {
       formatVersion: FORMAT_VERSION,
       ...parts,
+      id: randomBytes(ID_BYTES).toString('hex'),
       ram: {
         pageBytes: PAGE_BYTES,
         blocks: this.#layout.blocks.map(({ name, usedBytes }) => ({ name, usedBytes })),

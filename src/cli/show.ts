@@ -3,6 +3,7 @@ import { lstatSync } from 'node:fs';
 import path from 'node:path';
 import { Argument, type Command } from 'commander';
 import { HOT_PACK_FILE } from '../checkpoint/format.js';
+import { Hints } from '../checkpoint/hints.js';
 import { holdsMemoryOnly, type Manifest } from '../checkpoint/manifest.js';
 import { summarizeRawMemory, type RawMemorySummary } from '../checkpoint/raw-memory.js';
 import { readSealedManifest, type SealVerdict } from '../store/seal.js';
@@ -58,8 +59,8 @@ interface WorkingSetSummary {
   readonly problem: string | null;
 }
 
-function describeWorkingSet(dir: string, { sizes, ram }: Manifest): WorkingSetSummary {
-  const { workingSet, problem } = readWorkingSet(dir, sizes.ramBytes / ram.pageBytes);
+function describeWorkingSet(dir: string, { id, sizes, ram }: Manifest): WorkingSetSummary {
+  const { workingSet, problem } = readWorkingSet(Hints.of(dir, id), sizes.ramBytes / ram.pageBytes);
   const { histogram, restoreCount, scores } = workingSet;
   const hotPackBytes = lstatSync(path.join(dir, HOT_PACK_FILE), { throwIfNoEntry: false })?.size ?? 0;
   const unitCount = histogram.memberCount;
@@ -82,6 +83,7 @@ function describe(shown: Shown): string {
   const accelerator = machine.accelerator === undefined ? '' : `, ${machine.accelerator}`;
   const facts: [string, string][] = [
     ['Checkpoint', `${name}@${generation}`],
+    ['Identity', shown.id],
     ['Created', `${formatTime(shown.created)} by vmckpt ${shown.vmckptVersion}`],
     ...(holdsMemoryOnly(shown)
       ? [['Saved', `${shown.mode} of bare memory`] satisfies [string, string]]

@@ -6,6 +6,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errnoOf } from '../checkpoint/files.js';
+import { Hints } from '../checkpoint/hints.js';
 import { readManifest, requireMachine, type Manifest } from '../checkpoint/manifest.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import { restore, type RestoreReport } from '../restore/restore.js';
@@ -168,5 +169,5 @@ function signalGroup({ pid }: ChildProcess, signal: NodeJS.Signals): void {
 }
 
 function workingSetOf({ dir, manifest }: Pick<Lessons, 'dir' | 'manifest'>): WorkingSet {
-  return readWorkingSet(dir, manifest.sizes.ramBytes / PAGE_BYTES).workingSet;
+  return readWorkingSet(Hints.of(dir, manifest.id), manifest.sizes.ramBytes / PAGE_BYTES).workingSet;
 }

@@ -36,9 +36,9 @@ export async function teachWorkingSet({
     if (!former && dirtyPages.length === 0) return undefined;
     const lesson = { pages: dirtyPages, units };
     const known = learnDirtyPages(former || newWorkingSet(units.pageCount), lesson);
-    const problem = await updateWorkingSet(dir, units.pageCount, () => known);
+    const problem = await updateWorkingSet(reader.hints, units.pageCount, () => known);
     // Without it the next restore makes its plan itself.
-    if (problem === undefined) await writeNextPlan(dir, { ...known, units }, DEFAULT_WISHES);
+    if (problem === undefined) await writeNextPlan(reader.hints, { ...known, units }, DEFAULT_WISHES);
     return problem;
   } finally {
     reader.close();
@@ -56,7 +56,7 @@ async function inheritFrom(formerDir: string, { manifest, units }: Heir): Promis
     const reader = await CheckpointReader.open(formerDir);
     try {
       if (!isSameMachine(reader.manifest, manifest)) return undefined;
-      const { workingSet } = readWorkingSet(formerDir, units.pageCount);
+      const { workingSet } = readWorkingSet(reader.hints, units.pageCount);
       if (workingSet.histogram.memberCount === 0) return undefined;
       return inheritWorkingSet({ workingSet, units: installUnits(reader) }, units);
     } finally {

@@ -120,8 +120,8 @@ class Transfer {
 
   /** The disk is read while QEMU sets up its machine. */
   #predict(): void {
-    const { generationDir, wishes } = this.#subject;
-    this.#prediction = new Prediction(this.#context.reader, generationDir, wishes);
+    const { wishes } = this.#subject;
+    this.#prediction = new Prediction(this.#context.reader, wishes);
     const { worthReading } = this.#prediction;
     if (hasAddon() && worthReading.length > 0) this.#context.image().readAhead(worthReading);
   }
@@ -189,7 +189,7 @@ class Transfer {
       if (observed === undefined) return;
       const { reader } = this.#context;
       // A successor has predicted nothing.
-      const prediction = this.#prediction ?? new Prediction(reader, this.#subject.generationDir, undefined);
+      const prediction = this.#prediction ?? new Prediction(reader, undefined);
       const problem = await prediction.learn(observed);
       if (problem !== undefined) await log('info', {}, problem);
     } catch (error) {

@@ -86,7 +86,7 @@ export async function serveMemory(options: ServeOptions): Promise<ServeReport> {
     requireMemoryOnly(manifest);
     const reader = await CheckpointReader.open(dir);
     const image = openNativeImage(dir, manifest);
-    const prediction = new Prediction(reader, dir, options.demandOnly ? undefined : WISHES);
+    const prediction = new Prediction(reader, options.demandOnly ? undefined : WISHES);
     if (prediction.problem !== undefined) options.onMessage(`Nothing is predicted: ${prediction.problem}.`);
     image.readAhead(prediction.worthReading);
     const peer = await awaitPeer(manifest, options);

@@ -1,9 +1,9 @@
 /**
- * The file `working-set` in a generation's folder. It is a hint: whatever is wrong with it, and whatever goes wrong with
- * writing it, is told in words and never thrown, because a restore that has succeeded must not fail over it.
+ * The file `working-set`, a hint (src/checkpoint/hints.ts): whatever is wrong with it, and whatever goes wrong with writing
+ * it, is told in words and never thrown, because a restore that has succeeded must not fail over it.
  */
-import path from 'node:path';
 import { errnoOf, writeAt, writeFailure } from '../checkpoint/files.js';
+import type { Hints } from '../checkpoint/hints.js';
 import { VmckptError } from '../errors.js';
 import { MAX_WORKING_SET_BYTES, decodeWorkingSet, encodeWorkingSet } from './codec.js';
 import type { Opened } from './envelope.js';
@@ -21,8 +21,8 @@ export interface Known {
 }
 
 /** Never throws but for bugs. `pageCount` is the checkpoint's. */
-export function readWorkingSet(generationDir: string, pageCount: number): Known {
-  const found = readWorkingSetFile(generationDir, (bytes) => decodeWorkingSet(bytes, pageCount));
+export function readWorkingSet(hints: Hints, pageCount: number): Known {
+  const found = readWorkingSetFile(hints, (bytes) => decodeWorkingSet(bytes, pageCount));
   if (found?.status === 'ok') return { workingSet: found.value, problem: undefined };
   const problem = found && `the working set is not used: ${found.problem}`;
   return { workingSet: newWorkingSet(pageCount), problem };
@@ -34,14 +34,13 @@ export function readWorkingSet(generationDir: string, pageCount: number): Known 
  *   newer version, damage of the checkpoint that `learn` met. undefined when it was. Never throws but for bugs.
  */
 export async function updateWorkingSet(
-  generationDir: string,
+  hints: Hints,
   pageCount: number,
   learn: (known: WorkingSet) => WorkingSet,
 ): Promise<string | undefined> {
-  const file = path.join(generationDir, WORKING_SET_FILE);
   let refusal: string | undefined;
   const write = (fd: number): boolean => {
-    const found = readWorkingSetFile(generationDir, (bytes) => decodeWorkingSet(bytes, pageCount));
+    const found = readWorkingSetFile(hints, (bytes) => decodeWorkingSet(bytes, pageCount));
     if (found?.status === 'unsupported') {
       refusal = `the working set stays as it is: ${found.problem}`;
       return false;
@@ -51,18 +50,18 @@ export async function updateWorkingSet(
     return true;
   };
   try {
-    await replaceFile(file, write);
+    await replaceFile(hints.place(WORKING_SET_FILE), write);
     return refusal;
   } catch (error) {
     if (!(error instanceof VmckptError) && errnoOf(error) === undefined) throw error;
-    return `the working set was not recorded: ${writeFailure(error, file).message}`;
+    return `the working set was not recorded: ${writeFailure(error, hints.find(WORKING_SET_FILE)).message}`;
   }
 }
 
 /** undefined when there is no such file. */
 export function readWorkingSetFile<T>(
-  generationDir: string,
+  hints: Hints,
   decode: (bytes: Buffer) => Opened<T>,
 ): Opened<T> | undefined {
-  return readHint(path.join(generationDir, WORKING_SET_FILE), MAX_WORKING_SET_BYTES, decode);
+  return readHint(hints.find(WORKING_SET_FILE), MAX_WORKING_SET_BYTES, decode);
 }

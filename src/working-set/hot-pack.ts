@@ -4,9 +4,9 @@
  * extents themselves lie scattered. docs/working-set.md specifies its bytes.
  */
 import fs from 'node:fs';
-import path from 'node:path';
 import { errnoOf, readAt, writeAt, writeFailure } from '../checkpoint/files.js';
 import { HOT_PACK_FILE } from '../checkpoint/format.js';
+import type { Hints } from '../checkpoint/hints.js';
 import type { CheckpointReader } from '../checkpoint/reader.js';
 import { VmckptError } from '../errors.js';
 import { PAGE_KINDS } from '../pages/contracts.js';
@@ -37,11 +37,13 @@ interface Entry {
  * @returns why that was not possible, as a clause for the user. Never throws but for bugs.
  */
 export async function refreshHotPack(
-  generationDir: string,
+  hints: Hints,
   reader: CheckpointReader,
   set: { readonly histogram: AdaptiveHistogram; readonly units: InstallUnits },
 ): Promise<string | undefined> {
-  const file = path.join(generationDir, HOT_PACK_FILE);
+  // It may be half as large as the checkpoint: too much for a state folder.
+  if (!hints.areBeside) return undefined;
+  const file = hints.place(HOT_PACK_FILE);
   try {
     const extents = extentsOf(reader, set);
     if (fits(packedExtents(file), extents)) return undefined;

@@ -1,11 +1,11 @@
 /**
- * The file `prefetch-plan` in a generation's folder: what the next restore puts in place, worked out when something has
+ * The file `prefetch-plan`, a hint about a generation: what the next restore puts in place, worked out when something has
  * been learnt. When a VM is to run nobody has the time: for a guest of 1 GiB that is 40 ms. It is tied to the working set that
  * it was made from, and used for the wishes that it was made for; otherwise a plan is made anew. docs/working-set.md
  * specifies its bytes.
  */
-import path from 'node:path';
 import { errnoOf, writeAt, writeFailure } from '../checkpoint/files.js';
+import type { Hints } from '../checkpoint/hints.js';
 import { VmckptError } from '../errors.js';
 import { decodeFoundation, encodeWorkingSet, tieTo } from './codec.js';
 import { seal, unseal, type Opened } from './envelope.js';
@@ -39,15 +39,11 @@ export interface PlannedRestore {
 }
 
 /** The plan for a restore that begins now. Never throws but for bugs and for what `units` throws. */
-export function planNextRestore(
-  generationDir: string,
-  units: InstallUnits,
-  wishes: PrefetchWishes,
-): PlannedRestore {
+export function planNextRestore(hints: Hints, units: InstallUnits, wishes: PrefetchWishes): PlannedRestore {
   const { pageCount } = units;
-  const found = readWorkingSetFile(generationDir, (bytes): Opened<PrefetchPlan | Foundation> => {
+  const found = readWorkingSetFile(hints, (bytes): Opened<PrefetchPlan | Foundation> => {
     const tie = tieTo(bytes);
-    const ready = tie === undefined ? undefined : readNextPlan(generationDir, { tie, pageCount, wishes });
+    const ready = tie === undefined ? undefined : readNextPlan(hints, { tie, pageCount, wishes });
     return ready?.status === 'ok' ? ready : decodeFoundation(bytes, pageCount);
   });
   if (found === undefined) return { plan: undefined, problem: undefined };
@@ -66,8 +62,8 @@ export interface PlanSubject {
 }
 
 /** What `writeNextPlan` has left, if it was for this. */
-export function readNextPlan(generationDir: string, subject: PlanSubject): Opened<PrefetchPlan> | undefined {
-  return readHint(path.join(generationDir, NEXT_PLAN_FILE), MAX_BYTES, (bytes) => decodePlan(bytes, subject));
+export function readNextPlan(hints: Hints, subject: PlanSubject): Opened<PrefetchPlan> | undefined {
+  return readHint(hints.find(NEXT_PLAN_FILE), MAX_BYTES, (bytes) => decodePlan(bytes, subject));
 }
 
 /**
@@ -75,32 +71,31 @@ export function readNextPlan(generationDir: string, subject: PlanSubject): Opene
  * @returns why that was not possible, as a clause for the user. Never throws but for bugs and for what `units` throws
  */
 export async function writeNextPlan(
-  generationDir: string,
+  hints: Hints,
   known: WorkingSet & { readonly units: InstallUnits },
   wishes: PrefetchWishes,
 ): Promise<string | undefined> {
   if (known.histogram.memberCount === 0) return undefined;
-  const file = path.join(generationDir, NEXT_PLAN_FILE);
   const tie = tieTo(encodeWorkingSet(known))!;
   const bytes = encodePlan(planPrefetch(known, wishes), tie, wishes);
   if (bytes.length > MAX_BYTES) return undefined;
   try {
-    await replaceFile(file, (fd) => {
+    await replaceFile(hints.place(NEXT_PLAN_FILE), (fd) => {
       // Somebody may have learnt since, and be quicker with a plan of that.
-      if (tieOf(generationDir) !== tie) return false;
+      if (tieOf(hints) !== tie) return false;
       writeAt(fd, bytes, 0);
       return true;
     });
     return undefined;
   } catch (error) {
     if (!(error instanceof VmckptError) && errnoOf(error) === undefined) throw error;
-    return `the next plan was not written: ${writeFailure(error, file).message}`;
+    return `the next plan was not written: ${writeFailure(error, hints.find(NEXT_PLAN_FILE)).message}`;
   }
 }
 
 /** What a plan for the working set that is there is tied to. */
-function tieOf(generationDir: string): bigint | undefined {
-  const found = readWorkingSetFile(generationDir, (bytes) => ({ status: 'ok', value: tieTo(bytes) }));
+function tieOf(hints: Hints): bigint | undefined {
+  const found = readWorkingSetFile(hints, (bytes) => ({ status: 'ok', value: tieTo(bytes) }));
   return found?.status === 'ok' ? found.value : undefined;
 }
 

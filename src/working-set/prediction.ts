@@ -45,20 +45,18 @@ export class Prediction {
   /** Nothing is begun before the first instruction when it is over. */
   readonly budgetMs: number;
   readonly #reader: CheckpointReader;
-  readonly #generationDir: string;
   readonly #units: InstallUnits;
   readonly #wishes: PrefetchWishes;
   readonly #plan: PrefetchPlan | undefined;
 
   /** `wishes` undefined: nothing is predicted. */
-  constructor(reader: CheckpointReader, generationDir: string, wishes: PrefetchWishes | undefined) {
+  constructor(reader: CheckpointReader, wishes: PrefetchWishes | undefined) {
     this.#reader = reader;
-    this.#generationDir = generationDir;
     this.#units = installUnits(reader);
     this.budgetMs = wishes?.budgetMs ?? 0;
     this.#wishes = wishes ?? DEFAULT_WISHES;
     if (wishes === undefined) return;
-    const { plan, problem } = planNextRestore(generationDir, this.#units, wishes);
+    const { plan, problem } = planNextRestore(reader.hints, this.#units, wishes);
     this.problem = problem;
     this.#plan = plan;
   }
@@ -110,13 +108,13 @@ export class Prediction {
       ...about,
     });
     let known: WorkingSet | undefined;
-    const problem = await updateWorkingSet(this.#generationDir, pageCount, (former) => {
+    const problem = await updateWorkingSet(this.#reader.hints, pageCount, (former) => {
       known = learnRestore(former, { trace, units: this.#units });
       return known;
     });
     if (problem !== undefined || known === undefined) return problem;
     const next = { ...known, units: this.#units };
-    const noPlan = await writeNextPlan(this.#generationDir, next, this.#wishes);
-    return (await refreshHotPack(this.#generationDir, this.#reader, next)) ?? noPlan;
+    const noPlan = await writeNextPlan(this.#reader.hints, next, this.#wishes);
+    return (await refreshHotPack(this.#reader.hints, this.#reader, next)) ?? noPlan;
   }
 }

@@ -1,6 +1,7 @@
 import { closeSync, cpSync, existsSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, it, vi } from 'vitest';
+import { Hints } from '../../src/checkpoint/hints.js';
 import { CheckpointReader } from '../../src/checkpoint/reader.js';
 import { PAGE_KINDS } from '../../src/pages/contracts.js';
 import { PAGE_BYTES } from '../../src/pages/layout.js';
@@ -87,7 +88,7 @@ describeOnEachQemu('a restore from a damaged generation', (qemu) => {
     });
     await restored.stop();
     const generation = path.join(damagedStore, 'web/1');
-    const { lastTrace } = readWorkingSet(generation, reader.layout.pageCount).workingSet;
+    const { lastTrace } = readWorkingSet(Hints.beside(generation), reader.layout.pageCount).workingSet;
     rmSync(damagedStore, { recursive: true });
     const pages = [...lastTrace!.faultPages, ...pagesIn(lastTrace!.prefetched)];
     const data = pages.filter((page) => reader.kindOf(page) === PAGE_KINDS.data);

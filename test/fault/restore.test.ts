@@ -4,6 +4,7 @@ import { closeSync, existsSync, readFileSync, renameSync, utimesSync } from 'nod
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, expect, it, vi } from 'vitest';
+import { Hints } from '../../src/checkpoint/hints.js';
 import { takeUserfaultfds } from '../../src/native/index.js';
 import { QmpClient } from '../../src/qemu/qmp.js';
 import { readManifest } from '../../src/checkpoint/manifest.js';
@@ -170,7 +171,8 @@ describeOnEachQemu('a restore', (qemu) => {
   it('whose transfer is killed teaches what its successor was asked for', async () => {
     const generationDir = path.join(storeDir, 'web/1');
     const { sizes, ram } = readManifest(generationDir);
-    const learnt = () => readWorkingSet(generationDir, sizes.ramBytes / ram.pageBytes).workingSet;
+    const learnt = () =>
+      readWorkingSet(Hints.beside(generationDir), sizes.ramBytes / ram.pageBytes).workingSet;
     const { restore } = await startParked();
     const { restoreCount } = learnt();
     expect(killTransfer('web')).toBe(true);

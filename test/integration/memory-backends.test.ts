@@ -5,6 +5,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileS
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { Hints } from '../../src/checkpoint/hints.js';
 import { QmpClient } from '../../src/qemu/qmp.js';
 import { VmFolder } from '../../src/vms/folder.js';
 import { poll } from '../../src/util/deadline.js';
@@ -80,7 +81,8 @@ function useGuests(qemu: QemuChoice = 'system') {
     /** What the last restore has taught. */
     lastTrace: async () => {
       const { dir } = await (await Store.open(storeDir)).locate('vm');
-      return readWorkingSet(dir, readManifest(dir).sizes.ramBytes / PAGE_BYTES).workingSet.lastTrace;
+      return readWorkingSet(Hints.beside(dir), readManifest(dir).sizes.ramBytes / PAGE_BYTES).workingSet
+        .lastTrace;
     },
     restore: (options: Partial<Parameters<typeof restoreGuest>[1]> = {}): Promise<Restored> =>
       restoreGuest(guest!, { storeDir, reference: 'vm', qemu, run: true, ...options }),

@@ -10,6 +10,7 @@ import {
 } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
+import { Hints } from '../../src/checkpoint/hints.js';
 import { CheckpointReader } from '../../src/checkpoint/reader.js';
 import { readWorkingSet } from '../../src/working-set/file.js';
 import { installUnits } from '../../src/working-set/units.js';
@@ -167,7 +168,7 @@ async function unitsOf(
 ): Promise<Set<number>> {
   const reader = await CheckpointReader.open(generationDir);
   const units = installUnits(reader);
-  const { histogram, lastTrace } = readWorkingSet(generationDir, units.pageCount).workingSet;
+  const { histogram, lastTrace } = readWorkingSet(Hints.beside(generationDir), units.pageCount).workingSet;
   const pages = {
     predicted: () => histogram.entries.filter(({ isMember }) => isMember).map(({ leader }) => leader),
     'asked for last': () => Array.from(lastTrace!.faultPages),

@@ -40,6 +40,22 @@ describe('a manifest', () => {
     expect(readManifest(dir)).toEqual(written);
   });
 
+  it('has an identity of its own', async () => {
+    expect(written.id).toMatch(/^[0-9a-f]{32}$/);
+    const other = temporaryDir();
+    const layout = new RamLayout([{ name: 'pc.ram', usedBytes: PAGE_BYTES }]);
+    const writer = CheckpointWriter.create(other, { layout, level: 1 });
+    expect((await writer.finish(manifestParts(), new Uint8Array(1))).id).not.toBe(written.id);
+  });
+
+  it('of an earlier version has the identity that follows from its checksum', () => {
+    rewrite((fields) => delete fields['id']);
+    const [, checksum] = /"manifestXxh3": "(\w+)"/.exec(
+      readFileSync(path.join(dir, 'manifest.json'), 'utf8'),
+    )!;
+    expect(readManifest(dir)).toEqual({ ...written, id: checksum!.padStart(32, '0') });
+  });
+
   it('may have fields that this version does not know', () => {
     rewrite((fields) => (fields['invented'] = { later: true }));
     expect(readManifest(dir)).toEqual(written);

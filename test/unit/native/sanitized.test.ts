@@ -5,6 +5,7 @@ import { availableParallelism, tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { Hints } from '../../../src/checkpoint/hints.js';
 import { EXTENT_INDEX_SPEC, HEADER_BYTES, RECORD } from '../../../src/checkpoint/format.js';
 import type { Level } from '../../../src/checkpoint/extent-codec.js';
 import { readManifest } from '../../../src/checkpoint/manifest.js';
@@ -185,7 +186,7 @@ async function packExtents(generation: string): Promise<void> {
     if (reader.kindOf(page) === PAGE_KINDS.data && reader.extentOf(page) % 3 === 2)
       entries.push({ leader: units.leaderOf(page), bins: [1, 0, 0] as const, isMember: true });
   const histogram = new AdaptiveHistogram(entries);
-  expect(await refreshHotPack(generation, reader, { histogram, units })).toBeUndefined();
+  expect(await refreshHotPack(Hints.beside(generation), reader, { histogram, units })).toBeUndefined();
   reader.close();
 }
 

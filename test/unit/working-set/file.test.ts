@@ -12,6 +12,7 @@ import {
 } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { Hints } from '../../../src/checkpoint/hints.js';
 import { VmckptError } from '../../../src/errors.js';
 import { xxh3 } from '../../../src/native/index.js';
 import { MAX_WORKING_SET_BYTES } from '../../../src/working-set/codec.js';
@@ -41,7 +42,7 @@ function oneMore(known: WorkingSet): WorkingSet {
 }
 
 function record(dir: string): Promise<string | undefined> {
-  return updateWorkingSet(dir, RAM_PAGES, oneMore);
+  return updateWorkingSet(Hints.beside(dir), RAM_PAGES, oneMore);
 }
 
 function setVersion(file: string, version: number): Buffer {
@@ -55,14 +56,14 @@ function setVersion(file: string, version: number): Buffer {
 describe('the file working-set', () => {
   it('is not there at first, and then holds what was learnt', async () => {
     const dir = temporaryDir();
-    const first = readWorkingSet(dir, RAM_PAGES);
+    const first = readWorkingSet(Hints.beside(dir), RAM_PAGES);
     expect(first).toMatchObject({
       problem: undefined,
       workingSet: { restoreCount: 0, lastTrace: undefined },
     });
     expect(first.workingSet.histogram.entries).toEqual([]);
     for (let restore = 0; restore < MAX_SCORES + 2; restore++) expect(await record(dir)).toBeUndefined();
-    const { workingSet, problem } = readWorkingSet(dir, RAM_PAGES);
+    const { workingSet, problem } = readWorkingSet(Hints.beside(dir), RAM_PAGES);
     expect(problem).toBeUndefined();
     expect(workingSet).toMatchObject({
       restoreCount: MAX_SCORES + 2,
@@ -77,8 +78,8 @@ describe('the file working-set', () => {
   it('begins with the pages that were dirty during the save', async () => {
     const dir = temporaryDir();
     const learn = (known: WorkingSet) => learnDirtyPages(known, { pages: [9, 10, 30], units: alignedUnits });
-    expect(await updateWorkingSet(dir, RAM_PAGES, learn)).toBeUndefined();
-    const { histogram } = readWorkingSet(dir, RAM_PAGES).workingSet;
+    expect(await updateWorkingSet(Hints.beside(dir), RAM_PAGES, learn)).toBeUndefined();
+    const { histogram } = readWorkingSet(Hints.beside(dir), RAM_PAGES).workingSet;
     expect(histogram.entries.map(({ leader, isMember }) => [leader, isMember])).toEqual([
       [8, true],
       [24, true],
@@ -88,11 +89,11 @@ describe('the file working-set', () => {
   it('loses no restore of many that end together, and counts them as one turn of exploration', async () => {
     const dir = temporaryDir();
     await record(dir);
-    const { workingSet } = readWorkingSet(dir, RAM_PAGES);
+    const { workingSet } = readWorkingSet(Hints.beside(dir), RAM_PAGES);
     const plan = planPrefetch({ ...workingSet, units: alignedUnits });
     const outcomes = await Promise.all(
       Array.from({ length: 10 }, (_, clone) =>
-        updateWorkingSet(dir, RAM_PAGES, (known) =>
+        updateWorkingSet(Hints.beside(dir), RAM_PAGES, (known) =>
           learnRestore(known, {
             trace: simulateRestore(plan, runWorkload(workload, clone)),
             units: alignedUnits,
@@ -101,7 +102,7 @@ describe('the file working-set', () => {
       ),
     );
     expect(outcomes).toEqual(Array(10).fill(undefined));
-    expect(readWorkingSet(dir, RAM_PAGES).workingSet).toMatchObject({
+    expect(readWorkingSet(Hints.beside(dir), RAM_PAGES).workingSet).toMatchObject({
       restoreCount: 11,
       exploration: { phase: 2 },
     });
@@ -111,7 +112,7 @@ describe('the file working-set', () => {
     const dir = temporaryDir();
     writeFileSync(path.join(dir, '.working-set.tmp'), 'half of something'.repeat(1000));
     expect(await record(dir)).toBeUndefined();
-    expect(readWorkingSet(dir, RAM_PAGES).workingSet.restoreCount).toBe(1);
+    expect(readWorkingSet(Hints.beside(dir), RAM_PAGES).workingSet.restoreCount).toBe(1);
   });
 
   it.each([
@@ -124,11 +125,11 @@ describe('the file working-set', () => {
     const dir = temporaryDir();
     await record(dir);
     damage(path.join(dir, WORKING_SET_FILE));
-    const { workingSet, problem } = readWorkingSet(dir, RAM_PAGES);
+    const { workingSet, problem } = readWorkingSet(Hints.beside(dir), RAM_PAGES);
     expect(problem).toMatch(/^the working set is not used: /);
     expect(workingSet.restoreCount).toBe(0);
     expect(await record(dir)).toBeUndefined();
-    expect(readWorkingSet(dir, RAM_PAGES)).toMatchObject({
+    expect(readWorkingSet(Hints.beside(dir), RAM_PAGES)).toMatchObject({
       problem: undefined,
       workingSet: { restoreCount: 1 },
     });
@@ -137,7 +138,7 @@ describe('the file working-set', () => {
   it('is not used for a machine of another size', async () => {
     const dir = temporaryDir();
     await record(dir);
-    expect(readWorkingSet(dir, RAM_PAGES / 2).problem).toContain('131072 expected');
+    expect(readWorkingSet(Hints.beside(dir), RAM_PAGES / 2).problem).toContain('131072 expected');
   });
 
   it('is left alone when a newer vmckpt wrote it', async () => {
@@ -146,7 +147,9 @@ describe('the file working-set', () => {
     const file = path.join(dir, WORKING_SET_FILE);
     const bytes = setVersion(file, 3);
     const problem = 'it has version 3, this vmckpt reads version 2';
-    expect(readWorkingSet(dir, RAM_PAGES).problem).toBe(`the working set is not used: ${problem}`);
+    expect(readWorkingSet(Hints.beside(dir), RAM_PAGES).problem).toBe(
+      `the working set is not used: ${problem}`,
+    );
     expect(await record(dir)).toBe(`the working set stays as it is: ${problem}`);
     expect(readFileSync(file).equals(bytes)).toBe(true);
   });
@@ -157,20 +160,20 @@ describe('the file working-set', () => {
     symlinkSync('/etc/passwd', path.join(linkDir, WORKING_SET_FILE));
     mkdirSync(path.join(folderDir, WORKING_SET_FILE));
     for (const dir of [pipeDir, linkDir, folderDir])
-      expect(readWorkingSet(dir, RAM_PAGES).problem).toMatch(/^the working set is not used: /);
+      expect(readWorkingSet(Hints.beside(dir), RAM_PAGES).problem).toMatch(/^the working set is not used: /);
     expect(await record(folderDir)).toMatch(/^the working set was not recorded: /);
   });
 
   it('says in words why nothing could be recorded', async () => {
     expect(await record('/nowhere/at/all')).toMatch(/^the working set was not recorded: .*ENOENT/);
     const dir = temporaryDir();
-    const damaged = await updateWorkingSet(dir, RAM_PAGES, () => {
+    const damaged = await updateWorkingSet(Hints.beside(dir), RAM_PAGES, () => {
       throw new VmckptError('INDEX_DAMAGED', 'page-index: chunk 3 is damaged');
     });
     expect(damaged).toBe('the working set was not recorded: page-index: chunk 3 is damaged');
     expect(existsSync(path.join(dir, WORKING_SET_FILE))).toBe(false);
     await expect(
-      updateWorkingSet(dir, RAM_PAGES, () => {
+      updateWorkingSet(Hints.beside(dir), RAM_PAGES, () => {
         throw new TypeError('a bug');
       }),
     ).rejects.toThrow('a bug');

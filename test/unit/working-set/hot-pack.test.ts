@@ -1,6 +1,7 @@
 import { readFileSync, statSync, writeFileSync, existsSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
+import { Hints } from '../../../src/checkpoint/hints.js';
 import { HOT_PACK_FILE } from '../../../src/checkpoint/format.js';
 import { CheckpointReader } from '../../../src/checkpoint/reader.js';
 import { CheckpointWriter } from '../../../src/checkpoint/writer.js';
@@ -50,7 +51,7 @@ describe('refreshHotPack', () => {
   it('stores the extents of the set side by side', async () => {
     const { dir, reader } = await generation();
     const pages = [400, 8, 96];
-    expect(await refreshHotPack(dir, reader, setOf(reader, pages))).toBeUndefined();
+    expect(await refreshHotPack(Hints.beside(dir), reader, setOf(reader, pages))).toBeUndefined();
     const pack = readFileSync(path.join(dir, HOT_PACK_FILE));
     const extents = pages.map((page) => reader.extentOf(page)).sort((a, b) => a - b);
     const wanted = Buffer.concat(extents.map((extent) => storedBytes(reader, dir, extent)));
@@ -61,17 +62,17 @@ describe('refreshHotPack', () => {
   it('leaves a pack alone that nearly fits, and replaces one that does not', async () => {
     const { dir, reader } = await generation();
     const inode = (): number => statSync(path.join(dir, HOT_PACK_FILE)).ino;
-    await refreshHotPack(dir, reader, setOf(reader, firstPages(16)));
+    await refreshHotPack(Hints.beside(dir), reader, setOf(reader, firstPages(16)));
     const first = inode();
-    await refreshHotPack(dir, reader, setOf(reader, firstPages(17)));
+    await refreshHotPack(Hints.beside(dir), reader, setOf(reader, firstPages(17)));
     expect(inode()).toBe(first);
-    await refreshHotPack(dir, reader, setOf(reader, firstPages(24)));
+    await refreshHotPack(Hints.beside(dir), reader, setOf(reader, firstPages(24)));
     expect(inode()).not.toBe(first);
   });
 
   it('makes none of a set that is most of the checkpoint', async () => {
     const { dir, reader } = await generation();
-    expect(await refreshHotPack(dir, reader, setOf(reader, firstPages(60)))).toBeUndefined();
+    expect(await refreshHotPack(Hints.beside(dir), reader, setOf(reader, firstPages(60)))).toBeUndefined();
     expect(existsSync(path.join(dir, HOT_PACK_FILE))).toBe(false);
   });
 
@@ -79,10 +80,10 @@ describe('refreshHotPack', () => {
     const { dir, reader } = await generation();
     const file = path.join(dir, HOT_PACK_FILE);
     writeFileSync(file, 'VMCKPThp and then nothing that makes sense, but longer than a header is');
-    expect(await refreshHotPack(dir, reader, setOf(reader, firstPages(4)))).toBeUndefined();
+    expect(await refreshHotPack(Hints.beside(dir), reader, setOf(reader, firstPages(4)))).toBeUndefined();
     expect(statSync(file).size).toBeGreaterThan(EXTENT_PAGES * PAGE_BYTES);
     const nowhere = path.join(dir, 'nowhere');
-    expect(await refreshHotPack(nowhere, reader, setOf(reader, firstPages(4)))).toMatch(
+    expect(await refreshHotPack(Hints.beside(nowhere), reader, setOf(reader, firstPages(4)))).toMatch(
       /^the hot pack was not written: /,
     );
   });

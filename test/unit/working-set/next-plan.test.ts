@@ -1,6 +1,7 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { Hints } from '../../../src/checkpoint/hints.js';
 import { encodeWorkingSet, tieTo } from '../../../src/working-set/codec.js';
 import { readWorkingSet, updateWorkingSet, WORKING_SET_FILE } from '../../../src/working-set/file.js';
 import {
@@ -17,8 +18,10 @@ import { temporaryDir } from '../checkpoint/synthetic.js';
 /** A folder where it is known that these pages are touched. */
 async function folderThatKnows(pages: readonly number[]): Promise<{ dir: string; known: WorkingSet }> {
   const dir = temporaryDir();
-  await updateWorkingSet(dir, RAM_PAGES, (former) => learnDirtyPages(former, { pages, units: alignedUnits }));
-  return { dir, known: readWorkingSet(dir, RAM_PAGES).workingSet };
+  await updateWorkingSet(Hints.beside(dir), RAM_PAGES, (former) =>
+    learnDirtyPages(former, { pages, units: alignedUnits }),
+  );
+  return { dir, known: readWorkingSet(Hints.beside(dir), RAM_PAGES).workingSet };
 }
 
 /** No planner would make it of what is known: whoever gets it has read the file. */
@@ -28,13 +31,16 @@ function leave(dir: string, known: WorkingSet, wishes = DEFAULT_WISHES): void {
   writeFileSync(path.join(dir, NEXT_PLAN_FILE), encodePlan(MARKED, tieTo(encodeWorkingSet(known))!, wishes));
 }
 
-const planned = (dir: string, wishes = DEFAULT_WISHES) => planNextRestore(dir, alignedUnits, wishes);
+const planned = (dir: string, wishes = DEFAULT_WISHES) =>
+  planNextRestore(Hints.beside(dir), alignedUnits, wishes);
 
 describe('the plan for the next restore', () => {
   it('is taken from the file that was written when something was learnt', async () => {
     const { dir, known } = await folderThatKnows([9, 80]);
     const made = planPrefetch({ ...known, units: alignedUnits }, DEFAULT_WISHES);
-    expect(await writeNextPlan(dir, { ...known, units: alignedUnits }, DEFAULT_WISHES)).toBeUndefined();
+    expect(
+      await writeNextPlan(Hints.beside(dir), { ...known, units: alignedUnits }, DEFAULT_WISHES),
+    ).toBeUndefined();
     expect(planned(dir)).toEqual({ plan: made, problem: undefined });
     leave(dir, known);
     expect(planned(dir)).toEqual({ plan: MARKED, problem: undefined });
@@ -62,7 +68,9 @@ describe('the plan for the next restore', () => {
   it('is not written while there is nothing to predict, which would let the rest wait for nothing', async () => {
     const dir = temporaryDir();
     const known = { ...newWorkingSet(RAM_PAGES), restoreCount: 3 };
-    expect(await writeNextPlan(dir, { ...known, units: alignedUnits }, DEFAULT_WISHES)).toBeUndefined();
+    expect(
+      await writeNextPlan(Hints.beside(dir), { ...known, units: alignedUnits }, DEFAULT_WISHES),
+    ).toBeUndefined();
     expect(readdirSync(dir)).toEqual([]);
   });
 
