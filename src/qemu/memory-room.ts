@@ -128,7 +128,7 @@ const VERSION_2 = {
   used: 'memory.current',
   swapLimit: 'memory.swap.max',
   swapUsed: 'memory.swap.current',
-  cache: /^inactive_file (\d+)$/m,
+  cache: /^(?:in)?active_file (\d+)$/gm,
 };
 const VERSION_1 = {
   limit: 'memory.limit_in_bytes',
@@ -136,18 +136,25 @@ const VERSION_1 = {
   // Memory and swap together: there is no more room than that, and it is not looked at by itself.
   swapLimit: 'memory.memsw.limit_in_bytes',
   swapUsed: 'memory.memsw.usage_in_bytes',
-  cache: /^total_inactive_file (\d+)$/m,
+  cache: /^total_(?:in)?active_file (\d+)$/gm,
 };
 
-/** From a group up to the root of its hierarchy; page cache that can be dropped counts as free. */
-function limitsOf(own: ControlGroup, swapFreeBytes: number): { where: string; freeBytes: number }[] {
+/**
+ * From a group up to the root of its hierarchy. All of the page cache counts as free, as in MemAvailable: the kernel drops
+ * it before it refuses memory, whatever was read lately. A store of checkpoints that was just written or read fills it.
+ */
+export function limitsOf(own: ControlGroup, swapFreeBytes: number): HostMemory['limits'][number][] {
   const isVersion2 = own.controllers.length === 0;
   if (!isVersion2 && !own.controllers.includes('memory')) return [];
   const files = isVersion2 ? VERSION_2 : VERSION_1;
-  const limits = [];
+  const limits: HostMemory['limits'][number][] = [];
   for (let { folder, path: group } = own; ; folder = path.dirname(folder), group = path.dirname(group)) {
     const number = (file: string) => Number(readText(path.join(folder, file)) ?? Number.NaN);
-    const cacheBytes = Number(files.cache.exec(readText(path.join(folder, 'memory.stat')) ?? '')?.[1] ?? 0);
+    const caches = (readText(path.join(folder, 'memory.stat')) ?? '').matchAll(files.cache);
+    const cacheBytes = Array.from(caches, ([, bytes]) => Number(bytes)).reduce(
+      (sum, bytes) => sum + bytes,
+      0,
+    );
     const freeBytes = number(files.limit) - number(files.used) + cacheBytes;
     const swapBytes = number(files.swapLimit) - number(files.swapUsed);
     const roomBytes = isVersion2

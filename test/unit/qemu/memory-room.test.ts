@@ -1,7 +1,17 @@
+import { mkdirSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
 import { expect, it } from 'vitest';
-import { judgeRoom, requireRoom, type HostMemory, type MemoryNeed } from '../../../src/qemu/memory-room.js';
+import {
+  judgeRoom,
+  limitsOf,
+  requireRoom,
+  type HostMemory,
+  type MemoryNeed,
+} from '../../../src/qemu/memory-room.js';
+import { suiteDirectory } from '../../support/vitest.js';
 
 const GIB = 2 ** 30;
+const dir = suiteDirectory();
 const host = (freeGib: number, more: Partial<HostMemory> = {}): HostMemory => ({
   limits: [
     { where: 'this host', freeBytes: 64 * GIB },
@@ -76,3 +86,36 @@ it('refuses what certainly does not fit, unless the user insists, and then says 
   requireRoom(tooMuch, 'forced', onMessage);
   expect(said).toEqual([expect.stringMatching(/^The VM needs \d+ MiB of memory, .* free\.$/)]);
 });
+
+it.each([
+  {
+    version: 2,
+    controllers: [],
+    files: {
+      'memory.max': 8 * GIB,
+      'memory.current': 7 * GIB,
+      'memory.swap.max': 0,
+      'memory.swap.current': 0,
+    },
+    stat: `anon ${2 * GIB}\nfile ${5 * GIB}\ninactive_anon 0\ninactive_file ${GIB}\nactive_file ${4 * GIB}\n`,
+  },
+  {
+    version: 1,
+    controllers: ['memory'],
+    files: { 'memory.limit_in_bytes': 8 * GIB, 'memory.usage_in_bytes': 7 * GIB },
+    stat: `inactive_file 1\ntotal_inactive_file ${GIB}\ntotal_active_file ${4 * GIB}\n`,
+  },
+])(
+  'takes what a control group has in the page cache for free, read lately or not: version $version',
+  (group) => {
+    const { version, controllers, files, stat } = group;
+    const mountPoint = path.join(dir, `v${version}`);
+    const folder = path.join(mountPoint, 'a');
+    mkdirSync(folder, { recursive: true });
+    for (const [file, bytes] of Object.entries(files)) writeFileSync(path.join(folder, file), `${bytes}\n`);
+    writeFileSync(path.join(folder, 'memory.stat'), stat);
+    expect(limitsOf({ controllers, path: '/a', mountPoint, folder }, 0)).toEqual([
+      { where: 'the control group /a', freeBytes: 6 * GIB },
+    ]);
+  },
+);
