@@ -6,6 +6,7 @@ import { HostPages } from '../pages/host-pages.js';
 import type { QmpClient } from '../qemu/qmp.js';
 import { poll } from '../util/deadline.js';
 import { setOptimizing } from '../util/optimizing.js';
+import { parkAt } from '../util/park.js';
 import type { ObservedFaults, Prediction } from '../working-set/prediction.js';
 import type { Aftercare } from '../aftercare/order.js';
 import { connectTo } from '../qemu/migration-socket.js';
@@ -113,6 +114,7 @@ export class OnDemandTransfer {
     await Promise.race([loaded, sleep(BACKGROUND_WAITS_MS)]);
     setOptimizing(true);
     await session.bequeath();
+    await parkAt('background', loaded);
     if (background === 'when-told') await this.#context.verb.nextWord();
     await Promise.all([session.finish(state.ramSectionId), loaded]);
     if (resumedAtMs !== undefined && this.#prediction !== undefined)

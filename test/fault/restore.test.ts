@@ -23,7 +23,7 @@ import {
   untilRunning,
 } from '../support/faults.js';
 import { startGuest, type Guest } from '../support/guest.js';
-import { isAlive, killAndWait, killProcessesOf } from '../support/processes.js';
+import { killAndWait, killProcessesOf } from '../support/processes.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import { poll } from '../../src/util/deadline.js';
 import { asRoot } from '../../src/util/rights.js';
@@ -32,7 +32,6 @@ import { readWorkingSet } from '../../src/working-set/file.js';
 const WHOLE = { memory: true, disk: true, tmpfs: true, counter: true };
 /** Kills of each kind and QEMU. */
 const ROUNDS = 4;
-const MAX_ATTEMPTS = 10;
 /** A little more than the guest's memory takes to arrive. */
 const FILL_MS = 500;
 /** A little more than the guest takes to run. */
@@ -63,9 +62,13 @@ describeOnEachQemu('a restore', (qemu) => {
   });
   afterAll(() => killProcessesOf(runtimeDir));
 
-  function startRestore(...flags: string[]): RunningCli {
+  function restoreArgs(...flags: string[]): string[] {
     const own = ['--qemu', guest.argv[0]!, '--trust-command-line'];
-    return startCli(['--json', '--store', storeDir, 'restore', ...own, ...flags]);
+    return ['--json', '--store', storeDir, 'restore', ...own, ...flags];
+  }
+
+  function startRestore(...flags: string[]): RunningCli {
+    return startCli(restoreArgs(...flags));
   }
 
   async function expectWhole(): Promise<void> {
@@ -101,20 +104,15 @@ describeOnEachQemu('a restore', (qemu) => {
     await poll(serves, { what: 'another process to serve', timeoutMs: 30_000, everyMs: 5 });
   }
 
-  /** A restore whose memory is arriving, with its transfer stopped. One that was done before we came is done again. */
-  async function startParked(): Promise<{ restore: RunningCli; transferPid: number }> {
-    for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
-      const restore = startRestore('web');
-      await untilRunning('web', restore);
-      const folder = new VmFolder('web');
-      const transferPid = folder.readTransfer()!.process.pid;
-      if (isAlive(transferPid)) process.kill(transferPid, 'SIGSTOP');
-      if (folder.readTransfer()!.status === 'serving') return { restore, transferPid };
-      if (isAlive(transferPid)) process.kill(transferPid, 'SIGCONT');
-      await restore.ended;
-      await startCli(['stop', 'web']).ended;
-    }
-    throw new Error(`${MAX_ATTEMPTS} restores were done before anybody could look`);
+  /** A restore whose VM runs and is served, and whose memory is not complete before its transfer gets SIGCONT. */
+  async function startParked(...flags: string[]): Promise<{ restore: RunningCli; transferPid: number }> {
+    const restore = startCli(restoreArgs(...flags, 'web'), { env: { VMCKPT_PARK: 'background' } });
+    await untilRunning('web', restore);
+    const folder = new VmFolder('web');
+    const isParked = () =>
+      readFileSync(folder.file('transfer.log'), 'utf8').includes('parked at background') || undefined;
+    await poll(isParked, { what: 'the transfer to be parked', timeoutMs: 30_000, everyMs: 1 });
+    return { restore, transferPid: folder.readTransfer()!.process.pid };
   }
 
   /** Nobody is left who could start another one. */
@@ -213,8 +211,7 @@ describeOnEachQemu('a restore', (qemu) => {
   );
 
   it('whose keeper and transfer are killed is resumed by the stream where its userfaultfd cannot be told', async () => {
-    const restore = startRestore('--path', 'direct', 'web');
-    await untilRunning('web', restore);
+    const { restore } = await startParked('--path', 'direct');
     const folder = new VmFolder('web');
     await giveAnotherUserfaultfd(guest.qmpSocket);
     await loseTransfer(restore);
@@ -240,7 +237,8 @@ describeOnEachQemu('a restore', (qemu) => {
   });
 
   it('whose transfer hangs is resumed, once it has been silent for long', async () => {
-    const { restore } = await startParked();
+    const { restore, transferPid } = await startParked();
+    process.kill(transferPid, 'SIGSTOP');
     const folder = new VmFolder('web');
     restore.kill();
     await restore.ended;
@@ -323,9 +321,8 @@ describeOnEachQemu('a restore', (qemu) => {
   });
 
   it('whose QEMU is killed while its memory arrives says so, and can be done again', async () => {
-    const restore = startRestore('web');
-    const { qemu: process } = await untilRunning('web', restore);
-    await killAndWait(process!.pid);
+    const { restore } = await startParked();
+    await killAndWait(new VmFolder('web').read()!.qemu!.pid);
     expect(await restore.ended).toMatchObject({ code: 1, json: { error: { code: 'QEMU_DIED' } } });
     expect(await statusOf('web')).toBe('ended');
     expect(await startRestore('web').ended).toMatchObject({ code: 0, json: { recoveries: 0 } });
@@ -357,13 +354,13 @@ describeOnEachQemu('a restore', (qemu) => {
   });
 
   it('that is interrupted when the VM runs leaves it and the process that serves it', async () => {
-    const restore = startRestore('web');
-    await untilRunning('web', restore);
+    const { restore, transferPid } = await startParked();
     restore.kill('SIGINT');
     expect((await restore.ended).code).toBe(130);
-    expect(['serving', 'complete']).toContain(await statusOf('web'));
+    expect(await statusOf('web')).toBe('serving');
+    process.kill(transferPid, 'SIGCONT');
+    await untilComplete();
     await expectWhole();
-    expect(await statusOf('web')).toBe('complete');
   });
 });
 
