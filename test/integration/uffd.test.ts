@@ -16,7 +16,6 @@ import {
 } from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { connectUnix, sendFds } from '../../src/native/index.js';
@@ -37,8 +36,6 @@ const REGIONS = [
   '0x7e2000000000:33554432:33554432',
 ];
 const CLIENT_TIMEOUT_MS = 60_000;
-/** Time for the background to come upon damage. */
-const DAMAGE_FOUND_MS = 1500;
 
 const { directory, storeDir, run } = cliSuite();
 const at = (name: string): string => path.join(directory, name);
@@ -224,14 +221,15 @@ describe('vmckpt uffd with a damaged image', () => {
   const startHurt = async (...args: string[]): Promise<Handler> => {
     const socket = at(`${sockets++}.sock`);
     const cli = startCli(['--json', '--store', storeDir, 'uffd', 'hurt', '--socket', socket, ...args]);
-    await poll(() => (existsSync(socket) ? true : undefined), { what: 'it', timeoutMs: 20_000, everyMs: 5 });
+    await poll(() => isListening(socket) || undefined, { what: 'it', timeoutMs: 20_000, everyMs: 5 });
     return { cli, socket };
   };
 
   it('names the damage and lets the VM live', async () => {
     const { cli, socket } = await startHurt();
     const vm = await startClient(socket, 'w');
-    await sleep(DAMAGE_FOUND_MS);
+    const isFound = () => cli.said().includes('A VM that needs it waits for ever') || undefined;
+    await poll(isFound, { what: 'the background to come upon the damage', timeoutMs: 20_000, everyMs: 5 });
     await goOn(vm);
     const { code, json, stderr } = await cli.ended;
     expect([code, json]).toMatchObject([13, { error: { code: 'EXTENT_DAMAGED' } }]);

@@ -23,6 +23,8 @@ export interface CliOptions {
 
 export interface RunningCli {
   readonly pid: number;
+  /** What it has said on stderr so far. */
+  said(): string;
   /** Never rejects. A killed command has the code null. */
   readonly ended: Promise<CliResult>;
   /** Does nothing once it has ended. */
@@ -50,7 +52,7 @@ export function startCli(
   const ended = new Promise<CliResult>((resolve) =>
     child.once('close', (code) => resolve({ code, stdout, stderr, json: parse(stdout) ?? parse(stderr) })),
   );
-  return { pid: child.pid, ended, kill: (signal = 'SIGKILL') => void child.kill(signal) };
+  return { pid: child.pid, said: () => stderr, ended, kill: (signal = 'SIGKILL') => void child.kill(signal) };
 }
 
 /** The last line is the document: messages may stand before it. */
