@@ -8,7 +8,7 @@ export type { RestoreOptions, RestoreReport } from './restore/restore.js';
 export { recover } from './restore/take-over.js';
 export type { RecoverOptions } from './restore/take-over.js';
 export { Store } from './store/store.js';
-export type { GenerationSummary, LocatedGeneration, PendingGeneration, StoreOptions } from './store/store.js';
+export type { Generation, GenerationSummary, PendingGeneration, StoreOptions } from './store/store.js';
 export { CheckpointReader } from './checkpoint/reader.js';
 export type { Manifest } from './checkpoint/manifest.js';
 export { checkCheckpoint } from './checkpoint/check.js';

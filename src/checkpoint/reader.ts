@@ -39,7 +39,12 @@ export class CheckpointReader extends PagesReader implements PageSource {
    *   FILE_MISSING, NOT_A_FILE, NOT_PERMITTED
    */
   static async open(dir: string): Promise<CheckpointReader> {
-    return new CheckpointReader(dir, readManifest(dir));
+    return CheckpointReader.of(dir, readManifest(dir));
+  }
+
+  /** The same with a manifest that has been read. @throws VmckptError as open() */
+  static of(dir: string, manifest: Manifest): CheckpointReader {
+    return new CheckpointReader(dir, manifest);
   }
 
   /** @throws VmckptError DEVICE_STATE_DAMAGED, FILE_MISSING, NOT_A_FILE, NOT_PERMITTED */

@@ -7,7 +7,6 @@ import {
   type CheckReport,
 } from '../checkpoint/check.js';
 import { EXIT_CODES, VmckptError } from '../errors.js';
-import { holdGeneration } from '../store/generation-use.js';
 import { parseReference } from '../store/reference.js';
 import { Store } from '../store/store.js';
 import { checkRawMemory } from '../transfer/raw-memory.js';
@@ -56,8 +55,9 @@ async function allOf(store: Store): Promise<string[]> {
 }
 
 async function checkOne(store: Store, reference: string, { output, signal }: Work): Promise<Check> {
-  const { name, generation, dir } = await store.locate(reference);
-  const use = holdGeneration(dir);
+  const found = await store.locate(reference);
+  const { name, number: generation, dir } = found;
+  const use = found.hold();
   try {
     const onProgress = (done: number, total: number) => output.progress(done, total);
     const report = await checkCheckpoint(dir, { onProgress, signal });

@@ -1,13 +1,11 @@
 /** `vmckpt show NAME[@GEN]` */
 import { lstatSync } from 'node:fs';
-import path from 'node:path';
 import { Argument, type Command } from 'commander';
 import { HOT_PACK_FILE } from '../checkpoint/format.js';
-import { Hints } from '../checkpoint/hints.js';
 import { holdsMemoryOnly, type Manifest } from '../checkpoint/manifest.js';
 import { summarizeRawMemory, type RawMemorySummary } from '../checkpoint/raw-memory.js';
-import { readSealedManifest, type SealVerdict } from '../store/seal.js';
-import { Store } from '../store/store.js';
+import type { SealVerdict } from '../store/seal.js';
+import { Store, type Generation } from '../store/store.js';
 import { shellQuote } from '../util/shell.js';
 import { formatBytes } from '../util/units.js';
 import { PAGE_BYTES } from '../pages/layout.js';
@@ -29,12 +27,13 @@ export function showCommand(): Command {
     .addArgument(new Argument('<reference>', 'NAME or NAME@GENERATION'))
     .action(async (reference: string, _flags: object, command: Command) => {
       const { output, storeDir } = contextOf(command);
-      const { dir } = await (await Store.open(storeDir, { trustForeign: true })).locate(reference);
+      const store = await Store.open(storeDir, { trustForeign: true });
+      const generation = await store.locate(reference);
       // What is for QEMU only, and long, is left out.
-      const { manifest, judgeSeal } = readSealedManifest(dir);
-      const workingSet = describeWorkingSet(dir, manifest);
+      const { dir, manifest } = generation;
+      const workingSet = describeWorkingSet(generation);
       const rawMemory = summarizeRawMemory(dir, manifest);
-      const seal = judgeSeal();
+      const seal = generation.judgeSeal();
       const shown = { directory: dir, ...manifest, migration: undefined, seal, workingSet, rawMemory };
       output.result(shown, describe(shown));
     });
@@ -59,10 +58,11 @@ interface WorkingSetSummary {
   readonly problem: string | null;
 }
 
-function describeWorkingSet(dir: string, { id, sizes, ram }: Manifest): WorkingSetSummary {
-  const { workingSet, problem } = readWorkingSet(Hints.of(dir, id), sizes.ramBytes / ram.pageBytes);
+function describeWorkingSet({ hints, manifest }: Generation): WorkingSetSummary {
+  const { sizes, ram } = manifest;
+  const { workingSet, problem } = readWorkingSet(hints, sizes.ramBytes / ram.pageBytes);
   const { histogram, restoreCount, scores } = workingSet;
-  const hotPackBytes = lstatSync(path.join(dir, HOT_PACK_FILE), { throwIfNoEntry: false })?.size ?? 0;
+  const hotPackBytes = lstatSync(hints.find(HOT_PACK_FILE), { throwIfNoEntry: false })?.size ?? 0;
   const unitCount = histogram.memberCount;
   return { unitCount, hotPackBytes, restoreCount, restores: scores, problem: problem ?? null };
 }

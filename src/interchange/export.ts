@@ -4,9 +4,7 @@
  */
 import { DecodePool } from '../checkpoint/decode-pool.js';
 import { requireMachine } from '../checkpoint/manifest.js';
-import { CheckpointReader } from '../checkpoint/reader.js';
-import { holdGeneration } from '../store/generation-use.js';
-import { Store } from '../store/store.js';
+import { Store, type Generation } from '../store/store.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
 import { readMachineState, sendWholeMachine } from '../transfer/whole-machine.js';
 import { writeFailure, writeNewFile, type NewFileOptions, type Output } from './files.js';
@@ -40,10 +38,11 @@ export async function exportMachine(options: ExportOptions): Promise<ExportRepor
   const startMs = nowMs();
   const { target } = options;
   const store = await Store.open(options.storeDir);
-  const { name, generation, dir } = await store.locate(options.reference);
-  const use = holdGeneration(dir);
+  const located = await store.locate(options.reference);
+  const { name, number: generation } = located;
+  const use = located.hold();
   try {
-    const write = (out: Output) => writeGeneration(dir, out, options);
+    const write = (out: Output) => writeGeneration(located, out, options);
     const fileBytes = await ('file' in target
       ? writeNewFile(target.file, target, write)
       : write(target.stream).catch((error: unknown) => {
@@ -58,11 +57,11 @@ export async function exportMachine(options: ExportOptions): Promise<ExportRepor
 
 /** Returns how many bytes the stream has. */
 async function writeGeneration(
-  dir: string,
+  generation: Generation,
   out: Output,
   { onProgress, signal }: ExportOptions,
 ): Promise<number> {
-  const reader = await CheckpointReader.open(dir);
+  const reader = generation.openReader();
   const decoder = new DecodePool(reader);
   const { nonZeroBytes, deviceStateBytes } = reader.manifest.sizes;
   const progress = setInterval(

@@ -2,10 +2,9 @@
  * The story of `vmckpt materialize`: a generation gets its raw memory file, which `restore --mode map` maps. It appears
  * whole or not at all, and every extent is verified on its way.
  */
-import { readManifest, requireMachine, type Manifest } from '../checkpoint/manifest.js';
+import { requireMachine, type Manifest } from '../checkpoint/manifest.js';
 import { findRawMemory, type RawMemory } from '../checkpoint/raw-memory.js';
 import { VmckptError } from '../errors.js';
-import { holdGenerationFor } from '../store/generation-use.js';
 import { Store } from '../store/store.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
 import { writeRawMemory } from '../transfer/raw-memory.js';
@@ -38,10 +37,10 @@ export interface MaterializeReport {
 export async function materialize(options: MaterializeOptions): Promise<MaterializeReport> {
   const startMs = nowMs();
   const store = await Store.open(options.storeDir);
-  const { name, generation, dir } = await store.locate(options.reference);
-  const manifest = readManifest(dir);
+  const located = await store.locate(options.reference);
+  const { name, number: generation, dir, manifest } = located;
   requireMachine(manifest);
-  const use = holdGenerationFor('materialize', dir);
+  const use = located.holdFor('materialize');
   try {
     const found = findUsable(dir, manifest, options.onMessage);
     const { file, sizeBytes, storedBytes } = found ?? (await writeRawMemory(dir, options));

@@ -6,13 +6,12 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errnoOf } from '../checkpoint/files.js';
-import { Hints } from '../checkpoint/hints.js';
-import { readManifest, requireMachine, type Manifest } from '../checkpoint/manifest.js';
+import { requireMachine } from '../checkpoint/manifest.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import { restore, type RestoreReport } from '../restore/restore.js';
 import { stopVm } from '../vms/stop.js';
 import { VmFolder } from '../vms/folder.js';
-import { Store } from '../store/store.js';
+import { Store, type Generation } from '../store/store.js';
 import { readWorkingSet } from '../working-set/file.js';
 import { DEFAULT_WISHES } from '../working-set/plan.js';
 import type { WorkingSet } from '../working-set/working-set.js';
@@ -61,8 +60,7 @@ export interface LearnReport {
 
 interface Lessons {
   readonly options: LearnOptions;
-  readonly manifest: Manifest;
-  readonly dir: string;
+  readonly generation: Generation;
 }
 
 /**
@@ -72,17 +70,17 @@ interface Lessons {
  */
 export async function learn(options: LearnOptions): Promise<LearnReport> {
   const store = await Store.open(options.storeDir, { trustForeign: options.trustCommandLine });
-  const { name, generation, dir } = await store.locate(options.reference);
-  const manifest = readManifest(dir);
+  const generation = await store.locate(options.reference);
+  const { name, number, manifest } = generation;
   requireMachine(manifest);
   const runs: LearnRun[] = [];
   for (let run = 1; run <= options.runs; run++) {
-    const done = await runOnce(run, { options, manifest, dir });
+    const done = await runOnce(run, { options, generation });
     options.onRun(done);
     runs.push(done);
   }
-  const unitCount = workingSetOf({ manifest, dir }).histogram.memberCount;
-  return { name, generation, probe: options.probe ?? null, runs, unitCount };
+  const unitCount = workingSetOf(generation).histogram.memberCount;
+  return { name, generation: number, probe: options.probe ?? null, runs, unitCount };
 }
 
 /** As how often each comes. */
@@ -95,11 +93,10 @@ function modeOf(run: number, runCount: number): LearnRun['mode'] {
  * The first run sees everything that is touched, and when; an exact one which pages that are, more slowly; the others see
  * what it is like with what was learnt.
  */
-async function runOnce(run: number, lessons: Lessons): Promise<LearnRun> {
-  const { options, manifest } = lessons;
+async function runOnce(run: number, { options, generation }: Lessons): Promise<LearnRun> {
   const mode = modeOf(run, options.runs);
   const isPredicted = mode === 'prefetch';
-  const ownFolder = new VmFolder(manifest.name).ownFolder;
+  const ownFolder = new VmFolder(generation.name).ownFolder;
   let probeExitCode: number | null = null;
   let report: RestoreReport;
   let exercised = Promise.resolve();
@@ -108,7 +105,7 @@ async function runOnce(run: number, lessons: Lessons): Promise<LearnRun> {
   try {
     report = await restore({
       ...options,
-      reference: `${manifest.name}@${manifest.generation}`,
+      reference: generation.reference,
       mode: isPredicted ? 'prefetch' : 'lazy',
       path: 'auto',
       prefetch: DEFAULT_WISHES,
@@ -125,10 +122,10 @@ async function runOnce(run: number, lessons: Lessons): Promise<LearnRun> {
   } finally {
     over.abort();
     await exercised.catch(() => undefined); // why is known
-    await stopVm(manifest.name).catch(() => undefined); // it may never have been started
+    await stopVm(generation.name).catch(() => undefined); // it may never have been started
   }
   const { demandFaults, prefetchedPages } = report;
-  const { precision = null, recall = null } = workingSetOf(lessons).scores.at(-1) ?? {};
+  const { precision = null, recall = null } = workingSetOf(generation).scores.at(-1) ?? {};
   return { run, mode, demandFaults, prefetchedPages, precision, recall, probeExitCode };
 }
 
@@ -168,6 +165,6 @@ function signalGroup({ pid }: ChildProcess, signal: NodeJS.Signals): void {
   }
 }
 
-function workingSetOf({ dir, manifest }: Pick<Lessons, 'dir' | 'manifest'>): WorkingSet {
-  return readWorkingSet(Hints.of(dir, manifest.id), manifest.sizes.ramBytes / PAGE_BYTES).workingSet;
+function workingSetOf({ hints, manifest }: Generation): WorkingSet {
+  return readWorkingSet(hints, manifest.sizes.ramBytes / PAGE_BYTES).workingSet;
 }

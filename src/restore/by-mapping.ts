@@ -19,7 +19,7 @@ import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
 import { opensMemoryReadOnly, type MappedMemory } from '../qemu/mapped-memory.js';
 import { holdGeneration, type GenerationUse } from '../store/generation-use.js';
 import type { SealVerdict } from '../store/seal.js';
-import type { LocatedGeneration } from '../store/store.js';
+import type { Generation } from '../store/store.js';
 import { readMachineState, sendWholeMachine } from '../transfer/whole-machine.js';
 import { nowMs } from '../timeline/clock.js';
 import { leaveControlGroup } from '../util/leave-control-group.js';
@@ -39,7 +39,7 @@ import type { VmRecord } from '../vms/records.js';
 
 export interface MappedRestore {
   readonly options: RestoreOptions;
-  readonly located: LocatedGeneration;
+  readonly located: Generation;
   readonly manifest: Manifest;
   readonly judgeSeal: () => SealVerdict;
   /** Claimed, and removed when this fails before the VM runs. */

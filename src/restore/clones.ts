@@ -1,7 +1,7 @@
 /** `restore --count N`: clones NAME.1 … NAME.N of one generation, a few at a time, each a restore of its own. */
 import { availableParallelism } from 'node:os';
 import { VmckptError, type ErrorCode, type ErrorKind } from '../errors.js';
-import { readManifest, type Manifest } from '../checkpoint/manifest.js';
+import { type Manifest } from '../checkpoint/manifest.js';
 import { requireRoom } from '../qemu/memory-room.js';
 import { Store } from '../store/store.js';
 import { restore, type RestoreOptions, type RestoreReport } from './restore.js';
@@ -43,8 +43,7 @@ const COMMON_KINDS: ReadonlySet<ErrorKind> = new Set([
 /** @throws VmckptError as restore() when no clone has come up; INTERRUPTED naming those that run on */
 export async function restoreClones(options: ClonesOptions): Promise<ClonesReport> {
   const store = await Store.open(options.storeDir, { trustForeign: options.trustCommandLine });
-  const { name, generation, dir } = await store.locate(options.reference);
-  const manifest = readManifest(dir);
+  const { name, number: generation, manifest } = await store.locate(options.reference);
   const { ramBytes, nonZeroBytes: dataBytes } = manifest.sizes;
   const need = { vmCount: options.count, ramBytes, dataBytes, isMapped: options.mode === 'map' };
   const from = { args: options.qemuArgs ?? manifest.commandLine, cwd: manifest.workingDirectory ?? '/' };

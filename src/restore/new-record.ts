@@ -1,13 +1,13 @@
 /** The record of a VM that is about to be started. */
 import type { Manifest } from '../checkpoint/manifest.js';
 import type { LaunchPlan } from '../launch/launch-plan.js';
-import type { LocatedGeneration } from '../store/store.js';
+import type { Generation } from '../store/store.js';
 import { identifyProcess } from '../util/process-identity.js';
 import type { RestoreMode, VmRecord } from '../vms/records.js';
 
 export interface VmBeginnings {
   readonly vmName: string;
-  readonly located: LocatedGeneration;
+  readonly located: Generation;
   readonly manifest: Manifest;
   readonly mode: RestoreMode;
   readonly plan: LaunchPlan;
@@ -19,7 +19,7 @@ export function newRecord({ vmName, located, manifest, mode, plan, verbStartMs }
   return {
     name: vmName,
     ...(vmName !== located.name && { checkpoint: located.name }),
-    generation: located.generation,
+    generation: located.number,
     generationDir: located.dir,
     mode,
     preempt: 'off',

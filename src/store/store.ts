@@ -11,11 +11,13 @@ import { readManifest, type Manifest } from '../checkpoint/manifest.js';
 import { summarizeRawMemory, type RawMemorySummary } from '../checkpoint/raw-memory.js';
 import { VmckptError, type ErrorCode } from '../errors.js';
 import { kindOf } from '../util/regular-file.js';
+import { Generation } from './generation.js';
 import { clearStaleUses, staleUses, usersOf } from './generation-use.js';
 import { LockFile, locked } from './lock-file.js';
 import { PendingGeneration } from './pending-generation.js';
 import { isName, nearNames, parseGeneration, parseReference, requireName } from './reference.js';
 
+export { Generation } from './generation.js';
 export { PendingGeneration } from './pending-generation.js';
 
 const LOCK = 'lock';
@@ -27,12 +29,6 @@ const LOCK_ATTEMPTS = 10;
 export interface StoreOptions {
   /** Accept a store, or parts of one, that another user owns. */
   readonly trustForeign?: boolean;
-}
-
-export interface LocatedGeneration {
-  readonly name: string;
-  readonly generation: number;
-  readonly dir: string;
 }
 
 export interface GenerationSummary {
@@ -135,7 +131,7 @@ export class Store {
    * @throws VmckptError BAD_NAME, NO_CHECKPOINT, STORE_LOCKED while it is being written, GENERATION_INCOMPLETE when
    *   its writer died, NOT_A_FILE when it is a link or no folder, STORE_FOREIGN_OWNER, NOT_PERMITTED
    */
-  async locate(reference: string): Promise<LocatedGeneration> {
+  async locate(reference: string): Promise<Generation> {
     const wanted = parseReference(reference);
     const { name } = wanted;
     const generations = await this.generations(name);
@@ -149,7 +145,7 @@ export class Store {
     await this.#requireOwn(path.dirname(dir), gone);
     await requireNoLink(dir);
     await this.#requireOwn(dir, gone);
-    return { name, generation, dir };
+    return new Generation({ name, number: generation, dir });
   }
 
   /**
@@ -187,7 +183,7 @@ export class Store {
       throw new VmckptError('USAGE', `"${reference}" names no generation`, {
         hint: `say which one goes: ${reference}@GENERATION`,
       });
-    const { name, generation, dir } = await this.locate(reference);
+    const { name, number: generation, dir } = await this.locate(reference);
     const nameDir = path.dirname(dir);
     const trash = path.join(nameDir, `${TRASH}${generation}-${process.pid}`);
     try {

@@ -2,13 +2,11 @@
  * The story of a page-fault handler: open the image, wait for one VM on a socket, serve its memory, fill the rest, what
  * VMs before it have asked for first, and hand the memory back, so that the VM needs nobody any more. docs/uffd.md says how it is used and what it promises.
  */
-import { readManifest, holdsMemoryOnly, type Manifest } from '../checkpoint/manifest.js';
+import { holdsMemoryOnly, type Manifest } from '../checkpoint/manifest.js';
 import { openNativeImage } from '../checkpoint/native-image.js';
-import { CheckpointReader } from '../checkpoint/reader.js';
 import { VmckptError } from '../errors.js';
 import { requireAddon, type CheckpointImage, type FaultPathCounters } from '../native/index.js';
 import { PAGE_BYTES } from '../pages/layout.js';
-import { holdGeneration } from '../store/generation-use.js';
 import { Store } from '../store/store.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
 import { formatBytes } from '../util/units.js';
@@ -79,12 +77,12 @@ interface Served {
 export async function serveMemory(options: ServeOptions): Promise<ServeReport> {
   requireAddon('vmckpt uffd');
   const store = await Store.open(options.storeDir);
-  const { dir } = await store.locate(options.reference);
-  const use = holdGeneration(dir);
+  const generation = await store.locate(options.reference);
+  const use = generation.hold();
   try {
-    const manifest = readManifest(dir);
+    const { dir, manifest } = generation;
     requireMemoryOnly(manifest);
-    const reader = await CheckpointReader.open(dir);
+    const reader = generation.openReader();
     const image = openNativeImage(dir, manifest);
     const prediction = new Prediction(reader, options.demandOnly ? undefined : WISHES);
     if (prediction.problem !== undefined) options.onMessage(`Nothing is predicted: ${prediction.problem}.`);

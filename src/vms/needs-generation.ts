@@ -1,6 +1,6 @@
 /** Removes a stored generation, unless the memory of a restored VM still depends on it. */
 import { VmckptError } from '../errors.js';
-import { Store, type LocatedGeneration } from '../store/store.js';
+import { Store, type Generation } from '../store/store.js';
 import { listVmFolders } from './folder.js';
 import { statusOf } from './status.js';
 
@@ -15,7 +15,7 @@ export async function removeGeneration(storeDir: string, reference: string): Pro
 }
 
 /** A VM whose transfer was lost needs its generation too, although no process has it open: it can be taken over. */
-function refuseNeeded({ name, generation, dir }: LocatedGeneration): void {
+function refuseNeeded({ reference, dir }: Generation): void {
   for (const folder of listVmFolders()) {
     const record = folder.read();
     if (record?.generationDir !== dir) continue;
@@ -25,7 +25,7 @@ function refuseNeeded({ name, generation, dir }: LocatedGeneration): void {
     const wait = isMapped ? 'End it' : 'Wait until vmckpt ps calls it complete, or end it';
     throw new VmckptError(
       'STORE_LOCKED',
-      `${name}@${generation} still holds memory of the restored VM "${record.name}" (${status})`,
+      `${reference} still holds memory of the restored VM "${record.name}" (${status})`,
       { hint: `${wait}: vmckpt stop ${record.name}` },
     );
   }

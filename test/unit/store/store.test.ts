@@ -48,7 +48,7 @@ describe('Store', () => {
       'web@2',
     ]);
     expect(listed[0]).toMatchObject({ facts: { runState: 'running' }, problem: undefined });
-    expect(await store.locate('web')).toMatchObject({ name: 'web', generation: 2 });
+    expect(await store.locate('web')).toMatchObject({ name: 'web', number: 2 });
     expect(await store.locate('web@1')).toMatchObject({ dir: path.join(store.dir, 'web/1') });
   });
 
@@ -121,7 +121,7 @@ describe('Store', () => {
       chownSync(store.dir, 1234, 1234);
       await expect(Store.open(store.dir)).rejects.toMatchObject({ code: 'STORE_FOREIGN_OWNER' });
       const trusting = await Store.open(store.dir, { trustForeign: true });
-      expect(await trusting.locate('web')).toMatchObject({ generation: 1 });
+      expect(await trusting.locate('web')).toMatchObject({ number: 1 });
     },
   );
 
@@ -197,7 +197,7 @@ describe('a generation being written', () => {
       message: `web@2 is being written by process ${child.pid}`,
     });
     await expect(store.begin('web')).rejects.toMatchObject({ code: 'STORE_LOCKED' });
-    await expect(store.locate('web')).resolves.toMatchObject({ generation: 1 });
+    await expect(store.locate('web')).resolves.toMatchObject({ number: 1 });
     child.kill('SIGKILL');
     await exited;
     await expect(store.locate('web@2')).rejects.toMatchObject({ code: 'GENERATION_INCOMPLETE' });
