@@ -1,4 +1,5 @@
 /** This build beside another one, in turns on one machine: figure by figure, run by run of the same round. */
+import { certaintyOf } from './confidence.js';
 import { FIGURES, type FigureName } from './figures.js';
 import { spreadOf } from './measure.js';
 import type { Comparison, Run } from './resume-report.js';
@@ -60,13 +61,12 @@ function isBefore(other: Run, { scenario, cache, ramMib, round }: Run): boolean 
 
 function compare(pairs: readonly Pair[], figure: FigureName): Comparison[] {
   const of = (run: Run) => FIGURES[figure](run);
-  const ratio = spreadOf(
-    pairs.map(({ before, after }) => {
-      const [from, to] = [of(before), of(after)];
-      return from && to ? to / from : undefined;
-    }),
-  );
+  const ratios = pairs.map(({ before, after }) => {
+    const [from, to] = [of(before), of(after)];
+    return from && to ? to / from : undefined;
+  });
+  const [ratio, certainty] = [spreadOf(ratios), certaintyOf(ratios)];
   if (ratio === undefined) return [];
   const { scenario, cache, ramMib } = pairs[0]!.after;
-  return [{ scenario, cache, ramMib, figure, ratio }];
+  return [{ scenario, cache, ramMib, figure, ratio, ...(certainty && { certainty }) }];
 }

@@ -18,6 +18,8 @@ export const FIGURES = {
   demandFaults: ({ transfer }) => transfer?.demandFaults,
   /** Withheld pages apart. */
   missedFaults: ({ transfer }) => transfer && transfer.demandFaults - transfer.withheldFaults,
+  /** The waits of all vCPUs for pages, summed up: from the kernel's event to the page in place. */
+  vcpuBlockedMs: ({ transfer }) => transfer?.vcpuBlockedMs,
   faultP50Us: ({ transfer }) => faults(transfer)?.p50,
   faultP99Us: ({ transfer }) => faults(transfer)?.p99,
   prefetchPrecision: ({ transfer }) => precision(transfer),

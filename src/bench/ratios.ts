@@ -1,8 +1,9 @@
 /** The ratios that vmckpt is held to, as data. One whose scenarios were not measured is absent, with the reason. */
+import { certaintyOf, type Certainty } from './confidence.js';
 import { faultPathMedian } from './fault-path.js';
-import { findFigure, type FigureName } from './figures.js';
+import { FIGURES, findFigure, type FigureName } from './figures.js';
 import type { CacheState } from './page-cache.js';
-import type { Absence, FaultPathSample, Summary } from './resume-report.js';
+import type { Absence, FaultPathSample, Run, Summary } from './resume-report.js';
 import { SCENARIOS } from './scenarios.js';
 
 interface Term {
@@ -133,6 +134,11 @@ export const RATIOS: Readonly<Record<string, Quotient | Maximum | Sampled>> = {
     of: cold('learned', 'missedFaults'),
     against: cold('lazy', 'demandFaults'),
   },
+  vcpuBlockedLearnedColdVsLazyCold: {
+    what: 'time that vCPUs wait for pages with a learned working set, against none',
+    of: cold('learned', 'vcpuBlockedMs'),
+    against: cold('lazy', 'vcpuBlockedMs'),
+  },
   prefetchWasteShare: {
     what: 'prefetched and not used',
     goal: { atMost: 0.25 },
@@ -159,6 +165,7 @@ export const RATIOS: Readonly<Record<string, Quotient | Maximum | Sampled>> = {
 };
 
 export interface Measured {
+  readonly runs: readonly Run[];
   readonly summaries: readonly Summary[];
   readonly absences: readonly Absence[];
   readonly sizesMib: readonly number[];
@@ -169,6 +176,8 @@ export interface Measured {
 export interface RatioValues {
   readonly ratios: Readonly<Record<string, number>>;
   readonly missing: Readonly<Record<string, string>>;
+  /** Of the ratios of single rounds: absent where there were fewer than two, and for a maximum. */
+  readonly certainties: Readonly<Record<string, Certainty>>;
 }
 
 export function computeRatios(measured: Measured): RatioValues {
@@ -182,7 +191,44 @@ export function computeRatios(measured: Measured): RatioValues {
       string,
       string
     >,
+    certainties: Object.fromEntries(
+      Object.entries(RATIOS).flatMap(([name, ratio]) => {
+        const certainty = certaintyOf(valuesByRound(ratio, measured));
+        return certainty === undefined ? [] : [[name, certainty]];
+      }),
+    ),
   };
+}
+
+/** The ratio within each round: what changes on the machine from round to round falls out of it. */
+function valuesByRound(ratio: Quotient | Maximum | Sampled, measured: Measured): (number | undefined)[] {
+  if ('largest' in ratio) return [];
+  if ('sampled' in ratio)
+    return measured.faultPath
+      .filter(({ stored }) => stored === ratio.stored)
+      .map((sample) => ratio.sampled(sample) ?? undefined);
+  const rounds = [...new Set(measured.runs.map(({ round }) => round))].filter((round) => round > 0);
+  return rounds.map((round) => {
+    const figureOf = (term: Term) => figureInRound(term, round, measured);
+    const of = figureOf(ratio.of);
+    const against = ratio.against === undefined ? 1 : figureOf(ratio.against);
+    const readBytes = ratio.lessReading === undefined ? 0 : figureOf(ratio.lessReading);
+    if (of === undefined || readBytes === undefined || !against) return undefined;
+    return (of - (readBytes * 1000) / measured.diskReadBytesPerS) / against;
+  });
+}
+
+function figureInRound({ figure, ...term }: Term, round: number, measured: Measured): number | undefined {
+  const { scenario, cache, ramMib } = placeOf(term, measured);
+  const found = measured.runs.find(
+    (run) => run.round === round && run.scenario === scenario && run.cache === cache && run.ramMib === ramMib,
+  );
+  return (found && FIGURES[figure](found)) ?? undefined;
+}
+
+function placeOf<T extends Omit<Term, 'figure'>>(term: T, { sizesMib }: Measured): T & { ramMib: number } {
+  const defaultMib = sizesMib.includes(DEFAULT_RAM_MIB) ? DEFAULT_RAM_MIB : sizesMib[0]!;
+  return { ...term, ramMib: term.ramMib ?? defaultMib };
 }
 
 /** The value, or why there is none. */
@@ -206,9 +252,9 @@ function valueOf(ratio: Quotient | Maximum | Sampled, measured: Measured): numbe
   return (of - (readBytes * 1000) / measured.diskReadBytesPerS) / against;
 }
 
-function medianOf({ figure, ...term }: Term, { summaries, absences, sizesMib }: Measured): number | string {
-  const defaultMib = sizesMib.includes(DEFAULT_RAM_MIB) ? DEFAULT_RAM_MIB : sizesMib[0]!;
-  const place = { ramMib: defaultMib, ...term };
+function medianOf({ figure, ...term }: Term, measured: Measured): number | string {
+  const { summaries, absences } = measured;
+  const place = placeOf(term, measured);
   const found = findFigure(summaries, place, figure);
   if (found !== undefined) return found.median;
   const { scenario, cache, ramMib } = place;

@@ -77,6 +77,15 @@ const spreadSchema = v.object({
   count: integer,
 });
 
+/** Fields: src/bench/confidence.ts. */
+const certaintySchema = v.object({
+  median: finite,
+  low: finite,
+  high: finite,
+  confidence: finite,
+  count: integer,
+});
+
 const summarySchema = v.object({
   scenario: v.string(),
   cache: v.picklist(['warm', 'cold']),
@@ -92,6 +101,8 @@ const comparisonSchema = v.object({
   figure: v.string(),
   /** This build's figure through the other one's, of each round in which both were measured. */
   ratio: spreadSchema,
+  /** Absent with a single round. */
+  certainty: v.optional(certaintySchema),
 });
 export type Comparison = v.InferOutput<typeof comparisonSchema>;
 
@@ -158,6 +169,8 @@ export const resumeReportSchema = v.object({
   /** What the clients reach in a guest that was restored eagerly from a warm cache and has settled, in answers per second. */
   references: v.array(v.object({ ramMib: integer, perS: ofEachClient(finite) })),
   ratios: record(finite),
+  /** Of the ratios of single rounds; absent in reports of older versions. */
+  certainties: v.optional(record(certaintySchema)),
   /** Why a ratio is not there. */
   missing: record(v.string()),
   /** Medians and ranges. */

@@ -116,7 +116,7 @@ export async function benchResume(options: BenchResumeOptions): Promise<ResumeRe
       loadAtEnd: os.loadavg()[0]!,
     },
     references: results.map(({ reference }) => reference),
-    ...computeRatios({ summaries, absences, sizesMib, faultPath, diskReadBytesPerS }),
+    ...computeRatios({ runs, summaries, absences, sizesMib, faultPath, diskReadBytesPerS }),
     summaries,
     ...(options.against !== undefined && { comparisons: compareBuilds(runs) }),
     absences,

@@ -2,6 +2,7 @@
 import os from 'node:os';
 import path from 'node:path';
 import { Argument, type Command } from 'commander';
+import { intervalText } from '../bench/confidence.js';
 import type { Accelerator } from '../bench/guest.js';
 import type { ResumeReport } from '../bench/resume-report.js';
 import { SCENARIOS } from '../bench/scenarios.js';
@@ -50,9 +51,9 @@ export function benchCommand(): Command {
         .default([1024, 4096], '1024,4096'),
     )
     .addOption(
-      option('--rounds <n>', 'how often each scenario is measured')
+      option('--rounds <n>', 'how often each scenario is measured; fewer than 6 are never 95 % sure')
         .argParser(numberOf('--rounds', 1))
-        .default(5),
+        .default(6),
     )
     .addOption(
       option('--scenarios <names>', `some of ${all.join(', ')}`)
@@ -99,14 +100,17 @@ export function benchCommand(): Command {
     });
 }
 
-function describe({ ratios, missing, comparisons = [] }: ResumeReport, out: string): string {
-  const rows = Object.entries(ratios).map(
-    ([name, value]) => `${name.padEnd(40)} ${Number(value.toPrecision(3))}`,
-  );
-  const compared = comparisons.map(({ scenario, cache, ramMib, figure, ratio }) => {
-    const { median, min, max, count } = ratio;
+function describe(report: ResumeReport, out: string): string {
+  const { ratios, certainties = {}, missing, comparisons = [] } = report;
+  const rows = Object.entries(ratios).map(([name, value]) => {
+    const certainty = certainties[name];
+    const interval = certainty === undefined ? '' : ` (${intervalText(certainty)})`;
+    return `${name.padEnd(40)} ${Number(value.toPrecision(3))}${interval}`;
+  });
+  const compared = comparisons.map(({ scenario, cache, ramMib, figure, ratio, certainty }) => {
     const place = `${scenario}, ${cache}, ${ramMib} MiB: ${figure}`;
-    return `${place.padEnd(48)} ${median.toFixed(3)} (${min.toFixed(2)}–${max.toFixed(2)} in ${count} rounds)`;
+    const interval = certainty === undefined ? 'one round' : intervalText(certainty);
+    return `${place.padEnd(48)} ${ratio.median.toFixed(3)} (${interval})`;
   });
   const absent = Object.keys(missing).length;
   return [

@@ -1,6 +1,7 @@
 /** report.html: one file that needs nothing else, readable in light and dark. */
 import { formatBytes, formatMs } from '../../util/units.js';
 import type { FigureName } from '../figures.js';
+import { intervalText, type Certainty } from '../confidence.js';
 import type { CacheState } from '../page-cache.js';
 import { RATIOS } from '../ratios.js';
 import type { ResumeReport } from '../resume-report.js';
@@ -36,6 +37,7 @@ const COLUMNS: readonly (readonly [FigureName, string, (value: number) => string
   ['completeMs', 'complete', formatMs],
   ['storageReadBytes', 'read from disk', formatBytes],
   ['demandFaults', 'demand faults', count],
+  ['vcpuBlockedMs', 'vCPUs waited for pages', formatMs],
   ['faultP50Us', 'fault p50', us],
   ['faultP99Us', 'fault p99', us],
   ['prefetchPrecision', 'precision', percent],
@@ -98,34 +100,52 @@ function legend({ options }: ResumeReport): string {
   return `<p class="legend">${entries.join(' ')}</p>`;
 }
 
-function ratioTable({ ratios, missing }: ResumeReport): string {
+function ratioTable({ ratios, missing, certainties = {} }: ResumeReport): string {
   const rows = Object.entries(RATIOS).map(([name, { what, goal }]) => {
     const value = ratios[name];
     const goalText = goal === undefined ? '' : 'atMost' in goal ? `≤ ${goal.atMost}` : `≥ ${goal.atLeast}`;
-    const holds =
-      goal === undefined || value === undefined
-        ? ''
-        : ('atMost' in goal ? value <= goal.atMost : value >= goal.atLeast)
-          ? 'holds'
-          : 'missed';
+    const certainty = certainties[name];
     const shown =
       value === undefined
         ? `<span class="why">${escapeText(missing[name] ?? '')}</span>`
         : ratioText(name, value);
-    return [`<code>${name}</code><br>${escapeText(what)}`, shown, goalText, holds];
+    const verdict = goal === undefined || value === undefined ? '' : verdictOf(value, goal, certainty);
+    return [
+      `<code>${name}</code><br>${escapeText(what)}`,
+      shown,
+      rangeText(name, certainty),
+      goalText,
+      verdict,
+    ];
   });
-  return `<h2>Ratios</h2>${table(['', 'value', 'goal', ''], rows)}`;
+  return `<h2>Ratios</h2>${table(['', 'of medians', 'of each round, median', 'goal', ''], rows)}`;
+}
+
+type Goal = NonNullable<(typeof RATIOS)[string]['goal']>;
+
+/** A goal within the interval is neither held nor missed for sure: more rounds tell. */
+function verdictOf(value: number, goal: Goal, certainty: Certainty | undefined): string {
+  const limit = 'atMost' in goal ? goal.atMost : goal.atLeast;
+  const holds = 'atMost' in goal ? value <= limit : value >= limit;
+  const isOpen = certainty !== undefined && certainty.low <= limit && limit <= certainty.high;
+  return `${holds ? 'holds' : 'missed'}${isOpen ? '<small>not for sure</small>' : ''}`;
+}
+
+function rangeText(name: string, certainty: Certainty | undefined): string {
+  if (certainty === undefined) return '';
+  const show = (value: number) => ratioText(name, value);
+  return `${show(certainty.median)}<small>${intervalText(certainty, show)}</small>`;
 }
 
 function comparisonTable({ comparisons = [] }: ResumeReport): string {
   if (comparisons.length === 0) return '';
-  const rows = comparisons.map(({ scenario, cache, ramMib, figure, ratio }) => [
+  const rows = comparisons.map(({ scenario, cache, ramMib, figure, ratio, certainty }) => [
     `${escapeText(scenario)}, ${cache}, ${ramMib} MiB`,
     `<code>${escapeText(figure)}</code>`,
     ratio.median.toFixed(3),
-    `${ratio.min.toFixed(2)}–${ratio.max.toFixed(2)} in ${ratio.count} rounds`,
+    certainty === undefined ? 'one round' : intervalText(certainty),
   ]);
-  return `<h2>This build through the other one</h2>${table(['', '', 'median', ''], rows)}`;
+  return `<h2>This build through the other one</h2>${table(['', '', 'median of rounds', ''], rows)}`;
 }
 
 function ratioText(name: string, value: number): string {

@@ -25,6 +25,7 @@ it('compares runs of the same round, scenario and cache', () => {
       ramMib: 1024,
       figure: 'resumeMs',
       ratio: { median: (1.1 + 0.75) / 2, min: 0.75, max: 1.1, count: 2 },
+      certainty: { median: (1.1 + 0.75) / 2, low: 0.75, high: 1.1, confidence: 0.5, count: 2 },
     },
   ]);
 });

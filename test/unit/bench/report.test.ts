@@ -56,6 +56,78 @@ describe('report.json', () => {
   });
 });
 
+describe('the certainty of a ratio', () => {
+  const resumeMs = [20, 22, 24, 26, 28, 30];
+  const rounds = [
+    // The machine gets slower from round to round: the ratio stays.
+    ...resumeMs.flatMap((ms, at) => [
+      sampleRun({ scenario: 'lazy', cache: 'warm', round: at + 1, resumeMs: ms, completeMs: 60 * (at + 1) }),
+      sampleRun({
+        scenario: 'qemu-full',
+        cache: 'warm',
+        round: at + 1,
+        resumeMs: 100,
+        completeMs: 100 * (at + 1),
+      }),
+      sampleRun({ scenario: 'private-map', cache: 'warm', round: at + 1, resumeMs: 16, completeMs: null }),
+    ]),
+    // Without a partner in its round.
+    sampleRun({ scenario: 'lazy', cache: 'warm', round: 7, resumeMs: 999, completeMs: 999 }),
+  ];
+  const { certainties, ratios } = sampleReport(rounds);
+
+  test('comes from the ratios within rounds', () => {
+    expect(certainties!['directZstdCompleteVsFull']).toEqual({
+      median: 0.6,
+      low: 0.6,
+      high: 0.6,
+      confidence: 0.96875,
+      count: 6,
+    });
+    expect(certainties!['resumeVsPrivateMap']).toMatchObject({ low: 20 / 16, high: 30 / 16, count: 6 });
+  });
+
+  test('is absent where there is one round', () => {
+    expect(ratios['faultP50RawUs']).toBe(5);
+    expect(certainties).not.toHaveProperty('faultP50RawUs');
+  });
+
+  test('leaves a goal within the interval open', () => {
+    const html = renderReport(sampleReport(rounds));
+    const rowOf = (name: string) => new RegExp(`<tr><td><code>${name}.*?</tr>`).exec(html)![0];
+    expect(rowOf('resumeVsPrivateMap')).toContain('not for sure');
+    expect(rowOf('directRawCompleteVsFull')).not.toContain('not for sure');
+    expect(rowOf('faultP50RawUs')).toContain('holds');
+    expect(rowOf('faultP50RawUs')).not.toContain('not for sure');
+  });
+
+  test('counts what vCPUs wait for pages, with learning and without', () => {
+    const learning = [1, 2].flatMap((round) => [
+      sampleRun({
+        scenario: 'learned',
+        cache: 'cold',
+        round,
+        resumeMs: 20,
+        completeMs: 60,
+        demandFaults: 5,
+        vcpuBlockedMs: 12 * round,
+      }),
+      sampleRun({
+        scenario: 'lazy',
+        cache: 'cold',
+        round,
+        resumeMs: 20,
+        completeMs: 60,
+        demandFaults: 50,
+        vcpuBlockedMs: 120 * round,
+      }),
+    ]);
+    const report = sampleReport(learning);
+    expect(report.ratios['vcpuBlockedLearnedColdVsLazyCold']).toBeCloseTo(0.1);
+    expect(report.certainties!['vcpuBlockedLearnedColdVsLazyCold']!.high).toBeCloseTo(0.1);
+  });
+});
+
 describe('report.html', () => {
   const html = renderReport(report);
 

@@ -12,10 +12,17 @@ interface Sample {
   readonly resumeMs: number;
   readonly completeMs: number | null;
   readonly demandFaults?: number;
+  readonly vcpuBlockedMs?: number;
   readonly hotPackBytes?: number;
 }
 
-export function sampleRun({ demandFaults, ramMib = 1024, round = 1, ...times }: Sample): Run {
+export function sampleRun({
+  demandFaults,
+  vcpuBlockedMs = 3,
+  ramMib = 1024,
+  round = 1,
+  ...times
+}: Sample): Run {
   const answeredMs = Array.from({ length: 2000 }, (_, at) => times.resumeMs + at);
   const answers = { answeredMs, latencyMs: answeredMs.map((atMs) => 1 + (atMs % 7)) };
   const observedMs = times.resumeMs + 2000;
@@ -35,7 +42,7 @@ export function sampleRun({ demandFaults, ramMib = 1024, round = 1, ...times }: 
         transferredBytes: 1 << 20,
         faultUs: { p50: 5, p90: 20, p99: 90, max: 4000 },
         faultPercentilesUs: Array.from({ length: 101 }, (_, percent) => 1 + percent),
-        vcpuBlockedMs: 3,
+        vcpuBlockedMs,
         processPeakBytes: 64 << 20,
       },
     }),
@@ -99,7 +106,7 @@ export function sampleReport(runs: readonly Run[], absences: ResumeReport['absen
       startedAt: '2026-11-21T00:00:00.000Z',
     },
     references: ramMib.map((each) => ({ ramMib: each, perS: { ping: 1000, memcached: 500, http: 10 } })),
-    ...computeRatios({ summaries, absences, sizesMib: ramMib, faultPath, diskReadBytesPerS: 1e9 }),
+    ...computeRatios({ runs, summaries, absences, sizesMib: ramMib, faultPath, diskReadBytesPerS: 1e9 }),
     faultPath,
     summaries,
     absences,
