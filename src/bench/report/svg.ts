@@ -1,12 +1,19 @@
-/** Charts as SVG text. Colours are CSS variables of the page, so that one drawing serves light and dark. */
+/**
+ * Charts as SVG text, with scales and paths of D3. Colours are CSS variables of the page, so that one drawing serves
+ * light and dark.
+ */
+import { scaleLinear, scaleLog } from 'd3-scale';
+import { line } from 'd3-shape';
 
 export interface Series {
   readonly name: string;
   /** A CSS colour. */
   readonly color: string;
   /** In ascending x. */
-  readonly points: readonly (readonly [x: number, y: number])[];
+  readonly points: readonly Point[];
 }
+
+type Point = readonly [x: number, y: number];
 
 export interface Axis {
   readonly label: string;
@@ -64,8 +71,11 @@ export function lineChart({ title, x, y, series }: LineChart): string {
   const lines = series
     .filter((each) => each.points.length > 0)
     .map((each) => {
-      const placed = each.points.map(([px, py]) => [across.place(px), up.place(py)] as const);
-      return `<path d="${pathThrough(placed)}" fill="none" stroke="${each.color}" stroke-width="1.8"><title>${escapeText(each.name)}</title></path>`;
+      const path = line<Point>(
+        ([x]) => across.place(x),
+        ([, y]) => up.place(y),
+      ).digits(1);
+      return `<path d="${path(each.points)}" fill="none" stroke="${each.color}" stroke-width="1.8"><title>${escapeText(each.name)}</title></path>`;
     });
   const axis = `<line class="axis" x1="${left}" x2="${width - right}" y1="${height - bottom}" y2="${height - bottom}"/>`;
   return svg({ title, width, height }, [
@@ -111,45 +121,21 @@ interface Scale {
 }
 
 function scaleOf({ scale }: Axis, values: readonly number[], range: readonly [number, number]): Scale {
-  const usable = scale === 'log' ? values.filter((value) => value > 0) : values;
+  const usable = scale === 'log' ? values.filter((value) => value > 0) : [0, ...values];
   const smallest = usable.reduce((low, value) => Math.min(low, value), Infinity);
   const largest = usable.reduce((high, value) => Math.max(high, value), -Infinity);
-  return scale === 'log'
-    ? logScale(smallest, largest, range)
-    : linearScale(Math.min(0, smallest), largest, range);
-}
-
-function linearScale(from: number, to: number, [start, end]: readonly [number, number]): Scale {
-  const step = niceStep(Math.max(to - from, MIN_SPAN) / TICKS);
-  const last = Math.max(Math.ceil(to / step - 1e-6), 1) * step;
-  const count = Math.round((last - from) / step) + 1;
-  return {
-    place: (value) => start + ((value - from) / (last - from)) * (end - start),
-    ticks: Array.from({ length: count }, (_, at) => from + at * step),
-  };
+  if (scale === 'log') return logScale(smallest, largest, range);
+  const place = scaleLinear([smallest, Math.max(largest, smallest + MIN_SPAN)], range).nice(TICKS);
+  return { place, ticks: place.ticks(TICKS) };
 }
 
 /** Whole powers of ten. What is not above zero stands at the lower end. */
-function logScale(smallest: number, largest: number, [start, end]: readonly [number, number]): Scale {
-  if (!Number.isFinite(smallest)) return logScale(1, 10, [start, end]);
-  const from = Math.floor(Math.log10(smallest));
-  const to = Math.max(Math.ceil(Math.log10(largest)), from + 1);
-  return {
-    place: (value) => {
-      const exponent = value > 0 ? Math.log10(value) : from;
-      return start + ((exponent - from) / (to - from)) * (end - start);
-    },
-    ticks: Array.from({ length: to - from + 1 }, (_, at) => 10 ** (from + at)),
-  };
-}
-
-function niceStep(rough: number): number {
-  const power = 10 ** Math.floor(Math.log10(rough));
-  return [1, 2, 5, 10].map((digit) => digit * power).find((step) => step >= rough) ?? 10 * power;
-}
-
-function pathThrough(points: readonly (readonly [number, number])[]): string {
-  return points.map(([x, y], at) => `${at === 0 ? 'M' : 'L'}${coordinate(x)} ${coordinate(y)}`).join('');
+function logScale(smallest: number, largest: number, range: readonly [number, number]): Scale {
+  const [from, to] = Number.isFinite(smallest) ? [smallest, largest] : [1, 10];
+  const place = scaleLog([from, Math.max(to, from * 1.01)], range)
+    .nice()
+    .clamp(true);
+  return { place, ticks: place.ticks().filter((tick) => Number.isInteger(Math.log10(tick))) };
 }
 
 function svg(
