@@ -1,5 +1,5 @@
 /** A process id is reused; together with the process's start time it names one process for ever. */
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { poll } from './deadline.js';
 
 export interface ProcessIdentity {
@@ -10,6 +10,21 @@ export interface ProcessIdentity {
 
 /** @returns undefined when there is no such process, or it is a zombie; one with living threads still holds its sockets. */
 export function identifyProcess(pid: number): ProcessIdentity | undefined {
+  return readStat(pid)?.identity;
+}
+
+/** The living processes of the session that `leader` began, whether or not it still lives itself. */
+export function processesOfSession(leader: ProcessIdentity): ProcessIdentity[] {
+  // As long as the session has a member its number is not given to another process.
+  const holder = identifyProcess(leader.pid);
+  if (holder !== undefined && holder.startTicks !== leader.startTicks) return [];
+  return readdirSync('/proc').flatMap((entry) => {
+    const stat = /^\d+$/.test(entry) ? readStat(Number(entry)) : undefined;
+    return stat?.session === leader.pid ? [stat.identity] : [];
+  });
+}
+
+function readStat(pid: number): { identity: ProcessIdentity; session: number } | undefined {
   let stat: string;
   try {
     stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
@@ -20,7 +35,7 @@ export function identifyProcess(pid: number): ProcessIdentity | undefined {
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   const [state, threadCount] = [fields[0], Number(fields[17])];
   if (state === 'X' || (state === 'Z' && threadCount <= 1)) return undefined;
-  return { pid, startTicks: Number(fields[19]) };
+  return { identity: { pid, startTicks: Number(fields[19]) }, session: Number(fields[3]) };
 }
 
 export function isAlive({ pid, startTicks }: ProcessIdentity): boolean {

@@ -19,7 +19,7 @@ import { readJsonFile, writeJsonFile } from '../util/json-file.js';
 import { isAlive } from '../util/process-identity.js';
 import { ensureRuntimeDir, findRuntimePath, runtimeDirs } from '../util/runtime-dir.js';
 import { parse } from '../util/schema.js';
-import { findListener } from './orphans.js';
+import { findListener, hasLeftProcesses } from './orphans.js';
 import { shortFolderOf } from './places.js';
 import { transferSchema, vmSchema, type TransferRecord, type VmRecord } from './records.js';
 
@@ -89,8 +89,10 @@ export class VmFolder {
   read(): VmRecord | undefined {
     const record = readJsonFile(vmSchema, this.file('vm.json'));
     if (record === undefined || record.qemu !== undefined || isAlive(record.verb)) return record;
+    const qemu = findListener(this.file('qmp.sock'));
     const isServed = LockFile.holderOf(this.file('transfer.lock')) !== undefined;
-    return { ...record, qemu: findListener(this.file('qmp.sock')), unattended: true, isServed };
+    const isUnderWay = isServed || (qemu === undefined && hasLeftProcesses(record.keeper));
+    return { ...record, qemu, unattended: true, isUnderWay };
   }
 
   write(record: VmRecord): void {

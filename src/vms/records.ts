@@ -37,8 +37,8 @@ export const vmSchema = v.object({
 export interface VmRecord extends v.InferOutput<typeof vmSchema> {
   /** The verb died before it could note that the VM runs; QEMU was found by its command line. */
   readonly unattended?: true;
-  /** Its transfer is at work all the same, and may yet load it. */
-  readonly isServed?: boolean;
+  /** What it has started is at work all the same, and may yet bring the VM up. */
+  readonly isUnderWay?: boolean;
 }
 
 export const transferSchema = v.object({

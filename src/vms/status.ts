@@ -14,12 +14,12 @@ function isBeingReplaced({ keeper, verb }: VmRecord, { notedAtMs }: TransferReco
 }
 
 export function statusOf(record: VmRecord, transfer: TransferRecord | undefined): VmStatus {
-  const { qemu, keeper, verb, isServed } = record;
+  const { qemu, keeper, verb, isUnderWay } = record;
   // A keeper without a verb starts the QEMU that it was told to start, or ends; so does a transfer.
   if (qemu === undefined)
-    return isAlive(verb) || (keeper && isAlive(keeper)) || isServed ? 'starting' : 'ended';
+    return isAlive(verb) || (keeper && isAlive(keeper)) || isUnderWay ? 'starting' : 'ended';
   if (!isAlive(qemu)) return 'ended';
-  if (transfer === undefined) return isAlive(verb) || isServed ? 'starting' : 'abandoned';
+  if (transfer === undefined) return isAlive(verb) || isUnderWay ? 'starting' : 'abandoned';
   if (transfer.status === 'serving' && (isAlive(transfer.process) || isBeingReplaced(record, transfer)))
     return 'serving';
   if (record.unattended && !transfer.loaded) return 'abandoned';

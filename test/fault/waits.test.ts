@@ -2,7 +2,8 @@
  * Whoever waits for a process notices its death, however it was parked before: each process of a restore, and QEMU during
  * a save, is stopped as soon as it is there, and killed a second later with words unread in its sockets.
  */
-import { readFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { constants, openSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
@@ -83,6 +84,25 @@ describe('a verb', () => {
     expect(isAlive(keeper)).toBe(false);
   });
 
+  it('that restores ends a QEMU that its keeper did not live to tell of', async () => {
+    const { verb, child, goOn } = await killKeeperWhileItStartsQemu();
+    goOn();
+    expect(await verb.ended).toMatchObject({ code: 1, json: { error: { code: 'QEMU_FAILED_TO_START' } } });
+    expect(isAlive(child)).toBe(false);
+  });
+
+  it('that restores waits for a QEMU that was being started when the verb before it and its keeper were killed', async () => {
+    const { verb: killed, child, goOn } = await killKeeperWhileItStartsQemu();
+    process.kill(pidOf(PARTIES.transfer, isOurs)!, 'SIGKILL');
+    killed.kill();
+    await killed.ended;
+    const verb = start('--json', 'restore', '--trust-command-line', 'tiny');
+    await sleep(PARKED_MS);
+    goOn();
+    expect(await verb.ended).toMatchObject({ code: 0 });
+    expect(isAlive(child)).toBe(false);
+  });
+
   it.each([['save'], ['save', '--stop'], ['save', '--live', 'precopy']])(
     'that saves (%s %s %s) ends with the death of QEMU',
     async (...flags) => {
@@ -126,13 +146,46 @@ describe('a verb', () => {
     expect(isAlive(probe)).toBe(false);
   });
 
+  const isOurs = (pid: number) => readProcess(pid, 'environ').includes(`VMCKPT_RUNTIME_DIR=${runtimeDir}\0`);
+
+  const untilThere = (party: Party, isWanted: (pid: number) => boolean) =>
+    poll(() => pidOf(PARTIES[party], (pid) => isOurs(pid) && isWanted(pid)), {
+      what: party,
+      timeoutMs: 60_000,
+      everyMs: 1,
+    });
+
   /** Stops the process as soon as it is there. */
   async function park(party: Party, verb: RunningCli): Promise<number> {
-    const ours = (pid: number) =>
-      pid !== verb.pid && readProcess(pid, 'environ').includes(`VMCKPT_RUNTIME_DIR=${runtimeDir}\0`);
-    const pid = await poll(() => pidOf(PARTIES[party], ours), { what: party, timeoutMs: 60_000, everyMs: 1 });
+    const pid = await untilThere(party, (found) => found !== verb.pid);
     process.kill(pid, 'SIGSTOP');
     return pid;
+  }
+
+  /** A restore whose keeper is killed while its child waits for a reader of QEMU's log, which `goOn` is: then that becomes QEMU. */
+  async function killKeeperWhileItStartsQemu() {
+    const log = path.join(dir, `log-${performance.now()}`);
+    execFileSync('mkfifo', [log]);
+    const gate = `${log}.cjs`;
+    writeFileSync(
+      gate,
+      `const processes = require('child_process'), { spawn } = processes;
+      processes.spawn = (program, ...rest) => {
+        if (program.endsWith('vmckpt-keeper'))
+          require('fs').linkSync('${log}', '${path.join(runtimeDir, 'vms/tiny/qemu.log')}');
+        return spawn(program, ...rest);
+      };
+      require('module').syncBuiltinESMExports();`,
+    );
+    const verb = startCli(['--json', 'restore', '--trust-command-line', 'tiny'], {
+      env: { ...env, NODE_OPTIONS: `--require ${gate}` },
+    });
+    // A server that has just been forked looks like that child as well.
+    await untilThere('transfer', () => true);
+    const isChild = (pid: number) => PARTIES.keeper.test(readProcess(parentOf(pid), 'cmdline'));
+    const child = await untilThere('keeper', isChild);
+    process.kill(parentOf(child), 'SIGKILL');
+    return { verb, child, goOn: () => openSync(log, constants.O_RDONLY | constants.O_NONBLOCK) };
   }
 });
 
@@ -143,7 +196,11 @@ function pidOf(command: RegExp, isWanted: (pid: number) => boolean = () => true)
   );
 }
 
-function readProcess(pid: number, file: 'cmdline' | 'environ'): string {
+function parentOf(pid: number): number {
+  return Number(/\) \S (\d+)/.exec(readProcess(pid, 'stat'))?.[1]);
+}
+
+function readProcess(pid: number, file: 'cmdline' | 'environ' | 'stat'): string {
   try {
     return readFileSync(`/proc/${pid}/${file}`, 'latin1');
   } catch {

@@ -13,7 +13,12 @@ import type { ProcessEnd, StartedProcess, StartOptions } from '../../qemu/launch
 import { withDeadline } from '../../util/deadline.js';
 import { readLines } from '../../util/lines.js';
 import { ownEnvironment } from '../../util/own-environment.js';
-import { identifyProcess, isAlive, type ProcessIdentity } from '../../util/process-identity.js';
+import {
+  identifyProcess,
+  isAlive,
+  processesOfSession,
+  type ProcessIdentity,
+} from '../../util/process-identity.js';
 import { sendSignal, SIGKILL } from '../../vms/processes.js';
 import type { Guardian, ServerStart } from './parent.js';
 import {
@@ -33,6 +38,7 @@ const WATCH_QEMU_EVERY_MS = 100;
 const LAST_WORDS_MS = 500;
 
 export class Keeper implements Guardian {
+  readonly identity: ProcessIdentity | undefined;
   readonly transfer: TransferClient;
   readonly #process: ChildProcess;
   readonly #control: Socket;
@@ -45,6 +51,7 @@ export class Keeper implements Guardian {
 
   private constructor(child: ChildProcess) {
     this.#process = child;
+    this.identity = child.pid === undefined ? undefined : identifyProcess(child.pid);
     const [control, line] = child.stdio.slice(3) as [Socket, Socket];
     this.#control = control;
     this.transfer = new TransferClient(line, () => this.#killServer());
@@ -76,10 +83,6 @@ export class Keeper implements Guardian {
   /** Its line to the verb passes from one server to the next. */
   get served(): ServedTransfer {
     return this.transfer;
-  }
-
-  get identity(): ProcessIdentity | undefined {
-    return this.#process.pid === undefined ? undefined : identifyProcess(this.#process.pid);
   }
 
   /** @throws VmckptError QEMU_FAILED_TO_START, TIMEOUT */
@@ -118,13 +121,20 @@ export class Keeper implements Guardian {
     this.#process.unref();
   }
 
-  /** Ends it and the server; not QEMU. Returns when both are gone, and write nothing any more. */
+  /** Ends it and all that it has started. Returns when keeper and server are gone, and write nothing any more. */
   async kill(): Promise<void> {
-    this.#process.kill('SIGKILL');
+    this.#killSession();
     await this.#closed;
-    this.#killServer();
-    // A server that the keeper had not told of yet sees the end of its line.
+    // Again, for what it was starting meanwhile.
+    this.#killSession();
     await this.transfer.close();
+  }
+
+  /** With a QEMU that it did not live to tell of. */
+  #killSession(): void {
+    if (this.identity === undefined) return;
+    sendSignal(this.identity, SIGKILL);
+    for (const member of processesOfSession(this.identity)) sendSignal(member, SIGKILL);
   }
 
   async #died(): Promise<void> {

@@ -23,7 +23,7 @@ export interface Guardian {
   readonly served: ServedTransfer;
   /** @throws VmckptError QEMU_FAILED_TO_START, TIMEOUT */
   startQemu(options: StartOptions): Promise<StartedProcess>;
-  /** Ends everything but QEMU. Returns when it is gone, and writes nothing any more. */
+  /** Ends what it has started, a QEMU that it could not tell of included. Returns when nothing of it writes any more. */
   kill(): Promise<void>;
   /** The verb may end now, everything else goes on. */
   release(): void;
