@@ -64,9 +64,12 @@ export function agentSocketOf(args: readonly string[]): string | undefined {
 interface Question {
   readonly command: string;
   readonly args: object;
-  readonly timeoutMs: number;
-  /** Of the answer to guest-sync-delimited: others do not have the delimiter. */
-  readonly isSync: boolean;
+}
+
+interface Line {
+  readonly text: string;
+  /** An answer to guest-sync-delimited: others do not have the delimiter. */
+  readonly isDelimited: boolean;
 }
 
 export class GuestAgent {
@@ -74,7 +77,7 @@ export class GuestAgent {
   #received = '';
   /** To a question that nobody waits for any more: it would be taken for the answer to the next one. */
   #owesAnswer = false;
-  /** What it was told in guest-sync-delimited: an answer to any of them will do, and those to the others are passed over. */
+  /** What it was told in guest-sync-delimited, since the last time that it was in step. */
   readonly #syncIds = new Set<unknown>();
   #onLine: ((line: string) => void) | undefined;
   /** Rejects when the channel has ended: nobody will answer any more. */
@@ -113,8 +116,7 @@ export class GuestAgent {
 
   /** @throws VmckptError AGENT_SILENT when no answer comes in time, AGENT_REFUSED with the agent's own words */
   async execute(command: string, args: object = {}): Promise<unknown> {
-    const question = { command, args, timeoutMs: ANSWER_TIMEOUT_MS, isSync: false };
-    const line = await this.#askInTurn(question).catch((cause: unknown) => {
+    const line = await this.#askInTurn({ command, args }).catch((cause: unknown) => {
       throw new VmckptError('AGENT_SILENT', `the guest agent does not answer ${command}`, { cause });
     });
     const { return: value, error } = parse(Reply, JSON.parse(line));
@@ -171,11 +173,26 @@ export class GuestAgent {
     await poll(sync, { what: 'the agent', timeoutMs, everyMs: FIRST_SYNC_MS / 5, signal });
   }
 
+  /**
+   * Until the last one is answered: the agent answers also the delimiter before each of them, with an error that has no
+   * delimiter itself. One that is slow has answered an earlier one by then, and is waited for.
+   */
   async #sync(timeoutMs: number): Promise<true | undefined> {
     const id = Math.floor(Math.random() * 2 ** 31);
     this.#syncIds.add(id);
+    let isThere = false;
+    const answer = this.#hear((line) => {
+      const answered = line.isDelimited ? returned(line.text) : undefined;
+      isThere ||= this.#syncIds.has(answered);
+      return answered === id;
+    });
+    this.#send({ command: 'guest-sync-delimited', args: { id } }, DELIMITER);
+    const within = (timeoutMs: number) => withDeadline(answer, { what: 'the guest agent', timeoutMs });
     try {
-      await this.#ask({ command: 'guest-sync-delimited', args: { id }, timeoutMs, isSync: true });
+      await within(timeoutMs).catch((error: unknown) => {
+        if (!isThere) throw error;
+        return within(ANSWER_TIMEOUT_MS);
+      });
       return true;
     } catch {
       return undefined;
@@ -186,27 +203,31 @@ export class GuestAgent {
   async #askInTurn(question: Question): Promise<string> {
     if (this.#owesAnswer) await Promise.race([this.#synchronize(ANSWER_TIMEOUT_MS), this.#closed]);
     this.#owesAnswer = true;
-    const line = await this.#ask(question);
+    const answer = this.#hear(({ isDelimited }) => !isDelimited);
+    this.#send(question);
+    const text = await withDeadline(answer, {
+      what: `the guest agent to answer ${question.command}`,
+      timeoutMs: ANSWER_TIMEOUT_MS,
+    });
     this.#owesAnswer = false;
-    return line;
+    return text;
   }
 
-  /** @returns the line of the answer, without the delimiter */
-  async #ask({ command, args, timeoutMs, isSync }: Question): Promise<string> {
-    const answer = new Promise<string>((resolve) => {
+  #send({ command, args }: Question, before = ''): void {
+    const text = `${JSON.stringify({ execute: command, arguments: args })}\n`;
+    this.#socket.write(Buffer.concat([Buffer.from(before, 'latin1'), Buffer.from(text)]));
+  }
+
+  /** The text of the first line that is wanted; rejects when the channel has ended. */
+  #hear(isWanted: (line: Line) => boolean): Promise<string> {
+    const heard = new Promise<string>((resolve) => {
       this.#onLine = (line) => {
         const at = line.lastIndexOf(DELIMITER);
         const text = Buffer.from(line.slice(at + 1), 'latin1').toString();
-        if (isSync ? at !== -1 && this.#syncIds.has(returned(text)) : at === -1) resolve(text);
+        if (isWanted({ text, isDelimited: at !== -1 })) resolve(text);
       };
     });
-    const text = `${JSON.stringify({ execute: command, arguments: args })}\n`;
-    const before = isSync ? DELIMITER : '';
-    this.#socket.write(Buffer.concat([Buffer.from(before, 'latin1'), Buffer.from(text)]));
-    return withDeadline(Promise.race([answer, this.#closed]), {
-      what: `the guest agent to answer ${command}`,
-      timeoutMs,
-    });
+    return Promise.race([heard, this.#closed]);
   }
 
   #receive(text: string): void {

@@ -2,7 +2,9 @@
 import dgram from 'node:dgram';
 import { once } from 'node:events';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
+import { GuestAgent } from '../../src/qemu/guest-agent.js';
 import { readVmLogs } from '../../src/vms/logs.js';
 import { VmFolder } from '../../src/vms/folder.js';
 import { poll } from '../../src/util/deadline.js';
@@ -26,6 +28,8 @@ const RARP = 0x8035;
 const TIMEOUT_MS = 60_000;
 /** A time that the guest has only where nobody has told it another one. */
 const LONG_AGO_S = 1_000_000_000;
+/** The second time comes after half a second. */
+const ASKED_TWICE_MS = 1_200;
 
 interface Frame {
   readonly source: string;
@@ -95,6 +99,19 @@ describeOnEachQemu('a guest with an agent, on a network with others', (qemu) => 
     expect(Number(await inGuest(agentSocket, 'date +%s'))).toBeGreaterThan(LONG_AGO_S * 1.5);
     expect(await inGuest(agentSocket, 'cat /sys/class/net/eth1/address')).toBe(ORIGINAL_MAC);
     expect(await examineGuest(restored.console, before)).toEqual(WHOLE);
+  });
+
+  it('is in step with its agent, also when that was asked more than once before it could answer', async () => {
+    const { pid } = await restoreGuest(guest, { storeDir, reference: 'lan', qemu });
+    await untilLogged('lan', 'the guest has the time');
+    process.kill(pid, 'SIGSTOP');
+    const connecting = GuestAgent.connect(agentSocket, { timeoutMs: TIMEOUT_MS });
+    await sleep(ASKED_TWICE_MS);
+    process.kill(pid, 'SIGCONT');
+    const agent = await connecting;
+    await agent.setTime(LONG_AGO_S * 1000);
+    expect((await agent.interfaces()).map(({ macAddress }) => macAddress)).toContain(ORIGINAL_MAC);
+    agent.close();
   });
 
   it('gets another MAC address as a clone, before its neighbours hear of it; also as the clone of a clone', async () => {

@@ -111,9 +111,9 @@ it('keeps up with an agent that answers late, and answers twice', async () => {
   let syncs = 0;
   await serve(file, async ({ execute, arguments: args }) => {
     if (execute !== 'guest-sync-delimited') return line({ asked: execute });
-    // What was asked meanwhile is answered one after the other.
+    // What was asked meanwhile is answered one after the other, and so is the delimiter before it.
     await sleep(syncs++ === 0 ? 1_200 : 300);
-    return `\xff${line(args!['id'])}`;
+    return `${JSON.stringify({ error: { desc: 'parse error' } })}\n\xff${line(args!['id'])}`;
   });
   const agent = await GuestAgent.connect(file, { timeoutMs: 20_000 });
   expect(await agent.execute('guest-info')).toEqual({ asked: 'guest-info' });
