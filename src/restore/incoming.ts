@@ -120,6 +120,23 @@ export async function failedWhileLoading({ qemu, transfer, logPath }: Loading): 
   throw new VmckptError('TRANSFER_FAILED', 'the transfer process ended before the VM ran');
 }
 
+/**
+ * Resolves as `running` does, unless loading the VM failed before. A server says that the machine is loaded before it can
+ * fail at anything else: then the VM runs, although QEMU's own word of that may be heard later.
+ */
+export function runsUnlessFailed<T>(
+  running: Promise<T>,
+  { failed, machineLoaded }: { readonly failed: Promise<never>; readonly machineLoaded: Promise<void> },
+): Promise<T> {
+  let isLoaded = false;
+  void machineLoaded.then(() => (isLoaded = true));
+  const failedBefore = failed.catch((error: unknown) => {
+    if (isLoaded) return running;
+    throw error;
+  });
+  return Promise.race([running, failedBefore]);
+}
+
 /** What a failure means: a QEMU that ends closes its monitor, and it or its transfer has more to say about it than that. */
 export async function explainFailure(error: unknown, loading: Loading): Promise<unknown> {
   if (!(error instanceof VmckptError) || error.code !== 'QMP_CLOSED') return error;

@@ -28,6 +28,7 @@ import {
   explainFailure,
   failedWhileLoading,
   listenForMachine,
+  runsUnlessFailed,
   runWhenLoaded,
   type IncomingMode,
 } from './incoming.js';
@@ -252,7 +253,11 @@ async function letRun(
   const failed = failedWhileLoading({ qemu, transfer, logPath: folder.file('qemu.log') });
   failed.catch(() => undefined); // raced below, too
   await Promise.race([transfer.connect(order), failed]);
-  return withDeadline(Promise.race([running, failed]), {
+  const ran =
+    mode === 'eager'
+      ? Promise.race([running, failed])
+      : runsUnlessFailed(running, { failed, machineLoaded: transfer.machineLoaded });
+  return withDeadline(ran, {
     what: 'the VM to run',
     timeoutMs: mode === 'eager' ? EAGER_TIMEOUT_MS : RUN_TIMEOUT_MS,
     signal,
