@@ -18,6 +18,7 @@
 #include <string_view>
 #include <utility>
 
+#include "core/debug.h"
 #include "core/fd.h"
 #include "core/keeper_children.h"
 #include "core/system_error.h"
@@ -115,6 +116,7 @@ class Keeper {
         signals_(TakeSignals()) {}
 
   int Run() {
+    Debug("keeper", "begins");
     LaunchServer(server_argv_);
     while (!exit_code_) Step();
     return *exit_code_;
@@ -149,6 +151,7 @@ class Keeper {
   void Tell(const char* format, Arguments... arguments) {
     char line[64];
     int length = std::snprintf(line, sizeof(line), format, arguments...);
+    Debug("keeper", "%.*s", length - 1, line);
     ssize_t sent = ::send(fds_.verb, line, length, MSG_DONTWAIT | MSG_NOSIGNAL);
     // A verb that does not listen is told nothing more: lest it misses a line in between, it sees the end.
     if (sent != length) ::shutdown(fds_.verb, SHUT_WR);
@@ -198,6 +201,7 @@ class Keeper {
   }
 
   void LaunchSuccessor() {
+    Debug("keeper", "starts a successor, %d in a row", restarts_in_a_row_);
     std::vector<std::string> argv = server_argv_;
     argv.push_back("--successor");
     try {
@@ -273,7 +277,10 @@ class Keeper {
     if (server_ != 0) ::kill(server_, SIGKILL);
   }
 
-  void Exit(int code) { exit_code_ = code; }
+  void Exit(int code) {
+    Debug("keeper", "ends with exit code %d", code);
+    exit_code_ = code;
+  }
 
   // What is held.
 

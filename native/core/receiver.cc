@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 
+#include "core/debug.h"
 #include "core/fd.h"
 #include "core/pipe.h"
 #include "core/system_error.h"
@@ -40,8 +41,11 @@ void Drain(int stream) {
 
 void RunReceiver(const ReceiverFds& fds) {
   OutliveEverything();
+  Debug("receiver", "waits for the end of the save");
   AwaitReadable(fds.consumer);
+  Debug("receiver", "the save is over; reads the rest of the stream");
   Drain(fds.stream);
+  Debug("receiver", "the stream has ended");
 }
 
 }  // namespace vmckpt

@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
+import { debug } from '../util/debug.js';
 import { ownEnvironment } from '../util/own-environment.js';
 import { distFile } from '../util/package-paths.js';
 import type { Aftercare } from './order.js';
@@ -14,6 +15,7 @@ export interface AftercareFiles {
 export function beginAftercare({ monitorSocket, logPath }: AftercareFiles, care: Aftercare): void {
   if (care.agentSocket === undefined && care.networks.length === 0) return;
   const log = openSync(logPath, 'a', 0o600);
+  debug('launch', () => `the aftercare at ${monitorSocket}`);
   const child = spawn(
     process.execPath,
     [distFile('aftercare/process.js'), monitorSocket, JSON.stringify(care)],

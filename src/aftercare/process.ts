@@ -6,6 +6,7 @@ import { GuestAgent } from '../qemu/guest-agent.js';
 import { nicMacAddresses } from '../qemu/networks.js';
 import { QmpClient } from '../qemu/qmp.js';
 import { VmckptError } from '../errors.js';
+import { debug, elided } from '../util/debug.js';
 import { parse } from '../util/schema.js';
 import { aftercareSchema, type Aftercare } from './order.js';
 
@@ -98,9 +99,11 @@ async function attempt(done: string, action: () => Promise<void>): Promise<void>
 
 const [monitorSocket = '', order = ''] = process.argv.slice(2);
 const care = parse(aftercareSchema, JSON.parse(order));
+debug('aftercare', () => `begins: ${elided(care)}`);
 try {
   await careFor(monitorSocket, care);
 } catch (err) {
   log.error({ err }, 'the guest was left as it came back');
 }
+debug('aftercare', () => 'ends');
 process.exit();

@@ -2,7 +2,9 @@
  * A few worker threads that run one script (built, in dist/) and answer requests in order. Bytes travel in shared
  * memory given as `workerData`; messages carry only which.
  */
-import { Worker, parentPort } from 'node:worker_threads';
+import path from 'node:path';
+import { Worker, parentPort, threadId } from 'node:worker_threads';
+import { debug } from '../util/debug.js';
 import { distFile } from '../util/package-paths.js';
 
 interface Pending<Reply> {
@@ -82,9 +84,16 @@ function settle<Reply>(pending: Pending<Reply> | undefined, answer: Answer<Reply
 export function answerRequests<Request, Reply>(handle: (request: Request) => Reply): void {
   const port = parentPort;
   if (port === null) throw new Error('this script runs in a worker thread only');
+  const name = `thread ${threadId} (${path.basename(process.argv[1] ?? '', '.js')})`;
+  let answered = 0;
+  debug('worker', () => `${name} begins`);
   port.on('message', (request: Request | typeof END) => {
-    if (request === END) port.close();
-    else port.postMessage(answer(() => handle(request)));
+    if (request === END) {
+      debug('worker', () => `${name} ends after ${answered} requests`);
+      return port.close();
+    }
+    port.postMessage(answer(() => handle(request)));
+    answered++;
   });
 }
 

@@ -4,6 +4,7 @@ import { CommanderError } from 'commander';
 import { VmckptError } from '../errors.js';
 import { Output, type OutputOptions } from './output.js';
 import { buildProgram } from './program.js';
+import { debug, elidedCommand } from '../util/debug.js';
 import { asOwner } from '../util/rights.js';
 
 const program = buildProgram();
@@ -14,11 +15,13 @@ setInterval(() => undefined, 1 << 30);
 // A reader such as head(1) has had enough.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1));
 
+debug('verb', () => elidedCommand(process.argv));
 try {
   await program.parseAsync();
 } catch (error) {
   process.exitCode = report(error);
 }
+debug('verb', () => `ends with exit code ${process.exitCode ?? 0}`);
 // Sockets and workers of an interrupted verb must not keep the process.
 process.exit();
 

@@ -62,6 +62,10 @@ const VARIABLES: readonly (readonly [string, string])[] = [
     'Where the sockets, logs and state of restored VMs are. By default /run/vmckpt for root and /tmp/vmckpt-UID for other users.',
   ],
   ['VMCKPT_NATIVE', '"none": do without the native addon, also where there is one.'],
+  [
+    'VMCKPT_DEBUG',
+    'Print what happens inside to standard error, and to the logs of the processes in the background: 1 for everything, or areas with commas between them (docs/debugging.md).',
+  ],
   ['XDG_DATA_HOME', 'The store is the folder vmckpt in it, by default. Without it: ~/.local/share.'],
   [
     'XDG_STATE_HOME',

@@ -17,6 +17,7 @@ import {
 } from 'node:fs';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
+import { debug, elidedCommand } from '../util/debug.js';
 import { poll } from '../util/deadline.js';
 import { codeOfQemuMessage, explainQemuMessage } from './qemu-messages.js';
 import { QmpClient } from './qmp.js';
@@ -91,6 +92,7 @@ export async function launchQemu(options: LaunchOptions): Promise<LaunchedQemu> 
   requireDirectory(cwd);
   const program =
     user === undefined ? { binary: options.binary, args: options.args } : startedAs(options, user);
+  debug('launch', () => `QEMU: ${elidedCommand([program.binary, ...program.args])}`);
   const spawnedAtMs = wallClockMs();
   const { pid, exited, kill } = await start({ ...program, cwd, logPath, inheritedFds });
   let end: ProcessEnd | undefined;

@@ -11,6 +11,7 @@ import { resolve } from 'node:path';
 import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { peerCredentials, sendFds } from '../native/index.js';
+import { debug, elided } from '../util/debug.js';
 import { withDeadline } from '../util/deadline.js';
 import { asOwner } from '../util/rights.js';
 import { misfit, parse, record } from '../util/schema.js';
@@ -178,6 +179,7 @@ export class QmpClient {
     );
     const line = `${JSON.stringify({ [oob ? 'exec-oob' : 'execute']: command, arguments: args, id })}\n`;
     reply.catch(() => undefined); // awaited below, unless the command cannot even be sent
+    debug('qmp', () => `${id} → ${command} ${elided(args)}${oob ? ' out of band' : ''}`);
     try {
       if (fd === undefined) this.#socket.write(line);
       else sendFds(this.descriptor(), Buffer.from(line), [fd]);
@@ -309,12 +311,14 @@ export class QmpClient {
     const reply = v.safeParse(Reply, message);
     if (!reply.success) return;
     const { id, error } = reply.output;
+    debug('qmp', () => `${id} ← ${elided(error ?? reply.output.return)}`);
     const pending = this.#pending.get(id);
     if (error === undefined) pending?.resolve(reply.output.return);
     else pending?.reject(refused(pending.command, error));
   }
 
   #publish(event: QmpEvent): void {
+    debug('qmp', () => `event ${event.name} ${elided(event.data)}`);
     if (this.#events.push(event) > EVENT_RING_LENGTH) this.#events.shift();
     this.#emitter.emit(event.name, event);
     this.#emitter.emit('*', event);
@@ -323,6 +327,7 @@ export class QmpClient {
   #end(reason: VmckptError): void {
     if (this.#closeReason !== undefined) return;
     this.#closeReason = reason;
+    debug('qmp', () => reason.message);
     this.#socket.destroy();
     for (const { reject } of this.#pending.values()) reject(reason);
     this.#reportClosed(reason);

@@ -15,6 +15,7 @@ import { requireName } from '../store/reference.js';
 import { readSealedManifest } from '../store/seal.js';
 import { Store } from '../store/store.js';
 import { nowMs } from '../timeline/clock.js';
+import { debugSteps } from '../util/debug.js';
 import { withDeadline } from '../util/deadline.js';
 import { leaveControlGroup } from '../util/leave-control-group.js';
 import { identifyProcess } from '../util/process-identity.js';
@@ -116,11 +117,13 @@ function whyEagerly(error: unknown): string | undefined {
 
 async function restoreOnce(options: RestoreOptions): Promise<RestoreReport> {
   const verbStartMs = nowMs();
+  const step = debugSteps('restore');
   const store = await Store.open(options.storeDir, { trustForeign: options.trustCommandLine });
   const located = await store.locate(options.reference);
   const { name, dir } = located;
   const { manifest, judgeSeal } = readSealedManifest(dir);
   requireMachine(manifest);
+  step(`found ${dir}, ${options.mode}`);
   const { vmName = name, identity = 'original' } = options;
   requireName(vmName);
   if (await endAbandoned(vmName))
@@ -149,6 +152,7 @@ async function restoreOnce(options: RestoreOptions): Promise<RestoreReport> {
       ...(guardian.identity && { keeper: guardian.identity }),
     };
     folder.write(record);
+    step('QEMU is planned');
     return await startAndFill({ options, manifest, folder, plan, record, guardian, verbStartMs });
   } catch (error) {
     if (folder.read()?.qemu === undefined) {
@@ -172,6 +176,8 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
     signal,
     start: (program) => guardian.startQemu(program),
   });
+  const step = debugSteps('restore');
+  step(`QEMU ${qemu.pid} answers, ${qemu.qemuReadyMs.toFixed(1)} ms after its start`);
   const departure = options.identity === 'trial' ? undefined : leaveControlGroup();
   let record = attempt.record;
   try {
@@ -183,6 +189,7 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
       replaySettings(qemu.qmp, attempt),
       requireSameDisks(qemu.qmp, attempt),
     ]);
+    step(`memory is prepared: ${incoming.memory ? 'direct' : 'through the stream'}`);
     const { background = 'at-once', exactly = false, exercise } = options;
     const care = runs ? { aftercare } : {};
     const order = { ...incoming, runs, background, exactly, ...care };
@@ -191,6 +198,7 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
     // Before the VM can run: whoever takes it over when we are killed has to know it.
     folder.write(known);
     const resumedAtMs = await letRun(attempt, qemu, order);
+    step('the VM runs');
     record = { ...known, qemu: identifyProcess(qemu.pid)! };
     folder.write(record);
     await compareSettings(qemu.qmp, attempt);
@@ -203,6 +211,7 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
     const exercised = exercise?.().then(() => guardian.transfer.fill());
     const supervision = { folder, transfer: guardian.served, qemuEnded: qemu.exited, totalBytes };
     const [result] = await Promise.all([superviseTransfer({ ...supervision, ...options }), exercised]);
+    step('all memory is in place');
     return buildReport({ record, manifest, moved, times, result });
   } catch (error) {
     const logPath = folder.file('qemu.log');

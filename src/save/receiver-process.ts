@@ -4,6 +4,7 @@
  */
 import { writeFileSync } from 'node:fs';
 import { Socket } from 'node:net';
+import { debug } from '../util/debug.js';
 
 const CONSUMER_FD = 0;
 const STREAM_FD = 3;
@@ -14,7 +15,14 @@ try {
 } catch {
   // Only the superuser may; without that the kernel may choose this process.
 }
-untilEnd(CONSUMER_FD, () => untilEnd(STREAM_FD, () => process.exit()));
+debug('receiver', () => 'waits for the end of the save');
+untilEnd(CONSUMER_FD, () => {
+  debug('receiver', () => 'the save is over; reads the rest of the stream');
+  untilEnd(STREAM_FD, () => {
+    debug('receiver', () => 'the stream has ended');
+    process.exit();
+  });
+});
 
 function untilEnd(fd: number, then: () => void): void {
   const socket = new Socket({ fd, writable: false });

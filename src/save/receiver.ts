@@ -14,6 +14,7 @@ import type { Socket } from 'node:net';
 import { VmckptError } from '../errors.js';
 import { hasAddon, makePipe, RECEIVER_PATH, type Pipe } from '../native/index.js';
 import type { QmpClient } from '../qemu/qmp.js';
+import { debug, elidedCommand, isDebugging } from '../util/debug.js';
 import { leaveControlGroup } from '../util/leave-control-group.js';
 import { distFile } from '../util/package-paths.js';
 import type { SaveMethod } from './methods.js';
@@ -40,9 +41,10 @@ export class Receiver {
     const pipe = makePipe(PIPE_BYTES);
     if (method !== 'background-snapshot') return new Receiver(undefined, pipe);
     const [program, ...args] = COMMAND;
+    debug('launch', () => `the receiver: ${elidedCommand(COMMAND)}`);
     const child = spawn(program!, args, {
       detached: true,
-      stdio: ['pipe', 'ignore', 'ignore', pipe.readEnd],
+      stdio: ['pipe', 'ignore', isDebugging('receiver') ? 'inherit' : 'ignore', pipe.readEnd],
     });
     // It ends by itself, and may well be killed: neither is news to us.
     child.stdin!.on('error', () => undefined);

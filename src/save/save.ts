@@ -19,6 +19,7 @@ import { Store, type PendingGeneration } from '../store/store.js';
 import { VmckptError } from '../errors.js';
 import { writeRawMemory } from '../transfer/raw-memory.js';
 import { identifyProcess, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
+import { debugSteps, elided } from '../util/debug.js';
 import { saysOnce } from '../util/says-once.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
 import { accountForChanges, withLinks } from './account-for-changes.js';
@@ -99,6 +100,7 @@ async function saveOnce(
   { mayWatch }: { readonly mayWatch: boolean },
 ): Promise<SaveReport> {
   const startMs = nowMs();
+  const step = debugSteps('save');
   const { signal, onMessage } = options;
   const qmp = await connectToVm(options.qmpSocket, signal);
   try {
@@ -109,12 +111,14 @@ async function saveOnce(
       const { method, note } = chooseMethod(seen, options.method, { mayWatch });
       if (note !== undefined) onMessage(note);
       refuseUnsafe(seen, { method, disksExternal: options.disksExternal });
+      step(`the VM is inspected: ${method}`);
       const drift = await findDrift(qmp, seen);
       // With a command line that gives what is now.
       const vm = { ...seen, args: [...drift.args] };
       const restoreProblems = await rehearse(vm, options);
       accountForChanges(drift, options);
       await refuseBlockers(qmp, vm);
+      step('the VM may be saved, and a restore would work as far as can be told');
       const store = await Store.openOrCreate(options.storeDir);
       const pending = await store.begin(options.name);
       try {
@@ -127,6 +131,7 @@ async function saveOnce(
           method,
           restoreProblems,
         });
+        step(`generation ${pending.generation} is stored: ${elided(manifest.sizes)}`);
         if (options.quit) await endQemu(qmp, onMessage);
         return reportOf(manifest, result, roundMs(nowMs() - startMs));
       } catch (error) {

@@ -13,6 +13,7 @@ import { QmpClient } from '../qemu/qmp.js';
 import { holdGeneration, type GenerationUse } from '../store/generation-use.js';
 import { nowMs } from '../timeline/clock.js';
 import { readMachineState } from '../transfer/whole-machine.js';
+import { debug, debugSteps, elided } from '../util/debug.js';
 import { setOptimizing } from '../util/optimizing.js';
 import type { PrefetchWishes } from '../working-set/plan.js';
 import { Prediction, type ObservedFaults } from '../working-set/prediction.js';
@@ -86,17 +87,21 @@ class Transfer {
   /** From the loaded checkpoint to the last page in place. */
   async run(isSuccessor: boolean): Promise<void> {
     const { reader, status, verb } = this.#context;
+    const step = debugSteps('serving');
     const state = await readMachineState(reader);
+    step(isSuccessor ? 'a successor has opened the checkpoint' : 'the checkpoint is open');
     await verb.tell({ type: 'loaded' });
     // A successor finds the plan in the page table.
     if (!isSuccessor) this.#predict();
     const [order, monitor] = isSuccessor
       ? [this.#formerOrder(), await this.#openMonitor()]
       : await this.#takeOrder();
+    step(`the order is here: ${elided(order)}`);
     await status.during(this.#carryOut(order, { state, monitor, isSuccessor }));
     const completeAtMs = nowMs();
     status.completeAtMs = completeAtMs;
     status.write('complete');
+    step(`all memory is in place: ${elided(this.#counters())}`);
     await log('info', { ...this.#counters() }, 'complete');
     const problem = this.#prediction?.problem;
     if (problem !== undefined) await log('info', {}, `nothing was predicted: ${problem}`);
@@ -218,6 +223,7 @@ async function main(isSuccessor: boolean, subject: Omit<TransferSubject, 'verb'>
     const known = transfer === undefined ? error : transfer.fail(error);
     const { code, message, hint, exitCode } =
       known instanceof VmckptError ? known : new VmckptError('TRANSFER_FAILED', String(known));
+    debug('serving', () => `failed: ${code} ${message}`);
     await verb.tell({ type: 'failed', code, message, hint });
     await log('error', { err: known }, 'failed').catch(() => undefined);
     return exitCode;

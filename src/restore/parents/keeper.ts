@@ -10,6 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError } from '../../errors.js';
 import { KEEPER_PATH } from '../../native/index.js';
 import type { ProcessEnd, StartedProcess, StartOptions } from '../../qemu/launch.js';
+import { debug, elidedCommand } from '../../util/debug.js';
 import { withDeadline } from '../../util/deadline.js';
 import { readLines } from '../../util/lines.js';
 import { ownEnvironment } from '../../util/own-environment.js';
@@ -71,7 +72,9 @@ export class Keeper implements Guardian {
   static start({ folder, generationDir, wishes }: ServerStart): Keeper {
     const log = openSync(folder.file('transfer.log'), 'a', 0o600);
     const args = serverArguments(generationDir, wishes);
-    const child = spawn(KEEPER_PATH, [...SERVER_COMMAND, folder.name, ...args], {
+    const command = [...SERVER_COMMAND, folder.name, ...args];
+    debug('launch', () => `the keeper: ${elidedCommand([KEEPER_PATH, ...command])}`);
+    const child = spawn(KEEPER_PATH, command, {
       detached: true,
       env: ownEnvironment(),
       stdio: ['ignore', log, log, 'pipe', 'pipe'],

@@ -5,6 +5,7 @@ import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError, type ErrorCode } from '../../errors.js';
 import { adopting } from '../../qemu/held-monitor.js';
+import { debug, elidedCommand } from '../../util/debug.js';
 import { withDeadline } from '../../util/deadline.js';
 import { readLines } from '../../util/lines.js';
 import { ownEnvironment } from '../../util/own-environment.js';
@@ -86,6 +87,7 @@ export class TransferClient implements ServedTransfer {
   }
 
   static #run(folder: VmFolder, [program, ...args]: readonly string[]): TransferClient {
+    debug('launch', () => `the serving process: ${elidedCommand([program!, ...args])}`);
     const log = openSync(folder.file('transfer.log'), 'a', 0o600);
     const child = spawn(program!, args, {
       detached: true,
@@ -124,6 +126,7 @@ export class TransferClient implements ServedTransfer {
 
   noteTakeover(): void {
     this.takeoverCount++;
+    debug('restore', () => `takeover ${this.takeoverCount}: another process serves the memory`);
     this.onTakeover();
   }
 
