@@ -60,12 +60,12 @@ export function writeFailure(error: unknown, what: string): VmckptError {
   const message = `cannot write ${what}: ${reason}`;
   if (errno === 'ENOSPC' || errno === 'EDQUOT')
     return new VmckptError('NO_SPACE', message, {
-      hint: 'free space on the store’s file system, delete old generations with `vmckpt rm`, or use another --store',
+      hint: 'Free space on the store’s file system, delete old generations with vmckpt rm, or use another --store.',
       cause: error,
     });
   if (errno === 'EACCES' || errno === 'EPERM' || errno === 'EROFS')
     return new VmckptError('STORE_NOT_WRITABLE', message, {
-      hint: 'use a --store that this user may write to',
+      hint: 'Use a --store that this user may write to.',
       cause: error,
     });
   return new VmckptError('FAILED', message, { cause: error });

@@ -163,6 +163,6 @@ export function unsupportedVersion(file: string, version: number): VmckptError {
   return new VmckptError(
     'FORMAT_UNSUPPORTED',
     `${file} has format version ${version}, this vmckpt reads version ${FORMAT_VERSION}`,
-    { hint: 'use the vmckpt that wrote it, or a newer one' },
+    { hint: 'Use the vmckpt that wrote it, or a newer one.' },
   );
 }

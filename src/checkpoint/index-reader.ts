@@ -131,7 +131,7 @@ export class IndexReader {
 
 function damaged(label: string, message: string, cause?: unknown): VmckptError {
   return new VmckptError('INDEX_DAMAGED', `${label}: ${message}`, {
-    hint: '`vmckpt check` lists all damage; restore another generation',
+    hint: 'vmckpt check lists all damage. Restore another generation.',
     cause,
   });
 }

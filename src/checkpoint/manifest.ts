@@ -182,7 +182,7 @@ export function requireMachine(manifest: Manifest): void {
   throw new VmckptError(
     'MEMORY_ONLY',
     `a whole machine expected, but ${name}@${generation} holds bare memory without devices`,
-    { hint: `vmckpt uffd ${name}@${generation} --socket PATH serves it to the VMM that has the rest` },
+    { hint: `vmckpt uffd ${name}@${generation} --socket PATH serves it to the VMM that has the devices.` },
   );
 }
 
@@ -294,7 +294,7 @@ export function openFailure(error: unknown, label: string, file: string): unknow
   if (error instanceof VmckptError || errno === undefined) return error;
   if (errno === 'ENOENT' || errno === 'ENOTDIR')
     return new VmckptError('FILE_MISSING', `${label} has no file "${file}"`, {
-      hint: 'it has been deleted, or this is not a checkpoint; restore another generation',
+      hint: 'It has been deleted, or this is not a checkpoint. Restore another generation.',
       cause: error,
     });
   if (errno === 'EACCES' || errno === 'EPERM')
@@ -302,14 +302,14 @@ export function openFailure(error: unknown, label: string, file: string): unknow
       cause: error,
     });
   return new VmckptError(DAMAGE[file] ?? 'MANIFEST_DAMAGED', `${label}/${file} cannot be read: ${errno}`, {
-    hint: 'restore another generation',
+    hint: 'Restore another generation.',
     cause: error,
   });
 }
 
 function damaged(label: string, message: string, cause?: unknown): VmckptError {
   return new VmckptError('MANIFEST_DAMAGED', `the manifest of ${label} is damaged: ${message}`, {
-    hint: 'restore another generation',
+    hint: 'Restore another generation.',
     cause,
   });
 }

@@ -51,6 +51,6 @@ export function damageIn(error: unknown): VmckptError | undefined {
   const { code, message } = error as NodeJS.ErrnoException;
   if (code !== 'EXTENT_DAMAGED' && code !== 'INDEX_DAMAGED') return undefined;
   return new VmckptError(code, message, {
-    hint: '`vmckpt check` lists all damage; restore another generation',
+    hint: 'vmckpt check lists all damage. Restore another generation.',
   });
 }

@@ -69,7 +69,7 @@ export class CheckpointReader extends PagesReader implements PageSource {
 
   #deviceStateDamaged(fault: string): VmckptError {
     return new VmckptError('DEVICE_STATE_DAMAGED', `the device state of ${this.label} is damaged: ${fault}`, {
-      hint: 'restore another generation',
+      hint: 'Restore another generation.',
     });
   }
 }
@@ -79,7 +79,7 @@ function layoutOf(manifest: Manifest, label: string): RamLayout {
     return new RamLayout(manifest.ram.blocks);
   } catch (cause) {
     throw new VmckptError('MANIFEST_DAMAGED', `the manifest of ${label} names RAM blocks that cannot be`, {
-      hint: 'restore another generation',
+      hint: 'Restore another generation.',
       cause,
     });
   }

@@ -30,14 +30,11 @@ interface BenchFlags {
 
 export function benchCommand(): Command {
   const all = SCENARIOS.map(({ name }) => name);
-  return verb('bench', 'Measure how quickly a real guest is back for its clients, beside stock QEMU.', [
-    'failed',
-    'usage',
-    'notFound',
-    'notPermitted',
-    'incompatible',
-    'interrupted',
-  ])
+  return verb(
+    'bench',
+    'Measure how quickly a real guest serves its clients again, compared with stock QEMU.',
+    ['failed', 'usage', 'notFound', 'notPermitted', 'incompatible', 'interrupted'],
+  )
     .addArgument(new Argument('<experiment>', 'what to measure').choices(['resume']))
     .addOption(
       option(
@@ -61,7 +58,7 @@ export function benchCommand(): Command {
         .default(all, 'all'),
     )
     .addOption(
-      option('--seed <n>', 'repeats the order of the measurements')
+      option('--seed <n>', 'seed that repeats the order of the measurements')
         .argParser(numberOf('--seed', 0))
         .default(1),
     )
@@ -83,7 +80,7 @@ export function benchCommand(): Command {
       const { output } = contextOf(command);
       const load = os.loadavg()[0]!;
       if (load > QUIET_LOAD * os.availableParallelism())
-        output.message(`The load of this machine is ${load.toFixed(1)}: the figures will not mean much.`);
+        output.message(`The load of this machine is ${load.toFixed(1)}: the figures will not be reliable.`);
       // Only here: the other verbs need not load it.
       const { benchResume, guestFilesIn } = await import('../bench/resume.js');
       const report = await benchResume({
@@ -92,7 +89,10 @@ export function benchCommand(): Command {
         qemuBinary: findQemuBinary({ chosen: flags.qemu }),
         guestFiles: guestFilesIn(path.resolve(flags.guest)),
         onMessage: (text) => output.message(text),
-        signal: interruptible(output, 'Interrupted: ending the guests. Once more to leave at once.'),
+        signal: interruptible(
+          output,
+          'Interrupted; ending the guests. Press Ctrl-C again to exit immediately.',
+        ),
         ...flags,
         against: flags.against && path.resolve(flags.against),
       });

@@ -26,7 +26,10 @@ export function checkCommand(): Command {
     'interrupted',
   ])
     .addArgument(
-      new Argument('[reference]', 'NAME (its newest generation) or NAME@GENERATION; everything without it'),
+      new Argument(
+        '[reference]',
+        'NAME (its newest generation) or NAME@GENERATION; all generations by default',
+      ),
     )
     .action(async (reference: string | undefined, _flags: object, command: Command) => {
       const { output, storeDir } = contextOf(command);

@@ -9,7 +9,7 @@ export function completionCommand(): Command {
   return verb(
     'completion',
     'Print a completion script for a shell.\n\n' +
-      'For bash: source <(vmckpt completion bash). For zsh: vmckpt completion zsh > a folder of $fpath/_vmckpt.\n' +
+      'For bash: source <(vmckpt completion bash). For zsh: vmckpt completion zsh > FOLDER/_vmckpt, with FOLDER in $fpath.\n' +
       'For fish: vmckpt completion fish > ~/.config/fish/completions/vmckpt.fish.',
     ['usage'],
   )

@@ -6,7 +6,7 @@ import { printable } from './text.js';
 import { contextOf, interruptible, option, verb } from './verb.js';
 
 export function doctorCommand(): Command {
-  return verb('doctor', 'Examine this host: what is usable, what is not, and the command that mends it.', [
+  return verb('doctor', 'Examine this host: what works, what does not, and the command that fixes it.', [
     'failed',
     'usage',
     'partial',

@@ -33,7 +33,10 @@ export function exportCommand(): Command {
         reference,
         target: file === '-' ? { stream: standardOutput() } : { file, force: flags.force === true },
         onProgress: (done, total) => output.progress(done, total),
-        signal: interruptible(output, 'Interrupted: no file is kept. Once more to leave at once.'),
+        signal: interruptible(
+          output,
+          'Interrupted; removing the file. Press Ctrl-C again to exit immediately.',
+        ),
       });
       const { name, generation, fileBytes, totalMs } = report;
       const text = `Exported ${name}@${generation}: ${formatBytes(fileBytes)} in ${formatMs(totalMs)}.`;
@@ -49,11 +52,11 @@ function requireFreeOutput(json: boolean): void {
       'USAGE',
       'standard output expected to carry the stream, but --json is to go there',
       {
-        hint: 'give the name of a file, or leave --json out',
+        hint: 'Name a file, or omit --json.',
       },
     );
   if (isatty(1))
     throw new VmckptError('USAGE', 'the stream is not text, but standard output is a terminal', {
-      hint: 'give the name of a file, or send it on with a pipe',
+      hint: 'Name a file, or redirect the output into a pipe.',
     });
 }

@@ -61,7 +61,7 @@ export function importCommand(): Command {
 function standardInput(): NodeJS.ReadStream {
   if (!process.stdin.isTTY) return process.stdin;
   throw new VmckptError('USAGE', 'a migration stream expected on standard input, but it is a terminal', {
-    hint: 'for example: ssh HOST cat vm.stream | vmckpt import - NAME',
+    hint: 'For example: ssh HOST cat vm.stream | vmckpt import - NAME',
   });
 }
 

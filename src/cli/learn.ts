@@ -21,7 +21,7 @@ const MAX_SECONDS = 86_400;
 export function learnCommand(): Command {
   return verb(
     'learn',
-    'Run a checkpoint a few times in a network of its own, to learn which memory a restore should bring first.',
+    'Run a checkpoint a few times in an isolated network, to learn which memory a restore should load first.',
     [
       'failed',
       'usage',
@@ -41,7 +41,7 @@ export function learnCommand(): Command {
     .addOption(
       option(
         '--runs <n>',
-        'how often it runs: first without a prediction, from 3 on once page by page, then with what was learnt',
+        'number of runs: the first without a prediction, with 3 or more the second page by page, the others with what was learned',
       )
         .argParser((text) => Math.floor(numberIn(text, { min: 1, max: MAX_RUNS })))
         .default(DEFAULT_RUNS),
@@ -55,7 +55,7 @@ export function learnCommand(): Command {
     .addOption(
       option(
         '--trust-command-line',
-        'run the command line of a checkpoint that is not yours: it can run programs and open files',
+        'run the command line of a checkpoint that another user made: it can run programs and open files',
       ),
     )
     .action(async (reference: string, flags: LearnFlags, command: Command) => {

@@ -5,7 +5,7 @@ import { printable } from './text.js';
 import { contextOf, verb } from './verb.js';
 
 export function logsCommand(): Command {
-  return verb('logs', 'Show what a restored VM’s memory transfer and its QEMU have said.', [
+  return verb('logs', 'Show the logs of a restored VM’s memory transfer and of its QEMU.', [
     'failed',
     'usage',
     'notFound',
@@ -15,7 +15,7 @@ export function logsCommand(): Command {
     .action((name: string, _flags: object, command: Command) => {
       const { output } = contextOf(command);
       const logs = readVmLogs(name);
-      if (logs.transfer.length + logs.qemu.length === 0) output.message(`${name} has said nothing yet.`);
+      if (logs.transfer.length + logs.qemu.length === 0) output.message(`${name} has logged nothing yet.`);
       output.result(logs, describe(logs));
     });
 }

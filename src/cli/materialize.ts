@@ -5,7 +5,7 @@ import { formatBytes, formatMs } from '../util/units.js';
 import { contextOf, interruptible, verb } from './verb.js';
 
 export function materializeCommand(): Command {
-  return verb('materialize', 'Make the raw memory file of a checkpoint, which restore --mode map needs.', [
+  return verb('materialize', 'Make the raw memory file that restore --mode map needs.', [
     'failed',
     'usage',
     'notFound',
@@ -23,7 +23,10 @@ export function materializeCommand(): Command {
         reference,
         onProgress: (done, total) => output.progress(done, total),
         onMessage: (text) => output.message(text),
-        signal: interruptible(output, 'Interrupted: no file is kept. Once more to leave at once.'),
+        signal: interruptible(
+          output,
+          'Interrupted; removing the file. Press Ctrl-C again to exit immediately.',
+        ),
       });
       const { name, generation, made, sizeBytes, storedBytes, totalMs } = report;
       const what = `raw memory file: ${formatBytes(sizeBytes)}, ${formatBytes(storedBytes)} of it on the disk`;

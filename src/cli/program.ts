@@ -53,8 +53,8 @@ export function buildProgram(): Command {
     )
     .addOption(option('--json', 'print one JSON document instead of text'))
     .addOption(option('-q, --quiet', 'no progress and no messages').conflicts('verbose'))
-    .addOption(option('-v, --verbose', 'say more of what is done'))
-    .addOption(option('--no-color', 'no colours (NO_COLOR is heeded too)'));
+    .addOption(option('-v, --verbose', 'print more details'))
+    .addOption(option('--no-color', 'no colours (NO_COLOR has the same effect)'));
   for (const makeVerb of VERBS) program.addCommand(makeVerb());
   // What goes wrong is printed in one place, in main.ts.
   for (const command of [program, ...program.commands])

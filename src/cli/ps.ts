@@ -5,11 +5,11 @@ import { table } from './text.js';
 import { contextOf, verb } from './verb.js';
 
 export function psCommand(): Command {
-  return verb('ps', 'List the VMs that were restored on this machine, and how far their memory has come.', [
-    'failed',
-    'usage',
-    'notPermitted',
-  ]).action((_flags: object, command: Command) => {
+  return verb(
+    'ps',
+    'List the VMs that were restored on this machine, and how much of their memory is loaded.',
+    ['failed', 'usage', 'notPermitted'],
+  ).action((_flags: object, command: Command) => {
     const { output } = contextOf(command);
     const vms = listVms();
     if (vms.length === 0) output.message('No restored VMs.');

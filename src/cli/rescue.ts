@@ -16,7 +16,10 @@ export function rescueCommand(): Command {
     .summary(SUMMARY)
     .addArgument(new Argument('<pid>', 'process id of QEMU').argParser(parsePid))
     .addOption(
-      option('--qmp <socket>', "QEMU's QMP socket: also switches off what was left on, and lets the VM run"),
+      option(
+        '--qmp <socket>',
+        "QEMU's QMP socket: also switches off settings that were left on, and resumes the VM",
+      ),
     )
     .action(async (pid: number, flags: { readonly qmp?: string }, command: Command) => {
       const { output } = contextOf(command);

@@ -29,7 +29,7 @@ interface RestoreFlags {
 }
 
 export function restoreCommand(): Command {
-  const command = verb('restore', 'Start a checkpoint again, the newest generation by default.', [
+  const command = verb('restore', 'Restore a VM from a checkpoint, by default from its newest generation.', [
     'failed',
     'usage',
     'partial',
@@ -45,15 +45,17 @@ export function restoreCommand(): Command {
     .addArgument(
       new Argument('[qemu-args...]', 'a QEMU command line instead of the saved one (without the binary)'),
     )
-    .addOption(option('--detach', 'return when the VM runs; a process of its own goes on with its memory'))
-    .addOption(option('--run', 'let a VM run that was saved while paused'))
+    .addOption(
+      option('--detach', 'return when the VM runs; a background process loads the rest of its memory'),
+    )
+    .addOption(option('--run', 'start a VM that was saved while paused'))
     .addOption(option('--resume', 'take over the memory transfer of a VM whose serving process has died'))
-    .addOption(option('--force', 'restore although memory does not seem to suffice'))
+    .addOption(option('--force', 'restore even if the host seems to have too little memory'))
     .addOption(option('--qemu <binary>', 'the QEMU binary to use'))
     .addOption(
       option(
         '--trust-command-line',
-        'run the command line of a checkpoint that is not yours: it can run programs and open files',
+        'run the command line of a checkpoint that another user made: it can run programs and open files',
       ),
     );
   return withMemoryOptions(withCloneOptions(command)).action(
@@ -64,7 +66,7 @@ export function restoreCommand(): Command {
       const common = {
         onProgress: (done: number, total: number) => output.progress(done, total),
         onMessage: (text: string) => output.message(text),
-        signal: interruptible(output, 'Interrupted. Once more to leave at once.'),
+        signal: interruptible(output, 'Interrupted; cleaning up. Press Ctrl-C again to exit immediately.'),
       };
       if (flags.resume === true) {
         const report = await recover({ name: reference, ...common });
@@ -103,7 +105,7 @@ function withCloneOptions(command: Command): Command {
     .addOption(
       option(
         '--as <vm-name>',
-        'start it beside the original and its clones, with sockets, ports and ids of its own',
+        'start it next to the original and its clones, with its own sockets, ports and ids',
       ).conflicts('resume'),
     )
     .addOption(
@@ -119,20 +121,20 @@ function withMemoryOptions(command: Command): Command {
     .addOption(
       option(
         '--mode <mode>',
-        'prefetch: run at once, what was touched in earlier restores first; lazy: the same without a prediction; eager: all memory, then run; map: memory is a private mapping of the file that materialize makes',
+        'prefetch: run at once, and load first what earlier restores touched; lazy: the same without a prediction; eager: load all memory, then run; map: map the file that materialize makes',
       )
         .choices(RESTORE_MODES)
         .default('prefetch'),
     )
     .addOption(
-      option('--prefetch-budget-ms <ms>', 'time for predicted memory before the first instruction')
+      option('--prefetch-budget-ms <ms>', 'time for loading predicted memory before the VM runs')
         .argParser((text) => numberIn(text, { min: 0, max: MAX_BUDGET_MS }))
         .default(DEFAULT_PREFETCH_BUDGET_MS),
     )
     .addOption(
       option(
         '--explore <percent>',
-        'share of the predicted memory that is left out, to see whether it is missed',
+        'share of the predicted memory to leave out, to see whether the VM needs it',
       )
         .argParser((text) => numberIn(text, { min: 0, max: 100 * MAX_EXPLORE }))
         .default(100 * DEFAULT_EXPLORE),
@@ -140,7 +142,7 @@ function withMemoryOptions(command: Command): Command {
     .addOption(
       option(
         '--path <path>',
-        "direct: into QEMU's memory; stream: through QEMU; auto: direct where permitted",
+        "direct: write into QEMU's memory; stream: send through QEMU; auto: direct where permitted",
       )
         .choices(['auto', 'direct', 'stream'])
         .default('auto'),

@@ -16,7 +16,7 @@ interface SaveFlags {
 }
 
 export function saveCommand(): Command {
-  return verb('save', 'Checkpoint a VM into the store as a new generation of NAME.', [
+  return verb('save', 'Save a VM in the store as a new generation of NAME.', [
     'failed',
     'usage',
     'notFound',
@@ -30,26 +30,26 @@ export function saveCommand(): Command {
     .addOption(
       option(
         '--live <method>',
-        'how a running VM is saved; without it background-snapshot, or what QEMU permits instead',
+        'how to save a running VM; by default background-snapshot, or what QEMU permits instead',
       )
         .choices(['background-snapshot', 'precopy'])
         .conflicts('stop'),
     )
-    .addOption(option('--stop', 'pause the VM, save it, and leave it paused, as often as you like'))
+    .addOption(option('--stop', 'pause the VM, save it, and leave it paused'))
     .addOption(option('--quit', 'end QEMU after the save').implies({ stop: true }).conflicts('live'))
     .addOption(option('--level <n>', 'zstd level 1–19, or none').argParser(parseLevel).default(1))
     .addOption(
-      option('--layout <layout>', 'raw: make the raw memory file that restore --mode map needs, too')
+      option('--layout <layout>', 'raw: also make the raw memory file that restore --mode map needs')
         .choices(LAYOUTS)
         .default('extents'),
     )
     .addOption(
-      option('--disks <who>', '"external": you keep the writable disks yourself').choices(['external']),
+      option('--disks <who>', '"external": you take care of writable disks yourself').choices(['external']),
     )
     .addOption(
       option(
         '--own-command-line',
-        'save it although a restore would refuse its command line: you will give another one, restore NAME -- QEMU ARGS…',
+        'save the VM even if a restore would refuse its command line: you will give another one, restore NAME -- QEMU ARGS…',
       ),
     )
     .action(async (vm: string, name: string, flags: SaveFlags, command: Command) => {
@@ -69,7 +69,7 @@ export function saveCommand(): Command {
         onMessage: (text) => output.message(text),
         signal: interruptible(
           output,
-          'Interrupted: giving the VM back as it was. Once more to leave at once.',
+          'Interrupted; restoring the VM to its former state. Press Ctrl-C again to exit immediately.',
         ),
       });
       const { generation, pauseMs, totalMs, storedBytes, nonZeroBytes } = report;

@@ -15,7 +15,7 @@ import { formatTime, printable, table } from './text.js';
 import { contextOf, verb } from './verb.js';
 
 export function showCommand(): Command {
-  return verb('show', 'Show what a checkpoint holds, the newest generation by default.', [
+  return verb('show', 'Show what a checkpoint contains, by default its newest generation.', [
     'failed',
     'usage',
     'notFound',

@@ -21,13 +21,11 @@ export function uffdCommand(): Command {
       option('--socket <path>', 'unix socket on which the VMM hands over its memory').makeOptionMandatory(),
     )
     .addOption(
-      option('--on-failure <what>', 'report: say that memory cannot be had; kill: also kill the VMM')
+      option('--on-failure <what>', 'report: report memory that cannot be loaded; kill: also kill the VMM')
         .choices(['report', 'kill'])
         .default('report'),
     )
-    .addOption(
-      option('--demand-only', 'put nothing in place that the VM does not ask for, and stay until it ends'),
-    )
+    .addOption(option('--demand-only', 'load only pages that the VM touches, and stay until it ends'))
     .action(async (reference: string, flags: UffdFlags, command: Command) => {
       const { output, storeDir } = contextOf(command);
       const report = await serveMemory({
@@ -40,8 +38,8 @@ export function uffdCommand(): Command {
         onMessage: (text) => output.message(text),
         signal: interruptible(
           output,
-          'Interrupted: a VM that is served gets the rest of its memory first. ' +
-            'Once more to leave at once; it then waits for ever for what it lacks.',
+          'Interrupted; loading the rest of the VM’s memory first. ' +
+            'Press Ctrl-C again to exit immediately; the VM will then hang on its first missing page.',
         ),
       });
       output.result(report, describe(report));

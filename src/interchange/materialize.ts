@@ -61,7 +61,7 @@ function findUsable(
     return findRawMemory(dir, manifest);
   } catch (error) {
     if (!(error instanceof VmckptError) || error.code !== 'RAW_MEMORY_CHANGED') throw error;
-    onMessage(`It is made again: ${error.message}.`);
+    onMessage(`Rebuilding the raw memory file: ${error.message}.`);
     return undefined;
   }
 }

@@ -35,7 +35,7 @@ export async function findCollisions(
     found.push({
       what: 'original',
       message: `the VM that was saved still runs, as process ${original.pid}`,
-      hint: 'End it first (quit in its monitor), or start a clone beside it: restore --as VMNAME.',
+      hint: 'End it first (quit in its monitor), or start a clone next to it: restore --as VMNAME.',
     });
   const look = async ({ option, resource }: Claim): Promise<Collision | undefined> => {
     const taken = await whyTaken(resource);

@@ -151,6 +151,6 @@ export function endOfQemu({ exitCode, killedBy }: ProcessEnd, logPath: string): 
   return new VmckptError(
     explained === undefined ? 'QEMU_DIED' : 'QEMU_INCOMPATIBLE',
     `QEMU ended (${how}) while the machine was loaded${words === '' ? '' : `: ${words}`}`,
-    { hint: explained ?? 'The checkpoint is unharmed: restore it again.' },
+    { hint: explained ?? 'The checkpoint is unharmed. Restore it again.' },
   );
 }

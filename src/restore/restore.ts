@@ -127,7 +127,7 @@ async function restoreOnce(options: RestoreOptions): Promise<RestoreReport> {
   const { vmName = name, identity = 'original' } = options;
   requireName(vmName);
   if (await endAbandoned(vmName))
-    options.onMessage('An earlier restore died before its VM ran: what it had left is cleared away.');
+    options.onMessage('An earlier restore died before its VM ran; its remains have been removed.');
   const folder = claimFolder(vmName);
   if (options.mode === 'map')
     return restoreMapped({ options, located, manifest, judgeSeal, folder, verbStartMs });

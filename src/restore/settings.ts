@@ -22,7 +22,7 @@ export async function replaySettings(qmp: QmpClient, { manifest, options }: Rest
   await Promise.all(
     replayed.map(async (setting) => {
       if (!(await apply(qmp, setting)))
-        options.onMessage(`${describeSetting(setting)} cannot be set to ${setting.value} again.`);
+        options.onMessage(`${describeSetting(setting)} cannot be set back to ${setting.value}.`);
     }),
   );
 }
@@ -43,7 +43,7 @@ export async function compareSettings(qmp: QmpClient, { manifest, options, plan 
   // A VM that ends meanwhile has others to say so.
   const found = settings === undefined ? [] : await differences(qmp, settings).catch(() => []);
   const all = [...lost, ...found];
-  if (all.length > 0) options.onMessage(`Not as it was when it was saved: ${all.join('; ')}.`);
+  if (all.length > 0) options.onMessage(`Differs from the saved VM: ${all.join('; ')}.`);
 }
 
 async function differences(qmp: QmpClient, settings: readonly Kept[]): Promise<string[]> {

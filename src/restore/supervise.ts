@@ -33,7 +33,7 @@ export async function superviseTransfer(supervision: Supervision): Promise<Trans
   interruption.catch(() => undefined); // awaited below, unless the transfer ends first
   let silence = new SilenceWatch(supervision.folder);
   transfer.onTakeover = () => {
-    onMessage('The process that serves the memory has died, or hung; another one takes over.');
+    onMessage('The process that serves the memory has died or hung; another one takes over.');
     silence = new SilenceWatch(supervision.folder);
   };
   const watch = setInterval(() => {
@@ -68,7 +68,7 @@ async function qemuGone(qemuEnded: Promise<unknown>, transfer: ServedTransfer): 
   const end = await Promise.race([transfer.ended, sleep(QEMU_END_MS)]);
   if (end?.type === 'failed' && end.error.kind === 'damaged') throw end.error;
   throw new VmckptError('QEMU_DIED', 'QEMU ended while its memory was still being restored', {
-    hint: 'See vmckpt logs NAME; the checkpoint is unharmed, restore it again.',
+    hint: 'See vmckpt logs NAME. The checkpoint is unharmed; restore it again.',
   });
 }
 

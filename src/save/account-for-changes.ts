@@ -23,7 +23,9 @@ export function accountForChanges(
   const missing = [...lost, ...unexplained];
   if (missing.length > 0) onMessage(`Not in the checkpoint: ${missing.join('; ')}.`);
   if (unreadable.length > 0)
-    onMessage(`QEMU does not tell, so a restore does not know: ${unreadable.join('; ')}.`);
+    onMessage(
+      `QEMU does not reveal these settings, so a restore cannot bring them back: ${unreadable.join('; ')}.`,
+    );
 }
 
 /** With what only the saved state tells. */

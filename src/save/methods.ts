@@ -54,7 +54,7 @@ export function chooseMethod(
   if (!mapped) return unwatched(vm);
   return {
     method: 'stopped',
-    note: 'Its memory is a private mapping of a file, which QEMU cannot save live: it is paused while it is saved, and runs on then.',
+    note: 'Its memory is a private mapping of a file, which QEMU cannot save live. The VM is paused while it is saved, then resumed.',
   };
 }
 
@@ -64,7 +64,7 @@ function unwatched(vm: Pick<VmDescription, 'accelerator' | 'version'>): ReturnTy
   if (losesMemoryInPrecopy(vm))
     return {
       method: 'stopped',
-      note: `QEMU may not use userfaultfd: the VM is paused while it is saved, and then runs on. ${remedy}`,
+      note: `QEMU may not use userfaultfd: the VM is paused while it is saved, then resumed. ${remedy}`,
     };
   return {
     method: 'precopy',

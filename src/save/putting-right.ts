@@ -69,7 +69,7 @@ function thawAbandoned(pid: number): boolean {
 export async function putRight({ qmp, journal, onMessage }: PuttingRight): Promise<void> {
   const note = journal.read();
   if (note !== undefined) {
-    onMessage('An earlier save of this VM was cut off: putting its settings back.');
+    onMessage('An earlier save of this VM was interrupted: setting back what it changed.');
     await giveBack(qmp, note);
     journal.clear();
     return;
@@ -78,7 +78,7 @@ export async function putRight({ qmp, journal, onMessage }: PuttingRight): Promi
   if (capabilities['background-snapshot'] !== true) return;
   if (isMigrating((await queryMigrate(qmp)).status)) return;
   onMessage(
-    'The capability background-snapshot was left on by somebody, which corrupts saves: switching it off.',
+    'Another program has left the capability background-snapshot on, which corrupts saves: switching it off.',
   );
   await applyMigrationSettings(qmp, { capabilities: { 'background-snapshot': false } });
 }

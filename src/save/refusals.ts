@@ -27,7 +27,7 @@ function refuseWritableDisks({ disks }: VmDescription): void {
     'DISKS_WRITABLE',
     `the VM writes to ${names.join(', ')}, and a checkpoint holds memory only`,
     {
-      hint: 'Memory and disk must be of one instant. If you freeze or copy the disks yourself: --disks external. Else attach them read-only.',
+      hint: 'Memory and disks must be captured at the same moment. If you snapshot the disks yourself, pass --disks external; otherwise attach them read-only.',
     },
   );
 }

@@ -162,9 +162,7 @@ async function rehearse(vm: VmDescription, options: SaveOptions): Promise<readon
   const problems = await rehearseRestore(vm, { name, storeDir, isMapped: layout === 'raw' });
   if (problems.length === 0 || ownCommandLine) return problems;
   if (quit || method === 'stopped') refuseUnrestorable(problems);
-  onMessage(
-    `A restore would refuse this VM, unless it gets a command line of its own: ${messagesOf(problems)}.`,
-  );
+  onMessage(`A restore would refuse this VM without a command line of your own: ${messagesOf(problems)}.`);
   return problems;
 }
 
@@ -222,7 +220,7 @@ async function settle(
   journal.clear();
   if (death !== undefined && !saved)
     throw new VmckptError('QEMU_DIED', `QEMU (process ${vm.pid}) ended while it was being saved`, {
-      hint: 'Nothing of this save is left; the generations before it are unharmed.',
+      hint: 'Nothing of this save remains; earlier generations are unharmed.',
       cause: death,
     });
 }
@@ -265,7 +263,7 @@ async function endQemu(qmp: QmpClient, onMessage: (text: string) => void): Promi
   const qemu = identifyPeer(qmp);
   await qmp.execute('quit');
   await untilEnded(qemu, QUIT_TIMEOUT_MS).catch(() =>
-    onMessage(`QEMU, process ${qemu.pid}, is still ending: the VM can be restored when it has.`),
+    onMessage(`QEMU, process ${qemu.pid}, is still ending. The VM can be restored afterwards.`),
   );
 }
 

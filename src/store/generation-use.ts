@@ -90,7 +90,7 @@ function useOf(dir: string, taken: LockFile | undefined): GenerationUse {
 
 function gone(dir: string): VmckptError {
   return new VmckptError('NO_CHECKPOINT', `there is no generation ${dir}`, {
-    hint: 'vmckpt list shows what there is',
+    hint: 'vmckpt list shows all checkpoints.',
   });
 }
 

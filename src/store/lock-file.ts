@@ -84,6 +84,6 @@ export class LockFile {
 export function locked(what: string, pid: number): VmckptError {
   const holder = pid === 0 ? 'another process' : `process ${pid}`;
   return new VmckptError('STORE_LOCKED', `${what} by ${holder}`, {
-    hint: 'wait until it is done; the lock goes when that process ends',
+    hint: 'Wait until it has finished. The lock is released when that process ends.',
   });
 }

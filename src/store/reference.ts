@@ -22,7 +22,7 @@ export function isName(text: string): boolean {
 export function requireName(text: string): void {
   if (isName(text)) return;
   throw new VmckptError('BAD_NAME', `${JSON.stringify(text)} cannot be the name of a checkpoint`, {
-    hint: `names have 1 to ${MAX_NAME_LENGTH} letters, digits, ".", "_" and "-", and do not begin with "." or "-"`,
+    hint: `Names have 1 to ${MAX_NAME_LENGTH} letters, digits, ".", "_" and "-", and do not begin with "." or "-".`,
   });
 }
 
@@ -42,7 +42,7 @@ export function parseReference(text: string): Reference {
   throw new VmckptError(
     'BAD_NAME',
     `${JSON.stringify(text.slice(at + 1))} is not the number of a generation of "${name}"`,
-    { hint: `for example ${name}@1; vmckpt list shows what there is` },
+    { hint: `For example ${name}@1; vmckpt list shows all generations.` },
   );
 }
 

@@ -56,7 +56,7 @@ export class Store {
     const store = new Store(path.resolve(dir), options);
     await store.#requireOwn(store.dir, () => {
       throw new VmckptError('NO_STORE', `there is no store at ${store.dir}`, {
-        hint: 'the first vmckpt save makes one; --store DIR names another place',
+        hint: 'The first vmckpt save creates it; --store DIR names another place.',
       });
     });
     return store;
@@ -181,7 +181,7 @@ export class Store {
   async remove(reference: string): Promise<void> {
     if (parseReference(reference).generation === undefined)
       throw new VmckptError('USAGE', `"${reference}" names no generation`, {
-        hint: `say which one goes: ${reference}@GENERATION`,
+        hint: `Name the generation to delete: ${reference}@GENERATION.`,
       });
     const { name, number: generation, dir } = await this.locate(reference);
     const nameDir = path.dirname(dir);
@@ -271,7 +271,7 @@ export class Store {
     const holder = LockFile.holderOf(path.join(nameDir, LOCK));
     if (holder !== undefined) return locked(`${label} is being written`, holder);
     return new VmckptError('GENERATION_INCOMPLETE', `${label} was never finished: its writer died`, {
-      hint: `save again; the next save of "${name}" clears it away`,
+      hint: `Save again: the next save of "${name}" removes it.`,
     });
   }
 
@@ -279,11 +279,11 @@ export class Store {
     const generations = await this.generations(name);
     if (generations.length > 0)
       return new VmckptError('NO_CHECKPOINT', `"${name}" has no generation ${generation}`, {
-        hint: `it has ${generations.join(', ')}`,
+        hint: `It has ${generations.join(', ')}.`,
       });
     const near = nearNames(name, await this.names());
     return new VmckptError('NO_CHECKPOINT', `there is no checkpoint "${name}" in ${this.dir}`, {
-      hint: near.length > 0 ? `did you mean ${near.join(', ')}?` : 'vmckpt list shows what there is',
+      hint: near.length > 0 ? `Did you mean ${near.join(', ')}?` : 'vmckpt list shows all checkpoints.',
     });
   }
 
@@ -304,7 +304,7 @@ export class Store {
       'STORE_FOREIGN_OWNER',
       `${dir} belongs to user ${found.uid}, this is user ${user}`,
       {
-        hint: 'a checkpoint can be made to attack who restores it: --trust-command-line says that you trust its owner',
+        hint: 'A malicious checkpoint can attack the user who restores it. If you trust its owner, pass --trust-command-line.',
       },
     );
   }
@@ -323,7 +323,7 @@ async function requireNoLink(dir: string): Promise<void> {
   const found = await lstat(dir).catch(() => undefined);
   if (found === undefined || found.isDirectory()) return;
   throw new VmckptError('NOT_A_FILE', `${dir} is ${kindOf(found)}, a folder expected`, {
-    hint: 'somebody has put it there: remove it by hand, or name another generation',
+    hint: 'vmckpt did not make it. Remove it by hand, or name another generation.',
   });
 }
 

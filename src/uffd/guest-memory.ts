@@ -96,13 +96,13 @@ export class GuestMemory {
 
 function damageOf(kind: Exclude<ServerEventKind, 'complete' | 'gone' | 'failed'>, text: string): VmckptError {
   return new VmckptError(kind === 'extent-damaged' ? 'EXTENT_DAMAGED' : 'INDEX_DAMAGED', text, {
-    hint: '`vmckpt check` lists all damage; serve another generation',
+    hint: 'vmckpt check lists all damage. Serve another generation.',
   });
 }
 
 function servingFailed(text: string): VmckptError {
   return new VmckptError('TRANSFER_FAILED', `memory could not be put in place: ${text}`, {
-    hint: 'the VM waits for ever for what it lacks: end it',
+    hint: 'The VM hangs at the first page that it lacks: end it.',
   });
 }
 

@@ -32,7 +32,7 @@ export class Listener {
       throw new VmckptError(
         'USAGE',
         `a socket's path has at most ${MAX_PATH_BYTES} bytes, this one has ${Buffer.byteLength(socketPath)}`,
-        { hint: 'give a shorter one, relative to the working directory for example' },
+        { hint: 'Use a shorter path, for example relative to the working directory.' },
       );
     try {
       removeStale(socketPath);
@@ -77,7 +77,7 @@ function removeStale(socketPath: string): void {
   if (found === undefined) return;
   if (!found.isSocket())
     throw new VmckptError('FILE_EXISTS', `${socketPath} exists and is not a socket`, {
-      hint: 'give another path',
+      hint: 'Use another path.',
     });
   try {
     closeSync(connectUnix(socketPath));
@@ -87,7 +87,7 @@ function removeStale(socketPath: string): void {
     return;
   }
   throw new VmckptError('FILE_EXISTS', `another process listens on ${socketPath}`, {
-    hint: 'every VM has a handler of its own: give another path',
+    hint: 'Every VM needs its own handler: use another path.',
   });
 }
 
@@ -96,7 +96,7 @@ function listenFailure(error: unknown, socketPath: string): unknown {
   if (error instanceof VmckptError || errno === undefined) return error;
   const code = errno === 'EACCES' || errno === 'EPERM' || errno === 'EROFS' ? 'NOT_PERMITTED' : 'FAILED';
   return new VmckptError(code, `cannot listen on ${socketPath}: ${(error as Error).message}`, {
-    hint: 'give a path in a directory that exists and that this user may write to',
+    hint: 'Use a path in an existing directory that this user may write to.',
     cause: error,
   });
 }

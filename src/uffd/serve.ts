@@ -105,7 +105,7 @@ function requireMemoryOnly(manifest: Manifest): void {
   throw new VmckptError(
     'NOT_MEMORY_ONLY',
     `bare memory expected, but ${name}@${generation} holds a whole QEMU machine`,
-    { hint: `vmckpt restore ${name}@${generation} starts it; vmckpt import --raw-memory makes bare memory` },
+    { hint: `vmckpt restore ${name}@${generation} starts it. vmckpt import --raw-memory makes bare memory.` },
   );
 }
 
@@ -166,7 +166,7 @@ async function serve(
     const handedBack = settled === 'complete' && (await handBack(memory, ended, options));
     if (settled !== 'complete') damage.throwIfAny();
     const problem = await prediction.learn(observed);
-    if (problem !== undefined) onMessage(`Nothing is learnt: ${problem}.`);
+    if (problem !== undefined) onMessage(`Nothing is learned: ${problem}.`);
     return {
       name: manifest.name,
       generation: manifest.generation,
@@ -223,7 +223,7 @@ class DamageReport {
     const { onFailure, onMessage, signal } = this.#options;
     this.#first ??= error;
     if (onFailure === 'kill' || signal.aborted) return this.#giveUp(this.#first);
-    onMessage(`${error.message}. A VM that needs it waits for ever; what can be had is still served.`);
+    onMessage(`${error.message}. A VM that needs it hangs; all other memory is still served.`);
   }
 
   /** Rejects when there is no use in going on: the VM cannot be completed, and is to be. */

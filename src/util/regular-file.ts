@@ -62,6 +62,6 @@ function openInPlace(file: string, flags: number): number {
 
 function notAFile(file: string, found: string): VmckptError {
   return new VmckptError('NOT_A_FILE', `${file} is ${found}, a regular file expected`, {
-    hint: 'Somebody has put it there: move it away, or restore another generation.',
+    hint: 'vmckpt did not make it. Move it away, or restore another generation.',
   });
 }

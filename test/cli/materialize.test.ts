@@ -67,7 +67,7 @@ describe('the raw memory file of a checkpoint', () => {
     });
     const again = await run(['--json', 'materialize', 'web']);
     expect(again).toMatchObject({ code: 0, json: { made: true } });
-    expect(again.stderr).toContain('made again');
+    expect(again.stderr).toContain('Rebuilding the raw memory file');
     expect(await run(['check', 'web'])).toMatchObject({ code: 0 });
   });
 

@@ -261,6 +261,6 @@ function failureOf(kind: Exclude<ServerEventKind, 'complete'>, text: string): Vm
   if (kind === 'failed')
     return new VmckptError('TRANSFER_FAILED', `memory could not be put in place: ${text}`);
   return new VmckptError(kind === 'extent-damaged' ? 'EXTENT_DAMAGED' : 'INDEX_DAMAGED', text, {
-    hint: '`vmckpt check` lists all damage; restore another generation',
+    hint: 'vmckpt check lists all damage. Restore another generation.',
   });
 }

@@ -99,7 +99,7 @@ describe('a full disk', () => {
       };
       await expect(fill()).rejects.toMatchObject({
         code: 'NO_SPACE',
-        hint: expect.stringContaining('free space') as string,
+        hint: expect.stringContaining('Free space') as string,
       });
       await writer.abort();
       await pending.abort();

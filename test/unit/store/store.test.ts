@@ -95,11 +95,11 @@ describe('Store', () => {
     await save(store, 'webserver');
     await expect(store.locate('webservre')).rejects.toMatchObject({
       code: 'NO_CHECKPOINT',
-      hint: 'did you mean webserver?',
+      hint: 'Did you mean webserver?',
     });
     await expect(store.locate('webserver@7')).rejects.toMatchObject({
       code: 'NO_CHECKPOINT',
-      hint: 'it has 1',
+      hint: 'It has 1.',
     });
   });
 
