@@ -48,7 +48,7 @@ async function main(): Promise<void> {
   if (options === undefined) return console.log(USAGE);
   const load = os.loadavg()[0]! / os.availableParallelism();
   if (load > QUIET_LOAD)
-    say(`the load of this machine is ${os.loadavg()[0]!.toFixed(1)}: the figures will not mean much`);
+    say(`the load of this machine is ${os.loadavg()[0]!.toFixed(1)}: the figures will not be reliable`);
   const workplace = openWorkplace();
   const sizes: SizeReport[] = [];
   for (const ramMb of options.sizesMb) {

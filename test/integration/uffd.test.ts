@@ -228,7 +228,7 @@ describe('vmckpt uffd with a damaged image', () => {
   it('names the damage and lets the VM live', async () => {
     const { cli, socket } = await startHurt();
     const vm = await startClient(socket, 'w');
-    const isFound = () => cli.said().includes('A VM that needs it waits for ever') || undefined;
+    const isFound = () => cli.said().includes('A VM that needs it hangs') || undefined;
     await poll(isFound, { what: 'the background to come upon the damage', timeoutMs: 20_000, everyMs: 5 });
     await goOn(vm);
     const { code, json, stderr } = await cli.ended;
