@@ -93,7 +93,7 @@ async function checkpoint(
 ): Promise<readonly string[]> {
   const name = path.basename(dir);
   await save({
-    qmpSocket: guest.qmpSocket,
+    vm: `qmp:${guest.qmpSocket}`,
     storeDir,
     name,
     method: 'stopped',

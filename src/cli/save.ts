@@ -2,6 +2,7 @@
 import { Argument, type Command } from 'commander';
 import { VmckptError } from '../errors.js';
 import { LAYOUTS, save, type Layout } from '../save/save.js';
+import { requireVmAddress } from '../save/source-vm.js';
 import { formatBytes, formatMs } from '../util/units.js';
 import { contextOf, interruptible, option, verb } from './verb.js';
 
@@ -55,7 +56,7 @@ export function saveCommand(): Command {
     .action(async (vm: string, name: string, flags: SaveFlags, command: Command) => {
       const { output, storeDir } = contextOf(command);
       const report = await save({
-        qmpSocket: parseVm(vm),
+        vm: requireVmAddress(vm),
         storeDir,
         name,
         method: flags.stop === true ? 'stopped' : (flags.live ?? 'background-snapshot'),
@@ -79,23 +80,6 @@ export function saveCommand(): Command {
           `paused for ${formatMs(pauseMs)}, done in ${formatMs(totalMs)}.`,
       );
     });
-}
-
-/** @throws VmckptError USAGE */
-export function parseVm(vm: string): string {
-  const [, socket] = /^qmp:(?:unix:)?(.+)$/.exec(vm) ?? [];
-  if (socket !== undefined && /^tcp:/.test(socket))
-    throw new VmckptError(
-      'USAGE',
-      `"${vm}" is a monitor on TCP, and vmckpt hands QEMU open files, which only a unix socket can carry`,
-      {
-        hint: 'Give QEMU a second monitor, which it has from its start on: -qmp unix:/path/to/qmp.sock,server=on,wait=off.',
-      },
-    );
-  if (socket !== undefined) return socket;
-  throw new VmckptError('USAGE', `"${vm}" does not name a VM, qmp:/path/to/qmp.sock expected`, {
-    hint: 'Start QEMU with -qmp unix:/path/to/qmp.sock,server=on,wait=off.',
-  });
 }
 
 /** @throws VmckptError USAGE */

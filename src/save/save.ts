@@ -6,7 +6,7 @@ import type { Manifest } from '../checkpoint/manifest.js';
 import type { Problem } from '../launch/requirements.js';
 import { refuseBlockers } from '../qemu/blockers.js';
 import { findDrift, type Drift } from '../qemu/drift/drift.js';
-import { inspectVm, type VmDescription } from '../qemu/inspect.js';
+import type { VmDescription } from '../qemu/inspect.js';
 import {
   applyMigrationSettings,
   lacksUserfaultfd,
@@ -18,7 +18,7 @@ import type { QmpClient } from '../qemu/qmp.js';
 import { Store, type PendingGeneration } from '../store/store.js';
 import { VmckptError } from '../errors.js';
 import { writeRawMemory } from '../transfer/raw-memory.js';
-import { identifyProcess, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
+import { untilEnded, type ProcessIdentity } from '../util/process-identity.js';
 import { debugSteps, elided } from '../util/debug.js';
 import { saysOnce } from '../util/says-once.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
@@ -26,24 +26,24 @@ import { accountForChanges, withLinks } from './account-for-changes.js';
 import { borrowedSettings, changedBy } from './borrowed-settings.js';
 import { manifestParts } from './manifest-parts.js';
 import { chooseMethod, type MethodResult, type SaveMethod } from './methods.js';
-import { connectToVm, giveBack, putRight } from './putting-right.js';
+import { giveBack, putRight } from './putting-right.js';
 import { refuseUnsafe } from './refusals.js';
 import { messagesOf, refuseUnrestorable, rehearseRestore } from './rehearsal.js';
 import { isLive } from './run-states.js';
 import { sealGeneration } from './seal-generation.js';
+import { openVm } from './source-vm.js';
 import { teachWorkingSet } from './teach.js';
 import { transfer } from './transfer.js';
 import { VmJournal, type JournalNote } from './vm-journal.js';
 
 const DEATH_TIMEOUT_MS = 2_000;
-/** Disks are flushed, and much memory is given back. */
-const QUIT_TIMEOUT_MS = 60_000;
 
 export const LAYOUTS = ['extents', 'raw'] as const;
 export type Layout = (typeof LAYOUTS)[number];
 
 export interface SaveOptions {
-  readonly qmpSocket: string;
+  /** `qmp:PATH`, the QMP socket of a QEMU. */
+  readonly vm: string;
   readonly storeDir: string;
   readonly name: string;
   /** For a running VM; a paused one is saved as it stands. */
@@ -102,12 +102,13 @@ async function saveOnce(
   const startMs = nowMs();
   const step = debugSteps('save');
   const { signal, onMessage } = options;
-  const qmp = await connectToVm(options.qmpSocket, signal);
+  const source = await openVm(options.vm, signal);
+  const { qmp } = source;
   try {
-    const journal = VmJournal.open(identifyPeer(qmp));
+    const journal = VmJournal.open(source.process);
     try {
       await putRight({ qmp, journal, onMessage });
-      const seen = await inspectVm(qmp);
+      const seen = await source.describe();
       const { method, note } = chooseMethod(seen, options.method, { mayWatch });
       if (note !== undefined) onMessage(note);
       refuseUnsafe(seen, { method, disksExternal: options.disksExternal });
@@ -132,7 +133,7 @@ async function saveOnce(
           restoreProblems,
         });
         step(`generation ${pending.generation} is stored: ${elided(manifest.sizes)}`);
-        if (options.quit) await endQemu(qmp, onMessage);
+        if (options.quit) await source.end(onMessage);
         return reportOf(manifest, result, roundMs(nowMs() - startMs));
       } catch (error) {
         await pending.abort();
@@ -142,7 +143,7 @@ async function saveOnce(
       journal.close();
     }
   } finally {
-    await qmp.close();
+    await source.close();
   }
 }
 
@@ -256,25 +257,6 @@ async function changeSettings({ qmp, method }: Work, wanted: MigrationSettings):
       ? withoutUserfaultfd(error, { what: 'QEMU may not be saved while it runs', instead: '--stop' })
       : error;
   }
-}
-
-/** What comes next may be a restore, which is refused while the VM is there. */
-async function endQemu(qmp: QmpClient, onMessage: (text: string) => void): Promise<void> {
-  const qemu = identifyPeer(qmp);
-  await qmp.execute('quit');
-  await untilEnded(qemu, QUIT_TIMEOUT_MS).catch(() =>
-    onMessage(`QEMU, process ${qemu.pid}, is still ending. The VM can be restored afterwards.`),
-  );
-}
-
-/** QEMU, as the other end of its monitor. @throws VmckptError QEMU_DIED */
-function identifyPeer(qmp: QmpClient): ProcessIdentity {
-  const identity = identifyProcess(qmp.peerPid());
-  if (identity !== undefined) return identity;
-  throw new VmckptError(
-    'QEMU_DIED',
-    `QEMU's process ${qmp.peerPid()} has ended, or is not visible from here`,
-  );
 }
 
 function reportOf(manifest: Manifest, { pauseMs, iterations }: MethodResult, totalMs: number): SaveReport {

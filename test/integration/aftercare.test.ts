@@ -130,7 +130,7 @@ describeOnEachQemu('a guest with an agent, on a network with others', (qemu) => 
     expect(frames.filter(({ source }) => source !== address)).toEqual([]);
     expect(await examineGuest(first.console, before)).toEqual(WHOLE);
 
-    await saveGuest(guest, { storeDir, name: 'again', qmpSocket: first.report.qmpSocket });
+    await saveGuest(guest, { storeDir, name: 'again', vm: `qmp:${first.report.qmpSocket}` });
     await first.stop();
     frames.length = 0;
     const second = await restoreGuest(

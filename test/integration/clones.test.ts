@@ -76,7 +76,7 @@ describeOnEachQemu('clones of a guest', (qemu) => {
   it('can be saved, and restored in their own place, and cloned again', async () => {
     const first = await clone('one');
     const { qmpSocket } = first.report;
-    await saveGuest(guest, { storeDir, name: 'of-clone', qmpSocket });
+    await saveGuest(guest, { storeDir, name: 'of-clone', vm: `qmp:${qmpSocket}` });
     const saved = { ...guest, consoleSocket: ownOf(first.report, guest.consoleSocket) };
     const place = { storeDir, reference: 'of-clone', qemu };
     const second = await restoreGuest(saved, { ...place, vmName: 'two', identity: 'clone' });

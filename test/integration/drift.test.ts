@@ -55,7 +55,7 @@ describeOnEachQemu('a change made at run time', (choice) => {
   async function saved(options: Partial<SaveOptions> = {}): Promise<string> {
     const messages: string[] = [];
     await save({
-      qmpSocket: socket,
+      vm: `qmp:${socket}`,
       storeDir,
       name: 'vm',
       method: 'background-snapshot',

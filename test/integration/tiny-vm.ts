@@ -79,7 +79,7 @@ export function startTinyVm({ qemu, dir, args = [] }: TinyOptions): TinyVm {
     end,
     save: (options) =>
       save({
-        qmpSocket,
+        vm: `qmp:${qmpSocket}`,
         method: 'background-snapshot',
         quit: false,
         level: 1,

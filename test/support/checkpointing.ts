@@ -32,7 +32,7 @@ export function saveGuest(
   options: Pick<SaveOptions, 'storeDir' | 'name'> & Partial<SaveOptions>,
 ): Promise<SaveReport> {
   return save({
-    qmpSocket: guest.qmpSocket,
+    vm: `qmp:${guest.qmpSocket}`,
     method: 'background-snapshot',
     quit: false,
     level: 1,

@@ -66,7 +66,7 @@ export function saveTinyVm(
   options: Partial<SaveOptions> = {},
 ): Promise<SaveReport> {
   return save({
-    qmpSocket,
+    vm: `qmp:${qmpSocket}`,
     storeDir: path.join(dir, 'store'),
     name: 'web',
     method: 'background-snapshot',
