@@ -198,7 +198,7 @@ function tapNotes(options: readonly Option[]): string[] {
   );
 }
 
-/** A monitor serves one client at a time: the transfer process has its own. */
+/** A monitor serves one client at a time: the serving process has its own. */
 function transferMonitor(socketFolder: string): readonly string[] {
   const socket = path.join(socketFolder, 'transfer.sock').replaceAll(',', ',,');
   return [

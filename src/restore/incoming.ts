@@ -8,8 +8,8 @@ import { queryMigrate, withoutUserfaultfd } from '../qemu/migration-control.js';
 import type { QmpClient } from '../qemu/qmp.js';
 import type { HugePageSizes } from '../pages/host-pages.js';
 import { poll } from '../util/deadline.js';
-import type { TransferClient } from './server-client/client.js';
-import type { TransferOrder } from '../serving-protocol/order.js';
+import type { ServerClient } from './server-client/client.js';
+import type { ServingOrder } from '../serving-protocol/order.js';
 import type { DirectlyFilled } from '../serving-protocol/order.js';
 
 const Capabilities = v.array(v.object({ capability: v.string(), state: v.boolean() }));
@@ -20,7 +20,7 @@ export const LAST_WORDS_MS = 1_000;
 /** From this version on QEMU wants the second connection only after the first has answered. */
 const PREEMPT_AFTER_PONG_SINCE = 8;
 
-export type IncomingMode = Pick<TransferOrder, 'mode' | 'preempt' | 'capabilities' | 'memory' | 'hugePages'>;
+export type IncomingMode = Pick<ServingOrder, 'mode' | 'preempt' | 'capabilities' | 'memory' | 'hugePages'>;
 
 export interface ListenOptions {
   readonly mode: 'lazy' | 'eager';
@@ -99,12 +99,12 @@ export async function runWhenLoaded(
 
 interface Loading {
   readonly qemu: LaunchedQemu;
-  readonly transfer: TransferClient;
+  readonly transfer: ServerClient;
   readonly logPath: string;
 }
 
 /**
- * Rejects when QEMU or the transfer process ends before the VM runs. Each takes the other along within a moment, so
+ * Rejects when QEMU or the serving process ends before the VM runs. Each takes the other along within a moment, so
  * both are heard: a transfer that says more than "connection lost" is right, else QEMU's own words are the reason.
  */
 export async function failedWhileLoading({ qemu, transfer, logPath }: Loading): Promise<never> {
@@ -112,12 +112,12 @@ export async function failedWhileLoading({ qemu, transfer, logPath }: Loading): 
   await Promise.race([exited, transfer.failure().catch(() => undefined)]);
   const transferEnd = await Promise.race([transfer.ended, sleep(LAST_WORDS_MS)]);
   if (transferEnd?.type === 'lost')
-    throw new VmckptError('TRANSFER_FAILED', 'the transfer process was killed before the VM ran');
+    throw new VmckptError('TRANSFER_FAILED', 'the serving process was killed before the VM ran');
   if (transferEnd?.type === 'failed' && transferEnd.error.code !== 'TRANSFER_FAILED') throw transferEnd.error;
   const end = await Promise.race([exited, sleep(LAST_WORDS_MS)]);
   if (end !== undefined) throw endOfQemu(end, logPath);
   if (transferEnd?.type === 'failed') throw transferEnd.error;
-  throw new VmckptError('TRANSFER_FAILED', 'the transfer process ended before the VM ran');
+  throw new VmckptError('TRANSFER_FAILED', 'the serving process ended before the VM ran');
 }
 
 /**

@@ -3,7 +3,7 @@ import type { Manifest } from '../checkpoint/manifest.js';
 import type { LaunchPlan } from '../launch/launch-plan.js';
 import type { Generation } from '../store/store.js';
 import { identifyProcess } from '../util/process-identity.js';
-import type { RestoreMode, VmRecord } from '../vms/records.js';
+import { RECORD_VERSION, type RestoreMode, type VmRecord } from '../vms/records.js';
 
 export interface VmBeginnings {
   readonly vmName: string;
@@ -17,13 +17,12 @@ export interface VmBeginnings {
 /** What is known of a VM before its QEMU is started. */
 export function newRecord({ vmName, located, manifest, mode, plan, verbStartMs }: VmBeginnings): VmRecord {
   return {
+    version: RECORD_VERSION,
     name: vmName,
     ...(vmName !== located.name && { checkpoint: located.name }),
     generation: located.number,
     generationDir: located.dir,
     mode,
-    preempt: 'off',
-    capabilities: [],
     ramBytes: manifest.sizes.ramBytes,
     restoredAt: new Date(verbStartMs).toISOString(),
     verb: identifyProcess(process.pid)!,

@@ -7,7 +7,7 @@ import type { RestoreMode } from '../vms/records.js';
 
 const { pageIndex, extentIndex, deviceState } = GENERATION_FILES;
 
-/** Begins to read what a transfer process reads first, while that is being started. */
+/** Begins to read what a serving process reads first, while that is being started. */
 export function readGenerationAhead(generationDir: string, mode: RestoreMode): void {
   const predicted = mode === 'prefetch' ? [WORKING_SET_FILE, NEXT_PLAN_FILE, HOT_PACK_FILE] : [];
   for (const file of [pageIndex, extentIndex, deviceState, ...predicted])

@@ -126,7 +126,7 @@ export function buildReport({ record, manifest, moved, times, result }: ReportPa
   };
 }
 
-function pathOf({ mode, memory }: VmRecord): MemoryPath {
+function pathOf({ mode, order }: VmRecord): MemoryPath {
   if (mode === 'map') return 'map';
-  return memory === undefined ? 'stream' : 'direct';
+  return order?.memory === undefined ? 'stream' : 'direct';
 }

@@ -1,5 +1,5 @@
 /**
- * The story of a restore: find the checkpoint, start QEMU and the transfer process side by side, let the VM run,
+ * The story of a restore: find the checkpoint, start QEMU and the serving process side by side, let the VM run,
  * fill its memory. Until the VM runs a failure leaves nothing behind; from then on the VM is left alone.
  */
 import { requireMachine, type Manifest } from '../checkpoint/manifest.js';
@@ -43,7 +43,7 @@ import { newRecord } from './new-record.js';
 import { buildReport, type RestoreReport } from './report.js';
 import { superviseTransfer } from './supervise.js';
 import { startGuardian, type Guardian } from './parents/parent.js';
-import type { Background, TransferOrder } from '../serving-protocol/order.js';
+import type { Background, ServingOrder } from '../serving-protocol/order.js';
 import { endAbandoned } from '../vms/stop.js';
 import { claimFolder } from '../vms/claim.js';
 import type { RestoreMode, VmRecord } from '../vms/records.js';
@@ -191,15 +191,13 @@ async function startAndFill(attempt: Attempt): Promise<RestoreReport> {
     ]);
     step(`memory is prepared: ${incoming.memory ? 'direct' : 'through the stream'}`);
     const { background = 'at-once', exactly = false, exercise } = options;
-    const care = runs ? { aftercare } : {};
-    const order = { ...incoming, runs, background, exactly, ...care };
-    const { preempt, capabilities, memory, hugePages } = incoming;
-    const known = { ...record, preempt, capabilities, hugePages, ...(memory && { memory }), ...care };
-    // Before the VM can run: whoever takes it over when we are killed has to know it.
-    folder.write(known);
+    const order: ServingOrder = { ...incoming, runs, background, exactly, ...(runs && { aftercare }) };
+    record = { ...record, order };
+    // Before the VM can run: a successor has to know it when we are killed.
+    folder.write(record);
     const resumedAtMs = await letRun(attempt, qemu, order);
     step('the VM runs');
-    record = { ...known, qemu: identifyProcess(qemu.pid)! };
+    record = { ...record, qemu: identifyProcess(qemu.pid)! };
     folder.write(record);
     await compareSettings(qemu.qmp, attempt);
     await qemu.qmp.close();
@@ -245,11 +243,11 @@ async function prepareMemory(
   return listenForMachine(qmp, { mode, memory, hugePages, socket: folder.file('migration.sock') });
 }
 
-/** Lets the transfer process load the machine into QEMU; returns when it runs (ms of the wall clock), or is loaded and stays paused. */
+/** Lets the serving process load the machine into QEMU; returns when it runs (ms of the wall clock), or is loaded and stays paused. */
 async function letRun(
   { options, folder, plan, guardian: { transfer } }: Attempt,
   qemu: LaunchedQemu,
-  order: TransferOrder,
+  order: ServingOrder,
 ): Promise<number | undefined> {
   const { signal, mode } = options;
   const resumed = async (): Promise<number | undefined> => {
@@ -261,7 +259,7 @@ async function letRun(
   running.catch(() => undefined); // raced below, once the transfer is connected
   const failed = failedWhileLoading({ qemu, transfer, logPath: folder.file('qemu.log') });
   failed.catch(() => undefined); // raced below, too
-  await Promise.race([transfer.connect(order), failed]);
+  await Promise.race([transfer.give(order), failed]);
   const ran =
     mode === 'eager'
       ? Promise.race([running, failed])

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError } from '../errors.js';
 import type { TransferResult } from './report.js';
 import { SilenceWatch } from '../vms/hung.js';
-import type { ServedTransfer } from './server-client/client.js';
+import type { ServedTransfer } from './server-client/handle.js';
 import type { VmFolder } from '../vms/folder.js';
 
 /** A QEMU that ends closes its connections a little before it is gone. */

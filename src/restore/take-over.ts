@@ -4,17 +4,18 @@ import { readManifest } from '../checkpoint/manifest.js';
 import { VmckptError } from '../errors.js';
 import { leaveControlGroup } from '../util/leave-control-group.js';
 import { isAlive, type ProcessIdentity } from '../util/process-identity.js';
-import { sendSignal, SIGUSR1 } from '../vms/processes.js';
+import { endProcess, sendSignal, SIGKILL, SIGUSR1 } from '../vms/processes.js';
 import { buildReport, type RestoreReport } from './report.js';
 import { endSilentTransfer } from '../vms/hung.js';
 import { superviseTransfer } from './supervise.js';
-import { TransferClient } from './server-client/client.js';
+import { ServerClient } from './server-client/client.js';
 import { requireVm } from '../vms/folder.js';
 import { statusOf } from '../vms/status.js';
 import { WatchedTransfer } from './server-client/watched.js';
 
 const WATCH_EVERY_MS = 100;
 const KEEPER_REACTS_MS = 1_000;
+const KEEPER_ENDS_MS = 10_000;
 
 export interface RecoverOptions {
   /** The VM's, as vmckpt ps shows it. */
@@ -45,13 +46,16 @@ export async function recover({
       `"${name}" has the status ${status}, only a lost transfer can be taken over`,
       { hint: 'vmckpt ps shows the status of every restored VM.' },
     );
+  // The keeper of an older vmckpt would start a serving process that may not be there any more.
+  if (keeperLives && record.isOlder) await endProcess(record.keeper!, SIGKILL, KEEPER_ENDS_MS);
   // Its descendants may trace QEMU. When it has a successor at work already, the signal means nothing to it.
-  if (keeperLives) sendSignal(record.keeper!, SIGUSR1);
+  const isKept = keeperLives && !record.isOlder;
+  if (isKept) sendSignal(record.keeper!, SIGUSR1);
   const manifest = readManifest(record.generationDir);
   const transfer =
-    keeperLives && former !== undefined
+    isKept && former !== undefined
       ? new WatchedTransfer(folder, former, record.keeper!)
-      : TransferClient.takeOver(folder, record.generationDir);
+      : ServerClient.takeOver(folder, record.generationDir);
   const stays = await leaveControlGroup();
   if (stays !== undefined) onMessage(stays);
   const result = await superviseTransfer({

@@ -1,9 +1,9 @@
 /** What a serving process is started with (native/core/keeper.cc has the same numbers). */
 
-/** Among the arguments of a transfer process that takes the place of one that died. */
+/** Among the arguments of a serving process that takes the place of one that died. */
 export const SUCCESSOR_FLAG = '--successor';
-/** The transfer process's descriptors: its line to the verb, and the one to its keeper (native/core/keeper.h). */
+/** The serving process's descriptors: its line to the verb, and the one to its keeper (native/core/keeper.h). */
 export const VERB_FD = 3;
 export const KEEPER_FD = 4;
-/** What a keeper holds for a transfer process, by slot. */
+/** What a keeper holds for a serving process, by slot. */
 export const HELD = { migrationSocket: 0, userfaultfd: 1, pageTable: 2 } as const;

@@ -1,4 +1,4 @@
-/** What a transfer process has at hand, in whichever way it brings the memory. */
+/** What a serving process has at hand, in whichever way it brings the memory. */
 import type { DecodePool } from '../checkpoint/decode-pool.js';
 import type { CheckpointReader } from '../checkpoint/reader.js';
 import type { CheckpointImage } from '../native/index.js';

@@ -10,7 +10,7 @@ import { connectTo } from '../qemu/migration-socket.js';
 import { careFor, placedIn, untilCompleted, type LoadingMachine, type TransferContext } from './context.js';
 import { countTransfer } from './counters.js';
 import type { TransferCounters } from '../serving-protocol/counters.js';
-import type { TransferOrder } from '../serving-protocol/order.js';
+import type { ServingOrder } from '../serving-protocol/order.js';
 import { log } from './log.js';
 import type { DirectlyFilled } from '../serving-protocol/order.js';
 
@@ -30,7 +30,7 @@ export class EagerTransfer {
   }
 
   /** Returns when the VM has all of its memory, and runs if it is to. */
-  async run({ memory, runs, aftercare }: TransferOrder): Promise<void> {
+  async run({ memory, runs, aftercare }: ServingOrder): Promise<void> {
     const { folder, reader, pool, status } = this.#context;
     const { state, monitor } = this.#machine;
     const filled = memory === undefined ? [] : await this.#fillMemory(memory);

@@ -15,15 +15,14 @@ import { nowMs } from '../timeline/clock.js';
 import { readMachineState } from '../transfer/whole-machine.js';
 import { debug, debugSteps, elided } from '../util/debug.js';
 import { setOptimizing } from '../util/optimizing.js';
-import type { PrefetchWishes } from '../working-set/plan.js';
 import { Prediction, type ObservedFaults } from '../working-set/prediction.js';
 import { EagerTransfer } from './eager.js';
 import { OnDemandTransfer } from './on-demand.js';
 import type { LoadingMachine, TransferContext } from './context.js';
 import { countTransfer } from './counters.js';
-import { SUCCESSOR_FLAG } from '../serving-protocol/descriptors.js';
+import { fromArguments, type ServerArguments } from '../serving-protocol/arguments.js';
 import type { TransferCounters } from '../serving-protocol/counters.js';
-import type { TransferOrder } from '../serving-protocol/order.js';
+import type { ServingOrder } from '../serving-protocol/order.js';
 import { log } from './log.js';
 import { TransferStatus } from './status.js';
 import { VerbLine } from './verb-line.js';
@@ -31,12 +30,7 @@ import { VmFolder } from '../vms/folder.js';
 
 const MONITOR_TIMEOUT_MS = 10_000;
 
-interface TransferSubject {
-  /** The VM's. */
-  readonly name: string;
-  readonly generationDir: string;
-  /** Undefined: nothing is predicted. */
-  readonly wishes: PrefetchWishes | undefined;
+interface TransferSubject extends Omit<ServerArguments, 'isSuccessor'> {
   readonly verb: VerbLine;
 }
 
@@ -90,7 +84,7 @@ class Transfer {
     const step = debugSteps('serving');
     const state = await readMachineState(reader);
     step(isSuccessor ? 'a successor has opened the checkpoint' : 'the checkpoint is open');
-    await verb.tell({ type: 'loaded' });
+    await verb.tell({ type: 'checkpoint-opened' });
     // A successor finds the plan in the page table.
     if (!isSuccessor) this.#predict();
     const [order, monitor] = isSuccessor
@@ -131,10 +125,10 @@ class Transfer {
     if (hasAddon() && worthReading.length > 0) this.#context.image().readAhead(worthReading);
   }
 
-  async #takeOrder(): Promise<[TransferOrder, QmpClient]> {
+  async #takeOrder(): Promise<[ServingOrder, QmpClient]> {
     const { verb } = this.#context;
-    await verb.qemuAnswers();
-    return Promise.all([verb.nextOrder(), this.#openMonitor()]);
+    await verb.qemuReady();
+    return Promise.all([verb.order(), this.#openMonitor()]);
   }
 
   /** Negotiated while QEMU's main loop is free: later it may itself wait for a page. */
@@ -148,34 +142,23 @@ class Transfer {
     return monitor;
   }
 
-  /** What a predecessor was told, and has not brought to its end. */
-  #formerOrder(): TransferOrder {
+  /** What the first process was told, and nobody has brought to its end. */
+  #formerOrder(): ServingOrder {
     const { folder, status } = this.#context;
     const record = folder.read();
     // The verb notes it as well, and may have been quicker.
     const verbHasNoted = record?.qemu !== undefined && record.unattended !== true;
-    if (record === undefined || !(status.loaded || verbHasNoted))
-      throw new VmckptError('TRANSFER_FAILED', 'the transfer process was killed before the VM ran');
-    if (record.mode === 'eager')
+    if (record?.order === undefined || !(status.loaded || verbHasNoted))
+      throw new VmckptError('TRANSFER_FAILED', 'the serving process was killed before the VM ran');
+    if (record.order.mode === 'eager')
       throw new VmckptError('TRANSFER_FAILED', 'the process that fills the memory was killed', {
         hint: 'An eager restore cannot be taken over: stop it, and restore the VM again.',
       });
     status.loaded = true;
-    const { preempt, capabilities, memory, hugePages, aftercare } = record;
-    return {
-      mode: 'lazy',
-      preempt,
-      capabilities,
-      hugePages,
-      ...(memory && { memory }),
-      ...(aftercare && { aftercare }),
-      runs: true,
-      background: 'at-once',
-      exactly: false,
-    };
+    return record.order;
   }
 
-  async #carryOut(order: TransferOrder, machine: LoadingMachine): Promise<void> {
+  async #carryOut(order: ServingOrder, machine: LoadingMachine): Promise<void> {
     const { status } = this.#context;
     if (order.mode === 'eager') {
       setOptimizing(true);
@@ -210,7 +193,7 @@ class Transfer {
   }
 }
 
-async function main(isSuccessor: boolean, subject: Omit<TransferSubject, 'verb'>): Promise<number> {
+async function main({ isSuccessor = false, ...subject }: ServerArguments): Promise<number> {
   // QEMU starts beside this process, and both are waited for. A successor has a VM at its mercy.
   setOptimizing(isSuccessor);
   const verb = new VerbLine();
@@ -234,7 +217,5 @@ async function main(isSuccessor: boolean, subject: Omit<TransferSubject, 'verb'>
 
 // Whoever presses Ctrl-C means the verb: the VM needs its memory all the same.
 process.on('SIGINT', () => undefined);
-const [name = '', generationDir = '', ...rest] = process.argv.slice(2);
-const wishes = rest[0]?.startsWith('{') ? (JSON.parse(rest[0]) as PrefetchWishes) : undefined;
 // Not awaited: a chunk that is loaded later may import this file, and would wait for its end.
-void main(rest.includes(SUCCESSOR_FLAG), { name, generationDir, wishes }).then((code) => process.exit(code));
+void main(fromArguments(process.argv.slice(2))).then((code) => process.exit(code));

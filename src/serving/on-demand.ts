@@ -18,7 +18,7 @@ import { prepareRecovery } from './postcopy/recovery.js';
 import { careFor, placedIn, untilCompleted, type LoadingMachine, type TransferContext } from './context.js';
 import { countTransfer } from './counters.js';
 import type { TransferCounters } from '../serving-protocol/counters.js';
-import type { TransferOrder } from '../serving-protocol/order.js';
+import type { ServingOrder } from '../serving-protocol/order.js';
 import { log } from './log.js';
 import type { DirectlyFilled } from '../serving-protocol/order.js';
 
@@ -47,7 +47,7 @@ export class OnDemandTransfer {
   }
 
   /** Returns when all memory is in place. */
-  async run(order: TransferOrder): Promise<void> {
+  async run(order: ServingOrder): Promise<void> {
     const { folder, reader, pool } = this.#context;
     const estate = inherited();
     const hostPages = new HostPages(reader.layout, order.hugePages);
@@ -96,7 +96,7 @@ export class OnDemandTransfer {
 
   async #startServing(
     session: PostcopySession,
-    { runs, background, exactly, aftercare }: TransferOrder,
+    { runs, background, exactly, aftercare }: ServingOrder,
   ): Promise<void> {
     const { state, monitor } = this.#machine;
     let resumedAtMs: number | undefined;
@@ -115,7 +115,7 @@ export class OnDemandTransfer {
     setOptimizing(true);
     await session.bequeath();
     await parkAt('background', loaded);
-    if (background === 'when-told') await this.#context.verb.nextWord();
+    if (background === 'when-told') await this.#context.verb.toldToFill();
     await Promise.all([session.finish(state.ramSectionId), loaded]);
     if (resumedAtMs !== undefined && this.#prediction !== undefined)
       this.observed = {
@@ -135,7 +135,7 @@ export class OnDemandTransfer {
   }
 
   /** In the place of a process that died: on its connection when the stream on it is whole, else on a new one. */
-  async #goOn(session: PostcopySession, order: TransferOrder, { migrationSocket }: Estate): Promise<void> {
+  async #goOn(session: PostcopySession, order: ServingOrder, { migrationSocket }: Estate): Promise<void> {
     const { state, monitor } = this.#machine;
     const { folder } = this.#context;
     await careFor(this.#context, order.aftercare);
@@ -155,7 +155,7 @@ export class OnDemandTransfer {
   }
 
   #directMemory(
-    { background, exactly }: TransferOrder,
+    { background, exactly }: ServingOrder,
     memory: DirectlyFilled,
     { hostPages, estate }: { readonly hostPages: HostPages; readonly estate: Estate },
   ): DirectMemory {
@@ -193,7 +193,7 @@ export class OnDemandTransfer {
   }
 }
 
-function hasHugePages({ hugePages = {} }: TransferOrder): boolean {
+function hasHugePages({ hugePages = {} }: ServingOrder): boolean {
   return Object.keys(hugePages).length > 0;
 }
 

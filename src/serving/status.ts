@@ -1,4 +1,4 @@
-/** What a transfer process leaves on record while it serves: for `ps`, for its supervisors, and for its successor. */
+/** What a serving process leaves on record while it serves: for `ps`, for its supervisors, and for its successor. */
 import type { VmckptError } from '../errors.js';
 import type { HeldMonitor } from '../qemu/held-monitor.js';
 import { identifyProcess } from '../util/process-identity.js';

@@ -1,26 +1,30 @@
-/**
- * The transfer process's end of its line to the verb, which says three things in this order: that QEMU answers, what to do,
- * and where the background waits for it, that it may begin. A successor has the line too, as long as the verb lives.
- */
+/** The serving process's end of its line to the verb. A successor has the line too, as long as the verb lives. */
 import { Socket } from 'node:net';
 import { VmckptError } from '../errors.js';
-import { readLines } from '../util/lines.js';
-import { parse } from '../util/schema.js';
-import { MAX_MESSAGE_BYTES, type TransferMessage } from '../serving-protocol/messages.js';
-import { orderSchema, type TransferOrder } from '../serving-protocol/order.js';
 import { VERB_FD } from '../serving-protocol/descriptors.js';
+import {
+  decodeVerbMessage,
+  encode,
+  MAX_MESSAGE_BYTES,
+  type ServerMessage,
+  type VerbMessage,
+} from '../serving-protocol/messages.js';
+import type { ServingOrder } from '../serving-protocol/order.js';
+import { readLines } from '../util/lines.js';
+
+type MessageOf<Type extends VerbMessage['type']> = Extract<VerbMessage, { type: Type }>;
 
 export class VerbLine {
   readonly #socket = new Socket({ fd: VERB_FD });
-  readonly #words: string[] = [];
+  readonly #lines: string[] = [];
   #ended = false;
   #onChange: () => void = () => undefined;
 
   constructor() {
     readLines(this.#socket, {
       maxLineBytes: MAX_MESSAGE_BYTES,
-      onLine: (word) => {
-        this.#words.push(word);
+      onLine: (line) => {
+        this.#lines.push(line);
         this.#onChange();
       },
       onEnd: () => {
@@ -32,35 +36,44 @@ export class VerbLine {
   }
 
   /** Resolves when QEMU answers on its monitors. @throws VmckptError TRANSFER_FAILED when the verb ends before */
-  async qemuAnswers(): Promise<void> {
-    await this.#required();
+  async qemuReady(): Promise<void> {
+    await this.#required('qemu-ready');
   }
 
-  /** What to do. @throws VmckptError TRANSFER_FAILED when the verb ends before it has said so */
-  async nextOrder(): Promise<TransferOrder> {
-    return parse(orderSchema, JSON.parse(await this.#required()));
+  /** @throws VmckptError TRANSFER_FAILED when the verb ends before it has given its order */
+  async order(): Promise<ServingOrder> {
+    return (await this.#required('order')).order;
   }
 
-  /** Resolves when the verb says one word more, or ends. */
-  async nextWord(): Promise<string | undefined> {
-    this.#socket.ref();
-    while (this.#words.length === 0 && !this.#ended)
-      await new Promise<void>((resolve) => (this.#onChange = resolve));
-    this.#socket.unref();
-    return this.#words.shift();
+  /** Resolves when the verb wants the background to begin, or ends. */
+  async toldToFill(): Promise<void> {
+    await this.#next('fill');
   }
 
   /** Resolves when the message is on its way, or the verb is gone. */
-  async tell(message: TransferMessage): Promise<void> {
+  async tell(message: ServerMessage): Promise<void> {
     if (!this.#socket.writable) return;
     await new Promise<void>((resolve) => {
-      this.#socket.write(`${JSON.stringify(message)}\n`, () => resolve());
+      this.#socket.write(encode(message), () => resolve());
     });
   }
 
-  async #required(): Promise<string> {
-    const word = await this.nextWord();
-    if (word !== undefined) return word;
+  async #required<Type extends VerbMessage['type']>(type: Type): Promise<MessageOf<Type>> {
+    const message = await this.#next(type);
+    if (message !== undefined) return message;
     throw new VmckptError('TRANSFER_FAILED', 'the verb ended before it had said what to do');
+  }
+
+  /** Undefined when the verb ends before. */
+  async #next<Type extends VerbMessage['type']>(type: Type): Promise<MessageOf<Type> | undefined> {
+    this.#socket.ref();
+    while (this.#lines.length === 0 && !this.#ended)
+      await new Promise<void>((resolve) => (this.#onChange = resolve));
+    this.#socket.unref();
+    const line = this.#lines.shift();
+    if (line === undefined) return undefined;
+    const message = decodeVerbMessage(line);
+    if (message.type === type) return message as MessageOf<Type>;
+    throw new VmckptError('TRANSFER_FAILED', `the verb says ${message.type}, ${type} expected`);
   }
 }

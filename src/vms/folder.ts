@@ -21,7 +21,7 @@ import { ensureRuntimeDir, findRuntimePath, runtimeDirs } from '../util/runtime-
 import { parse } from '../util/schema.js';
 import { findListener, hasLeftProcesses } from './orphans.js';
 import { shortFolderOf } from './places.js';
-import { transferSchema, vmSchema, type TransferRecord, type VmRecord } from './records.js';
+import { anyVmSchema, transferSchema, vmSchema, type TransferRecord, type VmRecord } from './records.js';
 
 /** The files of one restored VM. */
 export class VmFolder {
@@ -87,7 +87,7 @@ export class VmFolder {
   }
 
   read(): VmRecord | undefined {
-    const record = readJsonFile(vmSchema, this.file('vm.json'));
+    const record = readJsonFile(anyVmSchema, this.file('vm.json'));
     if (record === undefined || record.qemu !== undefined || isAlive(record.verb)) return record;
     const qemu = findListener(this.file('qmp.sock'));
     const isServed = LockFile.holderOf(this.file('transfer.lock')) !== undefined;
@@ -105,7 +105,7 @@ export class VmFolder {
     return record && { ...record, notedAtMs: this.transferNotedAtMs() };
   }
 
-  /** When the transfer process last noted how it goes: wall clock, ms. */
+  /** When the serving process last noted how it goes: wall clock, ms. */
   transferNotedAtMs(): number | undefined {
     return statSync(this.file('transfer.json'), { throwIfNoEntry: false })?.mtimeMs;
   }

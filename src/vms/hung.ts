@@ -1,5 +1,5 @@
 /**
- * A transfer process that hangs without dying. It notes its status four times a second, whatever else it does, so
+ * A serving process that hangs without dying. It notes its status four times a second, whatever else it does, so
  * silence tells; then it is ended, and another one takes over as from one that has died.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -15,7 +15,7 @@ const MAX_STEP_MS = 1_000;
 const KILL_TIMEOUT_MS = 10_000;
 
 /**
- * Of one transfer process, to be asked several times a second. Time in which nobody could ask, because the machine
+ * Of one serving process, to be asked several times a second. Time in which nobody could ask, because the machine
  * was suspended or its processes frozen, does not count.
  */
 export class SilenceWatch {
@@ -41,7 +41,7 @@ export class SilenceWatch {
 }
 
 /**
- * Ends the transfer process of a VM when it has long been silent; says whether it did.
+ * Ends the serving process of a VM when it has long been silent; says whether it did.
  * @throws VmckptError TIMEOUT when it cannot be killed
  */
 export async function endSilentTransfer(folder: VmFolder): Promise<boolean> {

@@ -1,7 +1,6 @@
 /** What is on record of a restored VM: `vm.json`, written by the verb, and `transfer.json`, by the serving process. */
 import * as v from 'valibot';
-import { aftercareSchema } from '../aftercare/order.js';
-import { hugePagesSchema, memorySchema } from '../serving-protocol/order.js';
+import { olderOrderSchema, orderSchema } from '../serving-protocol/order.js';
 import { finite, integer, record } from '../util/schema.js';
 
 const processSchema = v.object({ pid: integer, startTicks: v.number() });
@@ -9,7 +8,8 @@ const processSchema = v.object({ pid: integer, startTicks: v.number() });
 export const RESTORE_MODES = ['prefetch', 'lazy', 'eager', 'map'] as const;
 export type RestoreMode = (typeof RESTORE_MODES)[number];
 
-export const vmSchema = v.object({
+/** What `vm.json` has had from the beginning. */
+const vmFields = {
   /** The VM's. */
   name: v.string(),
   /** The name of its checkpoint, where that is another one. */
@@ -17,24 +17,47 @@ export const vmSchema = v.object({
   generation: integer,
   generationDir: v.string(),
   mode: v.picklist(RESTORE_MODES),
-  preempt: v.picklist(['off', 'at-once', 'after-pong']),
-  capabilities: v.array(v.string()),
-  memory: v.optional(memorySchema),
-  hugePages: v.optional(hugePagesSchema),
-  /** For a VM that runs as soon as it is loaded. */
-  aftercare: v.optional(aftercareSchema),
   ramBytes: v.number(),
   restoredAt: v.string(),
   /** The verb that is restoring, or has restored it. */
   verb: processSchema,
-  /** QEMU's parent, which starts another transfer process when one dies. */
+  /** QEMU's parent, which starts another serving process when one dies. */
   keeper: v.optional(processSchema),
   qemu: v.optional(processSchema),
   /** The user's own QMP socket if the command line has one, else vmckpt's. */
   qmpSocket: v.string(),
   consoleSocket: v.optional(v.string()),
+};
+
+export const RECORD_VERSION = 2 as const;
+
+export const vmSchema = v.object({
+  ...vmFields,
+  version: v.literal(RECORD_VERSION),
+  /** What its serving process is told; absent until then, and where the VM's memory is a mapped file. */
+  order: v.optional(orderSchema),
 });
+
+/** As vmckpt wrote it before records had a version, for VMs that live on from then. */
+const olderVmSchema = v.pipe(
+  v.looseObject(vmFields),
+  v.transform((record) => {
+    const { mode } = record;
+    const order = { ...record, mode: mode === 'eager' ? 'eager' : 'lazy' };
+    return {
+      ...v.parse(v.object(vmFields), record),
+      version: RECORD_VERSION,
+      ...(mode !== 'map' && { order: v.parse(olderOrderSchema, order) }),
+      isOlder: true as const,
+    };
+  }),
+);
+
+export const anyVmSchema = v.union([vmSchema, olderVmSchema]);
+
 export interface VmRecord extends v.InferOutput<typeof vmSchema> {
+  /** Written by a vmckpt whose serving process may not be there any more. */
+  readonly isOlder?: true;
   /** The verb died before it could note that the VM runs; QEMU was found by its command line. */
   readonly unattended?: true;
   /** What it has started is at work all the same, and may yet bring the VM up. */

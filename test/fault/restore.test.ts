@@ -1,6 +1,6 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, existsSync, readFileSync, renameSync, utimesSync } from 'node:fs';
+import { closeSync, existsSync, readFileSync, renameSync, utimesSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, expect, it, vi } from 'vitest';
@@ -209,6 +209,28 @@ describeOnEachQemu('a restore', (qemu) => {
       }
     },
   );
+
+  it('that an older vmckpt has begun is resumed, although its keeper knows only that one', async () => {
+    const { restore, transferPid } = await startParked();
+    const folder = new VmFolder('web');
+    const { keeper } = folder.read()!;
+    process.kill(keeper!.pid, 'SIGSTOP');
+    process.kill(transferPid, 'SIGKILL');
+    restore.kill();
+    await restore.ended;
+    const { order, ...known } = folder.read()!;
+    const { preempt, capabilities, memory, hugePages, aftercare } = order!;
+    const spread = { preempt, capabilities, memory, hugePages, aftercare };
+    const older = { ...known, ...spread, version: undefined };
+    writeFileSync(folder.file('vm.json'), JSON.stringify(older));
+    await poll(async () => (await statusOf('web')) === 'transfer-lost' || undefined, {
+      what: 'the loss to be noticed',
+      timeoutMs: 30_000,
+      everyMs: 100,
+    });
+    expect(await startRestore('--resume', 'web').ended).toMatchObject({ code: 0, json: { recoveries: 1 } });
+    await expectWhole();
+  });
 
   it('whose keeper and transfer are killed is resumed by the stream where its userfaultfd cannot be told', async () => {
     const { restore } = await startParked('--path', 'direct');

@@ -69,7 +69,7 @@ export async function storeProblems(storeDir: string): Promise<string[]> {
   return problems;
 }
 
-/** The QEMUs, transfer processes, keepers or receivers that belong to a runtime folder. */
+/** The QEMUs, serving processes, keepers or receivers that belong to a runtime folder. */
 export function pidsOf(runtimeDir: string, program: 'qemu' | 'receiver' | 'keeper' | 'node'): number[] {
   const names = { qemu: /^qemu/, receiver: /^vmckpt-receiver$/, keeper: /^vmckpt-keeper$/, node: /^node$/ };
   return processesOf(runtimeDir)

@@ -22,13 +22,9 @@ import {
 } from '../../util/process-identity.js';
 import { sendSignal, SIGKILL } from '../../vms/processes.js';
 import type { Guardian, ServerStart } from './parent.js';
-import {
-  SERVER_COMMAND,
-  serverArguments,
-  TransferClient,
-  type ServedTransfer,
-  untilClosed,
-} from '../server-client/client.js';
+import { toArguments } from '../../serving-protocol/arguments.js';
+import { SERVER_COMMAND, ServerClient, untilClosed } from '../server-client/client.js';
+import type { ServedTransfer } from '../server-client/handle.js';
 
 const START_TIMEOUT_MS = 10_000;
 /** A keeper that has not started another server by then has given up. */
@@ -40,7 +36,7 @@ const LAST_WORDS_MS = 500;
 
 export class Keeper implements Guardian {
   readonly identity: ProcessIdentity | undefined;
-  readonly transfer: TransferClient;
+  readonly transfer: ServerClient;
   readonly #process: ChildProcess;
   readonly #control: Socket;
   readonly #closed: Promise<unknown>;
@@ -55,7 +51,7 @@ export class Keeper implements Guardian {
     this.identity = child.pid === undefined ? undefined : identifyProcess(child.pid);
     const [control, line] = child.stdio.slice(3) as [Socket, Socket];
     this.#control = control;
-    this.transfer = new TransferClient(line, () => this.#killServer());
+    this.transfer = new ServerClient(line, () => this.#killServer());
     this.#closed = untilClosed(control);
     child.on('error', () => {
       control.destroy();
@@ -71,8 +67,7 @@ export class Keeper implements Guardian {
   /** Starts it, and with it the server, which opens the checkpoint while everything else is prepared. */
   static start({ folder, generationDir, wishes }: ServerStart): Keeper {
     const log = openSync(folder.file('transfer.log'), 'a', 0o600);
-    const args = serverArguments(generationDir, wishes);
-    const command = [...SERVER_COMMAND, folder.name, ...args];
+    const command = [...SERVER_COMMAND, ...toArguments({ name: folder.name, generationDir, wishes })];
     debug('launch', () => `the keeper: ${elidedCommand([KEEPER_PATH, ...command])}`);
     const child = spawn(KEEPER_PATH, command, {
       detached: true,

@@ -4,7 +4,8 @@ import type { StartedProcess, StartOptions } from '../../qemu/launch.js';
 import type { ProcessIdentity } from '../../util/process-identity.js';
 import { Keeper } from './keeper.js';
 import type { PrefetchWishes } from '../../working-set/plan.js';
-import type { ServedTransfer, TransferClient } from '../server-client/client.js';
+import type { ServerClient } from '../server-client/client.js';
+import type { ServedTransfer } from '../server-client/handle.js';
 import { Unkept } from './this-process.js';
 import type { VmFolder } from '../../vms/folder.js';
 
@@ -18,7 +19,7 @@ export interface Guardian {
   /** Of the keeper, which outlives the verb. */
   readonly identity: ProcessIdentity | undefined;
   /** Until the VM runs. */
-  readonly transfer: TransferClient;
+  readonly transfer: ServerClient;
   /** From then on: the same process, and those that take its place. */
   readonly served: ServedTransfer;
   /** @throws VmckptError QEMU_FAILED_TO_START, TIMEOUT */

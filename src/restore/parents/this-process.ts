@@ -4,30 +4,26 @@
  */
 import { startDetached, type StartedProcess, type StartOptions } from '../../qemu/launch.js';
 import type { Guardian, ServerStart } from './parent.js';
-import {
-  serverArguments,
-  TransferClient,
-  type ServedTransfer,
-  type TransferEnd,
-} from '../server-client/client.js';
+import { ServerClient } from '../server-client/client.js';
+import type { ServedTransfer, TransferEnd } from '../server-client/handle.js';
 
 const MAX_TAKEOVERS = 20;
 
 export class Unkept implements Guardian {
   readonly identity = undefined;
-  readonly transfer: TransferClient;
+  readonly transfer: ServerClient;
   readonly #start: ServerStart;
   #served: ServedTransfer | undefined;
 
   constructor(start: ServerStart) {
     this.#start = start;
-    this.transfer = TransferClient.start(start.folder, serverArguments(start.generationDir, start.wishes));
+    this.transfer = ServerClient.start(start.folder, { name: start.folder.name, ...start });
   }
 
   /** Replaced from the first use on: before the VM runs a death is a failure. */
   get served(): ServedTransfer {
     const { folder, generationDir } = this.#start;
-    this.#served ??= new Succession(this.transfer, () => TransferClient.takeOver(folder, generationDir));
+    this.#served ??= new Succession(this.transfer, () => ServerClient.takeOver(folder, generationDir));
     return this.#served;
   }
 
@@ -50,11 +46,11 @@ class Succession implements ServedTransfer {
   readonly ended: Promise<TransferEnd>;
   takeoverCount = 0;
   onTakeover: () => void = () => undefined;
-  readonly #takeOver: () => TransferClient;
-  #current: TransferClient;
+  readonly #takeOver: () => ServerClient;
+  #current: ServerClient;
   #released = false;
 
-  constructor(first: TransferClient, takeOver: () => TransferClient) {
+  constructor(first: ServerClient, takeOver: () => ServerClient) {
     this.#current = first;
     this.#takeOver = takeOver;
     this.ended = this.#follow();

@@ -1,4 +1,4 @@
-/** The verb's end of a transfer process: tells it when to connect, and hears how it went. */
+/** The verb's end of a serving process: tells it when to connect, and hears how it went. */
 import { spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
 import type { Socket } from 'node:net';
@@ -10,47 +10,29 @@ import { withDeadline } from '../../util/deadline.js';
 import { readLines } from '../../util/lines.js';
 import { ownEnvironment } from '../../util/own-environment.js';
 import { distFile } from '../../util/package-paths.js';
-import type { PrefetchWishes } from '../../working-set/plan.js';
-import { MAX_MESSAGE_BYTES, type TransferMessage } from '../../serving-protocol/messages.js';
-import { SUCCESSOR_FLAG } from '../../serving-protocol/descriptors.js';
-import type { TransferOrder } from '../../serving-protocol/order.js';
+import { toArguments, type ServerArguments } from '../../serving-protocol/arguments.js';
+import {
+  decodeServerMessage,
+  encode,
+  MAX_MESSAGE_BYTES,
+  type ServerMessage,
+  type VerbMessage,
+} from '../../serving-protocol/messages.js';
+import type { ServingOrder } from '../../serving-protocol/order.js';
 import type { VmFolder } from '../../vms/folder.js';
+import type { ServedTransfer, TransferEnd } from './handle.js';
 
 const LOAD_TIMEOUT_MS = 30_000;
 const CLOSE_TIMEOUT_MS = 10_000;
 
-/** What a transfer process is started with, before its own arguments. */
+/** Starts a serving process, with its own arguments behind it (serving-protocol/arguments.ts). */
 export const SERVER_COMMAND = [process.execPath, distFile('serving/main.js')];
 
-/** The first process of a restore gets these behind the VM's name. */
-export function serverArguments(generationDir: string, wishes: PrefetchWishes | undefined): string[] {
-  return [generationDir, ...(wishes === undefined ? [] : [JSON.stringify(wishes)])];
-}
-
-type Complete = Extract<TransferMessage, { type: 'complete' }>;
-
-/** How a transfer ended; `lost` when nobody serves the memory any more, and nobody has said why. */
-export type TransferEnd =
-  Complete | { readonly type: 'failed'; readonly error: VmckptError } | { readonly type: 'lost' };
-
-/** A transfer process at work, or a succession of them. */
-export interface ServedTransfer {
-  /** Never rejects. */
-  readonly ended: Promise<TransferEnd>;
-  /** How often another process has taken the place of one that died. */
-  readonly takeoverCount: number;
-  onTakeover: () => void;
-  /** Ends the process that serves at this moment. */
-  kill(): void;
-  /** The verb may end now, the transfer goes on. */
-  release(): void;
-}
-
-export class TransferClient implements ServedTransfer {
+export class ServerClient implements ServedTransfer {
   readonly #line: Socket;
   readonly #kill: () => void;
-  readonly #loaded: Promise<void>;
-  #onLoaded!: () => void;
+  readonly #checkpointOpened: Promise<void>;
+  #onCheckpointOpened!: () => void;
   #onMachineLoaded!: () => void;
   #end!: (end: TransferEnd) => void;
   /** Resolves when the machine's state is in QEMU (its memory may not be). */
@@ -65,28 +47,28 @@ export class TransferClient implements ServedTransfer {
     this.#line = line;
     this.#kill = kill;
     this.#closed = untilClosed(line);
-    this.#loaded = new Promise((resolve) => (this.#onLoaded = resolve));
+    this.#checkpointOpened = new Promise((resolve) => (this.#onCheckpointOpened = resolve));
     this.machineLoaded = new Promise((resolve) => (this.#onMachineLoaded = resolve));
     this.ended = new Promise((resolve) => (this.#end = resolve));
     readLines(line, {
       maxLineBytes: MAX_MESSAGE_BYTES,
-      onLine: (text) => this.#onMessage(parse(text)),
+      onLine: (text) => this.#onLine(text),
       onEnd: () => this.#end({ type: 'lost' }),
     });
   }
 
   /** A process without a keeper, for a VM whose last one has died. */
-  static takeOver(folder: VmFolder, generationDir: string): TransferClient {
-    const command = [...SERVER_COMMAND, folder.name, generationDir, SUCCESSOR_FLAG];
-    return TransferClient.#run(folder, adopting(folder.readTransfer()?.held, command));
+  static takeOver(folder: VmFolder, generationDir: string): ServerClient {
+    const args = toArguments({ name: folder.name, generationDir, isSuccessor: true });
+    return ServerClient.#run(folder, adopting(folder.readTransfer()?.held, [...SERVER_COMMAND, ...args]));
   }
 
-  /** The first process of a restore without a keeper. @param args what `serverArguments()` returns */
-  static start(folder: VmFolder, args: readonly string[]): TransferClient {
-    return TransferClient.#run(folder, [...SERVER_COMMAND, folder.name, ...args]);
+  /** The first process of a restore without a keeper. */
+  static start(folder: VmFolder, start: ServerArguments): ServerClient {
+    return ServerClient.#run(folder, [...SERVER_COMMAND, ...toArguments(start)]);
   }
 
-  static #run(folder: VmFolder, [program, ...args]: readonly string[]): TransferClient {
+  static #run(folder: VmFolder, [program, ...args]: readonly string[]): ServerClient {
     debug('launch', () => `the serving process: ${elidedCommand([program!, ...args])}`);
     const log = openSync(folder.file('transfer.log'), 'a', 0o600);
     const child = spawn(program!, args, {
@@ -96,26 +78,26 @@ export class TransferClient implements ServedTransfer {
     });
     closeSync(log);
     child.unref();
-    return new TransferClient(child.stdio[3] as Socket, () => child.kill('SIGKILL'));
+    return new ServerClient(child.stdio[3] as Socket, () => child.kill('SIGKILL'));
   }
 
-  /** Says that QEMU answers: its monitor can be opened while all else is prepared. */
+  /** QEMU answers: its monitor can be opened while all else is prepared. */
   noteQemu(): void {
-    this.#word();
+    this.#tell({ type: 'qemu-ready' });
   }
 
-  /** Lets it connect to QEMU as soon as it has loaded. @throws VmckptError when it cannot load the checkpoint */
-  async connect(order: TransferOrder): Promise<void> {
-    await withDeadline(Promise.race([this.#loaded, this.failure()]), {
-      what: 'the transfer process to open the checkpoint',
+  /** Gives it its order once it has opened the checkpoint. @throws VmckptError when it cannot open that */
+  async give(order: ServingOrder): Promise<void> {
+    await withDeadline(Promise.race([this.#checkpointOpened, this.failure()]), {
+      what: 'the serving process to open the checkpoint',
       timeoutMs: LOAD_TIMEOUT_MS,
     });
-    this.#word(JSON.stringify(order));
+    this.#tell({ type: 'order', order });
   }
 
-  /** Ends the wait of the background (see TransferOrder). Does nothing where there is none. */
+  /** Ends the wait of the background (see ServingOrder). Does nothing where there is none. */
   fill(): void {
-    this.#word();
+    this.#tell({ type: 'fill' });
   }
 
   /** Says nothing more; resolves when no process is left at the other end. */
@@ -143,8 +125,16 @@ export class TransferClient implements ServedTransfer {
     this.#kill();
   }
 
-  #onMessage(message: TransferMessage): void {
-    if (message.type === 'loaded') this.#onLoaded();
+  #onLine(line: string): void {
+    try {
+      this.#onMessage(decodeServerMessage(line));
+    } catch (error) {
+      this.#end({ type: 'failed', error: error as VmckptError });
+    }
+  }
+
+  #onMessage(message: ServerMessage): void {
+    if (message.type === 'checkpoint-opened') this.#onCheckpointOpened();
     else if (message.type === 'machine-loaded') this.#onMachineLoaded();
     else if (message.type === 'complete') this.#end(message);
     else {
@@ -153,8 +143,8 @@ export class TransferClient implements ServedTransfer {
     }
   }
 
-  #word(text = ''): void {
-    if (this.#line.writable) this.#line.write(`${text}\n`);
+  #tell(message: VerbMessage): void {
+    if (this.#line.writable) this.#line.write(encode(message));
   }
 
   /** Rejects when the process fails or dies; never settles otherwise. */
@@ -162,15 +152,11 @@ export class TransferClient implements ServedTransfer {
     const end = await this.ended;
     if (end.type === 'failed') throw end.error;
     if (end.type === 'complete') return new Promise<never>(() => undefined);
-    throw new VmckptError('TRANSFER_FAILED', 'the transfer process ended before the VM ran');
+    throw new VmckptError('TRANSFER_FAILED', 'the serving process ended before the VM ran');
   }
 }
 
 /** Also when it ends with an error. */
 export function untilClosed(socket: Socket): Promise<void> {
   return new Promise((resolve) => socket.once('close', () => resolve()));
-}
-
-function parse(text: string): TransferMessage {
-  return JSON.parse(text) as TransferMessage;
 }

@@ -1,10 +1,10 @@
-/** A transfer process that a keeper has started on its own: how it goes is read from the notes that it makes. */
+/** A serving process that a keeper has started on its own: how it goes is read from the notes that it makes. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError, type ErrorCode } from '../../errors.js';
 import { isAlive, type ProcessIdentity } from '../../util/process-identity.js';
 import { parse } from '../../util/schema.js';
 import { sendSignal, SIGKILL } from '../../vms/processes.js';
-import type { ServedTransfer, TransferEnd } from './client.js';
+import type { ServedTransfer, TransferEnd } from './handle.js';
 import { countersSchema } from '../../serving-protocol/counters.js';
 import type { TransferRecord } from '../../vms/records.js';
 import type { VmFolder } from '../../vms/folder.js';

@@ -1,4 +1,4 @@
-/** What a transfer process leaves with its keeper (native/core/keeper.h), and finds there as a successor. */
+/** What a serving process leaves with its keeper (native/core/keeper.h), and finds there as a successor. */
 import { closeSync } from 'node:fs';
 import { sendFds } from '../../native/index.js';
 import { HELD, KEEPER_FD } from '../../serving-protocol/descriptors.js';

@@ -17,7 +17,7 @@ afterAll(() => {
   else process.env['VMCKPT_RUNTIME_DIR'] = before;
 });
 
-it('a transfer process that is never told what to do keeps what the one before it has noted', async () => {
+it('a serving process that is never told what to do keeps what the one before it has noted', async () => {
   const generationDir = await storeGeneration(path.join(directory, 'store'), 'web');
   const folder = new VmFolder('web');
   folder.create();
