@@ -3,6 +3,7 @@ export { EXIT_CODES, VmckptError } from './errors.js';
 export type { ErrorCode, ErrorDetails, ErrorKind } from './errors.js';
 export { save } from './save/save.js';
 export type { SaveOptions, SaveReport } from './save/save.js';
+export type { InstantParticipant } from './save/instant.js';
 export { restore } from './restore/restore.js';
 export type { RestoreOptions, RestoreReport } from './restore/restore.js';
 export { recover } from './restore/take-over.js';

@@ -9,6 +9,7 @@ import { isMigrating, queryMigrate, type MigrationStatus } from '../qemu/migrati
 import { filesystemOf } from '../qemu/memory-files.js';
 import type { QmpClient, QmpEvent } from '../qemu/qmp.js';
 import { roundMs } from '../timeline/clock.js';
+import type { Instant } from './instant.js';
 import type { PrecopyLimit } from './precopy-limit.js';
 import { asRoot } from '../util/rights.js';
 import { losesMemoryInPrecopy } from './refusals.js';
@@ -23,6 +24,7 @@ export interface MethodContext {
   readonly uri: string;
   /** Of pre-copy; without one it goes on for as long as the guest makes it. */
   readonly limit?: PrecopyLimit;
+  readonly instant?: Instant;
 }
 
 export interface MethodResult {
@@ -41,7 +43,10 @@ const STALL_TIMEOUT_MS = 120_000;
 export function chooseMethod(
   vm: Pick<VmDescription, 'running' | 'memoryBackends' | 'accelerator' | 'version'>,
   wished: SaveMethod,
-  { mayWatch = true }: { readonly mayWatch?: boolean } = {},
+  {
+    mayWatch = true,
+    hasParticipants = false,
+  }: { readonly mayWatch?: boolean; readonly hasParticipants?: boolean } = {},
 ): { readonly method: SaveMethod; readonly note?: string } {
   if (!vm.running) return { method: 'stopped' };
   // What lies on a tmpfs, or in huge pages, QEMU does save live.
@@ -50,6 +55,12 @@ export function chooseMethod(
       type === 'memory-backend-file' && !share && path !== undefined && filesystemOf(path) === 'other',
   );
   if (wished !== 'background-snapshot') return { method: wished };
+  // QEMU pauses it by itself then, for a few milliseconds, and asks nobody.
+  if (hasParticipants)
+    return {
+      method: 'stopped',
+      note: 'Something else is captured at the same instant: the VM is paused while it is saved, and then runs on.',
+    };
   if (!mapped && mayWatch) return { method: wished };
   if (!mapped) return unwatched(vm);
   return {
@@ -85,23 +96,24 @@ async function backgroundSnapshot({ qmp, uri }: MethodContext): Promise<MethodRe
 }
 
 /** Memory is sent while the VM runs and changes it, again and again; only the last pass pauses the VM. */
-async function precopy({ qmp, uri, limit }: MethodContext): Promise<MethodResult> {
+async function precopy({ qmp, uri, limit, instant }: MethodContext): Promise<MethodResult> {
   const pause = new PauseClock(qmp);
   await qmp.execute('migrate', { uri });
   const { iterations } = await untilCompleted(qmp, async (progress) => {
     await limit?.watch(progress);
-    if (progress.status === 'pre-switchover') await switchOver(qmp);
+    if (progress.status === 'pre-switchover') await switchOver(qmp, instant);
   });
   await qmp.execute('cont');
   return { pauseMs: pause.totalMs(), iterations };
 }
 
 /** The VM is paused. A guest that has gone to sleep would never get out of the state that QEMU is in at the end. */
-async function switchOver(qmp: QmpClient): Promise<void> {
+async function switchOver(qmp: QmpClient, instant?: Instant): Promise<void> {
   if (isAsleep(qmp.pastEvents))
     throw new VmckptError('VM_STATE', 'the guest went to sleep (suspended, S3) while it was saved', {
       hint: 'Save it again: QEMU 9 and newer save it asleep. Or wake it first: system_wakeup in its monitor.',
     });
+  await instant?.capture();
   await qmp.execute('migrate-continue', { state: 'pre-switchover' });
 }
 

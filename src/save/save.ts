@@ -24,6 +24,7 @@ import { saysOnce } from '../util/says-once.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
 import { accountForChanges, withLinks } from './account-for-changes.js';
 import { borrowedSettings, changedBy } from './borrowed-settings.js';
+import { Instant, type InstantParticipant } from './instant.js';
 import { manifestParts } from './manifest-parts.js';
 import { chooseMethod, type MethodResult, type SaveMethod } from './methods.js';
 import { giveBack, putRight } from './putting-right.js';
@@ -59,6 +60,8 @@ export interface SaveOptions {
   readonly ownCommandLine?: boolean;
   /** The user takes care of writable disks. */
   readonly disksExternal: boolean;
+  /** What captures at the same instant what a checkpoint does not hold, such as the disks. */
+  readonly participants?: readonly InstantParticipant[];
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
   readonly onMessage: (text: string) => void;
   readonly signal: AbortSignal;
@@ -109,7 +112,10 @@ async function saveOnce(
     try {
       await putRight({ qmp, journal, onMessage });
       const seen = await source.describe();
-      const { method, note } = chooseMethod(seen, options.method, { mayWatch });
+      const { method, note } = chooseMethod(seen, options.method, {
+        mayWatch,
+        hasParticipants: (options.participants ?? []).length > 0,
+      });
       if (note !== undefined) onMessage(note);
       refuseUnsafe(seen, { method, disksExternal: options.disksExternal });
       step(`the VM is inspected: ${method}`);
@@ -174,12 +180,14 @@ async function saveInto(
 ): Promise<{ manifest: Manifest; result: MethodResult }> {
   const { vm, method, options, restoreProblems } = work;
   const { note, wanted } = await noteSettings(work);
+  const instant = new Instant(options.participants);
   let saved = false;
   try {
+    await instant.prepare();
     await changeSettings(work, wanted);
     const { dir, formerDir, generation } = pending;
     const runsOn = options.method !== 'stopped';
-    const transferred = await transfer({ ...options, ...work, runsOn, dir });
+    const transferred = await transfer({ ...options, ...work, instant, runsOn, dir });
     const { stream, writer, dirty, result, state } = transferred;
     const parts = manifestParts({
       vm,
@@ -201,7 +209,11 @@ async function saveInto(
     saved = true;
     return { manifest, result };
   } finally {
-    await settle(work, { note, saved });
+    try {
+      await settle(work, { note, saved });
+    } finally {
+      await instant.release();
+    }
   }
 }
 
