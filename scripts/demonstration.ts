@@ -5,7 +5,7 @@
  */
 import path from 'node:path';
 import type { VmSummary } from '../src/vms/list.js';
-import type { RestoreReport } from '../src/restore/restore.js';
+import type { RestoreReport } from '../src/restore/report.js';
 import type { SaveReport } from '../src/save/save.js';
 import { QmpClient } from '../src/qemu/qmp.js';
 import { roundMs } from '../src/timeline/clock.js';

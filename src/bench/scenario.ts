@@ -3,7 +3,8 @@
  * starts. Everything else, the cache, the clients, the figures, is the same for all.
  */
 import type { QemuVersion } from '../qemu/qmp.js';
-import type { RestoreOptions, RestoreReport } from '../restore/restore.js';
+import type { RestoreOptions } from '../restore/attempt.js';
+import type { RestoreReport } from '../restore/report.js';
 import type { ArtefactName } from './artefact.js';
 import type { Guest } from './guest.js';
 

@@ -1,7 +1,7 @@
 /** All scenarios: baselines of stock QEMU first, then vmckpt's modes. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { mapMainMemory, opensMemoryReadOnly } from '../qemu/mapped-memory.js';
-import type { RestoreOptions } from '../restore/restore.js';
+import type { RestoreOptions } from '../restore/attempt.js';
 import { nowMs } from '../timeline/clock.js';
 import { DEFAULT_WISHES } from '../working-set/plan.js';
 import { MAPPED_RAM_SETTINGS, type ArtefactName } from './artefact.js';

@@ -3,7 +3,7 @@ import { existsSync, renameSync, rmSync } from 'node:fs';
 import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
 import { applyMigrationSettings, type MigrationSettings } from '../qemu/migration-control.js';
 import { QmpClient } from '../qemu/qmp.js';
-import { runWhenLoaded } from '../restore/incoming.js';
+import { runWhenLoaded } from '../qemu/incoming.js';
 import { UNLIMITED_BANDWIDTH } from '../save/borrowed-settings.js';
 import { runLive, untilCompleted, type MethodResult, type SaveMethod } from '../save/methods.js';
 import { nowMs, roundMs } from '../timeline/clock.js';

@@ -50,6 +50,11 @@ function openHotPack(dir: string): number | undefined {
 export function damageIn(error: unknown): VmckptError | undefined {
   const { code, message } = error as NodeJS.ErrnoException;
   if (code !== 'EXTENT_DAMAGED' && code !== 'INDEX_DAMAGED') return undefined;
+  return damageOf(code, message);
+}
+
+/** What native code has found damaged. */
+export function damageOf(code: 'EXTENT_DAMAGED' | 'INDEX_DAMAGED', message: string): VmckptError {
   return new VmckptError(code, message, {
     hint: 'vmckpt check lists all damage. Restore another generation.',
   });

@@ -3,8 +3,9 @@ import { Argument, InvalidArgumentError, type Command } from 'commander';
 import type { PathWish } from '../restore/memory-path.js';
 import { EXIT_CODES, VmckptError } from '../errors.js';
 import { MAX_CLONES, restoreClones, type ClonesReport } from '../restore/clones.js';
-import { recover } from '../restore/take-over.js';
-import { restore, type RestoreReport } from '../restore/restore.js';
+import { takeOver } from '../restore/take-over.js';
+import { restore } from '../restore/restore.js';
+import type { RestoreReport } from '../restore/report.js';
 import { RESTORE_MODES, type RestoreMode } from '../vms/records.js';
 import { DEFAULT_EXPLORE, DEFAULT_PREFETCH_BUDGET_MS, MAX_EXPLORE } from '../working-set/plan.js';
 import { formatBytes, formatMs } from '../util/units.js';
@@ -69,7 +70,7 @@ export function restoreCommand(): Command {
         signal: interruptible(output, 'Interrupted; cleaning up. Press Ctrl-C again to exit immediately.'),
       };
       if (flags.resume === true) {
-        const report = await recover({ name: reference, ...common });
+        const report = await takeOver({ name: reference, ...common });
         return output.result(report, describe(report));
       }
       const wishes = {

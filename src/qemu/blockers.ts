@@ -9,14 +9,8 @@ import type { VmDescription } from './inspect.js';
 import { isMigrating, queryMigrate } from './migration-control.js';
 import { jobsUnderWay } from './jobs.js';
 import type { QmpClient } from './qmp.js';
-import { type ErrorCode, VmckptError } from '../errors.js';
-
-export interface SaveBlocker {
-  readonly code: Extract<ErrorCode, 'MIGRATION_BLOCKED' | 'VM_BUSY'>;
-  /** The part by name, and what is the matter with it. */
-  readonly message: string;
-  readonly hint: string;
-}
+import { VmckptError } from '../errors.js';
+import type { SaveBlocker } from './save-blocker.js';
 
 /** @returns everything that is in the way; empty for a VM that can be saved. */
 export async function blockersOfSave(qmp: QmpClient, vm: VmDescription): Promise<SaveBlocker[]> {

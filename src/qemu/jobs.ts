@@ -4,7 +4,7 @@
  * are refused by name.
  */
 import * as v from 'valibot';
-import type { SaveBlocker } from './blockers.js';
+import type { SaveBlocker } from './save-blocker.js';
 import type { QmpClient } from './qmp.js';
 
 const Jobs = v.array(v.object({ id: v.string(), type: v.string(), status: v.string() }));

@@ -24,41 +24,35 @@ import { readMachineState, sendWholeMachine } from '../transfer/whole-machine.js
 import { nowMs } from '../timeline/clock.js';
 import { leaveControlGroup } from '../util/leave-control-group.js';
 import { identifyProcess } from '../util/process-identity.js';
-import { killAtOnce } from '../vms/processes.js';
 import { beginAftercare } from '../aftercare/begin.js';
 import { connectTo } from '../qemu/migration-socket.js';
-import { endOfQemu, LAST_WORDS_MS, listenForMachine, runWhenLoaded } from './incoming.js';
+import { endOfQemu, listenForMachine, runWhenLoaded } from '../qemu/incoming.js';
+import { LAST_WORDS_MS } from './loading-failure.js';
 import { makePlaces } from './make-places.js';
 import { requireSameDisks } from './same-disks.js';
 import { compareSettings, replaySettings } from './settings.js';
 import { newRecord } from './new-record.js';
 import { buildReport, type RestoreReport } from './report.js';
-import type { RestoreOptions } from './restore.js';
+import { undo, type Attempt, type PlannedAttempt } from './attempt.js';
 import type { VmFolder } from '../vms/folder.js';
-import type { VmRecord } from '../vms/records.js';
 
-export interface MappedRestore {
-  readonly options: RestoreOptions;
+export interface MappedRestore extends Omit<Attempt, 'onLoaded'> {
   readonly located: Generation;
-  readonly manifest: Manifest;
   readonly judgeSeal: () => SealVerdict;
-  /** Claimed, and removed when this fails before the VM runs. */
-  readonly folder: VmFolder;
-  readonly verbStartMs: number;
 }
 
 /** Ready to be started. */
-interface Attempt extends MappedRestore {
+interface MappedAttempt extends MappedRestore, PlannedAttempt {
   readonly reader: CheckpointReader;
   readonly memory: MappedMemory;
-  readonly plan: LaunchPlan;
-  readonly record: VmRecord;
   readonly use: GenerationUse;
 }
 
 /** @throws VmckptError NO_RAW_MEMORY, RAW_MEMORY_CHANGED, MAP_REFUSED, and as restore() */
 export async function restoreMapped(subject: MappedRestore): Promise<RestoreReport> {
   const { options, located, manifest, judgeSeal, folder, verbStartMs } = subject;
+  let isLoaded = false;
+  const onLoaded = () => void (isLoaded = true);
   let use: GenerationUse | undefined;
   let reader: CheckpointReader | undefined;
   try {
@@ -76,9 +70,9 @@ export async function restoreMapped(subject: MappedRestore): Promise<RestoreRepo
     requireRoom(need, options.memoryRoom ?? 'required', options.onMessage);
     const record = newRecord({ vmName: folder.name, located, manifest, mode: 'map', plan, verbStartMs });
     folder.write(record);
-    return await startAndLoad({ ...subject, reader, memory, plan, record, use });
+    return await startAndLoad({ ...subject, onLoaded, reader, memory, plan, record, use });
   } catch (error) {
-    if (folder.read()?.qemu === undefined) folder.remove();
+    if (!isLoaded) folder.remove();
     throw error;
   } finally {
     use?.release();
@@ -94,7 +88,7 @@ function memoryToMap(dir: string, manifest: Manifest): MappedMemory {
   return { file, block, sizeBytes, readOnly };
 }
 
-async function startAndLoad(attempt: Attempt): Promise<RestoreReport> {
+async function startAndLoad(attempt: MappedAttempt): Promise<RestoreReport> {
   const { options, manifest, folder, plan, record, verbStartMs } = attempt;
   const { use } = attempt;
   const { moved, aftercare, runs } = plan;
@@ -106,8 +100,11 @@ async function startAndLoad(attempt: Attempt): Promise<RestoreReport> {
     signal: options.signal,
     inheritedFds: use.fd === undefined ? [] : [use.fd],
   });
+  let isLoaded = false;
   try {
     const resumedAtMs = await load(attempt, qemu);
+    isLoaded = true;
+    attempt.onLoaded();
     use.leaveTo(qemu.pid);
     const running = { ...record, qemu: identifyProcess(qemu.pid)! };
     folder.write(running);
@@ -120,7 +117,7 @@ async function startAndLoad(attempt: Attempt): Promise<RestoreReport> {
     return buildReport({ record: running, manifest, moved, times, result: undefined });
   } catch (error) {
     const reason = await explain(error, qemu, folder.file('qemu.log'));
-    if (folder.read()?.qemu === undefined) await end(qemu);
+    if (!isLoaded) await undo(qemu);
     throw reason;
   } finally {
     await qemu.qmp.close();
@@ -128,14 +125,14 @@ async function startAndLoad(attempt: Attempt): Promise<RestoreReport> {
 }
 
 /** A QEMU that has opened the file for writing must not be able to change it. */
-function programOf({ memory, plan }: Attempt): Pick<LaunchPlan, 'binary' | 'args'> {
+function programOf({ memory, plan }: MappedAttempt): Pick<LaunchPlan, 'binary' | 'args'> {
   if (memory.readOnly) return plan;
   return { binary: NO_HOLES_PATH, args: [plan.binary, ...plan.args] };
 }
 
 /** Returns when the machine runs (ms of the wall clock), or is loaded and stays paused. */
 async function load(
-  { options, manifest, folder, reader, memory, plan }: Attempt,
+  { options, manifest, folder, reader, memory, plan }: MappedAttempt,
   qemu: LaunchedQemu,
 ): Promise<number | undefined> {
   const { qmp } = qemu;
@@ -143,7 +140,7 @@ async function load(
   const socket = folder.file('migration.sock');
   const [state] = await Promise.all([
     readMachineState(reader),
-    listenForMachine(qmp, { mode: 'eager', socket }),
+    listenForMachine(qmp, { mode: 'eager', isFilledDirectly: false, socket }),
     requireCompatible(qmp, manifest),
     isolate(qmp, plan.aftercare),
     replaySettings(qmp, { manifest, options }),
@@ -175,10 +172,4 @@ async function explain(error: unknown, { exited }: LaunchedQemu, logPath: string
   if (!(error instanceof VmckptError) || error.kind !== 'failed') return error;
   const end = await Promise.race([exited, sleep(LAST_WORDS_MS)]);
   return end === undefined ? error : endOfQemu(end, logPath);
-}
-
-/** The checkpoint is as it was. */
-async function end({ pid, exited }: LaunchedQemu): Promise<void> {
-  killAtOnce(pid);
-  await exited;
 }

@@ -4,7 +4,9 @@ import { VmckptError, type ErrorCode, type ErrorKind } from '../errors.js';
 import { type Manifest } from '../checkpoint/manifest.js';
 import { requireRoom } from '../qemu/memory-room.js';
 import { Store } from '../store/store.js';
-import { restore, type RestoreOptions, type RestoreReport } from './restore.js';
+import { restore } from './restore.js';
+import type { RestoreReport } from './report.js';
+import type { RestoreOptions } from './attempt.js';
 import { listVmFolders, VmFolder } from '../vms/folder.js';
 import { statusOf } from '../vms/status.js';
 

@@ -17,7 +17,7 @@ const WATCH_EVERY_MS = 100;
 const KEEPER_REACTS_MS = 1_000;
 const KEEPER_ENDS_MS = 10_000;
 
-export interface RecoverOptions {
+export interface TakeOverOptions {
   /** The VM's, as vmckpt ps shows it. */
   readonly name: string;
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
@@ -26,12 +26,12 @@ export interface RecoverOptions {
 }
 
 /** @throws VmckptError NO_SUCH_VM, VM_STATE when there is nothing to take over, TRANSFER_FAILED */
-export async function recover({
+export async function takeOver({
   name,
   onProgress,
   onMessage,
   signal,
-}: RecoverOptions): Promise<RestoreReport> {
+}: TakeOverOptions): Promise<RestoreReport> {
   const { folder, record } = requireVm(name);
   const former = folder.readTransfer();
   const keeperLives = record.keeper !== undefined && isAlive(record.keeper);

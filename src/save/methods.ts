@@ -12,11 +12,18 @@ import { roundMs } from '../timeline/clock.js';
 import type { Instant } from './instant.js';
 import type { PrecopyLimit } from './precopy-limit.js';
 import { asRoot } from '../util/rights.js';
-import { losesMemoryInPrecopy } from './refusals.js';
 
 export type SaveMethod = 'background-snapshot' | 'stopped' | 'precopy';
 /** A VM that stands still is held, and its migration never ends (held-migration.ts); of these methods it does. */
 export type LiveMethod = Exclude<SaveMethod, 'stopped'>;
+
+/** QEMU 7.2's software emulation misses writes in its dirty log: stock QEMU to stock QEMU loses memory there. */
+export function losesMemoryInPrecopy({
+  accelerator,
+  version,
+}: Pick<VmDescription, 'accelerator' | 'version'>): boolean {
+  return accelerator === 'tcg' && version.major < 10;
+}
 
 export interface MethodContext {
   readonly qmp: QmpClient;

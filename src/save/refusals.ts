@@ -1,7 +1,7 @@
 /** VMs that could be saved, but not brought back as they were. */
 import { VmckptError } from '../errors.js';
 import type { VmDescription } from '../qemu/inspect.js';
-import type { SaveMethod } from './methods.js';
+import { losesMemoryInPrecopy, type SaveMethod } from './methods.js';
 import { savedStateOf } from './run-states.js';
 
 export interface RefusalOptions {
@@ -45,14 +45,6 @@ function refuseTemporaryDisks({ disks }: VmDescription): void {
       hint: 'A restored VM would find its disk as it was before: start it with an overlay of your own (qemu-img create -b), or write the changes back first (commit in the monitor) and restart it without snapshot.',
     },
   );
-}
-
-/** QEMU 7.2's software emulation misses writes in its dirty log: stock QEMU to stock QEMU loses memory there. */
-export function losesMemoryInPrecopy({
-  accelerator,
-  version,
-}: Pick<VmDescription, 'accelerator' | 'version'>): boolean {
-  return accelerator === 'tcg' && version.major < 10;
 }
 
 function refuseLossyPrecopy(vm: VmDescription): void {

@@ -10,7 +10,7 @@ import { parkAt } from '../util/park.js';
 import type { ObservedFaults, Prediction } from '../working-set/prediction.js';
 import type { Aftercare } from '../aftercare/order.js';
 import { connectTo } from '../qemu/migration-socket.js';
-import { DirectMemory } from './memory/qemu-memory.js';
+import { QemuMemory } from './memory/qemu-memory.js';
 import { killAtOnce } from '../vms/processes.js';
 import { disclaim, inherited, type Estate } from './memory/estate.js';
 import { PostcopySession } from './postcopy/session.js';
@@ -33,7 +33,7 @@ export class OnDemandTransfer {
   readonly #context: TransferContext;
   readonly #machine: LoadingMachine;
   #session: PostcopySession | undefined;
-  #direct: DirectMemory | undefined;
+  #direct: QemuMemory | undefined;
   #prediction: Prediction | undefined;
   /** Before a successor there was somebody who has seen to that. */
   #hasLoaded: Promise<boolean> = Promise.resolve(true);
@@ -158,13 +158,13 @@ export class OnDemandTransfer {
     { background, exactly }: ServingOrder,
     memory: DirectlyFilled,
     { hostPages, estate }: { readonly hostPages: HostPages; readonly estate: Estate },
-  ): DirectMemory {
+  ): QemuMemory {
     const { reader, image } = this.#context;
     const { pageTable, userfaultfd } = estate;
-    return new DirectMemory({
+    return new QemuMemory({
       image: image(),
       layout: reader.layout,
-      pid: memory.pid,
+      qemuPid: memory.pid,
       blocks: placedIn(reader, memory),
       hostPages,
       pageTable,

@@ -1,20 +1,15 @@
 /** The memory of a VM while it is served: native threads answer its faults, and fill the rest behind them. */
-import { availableParallelism } from 'node:os';
-import { VmckptError } from '../errors.js';
+import type { VmckptError } from '../errors.js';
 import {
-  FaultServer,
   PageTable,
   type CheckpointImage,
   type FaultPathCounters,
-  type ServerEventKind,
+  type FaultServer,
 } from '../native/index.js';
 import { PAGE_BYTES } from '../pages/layout.js';
-import { nowMs } from '../timeline/clock.js';
+import { FilledMemory } from '../serving/memory/filled-memory.js';
 import type { ObservedFaults, Prediction } from '../working-set/prediction.js';
 import type { GuestRegion } from './handshake.js';
-
-const DEMAND_THREADS = 2;
-const MAX_BACKGROUND_THREADS = 4;
 
 export interface GuestMemoryOptions {
   readonly image: CheckpointImage;
@@ -41,10 +36,7 @@ export class GuestMemory {
     this.#prediction = prediction;
     this.#table = new PageTable(pageCount);
     this.#table.plan(prediction.planned);
-    const { promise, resolve, reject } = withResolvers<'complete' | 'gone'>();
-    this.settled = promise;
-    promise.catch(() => undefined); // whoever serves the memory awaits it
-    this.#server = new FaultServer({
+    const filled = new FilledMemory({
       image,
       table: this.#table,
       userfaultfd,
@@ -54,16 +46,12 @@ export class GuestMemory {
         pageCount: bytes / PAGE_BYTES,
         pageBytes,
       })),
-      demandThreads: DEMAND_THREADS,
-      backgroundThreads: Math.min(availableParallelism(), MAX_BACKGROUND_THREADS),
       pagesMayGo: true,
-      onEvent: (kind, text) => {
-        if (kind === 'complete' || kind === 'gone') resolve(kind);
-        else if (kind === 'failed') reject(servingFailed(text));
-        else onDamage(damageOf(kind, text));
-      },
+      onDamage,
     });
-    this.#beganAtMs = nowMs();
+    this.settled = filled.settled;
+    this.#server = filled.server;
+    this.#beganAtMs = filled.beganAtMs;
   }
 
   counters(): FaultPathCounters {
@@ -92,23 +80,4 @@ export class GuestMemory {
   stop(): void {
     this.#server.stop();
   }
-}
-
-function damageOf(kind: Exclude<ServerEventKind, 'complete' | 'gone' | 'failed'>, text: string): VmckptError {
-  return new VmckptError(kind === 'extent-damaged' ? 'EXTENT_DAMAGED' : 'INDEX_DAMAGED', text, {
-    hint: 'vmckpt check lists all damage. Serve another generation.',
-  });
-}
-
-function servingFailed(text: string): VmckptError {
-  return new VmckptError('TRANSFER_FAILED', `memory could not be put in place: ${text}`, {
-    hint: 'The VM hangs at the first page that it lacks: end it.',
-  });
-}
-
-function withResolvers<T>() {
-  let resolve!: (value: T) => void;
-  let reject!: (error: Error) => void;
-  const promise = new Promise<T>((...both) => ([resolve, reject] = both));
-  return { promise, resolve, reject };
 }

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
 import type { ClonesReport } from '../../src/restore/clones.js';
-import type { RestoreReport } from '../../src/restore/restore.js';
+import type { RestoreReport } from '../../src/restore/report.js';
 import { listVms } from '../../src/vms/list.js';
 import { stopVm } from '../../src/vms/stop.js';
 import { qemuBinary } from '../support/cache.js';

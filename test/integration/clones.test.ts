@@ -4,7 +4,7 @@ import path from 'node:path';
 import * as v from 'valibot';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
 import { QmpClient } from '../../src/qemu/qmp.js';
-import type { RestoreReport } from '../../src/restore/restore.js';
+import type { RestoreReport } from '../../src/restore/report.js';
 import { agentArgs, inGuest } from '../support/agent.js';
 import {
   examineGuest,

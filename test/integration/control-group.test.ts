@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'n
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { listVms } from '../../src/vms/list.js';
-import type { RestoreReport } from '../../src/restore/restore.js';
+import type { RestoreReport } from '../../src/restore/report.js';
 import { controlGroupsOf } from '../../src/util/control-groups.js';
 import { poll } from '../../src/util/deadline.js';
 import { scopeRequest } from '../../src/util/leave-control-group.js';

@@ -6,7 +6,7 @@ import { statSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, expect, it, onTestFinished } from 'vitest';
-import type { RestoreReport } from '../../src/restore/restore.js';
+import type { RestoreReport } from '../../src/restore/report.js';
 import { poll } from '../../src/util/deadline.js';
 import { qemuBinary } from '../support/cache.js';
 import { useOwnFolders } from '../support/checkpointing.js';

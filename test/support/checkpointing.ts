@@ -1,7 +1,9 @@
 /** Saves and restores the test guest through the library, and proves that a restored guest is whole. */
 import path from 'node:path';
 import { beforeAll } from 'vitest';
-import { restore, type RestoreOptions, type RestoreReport } from '../../src/restore/restore.js';
+import { restore } from '../../src/restore/restore.js';
+import type { RestoreReport } from '../../src/restore/report.js';
+import type { RestoreOptions } from '../../src/restore/attempt.js';
 import { save, type SaveOptions, type SaveReport } from '../../src/save/save.js';
 import { qemuBinary } from './cache.js';
 import { Console, type Heartbeat } from './console.js';

@@ -2,7 +2,9 @@
 import { spawn } from 'node:child_process';
 import path from 'node:path';
 import { afterEach } from 'vitest';
-import { restore, type RestoreOptions, type RestoreReport } from '../../src/restore/restore.js';
+import { restore } from '../../src/restore/restore.js';
+import type { RestoreReport } from '../../src/restore/report.js';
+import type { RestoreOptions } from '../../src/restore/attempt.js';
 import { save, type SaveOptions, type SaveReport } from '../../src/save/save.js';
 import { connectWhenReady, QEMU, TINY } from '../integration/qemu-helper.js';
 import { killAndWait, killAtExit } from './processes.js';

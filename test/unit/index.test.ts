@@ -10,8 +10,8 @@ test('the library shows exactly what it promises', () => {
     'checkCheckpoint',
     'exportMachine',
     'importMachine',
-    'recover',
     'restore',
     'save',
+    'takeOver',
   ]);
 });

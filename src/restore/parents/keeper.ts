@@ -21,7 +21,7 @@ import {
   type ProcessIdentity,
 } from '../../util/process-identity.js';
 import { sendSignal, SIGKILL } from '../../vms/processes.js';
-import type { Guardian, ServerStart } from './parent.js';
+import type { ProcessParent, ServerStart } from './parent.js';
 import { toArguments } from '../../serving-protocol/arguments.js';
 import { SERVER_COMMAND, ServerClient, untilClosed } from '../server-client/client.js';
 import type { ServedTransfer } from '../server-client/handle.js';
@@ -34,14 +34,14 @@ const WATCH_QEMU_EVERY_MS = 100;
 /** How long a keeper gets to tell of an end that it has seen, and its server, when it has ended itself, to have said why. */
 const LAST_WORDS_MS = 500;
 
-export class Keeper implements Guardian {
+export class Keeper implements ProcessParent {
   readonly identity: ProcessIdentity | undefined;
-  readonly transfer: ServerClient;
+  readonly server: ServerClient;
   readonly #process: ChildProcess;
   readonly #control: Socket;
   readonly #closed: Promise<unknown>;
   #released = false;
-  #server: ProcessIdentity | undefined;
+  #serverProcess: ProcessIdentity | undefined;
   #givenUp: NodeJS.Timeout | undefined;
   #onStarted: ((pid: number | VmckptError) => void) | undefined;
   #onQemuEnd: ((end: ProcessEnd) => void) | undefined;
@@ -51,7 +51,7 @@ export class Keeper implements Guardian {
     this.identity = child.pid === undefined ? undefined : identifyProcess(child.pid);
     const [control, line] = child.stdio.slice(3) as [Socket, Socket];
     this.#control = control;
-    this.transfer = new ServerClient(line, () => this.#killServer());
+    this.server = new ServerClient(line, () => this.#killServer());
     this.#closed = untilClosed(control);
     child.on('error', () => {
       control.destroy();
@@ -78,9 +78,9 @@ export class Keeper implements Guardian {
     return new Keeper(child);
   }
 
-  /** Its line to the verb passes from one server to the next. */
-  get served(): ServedTransfer {
-    return this.transfer;
+  /** A keeper does so anyway; the line to the verb passes from one server to the next. */
+  keepServing(): ServedTransfer {
+    return this.server;
   }
 
   /** @throws VmckptError QEMU_FAILED_TO_START, TIMEOUT */
@@ -95,7 +95,7 @@ export class Keeper implements Guardian {
     this.#control.write(Buffer.concat([length, text]));
     const lost = this.#died().then(async () => {
       // With a server that could not open the checkpoint it ends, too.
-      await Promise.race([this.transfer.failure(), sleep(LAST_WORDS_MS)]);
+      await Promise.race([this.server.failure(), sleep(LAST_WORDS_MS)]);
       throw new VmckptError('QEMU_FAILED_TO_START', 'the process that starts QEMU has died');
     });
     lost.catch(() => undefined); // later on nobody waits for it
@@ -114,7 +114,7 @@ export class Keeper implements Guardian {
   /** The verb may end now, everything else goes on. */
   release(): void {
     this.#released = true;
-    this.transfer.release();
+    this.server.release();
     this.#control.destroy();
     this.#process.unref();
   }
@@ -125,7 +125,7 @@ export class Keeper implements Guardian {
     await this.#closed;
     // Again, for what it was starting meanwhile.
     this.#killSession();
-    await this.transfer.close();
+    await this.server.close();
   }
 
   /** With a QEMU that it did not live to tell of. */
@@ -149,7 +149,7 @@ export class Keeper implements Guardian {
   }
 
   #killServer(): void {
-    if (this.#server !== undefined) sendSignal(this.#server, SIGKILL);
+    if (this.#serverProcess !== undefined) sendSignal(this.#serverProcess, SIGKILL);
   }
 
   #onLine(text: string): void {
@@ -164,14 +164,14 @@ export class Keeper implements Guardian {
   }
 
   #onServer(pid: number): void {
-    if (this.#server !== undefined) this.transfer.noteTakeover();
-    this.#server = identifyProcess(pid);
+    if (this.#serverProcess !== undefined) this.server.noteTakeover();
+    this.#serverProcess = identifyProcess(pid);
     clearTimeout(this.#givenUp);
   }
 
   /** One that has said why it failed has said so before. */
   #onServerLost(): void {
-    this.#givenUp = setTimeout(() => this.transfer.giveUp(), GIVEN_UP_MS);
+    this.#givenUp = setTimeout(() => this.server.giveUp(), GIVEN_UP_MS);
     this.#givenUp.unref();
   }
 }

@@ -1,12 +1,9 @@
 /** Who starts QEMU and the process that serves its memory: a keeper, or where there is no addon, the verb itself. */
-import { hasAddon } from '../../native/index.js';
 import type { StartedProcess, StartOptions } from '../../qemu/launch.js';
 import type { ProcessIdentity } from '../../util/process-identity.js';
-import { Keeper } from './keeper.js';
 import type { PrefetchWishes } from '../../working-set/plan.js';
 import type { ServerClient } from '../server-client/client.js';
 import type { ServedTransfer } from '../server-client/handle.js';
-import { Unkept } from './this-process.js';
 import type { VmFolder } from '../../vms/folder.js';
 
 export interface ServerStart {
@@ -15,22 +12,17 @@ export interface ServerStart {
   readonly wishes: PrefetchWishes | undefined;
 }
 
-export interface Guardian {
+export interface ProcessParent {
   /** Of the keeper, which outlives the verb. */
   readonly identity: ProcessIdentity | undefined;
-  /** Until the VM runs. */
-  readonly transfer: ServerClient;
-  /** From then on: the same process, and those that take its place. */
-  readonly served: ServedTransfer;
+  /** The first one. */
+  readonly server: ServerClient;
+  /** To be called when the VM runs: from here on a server that dies is replaced. */
+  keepServing(): ServedTransfer;
   /** @throws VmckptError QEMU_FAILED_TO_START, TIMEOUT */
   startQemu(options: StartOptions): Promise<StartedProcess>;
   /** Ends what it has started, a QEMU that it could not tell of included. Returns when nothing of it writes any more. */
   kill(): Promise<void>;
   /** The verb may end now, everything else goes on. */
   release(): void;
-}
-
-/** Starts it, and with it the server, which opens the checkpoint while everything else is prepared. */
-export function startGuardian(start: ServerStart): Guardian {
-  return hasAddon() ? Keeper.start(start) : new Unkept(start);
 }

@@ -3,27 +3,26 @@
  * own. A server that dies is replaced as long as the verb lives; then by `restore --resume`.
  */
 import { startDetached, type StartedProcess, type StartOptions } from '../../qemu/launch.js';
-import type { Guardian, ServerStart } from './parent.js';
+import type { ProcessParent, ServerStart } from './parent.js';
 import { ServerClient } from '../server-client/client.js';
 import type { ServedTransfer, TransferEnd } from '../server-client/handle.js';
 
 const MAX_TAKEOVERS = 20;
 
-export class Unkept implements Guardian {
+export class ThisProcess implements ProcessParent {
   readonly identity = undefined;
-  readonly transfer: ServerClient;
+  readonly server: ServerClient;
   readonly #start: ServerStart;
   #served: ServedTransfer | undefined;
 
   constructor(start: ServerStart) {
     this.#start = start;
-    this.transfer = ServerClient.start(start.folder, { name: start.folder.name, ...start });
+    this.server = ServerClient.start(start.folder, { name: start.folder.name, ...start });
   }
 
-  /** Replaced from the first use on: before the VM runs a death is a failure. */
-  get served(): ServedTransfer {
+  keepServing(): ServedTransfer {
     const { folder, generationDir } = this.#start;
-    this.#served ??= new Succession(this.transfer, () => ServerClient.takeOver(folder, generationDir));
+    this.#served = new Succession(this.server, () => ServerClient.takeOver(folder, generationDir));
     return this.#served;
   }
 
@@ -32,12 +31,12 @@ export class Unkept implements Guardian {
   }
 
   async kill(): Promise<void> {
-    this.transfer.kill();
-    await this.transfer.close();
+    this.server.kill();
+    await this.server.close();
   }
 
   release(): void {
-    (this.#served ?? this.transfer).release();
+    (this.#served ?? this.server).release();
   }
 }
 

@@ -4,10 +4,8 @@
  * says how and why.
  */
 import { closeSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
 import { VmckptError } from '../../errors.js';
 import {
-  FaultServer,
   MemoryFill,
   missingPageRegions,
   PageTable,
@@ -18,20 +16,18 @@ import {
   waitsAt,
   type CheckpointImage,
   type FaultPathCounters,
+  type FaultServer,
   type MemoryRegion,
-  type ServerEventKind,
 } from '../../native/index.js';
 import { damageIn } from '../../checkpoint/native-image.js';
 import type { HostPages } from '../../pages/host-pages.js';
 import { PAGE_BYTES, type PlacedRamBlock, type RamLayout } from '../../pages/layout.js';
-import { nowMs } from '../../timeline/clock.js';
 import { bequeath } from './estate.js';
+import { backgroundThreadCount, FilledMemory } from './filled-memory.js';
 import type { Prediction } from '../../working-set/prediction.js';
 
-const DEMAND_THREADS = 2;
 /** How far the migration stream has come, for a successor; 0 at first. */
 const STREAM_PHASES = { idle: 1, ending: 2 } as const;
-const MAX_BACKGROUND_THREADS = 4;
 
 export interface BlockInQemu {
   readonly block: PlacedRamBlock;
@@ -39,30 +35,29 @@ export interface BlockInQemu {
   readonly hostAddress: number;
 }
 
-export interface DirectMemoryOptions {
+export interface QemuMemoryOptions {
   readonly image: CheckpointImage;
   readonly layout: RamLayout;
-  /** QEMU's. */
-  readonly pid: number;
-  /** What is filled directly. */
+  readonly qemuPid: number;
+  /** Filled directly. */
   readonly blocks: readonly BlockInQemu[];
-  /** QEMU's. */
+  /** Sizes of the pages of QEMU's memory. */
   readonly hostPages: HostPages;
-  /** What a process before this one has left behind. */
+  /** Descriptors that a predecessor has left behind. */
   readonly pageTable: number | undefined;
   readonly userfaultfd: number | undefined;
   /** Nothing is put in place that nobody asks for. */
   readonly demandOnly: boolean;
   /** What is asked for comes without its neighbours. */
   readonly exactly: boolean;
-  /** Of a process without a predecessor. */
+  /** Undefined for a successor. */
   readonly prediction: Prediction | undefined;
 }
 
-export class DirectMemory {
+export class QemuMemory {
   /** Resolves when all data is in place; rejects when that cannot be. */
   readonly complete: Promise<void>;
-  readonly #options: DirectMemoryOptions;
+  readonly #options: QemuMemoryOptions;
   readonly #table: PageTable;
   #userfaultfd: number | undefined;
   #settle!: { resolve: () => void; reject: (error: Error) => void };
@@ -72,13 +67,13 @@ export class DirectMemory {
   /** When the server began: wall clock, ms. */
   #beganAtMs = 0;
 
-  constructor(options: DirectMemoryOptions) {
+  constructor(options: QemuMemoryOptions) {
     this.#options = options;
     this.#table = new PageTable(options.layout.pageCount, options.pageTable);
     this.#table.forgetClaims();
     this.#userfaultfd = options.userfaultfd;
     this.complete = new Promise((resolve, reject) => (this.#settle = { resolve, reject }));
-    this.complete.catch(() => undefined); // whoever serves the memory awaits it
+    this.complete.catch(() => undefined); // awaited by what serves the memory
   }
 
   /**
@@ -88,12 +83,12 @@ export class DirectMemory {
    * @throws VmckptError EXTENT_DAMAGED, INDEX_DAMAGED
    */
   async prefetch(): Promise<void> {
-    const { image, pid, prediction } = this.#options;
+    const { image, qemuPid: pid, prediction } = this.#options;
     if (prediction === undefined) return;
     const { beforeResume: order } = prediction;
     const budgetMs = Math.ceil(prediction.budgetMs);
     if (order.length > 0) {
-      const threads = this.#threadCount;
+      const threads = backgroundThreadCount();
       const fill = { image, pid, regions: this.#regions, order, table: this.#table, threads, budgetMs };
       await new MemoryFill(fill).run().catch((error: unknown) => {
         const damage = damageIn(error);
@@ -150,17 +145,20 @@ export class DirectMemory {
   attach(): void {
     const { image } = this.#options;
     this.#userfaultfd ??= this.#takeUserfaultfd();
-    this.#server = new FaultServer({
+    const { server, settled, beganAtMs } = new FilledMemory({
       image,
       table: this.#table,
       userfaultfd: this.#userfaultfd,
       regions: this.#regions,
-      demandThreads: DEMAND_THREADS,
-      backgroundThreads: this.#threadCount,
-      onEvent: (kind, text) => this.#onEvent(kind, text),
       exactly: this.#options.exactly,
+      onDamage: (damage) => this.#settle.reject(damage),
     });
-    this.#beganAtMs = nowMs();
+    this.#server = server;
+    this.#beganAtMs = beganAtMs;
+    settled.then((how) => {
+      if (how === 'complete') this.#settle.resolve();
+      else this.#settle.reject(qemuGone());
+    }, this.#settle.reject);
     this.#reader!.attach(this.#server);
   }
 
@@ -171,20 +169,20 @@ export class DirectMemory {
 
   /** As `attach`, in the place of a process that died: what is in place is known, and every fault is heard again. */
   reattach(): void {
-    const { pid, pageTable } = this.#options;
+    const { qemuPid, pageTable } = this.#options;
     // Of a huge page that is there already the kernel says the same as when it has none to give.
     if (pageTable === undefined || this.#hasHugePages)
       for (const part of this.inPlace()) this.#table.markInstalled(part);
     this.attach();
-    this.#server!.wakeAll(missingPageRegions(pid));
+    this.#server!.wakeAll(missingPageRegions(qemuPid));
   }
 
   /** Of each block, by the kernel's account. */
   inPlace(): PagePresence[] {
-    const { pid, blocks } = this.#options;
+    const { qemuPid, blocks } = this.#options;
     return blocks.map(({ block: { firstPage, pageCount }, hostAddress }) => ({
       firstPage,
-      presence: presentPages(pid, hostAddress, pageCount),
+      presence: presentPages(qemuPid, hostAddress, pageCount),
     }));
   }
 
@@ -228,13 +226,8 @@ export class DirectMemory {
     return this.#regions.some(({ pageBytes = PAGE_BYTES }) => pageBytes > PAGE_BYTES);
   }
 
-  get #threadCount(): number {
-    return Math.min(availableParallelism(), MAX_BACKGROUND_THREADS);
-  }
-
   #takeUserfaultfd(): number {
-    const { pid } = this.#options;
-    const [userfaultfd, ...others] = takeUserfaultfds(pid);
+    const [userfaultfd, ...others] = takeUserfaultfds(this.#options.qemuPid);
     for (const fd of others) closeSync(fd);
     const known = userfaultfd !== undefined && others.length === 0;
     const waits = ({ address, pageCount, pageBytes = PAGE_BYTES }: MemoryRegion): boolean =>
@@ -248,19 +241,8 @@ export class DirectMemory {
       hint: 'Restore with --path stream.',
     });
   }
-
-  #onEvent(kind: ServerEventKind, text: string): void {
-    if (kind === 'complete') this.#settle.resolve();
-    else this.#settle.reject(failureOf(kind, text));
-  }
 }
 
-function failureOf(kind: Exclude<ServerEventKind, 'complete'>, text: string): VmckptError {
-  if (kind === 'gone')
-    return new VmckptError('TRANSFER_FAILED', 'QEMU has gone before all memory was in place');
-  if (kind === 'failed')
-    return new VmckptError('TRANSFER_FAILED', `memory could not be put in place: ${text}`);
-  return new VmckptError(kind === 'extent-damaged' ? 'EXTENT_DAMAGED' : 'INDEX_DAMAGED', text, {
-    hint: 'vmckpt check lists all damage. Restore another generation.',
-  });
+function qemuGone(): VmckptError {
+  return new VmckptError('TRANSFER_FAILED', 'QEMU has gone before all memory was in place');
 }

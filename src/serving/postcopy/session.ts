@@ -18,7 +18,7 @@ import type { MachineState } from '../../transfer/whole-machine.js';
 import { withDeadline } from '../../util/deadline.js';
 import { rangesOf } from '../../working-set/runs.js';
 import { descriptorOf } from '../../util/socket-descriptor.js';
-import type { DirectMemory } from '../memory/qemu-memory.js';
+import type { QemuMemory } from '../memory/qemu-memory.js';
 import { log } from '../log.js';
 import type { ObservedFaults, Prediction } from '../../working-set/prediction.js';
 
@@ -38,7 +38,7 @@ export interface SessionOptions {
   /** When the second connection of `postcopy-preempt` is made: QEMU 7.2 reads nothing before it has both. */
   readonly preempt: 'off' | 'at-once' | 'after-pong';
   /** Fills what it owns without the stream; excludes `postcopy-preempt`, with which QEMU 10 would never complete. */
-  readonly direct: DirectMemory | undefined;
+  readonly direct: QemuMemory | undefined;
   /** What goes through the stream first, where there is no direct path. */
   readonly prediction: Prediction | undefined;
   /** QEMU's. */
@@ -60,7 +60,7 @@ export class PostcopySession {
   #demand!: Channel;
   #mainEnded = false;
   #shut = false;
-  #direct: DirectMemory | undefined;
+  #direct: QemuMemory | undefined;
   feeder!: PageFeeder;
 
   constructor(options: SessionOptions) {
@@ -255,7 +255,7 @@ export class PostcopySession {
   }
 
   /** QEMU knows nothing of pages that were installed directly, and must not get them once more. */
-  async #forgoDirectPath(direct: DirectMemory): Promise<void> {
+  async #forgoDirectPath(direct: QemuMemory): Promise<void> {
     const inPlace = direct.inPlace();
     for (const { firstPage, presence } of inPlace)
       for (const [at, isPresent] of presence.entries())

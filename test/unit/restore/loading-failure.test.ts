@@ -1,6 +1,6 @@
 /** Which comes first: the VM that runs, or the failure of its server. */
 import { expect, it } from 'vitest';
-import { runsUnlessFailed } from '../../../src/restore/incoming.js';
+import { runsUnlessFailed } from '../../../src/restore/loading-failure.js';
 
 const never = new Promise<never>(() => undefined);
 const failed = Promise.reject<never>(new Error('a damaged extent'));

@@ -1,32 +1,31 @@
 /** Makes a freshly started QEMU ready to be loaded, and tells when it runs. */
-import { setTimeout as sleep } from 'node:timers/promises';
 import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
-import { explainQemuMessage } from '../qemu/qemu-messages.js';
-import { readLogTail, type LaunchedQemu, type ProcessEnd } from '../qemu/launch.js';
-import { queryMigrate, withoutUserfaultfd } from '../qemu/migration-control.js';
-import type { QmpClient } from '../qemu/qmp.js';
-import type { HugePageSizes } from '../pages/host-pages.js';
+import { explainQemuMessage } from './qemu-messages.js';
+import { readLogTail, type ProcessEnd } from './launch.js';
+import { queryMigrate, withoutUserfaultfd } from './migration-control.js';
+import type { QmpClient } from './qmp.js';
 import { poll } from '../util/deadline.js';
-import type { ServerClient } from './server-client/client.js';
-import type { ServingOrder } from '../serving-protocol/order.js';
-import type { DirectlyFilled } from '../serving-protocol/order.js';
 
 const Capabilities = v.array(v.object({ capability: v.string(), state: v.boolean() }));
 /** All memory of a large VM from a slow disk. */
 export const EAGER_TIMEOUT_MS = 3_600_000;
-/** How long the other process of a failed loading gets to say why. */
-export const LAST_WORDS_MS = 1_000;
 /** From this version on QEMU wants the second connection only after the first has answered. */
 const PREEMPT_AFTER_PONG_SINCE = 8;
 
-export type IncomingMode = Pick<ServingOrder, 'mode' | 'preempt' | 'capabilities' | 'memory' | 'hugePages'>;
+/** How QEMU has been set up to be loaded. */
+export interface IncomingMode {
+  readonly mode: 'lazy' | 'eager';
+  /** When the second connection of `postcopy-preempt` is to be made. */
+  readonly preempt: 'off' | 'at-once' | 'after-pong';
+  /** Capabilities that were switched on. */
+  readonly capabilities: string[];
+}
 
 export interface ListenOptions {
   readonly mode: 'lazy' | 'eager';
-  /** What is to be filled directly. */
-  readonly memory?: DirectlyFilled | undefined;
-  readonly hugePages?: HugePageSizes;
+  /** Its main memory does not come through the stream. */
+  readonly isFilledDirectly: boolean;
   /** Where QEMU is to listen. */
   readonly socket: string;
 }
@@ -34,9 +33,9 @@ export interface ListenOptions {
 /** Switches on what the mode needs, and lets QEMU listen. @throws VmckptError NOT_PERMITTED without userfaultfd */
 export async function listenForMachine(
   qmp: QmpClient,
-  { mode, memory, hugePages, socket }: ListenOptions,
+  { mode, isFilledDirectly, socket }: ListenOptions,
 ): Promise<IncomingMode> {
-  const canPreempt = mode === 'lazy' && memory === undefined && (await knowsPreempt(qmp));
+  const canPreempt = mode === 'lazy' && !isFilledDirectly && (await knowsPreempt(qmp));
   const postcopy = mode === 'lazy' ? ['postcopy-ram', ...(canPreempt ? ['postcopy-preempt'] : [])] : [];
   // QEMU takes them in this order; one wait for both.
   await Promise.all([
@@ -48,8 +47,6 @@ export async function listenForMachine(
     mode,
     preempt: canPreempt ? whenPreempt : 'off',
     capabilities: ['events', ...postcopy],
-    ...(memory && { memory }),
-    hugePages,
   };
 }
 
@@ -95,53 +92,6 @@ export async function runWhenLoaded(
   onLoaded?.();
   if (runs) await qmp.execute('cont');
   return (await resumed)?.timestampMs;
-}
-
-interface Loading {
-  readonly qemu: LaunchedQemu;
-  readonly transfer: ServerClient;
-  readonly logPath: string;
-}
-
-/**
- * Rejects when QEMU or the serving process ends before the VM runs. Each takes the other along within a moment, so
- * both are heard: a transfer that says more than "connection lost" is right, else QEMU's own words are the reason.
- */
-export async function failedWhileLoading({ qemu, transfer, logPath }: Loading): Promise<never> {
-  const { exited } = qemu;
-  await Promise.race([exited, transfer.failure().catch(() => undefined)]);
-  const transferEnd = await Promise.race([transfer.ended, sleep(LAST_WORDS_MS)]);
-  if (transferEnd?.type === 'lost')
-    throw new VmckptError('TRANSFER_FAILED', 'the serving process was killed before the VM ran');
-  if (transferEnd?.type === 'failed' && transferEnd.error.code !== 'TRANSFER_FAILED') throw transferEnd.error;
-  const end = await Promise.race([exited, sleep(LAST_WORDS_MS)]);
-  if (end !== undefined) throw endOfQemu(end, logPath);
-  if (transferEnd?.type === 'failed') throw transferEnd.error;
-  throw new VmckptError('TRANSFER_FAILED', 'the serving process ended before the VM ran');
-}
-
-/**
- * Resolves as `running` does, unless loading the VM failed before. A server says that the machine is loaded before it can
- * fail at anything else: then the VM runs, although QEMU's own word of that may be heard later.
- */
-export function runsUnlessFailed<T>(
-  running: Promise<T>,
-  { failed, machineLoaded }: { readonly failed: Promise<never>; readonly machineLoaded: Promise<void> },
-): Promise<T> {
-  let isLoaded = false;
-  void machineLoaded.then(() => (isLoaded = true));
-  const failedBefore = failed.catch((error: unknown) => {
-    if (isLoaded) return running;
-    throw error;
-  });
-  return Promise.race([running, failedBefore]);
-}
-
-/** What a failure means: a QEMU that ends closes its monitor, and it or its transfer has more to say about it than that. */
-export async function explainFailure(error: unknown, loading: Loading): Promise<unknown> {
-  if (!(error instanceof VmckptError) || error.code !== 'QMP_CLOSED') return error;
-  const reason = failedWhileLoading(loading).catch((said: unknown) => said);
-  return Promise.race([reason, sleep(3 * LAST_WORDS_MS).then(() => error)]);
 }
 
 export function endOfQemu({ exitCode, killedBy }: ProcessEnd, logPath: string): VmckptError {

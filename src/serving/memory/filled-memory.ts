@@ -1,0 +1,63 @@
+/** Memory that native threads fill: they answer its faults at once, and put the rest in place when they are told to. */
+import { availableParallelism } from 'node:os';
+import { damageOf } from '../../checkpoint/native-image.js';
+import { VmckptError } from '../../errors.js';
+import { FaultServer, type FaultServerOptions, type ServerEventKind } from '../../native/index.js';
+import { nowMs } from '../../timeline/clock.js';
+
+const DEMAND_THREADS = 2;
+const MAX_BACKGROUND_THREADS = 4;
+
+export function backgroundThreadCount(): number {
+  return Math.min(availableParallelism(), MAX_BACKGROUND_THREADS);
+}
+
+type Damaged = Extract<ServerEventKind, 'extent-damaged' | 'index-damaged'>;
+
+export interface FilledMemoryOptions extends Omit<
+  FaultServerOptions,
+  'demandThreads' | 'backgroundThreads' | 'onEvent'
+> {
+  /** A part of memory cannot be had; all else is still served. Each time that this is noticed. */
+  readonly onDamage: (damage: VmckptError) => void;
+}
+
+export class FilledMemory {
+  readonly server: FaultServer;
+  /** Faults are served from then on: wall clock, ms. */
+  readonly beganAtMs: number;
+  /**
+   * Resolves when all data is in place, or when the process has gone whose memory it is; rejects when pages cannot be put
+   * in place.
+   */
+  readonly settled: Promise<'complete' | 'gone'>;
+
+  /** Faults are served from here on. */
+  constructor({ onDamage, ...options }: FilledMemoryOptions) {
+    let settle!: { resolve: (how: 'complete' | 'gone') => void; reject: (error: Error) => void };
+    this.settled = new Promise((resolve, reject) => (settle = { resolve, reject }));
+    this.settled.catch(() => undefined); // awaited by what serves the memory
+    this.server = new FaultServer({
+      ...options,
+      demandThreads: DEMAND_THREADS,
+      backgroundThreads: backgroundThreadCount(),
+      onEvent: (kind, text) => {
+        if (kind === 'complete' || kind === 'gone') settle.resolve(kind);
+        else if (kind === 'failed') settle.reject(servingFailed(text));
+        else onDamage(damageOf(CODES[kind], text));
+      },
+    });
+    this.beganAtMs = nowMs();
+  }
+}
+
+const CODES = {
+  'extent-damaged': 'EXTENT_DAMAGED',
+  'index-damaged': 'INDEX_DAMAGED',
+} as const satisfies Record<Damaged, string>;
+
+function servingFailed(text: string): VmckptError {
+  return new VmckptError('TRANSFER_FAILED', `memory could not be put in place: ${text}`, {
+    hint: 'The VM waits for what it lacks: end it, and restore it again.',
+  });
+}
