@@ -5,7 +5,6 @@
  * Source: QEMU's "QMP Machine Protocol Specification" (docs/interop/qmp-spec).
  */
 import { EventEmitter, once } from 'node:events';
-import { readFileSync } from 'node:fs';
 import net from 'node:net';
 import { resolve } from 'node:path';
 import * as v from 'valibot';
@@ -17,6 +16,7 @@ import { asOwner } from '../util/rights.js';
 import { misfit, parse, record } from '../util/schema.js';
 import { descriptorOf } from '../util/socket-descriptor.js';
 import { DocumentSplitter } from './qmp-documents.js';
+import { busy, closedBy, notQmp, refused, unanswered } from './qmp-errors.js';
 
 const DEFAULT_TIMEOUT_MS = 10_000;
 /** How many past events are remembered. */
@@ -117,7 +117,7 @@ export class QmpClient {
   /**
    * Connects, reads the greeting and leaves negotiation mode.
    * @throws VmckptError QMP_UNREACHABLE (nobody listens) · QMP_NOT_QMP (something else answers) · QMP_BUSY
-   * (no greeting within `timeoutMs`: another client has the monitor) · QMP_CLOSED · NOT_PERMITTED
+   * (no greeting within `timeoutMs`: another client has the monitor) · VM_STATE (QEMU's process is stopped) · QMP_CLOSED · NOT_PERMITTED
    */
   static async connect(options: ConnectOptions): Promise<QmpClient> {
     const { path, timeoutMs = DEFAULT_TIMEOUT_MS, signal, oob = false } = options;
@@ -166,7 +166,7 @@ export class QmpClient {
 
   /**
    * Runs one command. @returns what QEMU returned, not yet validated: see `query`.
-   * @throws VmckptError QMP_COMMAND_FAILED · QMP_CLOSED · TIMEOUT (a late answer is dropped)
+   * @throws VmckptError QMP_COMMAND_FAILED · QMP_CLOSED · TIMEOUT (a late answer is dropped) · VM_STATE (QEMU's process is stopped)
    */
   async execute(command: string, args: object = {}, options: ExecuteOptions = {}): Promise<unknown> {
     const { timeoutMs = DEFAULT_TIMEOUT_MS, oob = false, fd } = options;
@@ -184,6 +184,8 @@ export class QmpClient {
       if (fd === undefined) this.#socket.write(line);
       else sendFds(this.descriptor(), Buffer.from(line), [fd]);
       return await withDeadline(reply, { what: `QEMU to answer ${command}`, timeoutMs });
+    } catch (error) {
+      throw unanswered(() => this.peerPid(), error);
     } finally {
       this.#pending.delete(id);
     }
@@ -356,38 +358,5 @@ async function openSocket(path: string, signal: AbortSignal | undefined): Promis
     }
     const hint = `Start QEMU with -qmp unix:${place},server=on,wait=off, or name the socket that it has.`;
     throw new VmckptError('QMP_UNREACHABLE', `no QMP server at ${place} (${code})`, { hint, cause });
-  }
-}
-
-function closedBy(what: string, path: string, cause?: unknown): VmckptError {
-  const hint = 'Look into the log of QEMU: it ended, or it was told to drop its clients.';
-  return new VmckptError('QMP_CLOSED', `${what} (${path})`, { hint, cause });
-}
-
-function notQmp(path: string, what: string, cause?: unknown): VmckptError {
-  const hint =
-    'Name the socket of a QMP monitor: -qmp unix:PATH,server=on,wait=off (-monitor is for people).';
-  return new VmckptError('QMP_NOT_QMP', `${path} ${what}`, { hint, cause });
-}
-
-function busy(path: string, listener: number | undefined, cause: unknown): VmckptError {
-  const who = listener === undefined ? '' : ` of process ${listener}${commandName(listener)}`;
-  const hint =
-    'A QMP monitor serves one client at a time: end the other one (`ss -xp` shows it), or give QEMU a second -qmp socket.';
-  return new VmckptError('QMP_BUSY', `the socket ${path}${who} accepts but sends no QMP greeting`, {
-    hint,
-    cause,
-  });
-}
-
-function refused(command: string, { class: kind, desc }: { class: string; desc: string }): VmckptError {
-  return new VmckptError('QMP_COMMAND_FAILED', `QEMU refused ${command}: ${desc} (${kind})`);
-}
-
-function commandName(pid: number): string {
-  try {
-    return ` (${readFileSync(`/proc/${pid}/comm`, 'utf8').trim()})`;
-  } catch {
-    return '';
   }
 }

@@ -25,17 +25,27 @@ export function processesOfSession(leader: ProcessIdentity): ProcessIdentity[] {
 }
 
 function readStat(pid: number): { identity: ProcessIdentity; session: number } | undefined {
-  let stat: string;
-  try {
-    stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-  } catch {
-    return undefined;
-  }
-  // The command name, field 2, may hold spaces and parentheses: count from its last one.
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  const fields = statOf(pid);
+  if (fields === undefined) return undefined;
   const [state, threadCount] = [fields[0], Number(fields[17])];
   if (state === 'X' || (state === 'Z' && threadCount <= 1)) return undefined;
   return { identity: { pid, startTicks: Number(fields[19]) }, session: Number(fields[3]) };
+}
+
+/** By a signal, or by a debugger. */
+export function isStopped(pid: number): boolean {
+  return ['T', 't'].includes(statOf(pid)?.[0] ?? '');
+}
+
+/** The fields of /proc/PID/stat from the third, the state, on. */
+function statOf(pid: number): string[] | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+    // The command name, field 2, may hold spaces and parentheses: count from its last one.
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  } catch {
+    return undefined;
+  }
 }
 
 export function isAlive({ pid, startTicks }: ProcessIdentity): boolean {

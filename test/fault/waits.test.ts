@@ -120,6 +120,18 @@ describe('a verb', () => {
     },
   );
 
+  it('that saves names a QEMU that is stopped', async () => {
+    const socket = path.join(dir, 'stopped.sock');
+    const qemu = startQemu([...TINY, '-qmp', `unix:${socket},server=on,wait=off`], dir);
+    await (await connectWhenReady(socket)).close();
+    process.kill(qemu.pid!, 'SIGSTOP');
+    const { json, code } = await start('--json', 'save', `qmp:${socket}`, 'stopped').ended;
+    await endProcess(qemu);
+    const message = expect.stringContaining(`process ${qemu.pid} (qemu-system-x86) is stopped`) as string;
+    const hint = expect.stringContaining(`kill -CONT ${qemu.pid}`) as string;
+    expect([code, json]).toEqual([1, { error: { code: 'VM_STATE', message, hint } }]);
+  });
+
   it('that learns does not wait for a probe when its VM has died', async () => {
     const verb = start(
       '--json',
