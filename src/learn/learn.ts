@@ -7,12 +7,16 @@ import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errnoOf } from '../checkpoint/files.js';
 import { requireMachine } from '../checkpoint/manifest.js';
+import { VmckptError } from '../errors.js';
 import { PAGE_BYTES } from '../pages/layout.js';
+import { lacksUserfaultfd } from '../qemu/migration-control.js';
+import { OnDemandRefusal } from '../qemu/on-demand.js';
 import { restore } from '../restore/restore.js';
 import type { RestoreReport } from '../restore/report.js';
 import { stopVm } from '../vms/stop.js';
 import { VmFolder } from '../vms/folder.js';
 import { Store, type Generation } from '../store/store.js';
+import { asRoot } from '../util/rights.js';
 import { readWorkingSet } from '../working-set/file.js';
 import { DEFAULT_WISHES } from '../working-set/plan.js';
 import type { WorkingSet } from '../working-set/working-set.js';
@@ -120,6 +124,8 @@ async function runOnce(run: number, { options, generation }: Lessons): Promise<L
       exercise: () =>
         (exercised = exercise({ ...options, signal }, ownFolder).then((code) => void (probeExitCode = code))),
     });
+  } catch (error) {
+    throw withoutEager(error);
   } finally {
     over.abort();
     await exercised.catch(() => undefined); // why is known
@@ -128,6 +134,17 @@ async function runOnce(run: number, { options, generation }: Lessons): Promise<L
   const { demandFaults, prefetchedPages } = report;
   const { precision = null, recall = null } = workingSetOf(generation).scores.at(-1) ?? {};
   return { run, mode, demandFaults, prefetchedPages, precision, recall, probeExitCode };
+}
+
+/** A restore that cannot be lazy may load all memory first, of which nothing is learnt. */
+function withoutEager(error: unknown): unknown {
+  if (!(error instanceof VmckptError)) return error;
+  const why = 'What a VM touches is learnt while its memory comes on demand';
+  const refusal = (hint: string) => new VmckptError(error.code, error.message, { hint, cause: error });
+  if (error instanceof OnDemandRefusal) return refusal(`${why}.`);
+  if (!lacksUserfaultfd(error)) return error;
+  const remedy = `${asRoot('Run vmckpt', 'CAP_SYS_PTRACE')}, or set vm.unprivileged_userfaultfd=1 (sysctl)`;
+  return refusal(`${why}. ${remedy}.`);
 }
 
 /** The probe finds the VM's sockets and logs in `ownFolder`. @returns its exit code, or null without one */

@@ -80,6 +80,16 @@ describe.runIf(isRoot && !free)('a save that QEMU refuses (needs root to give up
     expect(restored.stderr).toContain('console.sock');
   });
 
+  it('is of no use to learning, which has no other mode', async () => {
+    expect(await save()).toMatchObject({ code: 0 });
+    const wrapper = ['setpriv', '--bounding-set=-sys_ptrace', '--inh-caps=-sys_ptrace', '--'];
+    const verb = ['--json', '--store', path.join(dir, 'store'), 'learn', 'tiny'];
+    const learned = await startCli(verb, { env: { VMCKPT_RUNTIME_DIR: runtimeDir }, wrapper }).ended;
+    const hint = expect.stringMatching(/comes on demand\. Run vmckpt with CAP_SYS_PTRACE/) as string;
+    expect(learned).toMatchObject({ code: 12, json: { error: { code: 'NOT_PERMITTED', hint } } });
+    expect(learned.stderr).not.toContain('--mode eager');
+  });
+
   it('leaves nothing to be put right, so that a VM that is paused then stays paused', async () => {
     const before = await observe();
     expect(await save('--live', 'background-snapshot')).toMatchObject({
