@@ -92,7 +92,7 @@ export function benchCommand(): Command {
         signal: interruptible(
           output,
           'Interrupted; ending the guests. Press Ctrl-C again to exit immediately.',
-        ),
+        ).signal,
         ...flags,
         against: flags.against && path.resolve(flags.against),
       });

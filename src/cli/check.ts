@@ -1,5 +1,5 @@
 /** `vmckpt check [NAME[@GEN]]` */
-import { Argument, type Command } from 'commander';
+import type { Command } from 'commander';
 import {
   checkCheckpoint,
   type CheckOptions,
@@ -13,7 +13,7 @@ import { checkRawMemory } from '../transfer/raw-memory.js';
 import { formatBytes } from '../util/units.js';
 import type { Output } from './output.js';
 import { printable } from './text.js';
-import { contextOf, interruptible, verb } from './verb.js';
+import { contextOf, interruptible, referenceArgument, verb } from './verb.js';
 
 export function checkCommand(): Command {
   return verb('check', 'Verify every checksum and the structure of a generation, or of all of them.', [
@@ -26,7 +26,7 @@ export function checkCommand(): Command {
     'interrupted',
   ])
     .addArgument(
-      new Argument(
+      referenceArgument(
         '[reference]',
         'NAME (its newest generation) or NAME@GENERATION; all generations by default',
       ),
@@ -34,7 +34,7 @@ export function checkCommand(): Command {
     .action(async (reference: string | undefined, _flags: object, command: Command) => {
       const { output, storeDir } = contextOf(command);
       const store = await Store.open(storeDir, { trustForeign: true });
-      const signal = interruptible(output, 'Interrupted.');
+      const { signal } = interruptible(output, 'Interrupted.');
       const checks = [];
       for (const wanted of reference === undefined ? await allOf(store) : [reference]) {
         output.detail(`Checking ${wanted}.`);

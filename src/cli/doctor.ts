@@ -15,7 +15,7 @@ export function doctorCommand(): Command {
     .addOption(option('--qemu <binary>', 'the QEMU binary to examine'))
     .action(async (flags: { readonly qemu?: string }, command: Command) => {
       const { output, storeDir } = contextOf(command);
-      const signal = interruptible(output, 'Interrupted.');
+      const { signal } = interruptible(output, 'Interrupted.');
       const findings = await doctor({ storeDir, qemuBinary: flags.qemu, signal });
       const usable = findings.every(({ status }) => status === 'ok');
       output.result({ usable, checks: findings }, findings.map(describe).join('\n'));

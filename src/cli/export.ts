@@ -5,7 +5,7 @@ import { VmckptError } from '../errors.js';
 import { exportMachine } from '../interchange/export.js';
 import { standardOutput } from '../interchange/files.js';
 import { formatBytes, formatMs } from '../util/units.js';
-import { contextOf, interruptible, option, verb } from './verb.js';
+import { contextOf, interruptible, option, referenceArgument, verb } from './verb.js';
 
 interface ExportFlags {
   readonly force?: true;
@@ -22,7 +22,7 @@ export function exportCommand(): Command {
     'incompatible',
     'interrupted',
   ])
-    .addArgument(new Argument('<reference>', 'NAME or NAME@GENERATION'))
+    .addArgument(referenceArgument('<reference>', 'NAME or NAME@GENERATION'))
     .addArgument(new Argument('<file>', 'file to write, - for standard output'))
     .addOption(option('--force', 'replace the file if it exists'))
     .action(async (reference: string, file: string, flags: ExportFlags, command: Command) => {
@@ -35,8 +35,8 @@ export function exportCommand(): Command {
         onProgress: (done, total) => output.progress(done, total),
         signal: interruptible(
           output,
-          'Interrupted; removing the file. Press Ctrl-C again to exit immediately.',
-        ),
+          'Interrupted; removing the unfinished file. Press Ctrl-C again to exit immediately.',
+        ).signal,
       });
       const { name, generation, fileBytes, totalMs } = report;
       const text = `Exported ${name}@${generation}: ${formatBytes(fileBytes)} in ${formatMs(totalMs)}.`;

@@ -6,7 +6,7 @@ import { importMemory } from '../interchange/import-memory.js';
 import { importMachine } from '../interchange/import.js';
 import { formatBytes, formatMs } from '../util/units.js';
 import { parseLevel } from './save.js';
-import { contextOf, interruptible, option, verb } from './verb.js';
+import { contextOf, interruptible, nameArgument, option, verb } from './verb.js';
 
 interface ImportFlags {
   readonly level: number | 'none';
@@ -17,11 +17,11 @@ export function importCommand(): Command {
   return verb(
     'import',
     'Make a new generation of NAME from a plain QEMU migration stream, or from bare memory.',
-    ['failed', 'usage', 'locked', 'notPermitted', 'damaged', 'incompatible', 'interrupted'],
+    ['failed', 'usage', 'notFound', 'locked', 'notPermitted', 'damaged', 'incompatible', 'interrupted'],
   )
     .usage('[options] <file> <name> [-- QEMU ARGS…]')
     .addArgument(new Argument('<file>', 'file or pipe with the stream, - for standard input'))
-    .addArgument(new Argument('<name>', 'name of the checkpoint'))
+    .addArgument(nameArgument('<name>', 'name of the checkpoint'))
     .addArgument(
       new Argument('[qemu-args...]', 'the command line to restore it with (without the binary, -incoming)'),
     )
@@ -32,12 +32,17 @@ export function importCommand(): Command {
     .action(async (file: string, name: string, qemuArgs: string[], flags: ImportFlags, command: Command) => {
       const { output, storeDir } = contextOf(command);
       if (flags.rawMemory === true) requireMemoryAlone(file, qemuArgs);
+      const { signal, tooLate } = interruptible(
+        output,
+        'Interrupted: nothing is kept. Once more to leave at once.',
+      );
       const common = {
         storeDir,
         name,
         level: flags.level,
         onProgress: (done: number, total: number) => output.progress(done, total),
-        signal: interruptible(output, 'Interrupted: nothing is kept. Once more to leave at once.'),
+        signal,
+        onCommit: tooLate,
       };
       const report =
         flags.rawMemory === true

@@ -1,9 +1,9 @@
 /** `vmckpt learn NAME[@GEN]` */
-import { Argument, type Command } from 'commander';
+import type { Command } from 'commander';
 import { EXIT_CODES } from '../errors.js';
 import { isIsolated, runIsolated } from '../learn/isolation.js';
 import { learn, type LearnReport, type LearnRun } from '../learn/learn.js';
-import { contextOf, interruptible, numberIn, option, verb } from './verb.js';
+import { contextOf, interruptible, numberIn, option, referenceArgument, verb } from './verb.js';
 
 interface LearnFlags {
   readonly probe?: string;
@@ -34,7 +34,7 @@ export function learnCommand(): Command {
       'interrupted',
     ],
   )
-    .addArgument(new Argument('<reference>', 'NAME or NAME@GENERATION'))
+    .addArgument(referenceArgument('<reference>', 'NAME or NAME@GENERATION'))
     .addOption(
       option('--probe <command>', 'a shell command that does what the clients of the VM do, and ends'),
     )
@@ -79,7 +79,7 @@ export function learnCommand(): Command {
         signal: interruptible(
           output,
           'Interrupted: ending the VM. What was learnt is kept. Once more to leave at once.',
-        ),
+        ).signal,
       });
       output.result(report, describe(report));
       if (report.runs.some(({ probeExitCode }) => probeExitCode !== null && probeExitCode !== 0))

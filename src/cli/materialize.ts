@@ -1,8 +1,8 @@
 /** `vmckpt materialize NAME[@GEN]` */
-import { Argument, type Command } from 'commander';
+import type { Command } from 'commander';
 import { materialize } from '../interchange/materialize.js';
 import { formatBytes, formatMs } from '../util/units.js';
-import { contextOf, interruptible, verb } from './verb.js';
+import { contextOf, interruptible, referenceArgument, verb } from './verb.js';
 
 export function materializeCommand(): Command {
   return verb('materialize', 'Make the raw memory file that restore --mode map needs.', [
@@ -15,7 +15,7 @@ export function materializeCommand(): Command {
     'incompatible',
     'interrupted',
   ])
-    .addArgument(new Argument('<reference>', 'NAME or NAME@GENERATION'))
+    .addArgument(referenceArgument('<reference>', 'NAME or NAME@GENERATION'))
     .action(async (reference: string, _flags: object, command: Command) => {
       const { output, storeDir } = contextOf(command);
       const report = await materialize({
@@ -25,8 +25,8 @@ export function materializeCommand(): Command {
         onMessage: (text) => output.message(text),
         signal: interruptible(
           output,
-          'Interrupted; removing the file. Press Ctrl-C again to exit immediately.',
-        ),
+          'Interrupted; removing the unfinished file. Press Ctrl-C again to exit immediately.',
+        ).signal,
       });
       const { name, generation, made, sizeBytes, storedBytes, totalMs } = report;
       const what = `raw memory file: ${formatBytes(sizeBytes)}, ${formatBytes(storedBytes)} of it on the disk`;

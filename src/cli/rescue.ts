@@ -27,7 +27,7 @@ export function rescueCommand(): Command {
         pid,
         qmpSocket: flags.qmp,
         onMessage: (text) => output.message(text),
-        signal: interruptible(output, 'Interrupted.'),
+        signal: interruptible(output, 'Interrupted.').signal,
       });
       output.result(report, describe(report));
       if (!report.settingsPutRight)

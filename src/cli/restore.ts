@@ -9,8 +9,9 @@ import type { RestoreReport } from '../restore/report.js';
 import { RESTORE_MODES, type RestoreMode } from '../vms/records.js';
 import { DEFAULT_EXPLORE, DEFAULT_PREFETCH_BUDGET_MS, MAX_EXPLORE } from '../working-set/plan.js';
 import { formatBytes, formatMs } from '../util/units.js';
+import type { Output } from './output.js';
 import { printable } from './text.js';
-import { contextOf, interruptible, numberIn, option, verb } from './verb.js';
+import { checkedName, contextOf, interruptible, numberIn, option, referenceArgument, verb } from './verb.js';
 
 const MAX_BUDGET_MS = 10_000;
 
@@ -42,7 +43,7 @@ export function restoreCommand(): Command {
     'interrupted',
   ])
     .usage('[options] <name[@generation]> [-- QEMU ARGS…]')
-    .addArgument(new Argument('<reference>', 'NAME or NAME@GENERATION'))
+    .addArgument(referenceArgument('<reference>', 'NAME or NAME@GENERATION'))
     .addArgument(
       new Argument('[qemu-args...]', 'a QEMU command line instead of the saved one (without the binary)'),
     )
@@ -67,7 +68,7 @@ export function restoreCommand(): Command {
       const common = {
         onProgress: (done: number, total: number) => output.progress(done, total),
         onMessage: (text: string) => output.message(text),
-        signal: interruptible(output, 'Interrupted; cleaning up. Press Ctrl-C again to exit immediately.'),
+        signal: endedByInterrupt(output),
       };
       if (flags.resume === true) {
         const report = await takeOver({ name: reference, ...common });
@@ -100,6 +101,10 @@ export function restoreCommand(): Command {
   );
 }
 
+function endedByInterrupt(output: Output): AbortSignal {
+  return interruptible(output, 'Interrupted; cleaning up. Press Ctrl-C again to exit immediately.').signal;
+}
+
 /** Beside the original. */
 function withCloneOptions(command: Command): Command {
   return command
@@ -107,7 +112,9 @@ function withCloneOptions(command: Command): Command {
       option(
         '--as <vm-name>',
         'start it next to the original and its clones, with its own sockets, ports and ids',
-      ).conflicts('resume'),
+      )
+        .argParser(checkedName)
+        .conflicts('resume'),
     )
     .addOption(
       option('--count <n>', 'start n clones, NAME.1 to NAME.n; with --as, VMNAME.1 to VMNAME.n')

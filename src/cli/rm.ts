@@ -1,7 +1,7 @@
 /** `vmckpt rm NAME@GEN` */
-import { Argument, type Command } from 'commander';
+import type { Command } from 'commander';
 import { removeGeneration } from '../vms/needs-generation.js';
-import { contextOf, verb } from './verb.js';
+import { contextOf, referenceArgument, verb } from './verb.js';
 
 export function rmCommand(): Command {
   return verb('rm', 'Delete one generation of a checkpoint.', [
@@ -11,7 +11,7 @@ export function rmCommand(): Command {
     'locked',
     'notPermitted',
   ])
-    .addArgument(new Argument('<reference>', 'NAME@GENERATION'))
+    .addArgument(referenceArgument('<reference>', 'NAME@GENERATION'))
     .action(async (reference: string, _flags: object, command: Command) => {
       const { output, storeDir } = contextOf(command);
       await removeGeneration(storeDir, reference);

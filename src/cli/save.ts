@@ -1,10 +1,10 @@
 /** `vmckpt save VM NAME` */
 import { Argument, type Command } from 'commander';
 import { VmckptError } from '../errors.js';
-import { LAYOUTS, save, type Layout } from '../save/save.js';
+import { LAYOUTS, save, type Layout, type SaveReport } from '../save/save.js';
 import { requireVmAddress } from '../save/source-vm.js';
 import { formatBytes, formatMs } from '../util/units.js';
-import { contextOf, interruptible, option, verb } from './verb.js';
+import { contextOf, interruptible, nameArgument, option, verb } from './verb.js';
 
 interface SaveFlags {
   readonly stop?: true;
@@ -26,8 +26,12 @@ export function saveCommand(): Command {
     'incompatible',
     'interrupted',
   ])
-    .addArgument(new Argument('<vm>', 'qmp:/path/to/qmp.sock, of a VM that runs, sleeps or is paused'))
-    .addArgument(new Argument('<name>', 'name of the checkpoint'))
+    .addArgument(
+      new Argument('<vm>', 'qmp:/path/to/qmp.sock, of a VM that runs, sleeps or is paused').argParser(
+        requireVmAddress,
+      ),
+    )
+    .addArgument(nameArgument('<name>', 'name of the checkpoint'))
     .addOption(
       option(
         '--live <method>',
@@ -55,8 +59,12 @@ export function saveCommand(): Command {
     )
     .action(async (vm: string, name: string, flags: SaveFlags, command: Command) => {
       const { output, storeDir } = contextOf(command);
+      const { signal, tooLate } = interruptible(
+        output,
+        'Interrupted; restoring the VM to its former state. Press Ctrl-C again to exit immediately.',
+      );
       const report = await save({
-        vm: requireVmAddress(vm),
+        vm,
         storeDir,
         name,
         method: flags.stop === true ? 'stopped' : (flags.live ?? 'background-snapshot'),
@@ -68,18 +76,18 @@ export function saveCommand(): Command {
         disksExternal: flags.disks === 'external',
         onProgress: (done, total) => output.progress(done, total),
         onMessage: (text) => output.message(text),
-        signal: interruptible(
-          output,
-          'Interrupted; restoring the VM to its former state. Press Ctrl-C again to exit immediately.',
-        ),
+        signal,
+        onCommit: tooLate,
       });
-      const { generation, pauseMs, totalMs, storedBytes, nonZeroBytes } = report;
-      output.result(
-        report,
-        `Saved ${name}@${generation}: ${formatBytes(nonZeroBytes)} of memory in ${formatBytes(storedBytes)}, ` +
-          `paused for ${formatMs(pauseMs)}, done in ${formatMs(totalMs)}.`,
-      );
+      output.result(report, describe(report));
     });
+}
+
+function describe({ name, generation, pauseMs, totalMs, storedBytes, nonZeroBytes }: SaveReport): string {
+  return (
+    `Saved ${name}@${generation}: ${formatBytes(nonZeroBytes)} of memory in ${formatBytes(storedBytes)}, ` +
+    `paused for ${formatMs(pauseMs)}, done in ${formatMs(totalMs)}.`
+  );
 }
 
 /** @throws VmckptError USAGE */

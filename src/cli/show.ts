@@ -1,6 +1,6 @@
 /** `vmckpt show NAME[@GEN]` */
 import { lstatSync } from 'node:fs';
-import { Argument, type Command } from 'commander';
+import type { Command } from 'commander';
 import { HOT_PACK_FILE } from '../checkpoint/format.js';
 import { holdsMemoryOnly, type Manifest } from '../checkpoint/manifest.js';
 import { summarizeRawMemory, type RawMemorySummary } from '../checkpoint/raw-memory.js';
@@ -12,7 +12,7 @@ import { PAGE_BYTES } from '../pages/layout.js';
 import { readWorkingSet } from '../working-set/file.js';
 import type { RestoreScore } from '../working-set/score.js';
 import { formatTime, printable, table } from './text.js';
-import { contextOf, verb } from './verb.js';
+import { contextOf, referenceArgument, verb } from './verb.js';
 
 export function showCommand(): Command {
   return verb('show', 'Show what a checkpoint contains, by default its newest generation.', [
@@ -24,7 +24,7 @@ export function showCommand(): Command {
     'damaged',
     'incompatible',
   ])
-    .addArgument(new Argument('<reference>', 'NAME or NAME@GENERATION'))
+    .addArgument(referenceArgument('<reference>', 'NAME or NAME@GENERATION'))
     .action(async (reference: string, _flags: object, command: Command) => {
       const { output, storeDir } = contextOf(command);
       const store = await Store.open(storeDir, { trustForeign: true });

@@ -1,8 +1,8 @@
 /** `vmckpt uffd NAME[@GEN] --socket PATH` */
-import { Argument, type Command } from 'commander';
+import type { Command } from 'commander';
 import { serveMemory, type ServeReport } from '../uffd/serve.js';
 import { formatBytes, formatMs } from '../util/units.js';
-import { contextOf, interruptible, option, verb } from './verb.js';
+import { contextOf, interruptible, option, referenceArgument, verb } from './verb.js';
 
 interface UffdFlags {
   readonly socket: string;
@@ -16,7 +16,7 @@ export function uffdCommand(): Command {
     'Serve the page faults of one VM of another VMM (Firecracker), from memory that was imported with --raw-memory.',
     ['failed', 'usage', 'notFound', 'locked', 'notPermitted', 'damaged', 'incompatible', 'interrupted'],
   )
-    .addArgument(new Argument('<reference>', 'NAME or NAME@GENERATION'))
+    .addArgument(referenceArgument('<reference>', 'NAME or NAME@GENERATION'))
     .addOption(
       option('--socket <path>', 'unix socket on which the VMM hands over its memory').makeOptionMandatory(),
     )
@@ -40,7 +40,7 @@ export function uffdCommand(): Command {
           output,
           'Interrupted; loading the rest of the VM’s memory first. ' +
             'Press Ctrl-C again to exit immediately; the VM will then hang on its first missing page.',
-        ),
+        ).signal,
       });
       output.result(report, describe(report));
     });

@@ -1,7 +1,8 @@
 /** What every verb has in common: global options, exit codes in its help, and one way to end. */
 import path from 'node:path';
-import { Command, InvalidArgumentError, Option } from 'commander';
+import { Argument, Command, InvalidArgumentError, Option } from 'commander';
 import { EXIT_CODES, VmckptError, type ErrorKind } from '../errors.js';
+import { parseReference, requireName } from '../store/reference.js';
 import { homeDir } from '../util/user-folders.js';
 import { Output } from './output.js';
 
@@ -18,7 +19,7 @@ const MEANINGS: Record<ErrorKind, string> = {
   failed: 'failed',
   usage: 'wrong usage',
   partial: 'done in part',
-  notFound: 'no such store, checkpoint or VM',
+  notFound: 'no such store, checkpoint, VM or file',
   locked: 'locked by another process',
   notPermitted: 'not permitted',
   damaged: 'damaged data',
@@ -44,6 +45,25 @@ export function option(flags: string, description: string): Option {
   // commander takes any value of a switch's variable for "on".
   if (made.isBoolean() && OFF.has(process.env[variable] ?? '')) delete process.env[variable];
   return made.env(variable);
+}
+
+/** The name of a checkpoint. A bad one is refused before anything is looked for or contacted. */
+export function nameArgument(name: string, description: string): Argument {
+  return new Argument(name, description).argParser(checkedName);
+}
+
+/** @throws VmckptError BAD_NAME */
+export function checkedName(text: string): string {
+  requireName(text);
+  return text;
+}
+
+/** The name of a checkpoint or of a generation. A bad one is refused before anything is looked for. */
+export function referenceArgument(name: string, description: string): Argument {
+  return new Argument(name, description).argParser((text: string) => {
+    parseReference(text);
+    return text;
+  });
 }
 
 /** For an option's argument. @throws InvalidArgumentError */
@@ -79,16 +99,27 @@ export function defaultStore(): string {
   );
 }
 
+export interface Interruption {
+  readonly signal: AbortSignal;
+  /** From here on the work is done: whoever interrupts it is told so. */
+  readonly tooLate: () => void;
+}
+
 /** Aborts on the first SIGINT or SIGTERM. A second one ends the process at once, as the user insists. */
-export function interruptible(output: Output, whatHappens: string): AbortSignal {
+export function interruptible(output: Pick<Output, 'message'>, whatHappens: string): Interruption {
   const controller = new AbortController();
   let asked = false;
+  let isDone = false;
   const onSignal = () => {
     if (asked) process.exit(EXIT_CODES.interrupted);
     asked = true;
+    if (isDone)
+      return output.message(
+        'Too late to interrupt: the work is done. Press Ctrl-C again to exit immediately.',
+      );
     output.message(whatHappens);
     controller.abort(new VmckptError('INTERRUPTED', 'interrupted'));
   };
   process.on('SIGINT', onSignal).on('SIGTERM', onSignal);
-  return controller.signal;
+  return { signal: controller.signal, tooLate: () => (isDone = true) };
 }

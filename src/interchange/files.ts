@@ -19,7 +19,7 @@ export type Output = fs.WriteStream | net.Socket;
 
 const STANDARD_OUTPUT_FD = 1;
 
-/** Opens a file, a device or a named pipe for reading. @throws VmckptError FILE_UNREADABLE, NOT_PERMITTED */
+/** Opens a file, a device or a named pipe for reading. @throws VmckptError HOST_FILE_MISSING, FILE_UNREADABLE, NOT_PERMITTED */
 export async function openInput(file: string): Promise<Readable> {
   try {
     const found = await stat(file);
@@ -119,6 +119,8 @@ function fileExists(file: string, cause?: unknown): VmckptError {
 export function readFailure(error: unknown, file: string): unknown {
   const errno = errnoOf(error);
   if (error instanceof VmckptError || errno === undefined) return error;
+  if (errno === 'ENOENT' || errno === 'ENOTDIR')
+    return new VmckptError('HOST_FILE_MISSING', `there is no file ${file}`, { cause: error });
   const code = errno === 'EACCES' || errno === 'EPERM' ? 'NOT_PERMITTED' : 'FILE_UNREADABLE';
   return new VmckptError(code, `cannot read ${file}: ${(error as Error).message}`, { cause: error });
 }

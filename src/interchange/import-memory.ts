@@ -21,12 +21,12 @@ const UNKNOWN = 'unknown';
 
 export interface ImportMemoryOptions extends Pick<
   ImportOptions,
-  'storeDir' | 'name' | 'level' | 'onProgress' | 'signal'
+  'storeDir' | 'name' | 'level' | 'onProgress' | 'signal' | 'onCommit'
 > {
   readonly file: string;
 }
 
-/** @throws VmckptError FILE_UNREADABLE, BAD_NAME, STORE_LOCKED, NO_SPACE, INTERRUPTED: the store is then as before */
+/** @throws VmckptError HOST_FILE_MISSING, FILE_UNREADABLE, BAD_NAME, STORE_LOCKED, NO_SPACE, INTERRUPTED: the store is then as before */
 export async function importMemory(options: ImportMemoryOptions): Promise<ImportReport> {
   const startMs = nowMs();
   const { file, bytes } = await openMemory(options.file);
@@ -35,7 +35,7 @@ export async function importMemory(options: ImportMemoryOptions): Promise<Import
     const pending = await store.begin(options.name);
     try {
       const { sizes } = await readInto(pending, { file, bytes }, options);
-      await pending.commit();
+      await pending.commit(options);
       const { name, generation } = pending;
       const { ramBytes, nonZeroBytes, storedBytes } = sizes;
       return { name, generation, ramBytes, nonZeroBytes, storedBytes, totalMs: roundMs(nowMs() - startMs) };

@@ -35,6 +35,8 @@ export interface ImportOptions {
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
   readonly onMessage: (text: string) => void;
   readonly signal: AbortSignal;
+  /** The generation gets its number: an interrupt comes too late from here on. */
+  readonly onCommit?: () => void;
 }
 
 export interface ImportReport {
@@ -56,8 +58,7 @@ export async function importMachine(options: ImportOptions): Promise<ImportRepor
   const pending = await store.begin(options.name);
   try {
     const manifest = await readInto(pending, options);
-    options.signal.throwIfAborted();
-    await pending.commit();
+    await pending.commit(options);
     reportAbsent(manifest, options);
     const { name, generation, sizes } = manifest;
     const { ramBytes, nonZeroBytes, storedBytes } = sizes;

@@ -65,6 +65,8 @@ export interface SaveOptions {
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
   readonly onMessage: (text: string) => void;
   readonly signal: AbortSignal;
+  /** The generation gets its number: an interrupt comes too late from here on. */
+  readonly onCommit?: () => void;
 }
 
 export interface SaveReport {
@@ -205,7 +207,7 @@ async function saveInto(
     const problem = await teachWorkingSet({ dir, formerDir, dirtyPages: dirty.pages });
     if (problem !== undefined) options.onMessage(`Restores begin without a prediction: ${problem}.`);
     if (options.layout === 'raw') await writeRawMemory(pending.dir, { signal: options.signal });
-    await pending.commit();
+    await pending.commit(options);
     saved = true;
     return { manifest, result };
   } finally {

@@ -18,6 +18,12 @@ export interface PendingOptions {
   readonly unlock: () => Promise<void>;
 }
 
+export interface CommitOptions {
+  readonly signal?: AbortSignal;
+  /** From here on the signal is not heeded. */
+  readonly onCommit?: (() => void) | undefined;
+}
+
 export class PendingGeneration {
   readonly name: string;
   readonly generation: number;
@@ -38,9 +44,11 @@ export class PendingGeneration {
 
   /**
    * Gives the directory its number and makes that durable. Its contents are expected to be fsynced.
-   * @throws VmckptError NO_SPACE, STORE_NOT_WRITABLE, FAILED; call abort() then
+   * @throws VmckptError NO_SPACE, STORE_NOT_WRITABLE, FAILED, or the signal's reason; call abort() then
    */
-  async commit(): Promise<void> {
+  async commit({ signal, onCommit }: CommitOptions = {}): Promise<void> {
+    signal?.throwIfAborted();
+    onCommit?.();
     const { generation, storeDir, unlock } = this.#options;
     const nameDir = path.dirname(this.dir);
     try {

@@ -36,6 +36,20 @@ function newStore(): Promise<Store> {
 }
 
 describe('Store', () => {
+  it('heeds an interrupt until it gives a generation its number, and not from there on', async () => {
+    const store = await newStore();
+    const early = new AbortController();
+    early.abort(new Error('early'));
+    const pending = await store.begin('web');
+    const onCommit = () => expect.unreachable();
+    await expect(pending.commit({ signal: early.signal, onCommit })).rejects.toThrow('early');
+    await pending.abort();
+    const late = new AbortController();
+    const next = await store.begin('web');
+    await next.commit({ signal: late.signal, onCommit: () => late.abort() });
+    expect(await store.generations('web')).toEqual([1]);
+  });
+
   it('numbers generations, lists them, and finds the newest one by default', async () => {
     const store = await newStore();
     expect(await save(store, 'web')).toBe(1);

@@ -1,0 +1,39 @@
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { interruptible } from '../../../src/cli/verb.js';
+
+const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
+
+/** Those of the test runner are spared. */
+function begin() {
+  const before = SIGNALS.map((name) => process.listeners(name));
+  const said: string[] = [];
+  const interruption = interruptible({ message: (text) => said.push(text) }, 'Interrupted: undoing it.');
+  onTestFinished(() => {
+    SIGNALS.forEach((name, index) => {
+      for (const listener of process.listeners(name))
+        if (!before[index]!.includes(listener)) process.off(name, listener);
+    });
+  });
+  const interrupt = () => {
+    for (const listener of process.listeners('SIGINT'))
+      if (!before[0]!.includes(listener)) (listener as () => void)();
+  };
+  return { ...interruption, said, interrupt };
+}
+
+describe('an interrupt', () => {
+  it('ends the work, and says so', () => {
+    const { signal, said, interrupt } = begin();
+    interrupt();
+    expect(signal.reason).toMatchObject({ code: 'INTERRUPTED' });
+    expect(said).toEqual(['Interrupted: undoing it.']);
+  });
+
+  it('promises nothing when the work is done', () => {
+    const { signal, tooLate, said, interrupt } = begin();
+    tooLate();
+    interrupt();
+    expect(signal.aborted).toBe(false);
+    expect(said).toEqual([expect.stringContaining('Too late')]);
+  });
+});
