@@ -89,8 +89,12 @@ export const ERROR_CODES = {
 
 export type ErrorCode = keyof typeof ERROR_CODES;
 
+/** Hints that many messages about a damaged generation end with. */
+export const ANOTHER_GENERATION = 'Restore another generation.';
+export const DAMAGE_HINT = 'vmckpt check lists all damage. Use another generation.';
+
 export interface ErrorDetails {
-  /** What the user can do next, as one sentence or a command. */
+  /** What the user can do next: full sentences, the last of which may end with a command behind a colon. */
   readonly hint?: string | undefined;
   readonly cause?: unknown;
 }

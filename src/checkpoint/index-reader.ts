@@ -5,7 +5,7 @@
  * checksums as well as we do.
  */
 import fs from 'node:fs';
-import { VmckptError } from '../errors.js';
+import { DAMAGE_HINT, VmckptError } from '../errors.js';
 import { xxh3 } from '../native/index.js';
 import { openRegular } from '../util/regular-file.js';
 import { readAt } from './files.js';
@@ -131,7 +131,7 @@ export class IndexReader {
 
 function damaged(label: string, message: string, cause?: unknown): VmckptError {
   return new VmckptError('INDEX_DAMAGED', `${label}: ${message}`, {
-    hint: 'vmckpt check lists all damage. Restore another generation.',
+    hint: DAMAGE_HINT,
     cause,
   });
 }

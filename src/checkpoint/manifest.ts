@@ -6,7 +6,7 @@
 import { lstatSync } from 'node:fs';
 import path from 'node:path';
 import * as v from 'valibot';
-import { VmckptError, type ErrorCode } from '../errors.js';
+import { ANOTHER_GENERATION, VmckptError, type ErrorCode } from '../errors.js';
 import { xxh3 } from '../native/index.js';
 import { MAX_EXTENT_PAGES } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
@@ -294,7 +294,7 @@ export function openFailure(error: unknown, label: string, file: string): unknow
   if (error instanceof VmckptError || errno === undefined) return error;
   if (errno === 'ENOENT' || errno === 'ENOTDIR')
     return new VmckptError('FILE_MISSING', `${label} has no file "${file}"`, {
-      hint: 'It has been deleted, or this is not a checkpoint. Restore another generation.',
+      hint: `It has been deleted, or this is not a checkpoint. ${ANOTHER_GENERATION}`,
       cause: error,
     });
   if (errno === 'EACCES' || errno === 'EPERM')
@@ -302,14 +302,14 @@ export function openFailure(error: unknown, label: string, file: string): unknow
       cause: error,
     });
   return new VmckptError(DAMAGE[file] ?? 'MANIFEST_DAMAGED', `${label}/${file} cannot be read: ${errno}`, {
-    hint: 'Restore another generation.',
+    hint: ANOTHER_GENERATION,
     cause: error,
   });
 }
 
 function damaged(label: string, message: string, cause?: unknown): VmckptError {
   return new VmckptError('MANIFEST_DAMAGED', `the manifest of ${label} is damaged: ${message}`, {
-    hint: 'Restore another generation.',
+    hint: ANOTHER_GENERATION,
     cause,
   });
 }

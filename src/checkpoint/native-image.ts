@@ -1,7 +1,7 @@
 /** A generation as the native fault path reads it, beside the CheckpointReader that has checked its headers. */
 import { closeSync } from 'node:fs';
 import path from 'node:path';
-import { VmckptError } from '../errors.js';
+import { DAMAGE_HINT, VmckptError } from '../errors.js';
 import { CheckpointImage } from '../native/index.js';
 import { openRegular } from '../util/regular-file.js';
 import { errnoOf } from './files.js';
@@ -56,6 +56,6 @@ export function damageIn(error: unknown): VmckptError | undefined {
 /** What native code has found damaged. */
 export function damageOf(code: 'EXTENT_DAMAGED' | 'INDEX_DAMAGED', message: string): VmckptError {
   return new VmckptError(code, message, {
-    hint: 'vmckpt check lists all damage. Restore another generation.',
+    hint: DAMAGE_HINT,
   });
 }

@@ -5,7 +5,7 @@
  */
 import fs from 'node:fs';
 import path from 'node:path';
-import { VmckptError } from '../errors.js';
+import { DAMAGE_HINT, VmckptError } from '../errors.js';
 import { PAGE_KINDS, type PageKind } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import { openRegular } from '../util/regular-file.js';
@@ -195,7 +195,7 @@ function openPages(dir: string, { label, fileBytes }: { label: string; fileBytes
     const { size } = fs.fstatSync(fd);
     if (size !== fileBytes)
       throw new VmckptError('EXTENT_DAMAGED', `${label}/${file} has ${size} bytes, ${fileBytes} expected`, {
-        hint: 'vmckpt check lists all damage. Restore another generation.',
+        hint: DAMAGE_HINT,
       });
     const header = Buffer.alloc(HEADER_BYTES);
     readAt(fd, header, 0);
@@ -242,6 +242,6 @@ export function extentDamaged(label: string, { extent, info, fault, cause }: Ext
   return new VmckptError(
     'EXTENT_DAMAGED',
     `extent ${extent} of ${label} (${storedBytes} bytes at offset ${offset} of "${GENERATION_FILES.pages}") is damaged: ${fault}`,
-    { hint: 'vmckpt check lists all damage. Restore another generation.', cause },
+    { hint: DAMAGE_HINT, cause },
   );
 }

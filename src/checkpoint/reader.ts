@@ -1,6 +1,6 @@
 /** Opens a generation: manifest, layout, device state and pages, each verified when it is used. */
 import path from 'node:path';
-import { VmckptError } from '../errors.js';
+import { ANOTHER_GENERATION, VmckptError } from '../errors.js';
 import { xxh3 } from '../native/index.js';
 import type { PageSource } from '../pages/contracts.js';
 import { RamLayout } from '../pages/layout.js';
@@ -69,7 +69,7 @@ export class CheckpointReader extends PagesReader implements PageSource {
 
   #deviceStateDamaged(fault: string): VmckptError {
     return new VmckptError('DEVICE_STATE_DAMAGED', `the device state of ${this.label} is damaged: ${fault}`, {
-      hint: 'Restore another generation.',
+      hint: ANOTHER_GENERATION,
     });
   }
 }
@@ -79,7 +79,7 @@ function layoutOf(manifest: Manifest, label: string): RamLayout {
     return new RamLayout(manifest.ram.blocks);
   } catch (cause) {
     throw new VmckptError('MANIFEST_DAMAGED', `the manifest of ${label} names RAM blocks that cannot be`, {
-      hint: 'Restore another generation.',
+      hint: ANOTHER_GENERATION,
       cause,
     });
   }

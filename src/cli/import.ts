@@ -72,7 +72,7 @@ function standardInput(): NodeJS.ReadStream {
 
 /** @throws VmckptError USAGE */
 function requireMemoryAlone(file: string, qemuArgs: readonly string[]): void {
-  const hint = 'vmckpt import --raw-memory FILE NAME';
+  const hint = 'Import it so: vmckpt import --raw-memory FILE NAME';
   if (file === '-')
     throw new VmckptError('USAGE', 'a file expected with --raw-memory, but it is standard input', { hint });
   if (qemuArgs.length > 0)

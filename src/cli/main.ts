@@ -45,7 +45,7 @@ function outputOptions(): OutputOptions {
 function fromCommander({ code, message }: CommanderError): VmckptError {
   const text = code === 'commander.help' ? 'a verb is missing' : message.replace(/^error: /, '');
   return new VmckptError('USAGE', text, {
-    hint: 'vmckpt --help lists the verbs, vmckpt VERB --help their options.',
+    hint: 'See vmckpt --help for the verbs, and vmckpt VERB --help for their options.',
   });
 }
 

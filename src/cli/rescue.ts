@@ -49,5 +49,5 @@ function describe({ pid, descriptors, regions, settingsPutRight }: RescueReport)
 function parsePid(text: string): number {
   const pid = Number(text);
   if (/^\d+$/.test(text) && pid >= 1 && pid <= 0x7fff_ffff) return pid;
-  throw new VmckptError('USAGE', `"${text}" is not a process id`, { hint: 'pgrep -a qemu lists them.' });
+  throw new VmckptError('USAGE', `"${text}" is not a process id`, { hint: 'List them with pgrep -a qemu.' });
 }

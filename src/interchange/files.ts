@@ -90,7 +90,7 @@ async function refuseExisting(file: string, force: boolean): Promise<void> {
   if (found === undefined) return;
   if (!found.isFile())
     throw new VmckptError('FILE_EXISTS', `${file} exists and is not a regular file`, {
-      hint: 'with the file name - the stream goes to standard output, which can be redirected anywhere',
+      hint: 'With - as the name it goes to standard output, which can be redirected anywhere.',
     });
   if (!force) throw fileExists(file);
 }
@@ -110,7 +110,7 @@ async function giveFreeName(temporary: string, file: string): Promise<void> {
 
 function fileExists(file: string, cause?: unknown): VmckptError {
   return new VmckptError('FILE_EXISTS', `${file} exists already`, {
-    hint: 'give another name, or --force to replace it',
+    hint: 'Give another name, or --force to replace it.',
     cause,
   });
 }
@@ -132,7 +132,7 @@ export function writeFailure(error: unknown, file: string): unknown {
   const message = `cannot write ${file}: ${(error as Error).message}`;
   if (errno === 'ENOSPC' || errno === 'EDQUOT')
     return new VmckptError('NO_SPACE', message, {
-      hint: 'free some space, or write elsewhere',
+      hint: 'Free some space, or write elsewhere.',
       cause: error,
     });
   const code = ['EACCES', 'EPERM', 'EROFS'].includes(errno) ? 'NOT_PERMITTED' : 'FAILED';

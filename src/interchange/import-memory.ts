@@ -59,13 +59,13 @@ async function openMemory(name: string): Promise<MemoryFile> {
     const found = await stat(name);
     if (!found.isFile())
       throw new VmckptError('FILE_UNREADABLE', `a regular file with memory expected, ${name} is none`, {
-        hint: 'write it to a file first: its size has to be known before it is read',
+        hint: 'Write it to a file first. Its size has to be known before it is read.',
       });
     if (found.size === 0 || found.size % PAGE_BYTES !== 0)
       throw new VmckptError(
         'FILE_UNREADABLE',
         `memory in whole pages of ${PAGE_BYTES} bytes expected, ${name} has ${found.size} bytes`,
-        { hint: 'the file is cut short, or holds something else than memory' },
+        { hint: 'The file is cut short, or holds something else than memory.' },
       );
     return { file: await open(name, 'r'), bytes: found.size };
   } catch (error) {
@@ -127,7 +127,7 @@ async function readExactly(file: FileHandle, into: Buffer, at: number, name: str
       });
     if (bytesRead === 0)
       throw new VmckptError('FILE_UNREADABLE', `${name} has become shorter while it was read`, {
-        hint: 'import it when its VM does not write to it any more',
+        hint: 'Import it when its VM does not write to it any more.',
       });
     done += bytesRead;
   }

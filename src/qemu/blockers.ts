@@ -54,7 +54,7 @@ function unsupportedParts(vm: VmDescription): SaveBlocker[] {
   for (const option of parseCommandLine(vm.args))
     if (option.name === 'netdev' && propertyOf(option, 'type') === 'vhost-user')
       found.push(`-netdev ${option.value} keeps its state in another process (vhost-user)`);
-  const hint = 'vmckpt does not save such a VM yet: start it without that part.';
+  const hint = 'Start it without that part: vmckpt does not save such a VM yet.';
   return found.map((message) => ({ code: 'MIGRATION_BLOCKED', message, hint }));
 }
 

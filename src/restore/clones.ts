@@ -135,7 +135,7 @@ function interrupted(names: readonly string[]): VmckptError {
   });
   if (running.length === 0) return new VmckptError('INTERRUPTED', 'interrupted: no clone runs');
   return new VmckptError('INTERRUPTED', `interrupted; these VMs run on: ${running.join(', ')}`, {
-    hint: `vmckpt stop ${running.join(' ')}`,
+    hint: `End them with: vmckpt stop ${running.join(' ')}`,
   });
 }
 

@@ -83,7 +83,7 @@ function interrupted(signal: AbortSignal, over: AbortSignal): Promise<never> {
 
 function lost(cause: VmckptError | undefined): VmckptError {
   return new VmckptError('TRANSFER_FAILED', 'the memory of the VM could not be transferred to its end', {
-    hint: 'vmckpt logs NAME says why; vmckpt restore --resume NAME tries again.',
+    hint: 'See vmckpt logs NAME for the reason, and try again with vmckpt restore --resume NAME.',
     cause,
   });
 }

@@ -44,7 +44,7 @@ export async function takeOver({
     throw new VmckptError(
       'VM_STATE',
       `"${name}" has the status ${status}, only a lost transfer can be taken over`,
-      { hint: 'vmckpt ps shows the status of every restored VM.' },
+      { hint: 'See vmckpt ps for the status of every restored VM.' },
     );
   // The keeper of an older vmckpt would start a serving process that may not be there any more.
   if (keeperLives && record.isOlder) await endProcess(record.keeper!, SIGKILL, KEEPER_ENDS_MS);

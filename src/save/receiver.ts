@@ -54,7 +54,7 @@ export class Receiver {
       closeSync(pipe.readEnd);
       closeSync(pipe.writeEnd);
       throw new VmckptError('NATIVE_MISSING', 'the stream receiver could not be started', {
-        hint: 'npm run build:native',
+        hint: 'Build it: npm run build:native',
         cause,
       });
     }

@@ -58,11 +58,13 @@ export async function rescue({ pid, qmpSocket, onMessage, signal }: RescueOption
 function requireQemu(pid: number): ProcessIdentity {
   const identity = identifyProcess(pid);
   if (identity === undefined)
-    throw new VmckptError('NO_SUCH_VM', `there is no process ${pid}`, { hint: 'pgrep -a qemu lists them.' });
+    throw new VmckptError('NO_SUCH_VM', `there is no process ${pid}`, {
+      hint: 'List them with pgrep -a qemu.',
+    });
   const executable = path.basename(executableOf(pid)).replace(/ \(deleted\)$/, '');
   if (isEmulatorName(executable)) return identity;
   throw new VmckptError('USAGE', `process ${pid} is ${executable}, a QEMU expected`, {
-    hint: 'pgrep -a qemu lists them.',
+    hint: 'List them with pgrep -a qemu.',
   });
 }
 

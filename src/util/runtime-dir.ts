@@ -111,7 +111,7 @@ function requirePrivate(root: string): void {
   if (found === undefined || isPrivate(found)) return;
   throw new VmckptError('NOT_PERMITTED', `the runtime folder ${root} is not this user's alone`, {
     hint: isOwn(found)
-      ? `chmod 700 ${root}, or set VMCKPT_RUNTIME_DIR to a folder of your own.`
+      ? `Run chmod 700 ${root}, or set VMCKPT_RUNTIME_DIR to a folder of your own.`
       : 'Set VMCKPT_RUNTIME_DIR to a folder of your own.',
   });
 }

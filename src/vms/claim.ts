@@ -19,7 +19,7 @@ export function claimFolder(name: string): VmFolder {
     if (status !== 'ended') {
       folder.disclaim();
       throw new VmckptError('VM_BUSY', `a restored VM called "${name}" is still there (${status})`, {
-        hint: `vmckpt ps shows it, vmckpt stop ${name} ends it, --as gives this one another name.`,
+        hint: `End it with vmckpt stop ${name}, or give this one another name with --as.`,
       });
     }
   }
