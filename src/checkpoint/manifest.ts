@@ -258,9 +258,17 @@ export function readEncodedManifest(dir: string): { readonly manifest: Manifest;
   }
   if (encoded === undefined)
     throw damaged(label, `it has more than the ${MAX_MANIFEST_BYTES} bytes that it may have`);
-  const manifest = decodeManifest(encoded, label);
+  const manifest = calledByFolder(decodeManifest(encoded, label), dir);
   requireFiles(dir);
   return { manifest, encoded };
+}
+
+/** A copy under another name is called what the user calls it; one that is not finished has no number yet. */
+function calledByFolder(manifest: Manifest, dir: string): Manifest {
+  const absolute = path.resolve(dir);
+  const generation = path.basename(absolute);
+  if (!/^[1-9]\d{0,8}$/.test(generation)) return manifest;
+  return { ...manifest, name: path.basename(path.dirname(absolute)), generation: Number(generation) };
 }
 
 /** @throws VmckptError FILE_MISSING, NOT_A_FILE, NOT_PERMITTED */

@@ -1,5 +1,5 @@
 /** Exit codes of verbs for what users meet, and manifests that somebody has made up: no verb ends as by a bug of ours. */
-import { mkdirSync, readFileSync, renameSync, truncateSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readFileSync, renameSync, truncateSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { readManifest } from '../../src/checkpoint/manifest.js';
@@ -60,6 +60,15 @@ describe('the exit code', () => {
   ])('is %i for %j', async (code, args) => {
     const ended = await run(['--json', ...args]);
     expect([ended.code, ended.stderr]).toEqual([code, expect.not.stringContaining('bug in vmckpt')]);
+  });
+
+  it('comes with the name that the user gave a copy', async () => {
+    const own = await storeGeneration(storeDir, 'own', { commandLine: ['-serial', 'file:/etc/serial'] });
+    cpSync(own, path.join(storeDir, 'copy', '7'), { recursive: true });
+    const { code, stderr } = await run(['restore', 'copy']);
+    expect([code, stderr]).toEqual([12, expect.stringContaining('"copy" is not known')]);
+    const shown = await run(['--json', 'show', 'copy']);
+    expect(shown.json).toMatchObject({ name: 'copy', generation: 7 });
   });
 
   it('is 13 for a generation that lacks a file', async () => {
