@@ -65,6 +65,9 @@ export const manifestSchema = v.object({
     /** What the guest sees: CPUID leaf and register → its bits. */
     cpuFeatures: v.optional(record(count)),
     accelerator: v.optional(text),
+    cpuCount: v.optional(count),
+    /** How many devices it has of each type, whatever has made them. */
+    deviceTypes: v.optional(record(count)),
   }),
   ram: v.object({
     pageBytes: v.literal(PAGE_BYTES),

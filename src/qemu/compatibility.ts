@@ -3,7 +3,7 @@ import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import type { RamBlock } from '../pages/layout.js';
 import type { QmpClient } from './qmp.js';
-import { inspectCpu } from './inspect.js';
+import { countDevices, inspectCpu } from './inspect.js';
 
 /** As the manifest has it. */
 export interface SavedMachine {
@@ -13,6 +13,8 @@ export interface SavedMachine {
     readonly cpuModel?: string | undefined;
     /** See `VmDescription.cpu.features`. */
     readonly cpuFeatures?: Readonly<Record<string, number>> | undefined;
+    readonly cpuCount?: number | undefined;
+    readonly deviceTypes?: Readonly<Record<string, number>> | undefined;
   };
   readonly qemu: { readonly version: string };
   readonly ram: { readonly blocks: readonly RamBlock[] };
@@ -21,13 +23,14 @@ export interface SavedMachine {
 /** @throws VmckptError QEMU_INCOMPATIBLE that names every difference, expected against actual */
 export async function requireCompatible(qmp: QmpClient, saved: SavedMachine): Promise<void> {
   // Asked all at once: the VM that is to be restored waits for the answers.
-  const [machine, cpu, blocks] = await Promise.all([
+  const [machine, cpu, devices, blocks] = await Promise.all([
     machineDifference(qmp, saved.machine.type),
     cpuDifferences(qmp, saved.machine),
+    addedDevices(qmp, saved.machine),
     readRamBlocks(qmp),
   ]);
   const ram = ramDifferences(saved.ram.blocks, blocks);
-  const differences = [...olderVersion(qmp, saved.qemu.version), ...machine, ...cpu, ...ram];
+  const differences = [...olderVersion(qmp, saved.qemu.version), ...machine, ...cpu, ...devices, ...ram];
   if (differences.length === 0) return;
   throw new VmckptError(
     'QEMU_INCOMPATIBLE',
@@ -80,13 +83,27 @@ async function cpuDifferences(qmp: QmpClient, saved: SavedMachine['machine']): P
   if (saved.cpuModel === undefined) return [];
   const cpu = await inspectCpu(qmp);
   if (cpu.model !== saved.cpuModel) return [`CPU model ${saved.cpuModel} expected, ${cpu.model} found`];
+  const { cpuCount = cpu.count } = saved;
+  const count = cpu.count === cpuCount ? [] : [`${cpuCount} vCPUs expected, ${cpu.count} found`];
   const missing = Object.entries(saved.cpuFeatures ?? {}).flatMap(([word, bits]) => {
     const lost = (bits & ~(cpu.features[word] ?? 0)) >>> 0;
     return lost === 0 ? [] : [`${word}=0x${lost.toString(16)}`];
   });
-  return missing.length === 0
-    ? []
-    : [`the CPU lacks features that the guest was given (CPUID ${missing.join(', ')})`];
+  if (missing.length === 0) return count;
+  return [...count, `the CPU lacks features that the guest was given (CPUID ${missing.join(', ')})`];
+}
+
+/**
+ * QEMU loads a state that says nothing of a device, and the guest meets one that was never set up. One that is missing is
+ * refused by QEMU itself, and its own devices come with its version: only what an option has made counts.
+ */
+async function addedDevices(qmp: QmpClient, { deviceTypes }: SavedMachine['machine']): Promise<string[]> {
+  if (deviceTypes === undefined) return [];
+  const { given, all } = await countDevices(qmp);
+  return Object.keys(given).flatMap((type) => {
+    const added = (all[type] ?? 0) - (deviceTypes[type] ?? 0);
+    return added > 0 ? [`${added} more of the device ${type} than expected`] : [];
+  });
 }
 
 function ramDifferences(saved: readonly RamBlock[], actual: readonly RamBlockSize[]): string[] {

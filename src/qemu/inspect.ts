@@ -59,6 +59,8 @@ export const VmDescription = v.object({
     named: v.array(v.object({ id: v.string(), type: v.string() })),
     anonymous: v.array(v.string()),
   }),
+  /** How many devices there are of each type, whatever has made them: also QEMU itself, and -serial, -vga and the like. */
+  deviceTypes: record(integer),
   /** What is attached to the VM as a disk; an empty drive is left out. */
   disks: v.array(
     v.object({
@@ -112,6 +114,7 @@ export async function inspectVm(qmp: QmpClient): Promise<VmDescription> {
     ramBytes: memory['base-memory'] + (memory['plugged-memory'] ?? 0),
     memoryBackends: await inspectMemoryBackends(qmp),
     memoryDevices: memoryDevices.map(({ type, data }, index) => ({ id: data.id ?? `#${index}`, kind: type })),
+    deviceTypes: countTypes(await devicesIn(qmp, DEVICE_FOLDERS)),
     devices: {
       named: (await childrenOf(qmp, '/machine/peripheral')).map(({ name, type }) => ({ id: name, type })),
       anonymous: (await childrenOf(qmp, '/machine/peripheral-anon')).map(({ type }) => type),
@@ -279,6 +282,38 @@ async function listNetdevs(qmp: QmpClient): Promise<string[]> {
   const text = await qmp.query(v.string(), 'human-monitor-command', { 'command-line': 'info network' });
   const ids = text.matchAll(/^[ \\]*([^:\s]+): index=\d+,type=(?!nic)/gm);
   return [...new Set([...ids].map(([, id]) => id!))];
+}
+
+/** Where QEMU keeps devices of the command line, and its own. */
+const GIVEN_FOLDERS = ['peripheral', 'peripheral-anon'] as const;
+const DEVICE_FOLDERS = [...GIVEN_FOLDERS, 'unattached'] as const;
+
+export interface DeviceCounts {
+  /** Of what has an option of its own in the command line. */
+  readonly given: Readonly<Record<string, number>>;
+  readonly all: Readonly<Record<string, number>>;
+}
+
+export async function countDevices(qmp: QmpClient): Promise<DeviceCounts> {
+  const [given, all] = await Promise.all([devicesIn(qmp, GIVEN_FOLDERS), devicesIn(qmp, DEVICE_FOLDERS)]);
+  return { given: countTypes(given), all: countTypes(all) };
+}
+
+/** Their types. */
+async function devicesIn(qmp: QmpClient, folders: readonly string[]): Promise<string[]> {
+  const lists = await Promise.all(
+    folders.map(async (folder) => {
+      const children = await childrenOf(qmp, `/machine/${folder}`);
+      return children.filter(({ name }) => folder !== 'unattached' || name.startsWith('device['));
+    }),
+  );
+  return lists.flat().map(({ type }) => type);
+}
+
+function countTypes(types: readonly string[]): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (const type of types) counts[type] = (counts[type] ?? 0) + 1;
+  return counts;
 }
 
 export async function childrenOf(qmp: QmpClient, parent: string): Promise<{ name: string; type: string }[]> {

@@ -25,6 +25,8 @@ export function savedVm(name: string, vm: VmDescription): SavedVm {
       cpuModel: vm.cpu.model,
       cpuFeatures: vm.cpu.features,
       accelerator: vm.accelerator,
+      cpuCount: vm.cpu.count,
+      deviceTypes: vm.deviceTypes,
     },
     commandLine: vm.args,
     ...(vm.cwd !== undefined && { workingDirectory: vm.cwd }),

@@ -472,6 +472,21 @@ describe('requireCompatible', () => {
       requireCompatible(qmp, { ...saved, machine: { ...saved.machine, cpuFeatures: features } }),
     ).rejects.toThrow(/CPUID 7\.0\.EBX=0x/);
   });
+
+  it('names vCPUs and devices that QEMU would take without a word', async () => {
+    const { qmp } = await start(...TINY, '-vga', 'std');
+    const vm = await inspectVm(qmp);
+    const { machineType: type, deviceTypes, cpu } = vm;
+    const machine = { type, cpuModel: cpu.model, cpuCount: cpu.count, deviceTypes };
+    const qemu = { version: vm.version.text };
+    const saved = { machine, qemu, ram: { blocks: await readRamBlocks(qmp) } };
+    const same = await start(...TINY, '-device', 'VGA');
+    await requireCompatible(same.qmp, saved);
+    const other = await start(...TINY, '-device', 'VGA', '-smp', '2', '-device', 'virtio-rng-pci');
+    await expect(requireCompatible(other.qmp, saved)).rejects.toThrow(
+      /1 vCPUs expected, 2 found; 1 more of the device virtio-rng-pci than expected/,
+    );
+  });
 });
 
 async function listen(): Promise<{ number: number; close: () => void }> {
