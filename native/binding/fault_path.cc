@@ -54,9 +54,8 @@ class Image : public Napi::ObjectWrap<Image> {
   explicit Image(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Image>(info) {
     auto facts = info[3].As<Napi::BigUint64Array>();
     image_ = Translated(info.Env(), [&] {
-      return std::make_shared<CheckpointImage>(
-          ImageFiles{.page_index = Duplicate(info[0]),
-                     .extent_index = Duplicate(info[1]),
+      return CheckpointImage::Open(
+          ImageFiles{.indexes = {.page_index = Duplicate(info[0]), .extent_index = Duplicate(info[1])},
                      .pages = Duplicate(info[2]),
                      .hot_pack = info[5].IsUndefined() ? Fd() : Duplicate(info[5])},
           ImageFacts{.page_count = facts[0],

@@ -1,5 +1,8 @@
 #include "core/checksum.h"
 
+#include <cinttypes>
+#include <cstdio>
+
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -11,6 +14,12 @@ uint64_t Checksum(const void* bytes, size_t count) {
   if (has_avx2) return internal::ChecksumAvx2(bytes, count);
 #endif
   return XXH3_64bits(bytes, count);
+}
+
+std::string ChecksumText(uint64_t checksum) {
+  char text[17];
+  std::snprintf(text, sizeof(text), "%016" PRIx64, checksum);
+  return text;
 }
 
 }  // namespace vmckpt

@@ -75,11 +75,13 @@ void InstallOrder::ReadAhead(uint64_t first, uint64_t count) const {
   auto follows = [this](uint64_t at) {
     return pieces_[at].kind == PageKind::kData && pieces_[at].number == pieces_[at - 1].number + 1;
   };
+  std::vector<uint32_t> extents;
   while (first < end) {
-    const uint64_t begin = first++;
-    if (pieces_[begin].kind != PageKind::kData || image_.IsPacked(pieces_[begin].number)) continue;
-    while (first < end && follows(first)) first++;
-    image_.ReadAhead(pieces_[begin].number, first - begin);
+    const Piece& piece = pieces_[first++];
+    if (piece.kind != PageKind::kData) continue;
+    extents.assign(1, piece.number);
+    while (first < end && follows(first)) extents.push_back(pieces_[first++].number);
+    image_.ReadAhead(extents);
   }
 }
 

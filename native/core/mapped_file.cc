@@ -9,13 +9,12 @@
 #include <algorithm>
 
 #include "core/file_range.h"
+#include "core/page.h"
 #include "core/system_error.h"
 
 namespace vmckpt {
 
 namespace {
-
-constexpr size_t kSystemPageBytes = 4096;
 
 thread_local sigjmp_buf* way_out = nullptr;
 struct sigaction former_action;
@@ -64,7 +63,7 @@ bool MappedFile::Copy(size_t offset, size_t bytes, uint8_t* into) const {
 }
 
 void MappedFile::ReadAhead(size_t offset, size_t bytes) const {
-  size_t start = std::min(offset, size_) / kSystemPageBytes * kSystemPageBytes;
+  size_t start = std::min(offset, size_) / kPageBytes * kPageBytes;
   const size_t end = std::min(offset + bytes, size_);
   for (; start < end; start += kReadAheadBytes)
     (void)::madvise(const_cast<uint8_t*>(data_) + start, std::min<size_t>(kReadAheadBytes, end - start),

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <span>
 
-#include "core/checkpoint_image.h"
+#include "core/page.h"
 
 namespace vmckpt {
 

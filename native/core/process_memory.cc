@@ -8,13 +8,13 @@
 #include <string>
 
 #include "core/fd.h"
+#include "core/page.h"
 #include "core/system_error.h"
 
 namespace vmckpt {
 
 namespace {
 
-constexpr size_t kPageBytes = 4096;
 /** Of an entry of pagemap: the page is in memory, or swapped out. */
 constexpr uint64_t kPresent = uint64_t{1} << 63 | uint64_t{1} << 62;
 

@@ -14,6 +14,7 @@
 #include <string>
 
 #include "core/anonymous_memory.h"
+#include "core/page.h"
 #include "core/pidfd.h"
 #include "core/system_error.h"
 
@@ -23,8 +24,6 @@ namespace {
 
 // Exact: newer QEMU also holds /dev/userfaultfd, which is not a userfaultfd.
 constexpr std::string_view kUserfaultfdLink = "anon_inode:[userfaultfd]";
-
-constexpr size_t kSmallestPage = 4096;
 
 std::string ProcPath(pid_t pid, const char* entry) { return "/proc/" + std::to_string(pid) + "/" + entry; }
 
@@ -169,7 +168,7 @@ Userfaultfd::Outcome Userfaultfd::InstallAll(AddressRange range, size_t page_byt
       next += progress;
     } else if (error == EEXIST) {
       Wake(next, page_bytes);
-      if (page_bytes > kSmallestPage) return Outcome::kWasThere;
+      if (page_bytes > kPageBytes) return Outcome::kWasThere;
       next += page_bytes;
     } else if (error == ENOENT && stride > page_bytes) {
       // The range may cross the border of two mappings, which no call may: page by page.

@@ -126,7 +126,7 @@ void FillDamaged(const Source& source) {
 
 /** The directory's extent 2 is damaged, but has a sound copy in the hot pack. */
 void FillFromPack(const Source& source) {
-  EXPECT(source.Open()->IsPacked(2));
+  EXPECT(source.OpenPack()->Has(2));
   Fill(source);
 }
 
@@ -143,11 +143,12 @@ void FillFromDamagedPack(const Source& source) {
     file.close();
     if (round % 10 == 9) std::filesystem::resize_file(pack, random() % bytes);
     auto image = source.Open();
+    auto pack_now = source.OpenPack();
     ExtentDecoder decoder;
     std::vector<uint8_t> room(image->facts().extent_pages * kPageBytes);
     for (uint64_t page = 0; page < source.facts.page_count; page++) {
       PageEntry entry = image->EntryOf(page);
-      if (entry.kind != PageKind::kData || !image->IsPacked(entry.extent)) continue;
+      if (entry.kind != PageKind::kData || !pack_now || !pack_now->Has(entry.extent)) continue;
       const uint8_t* extent = image->Read(entry.extent, decoder, room.data());
       auto* words = reinterpret_cast<const uint32_t*>(extent + entry.slot * kPageBytes);
       for (size_t i = 0; i < kPageBytes / 4; i++) EXPECT(words[i] == WordOf(page, i));

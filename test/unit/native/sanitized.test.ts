@@ -36,9 +36,13 @@ const IMAGE = [
   'checkpoint_image',
   'checksum',
   'checksum_avx2',
+  'extent_codec',
+  'file_extents',
   'hot_pack',
   'install_order',
   'mapped_file',
+  'packed_extents',
+  'page_catalog',
   'page_table',
 ];
 const PROGRAMS: Readonly<Record<string, Program>> = {

@@ -10,8 +10,10 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "core/checkpoint_image.h"
+#include "core/hot_pack.h"
 #include "core/system_error.h"
 
 #define EXPECT(condition)                                                           \
@@ -28,15 +30,26 @@ struct Source {
   std::string directory;
   ImageFacts facts;
 
+  Fd File(const char* name) const {
+    return Fd(Check(::open((directory + "/" + name).c_str(), O_RDONLY | O_CLOEXEC), "open"));
+  }
+
+  IndexFiles Indexes() const {
+    return {.page_index = File("page-index"), .extent_index = File("extent-index")};
+  }
+
+  /** Null where there is none, or none that is whole. */
+  std::unique_ptr<HotPack> OpenPack() const {
+    Fd file(::open((directory + "/hot-pack").c_str(), O_RDONLY | O_CLOEXEC));
+    return file ? HotPack::Open(std::move(file), facts.extent_index_root) : nullptr;
+  }
+
   std::shared_ptr<CheckpointImage> Open() const {
-    auto file = [&](const char* name) {
-      return Fd(Check(::open((directory + "/" + name).c_str(), O_RDONLY | O_CLOEXEC), "open"));
-    };
-    ImageFiles files{.page_index = file("page-index"),
-                     .extent_index = file("extent-index"),
-                     .pages = file("pages"),
-                     .hot_pack = Fd(::open((directory + "/hot-pack").c_str(), O_RDONLY | O_CLOEXEC))};
-    return std::make_shared<CheckpointImage>(std::move(files), facts);
+    return CheckpointImage::Open(
+        {.indexes = Indexes(),
+         .pages = File("pages"),
+         .hot_pack = Fd(::open((directory + "/hot-pack").c_str(), O_RDONLY | O_CLOEXEC))},
+        facts);
   }
 };
 

@@ -1,0 +1,26 @@
+// Why the bytes of a checkpoint cannot be had: for good, or for now.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace vmckpt {
+
+/** Something in the files is not what was saved. */
+class DamagedImage : public std::runtime_error {
+ public:
+  enum class Part { kIndex, kExtent };
+  DamagedImage(Part part, const std::string& text) : std::runtime_error(text), part_(part) {}
+  Part part() const { return part_; }
+
+ private:
+  Part part_;
+};
+
+/** The source does not have the bytes yet, or cannot be reached. Nothing is wrong with them: try again. */
+class SourceUnavailable : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+}  // namespace vmckpt

@@ -1,0 +1,34 @@
+// A source with a hot pack in front of it: what the pack has, and has right, is read from there.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <utility>
+
+#include "core/extent_source.h"
+#include "core/hot_pack.h"
+#include "core/page_catalog.h"
+
+namespace vmckpt {
+
+class PackedExtents : public ExtentSource {
+ public:
+  PackedExtents(std::shared_ptr<PageCatalog> catalog, std::unique_ptr<HotPack> pack,
+                std::shared_ptr<ExtentSource> behind)
+      : catalog_(std::move(catalog)), pack_(std::move(pack)), behind_(std::move(behind)) {}
+
+  const uint8_t* Read(uint64_t extent, ExtentDecoder& decoder, uint8_t* into, Access access) override;
+
+  /** The pack is read as a whole, once, in one sweep. */
+  void ReadAhead(std::span<const uint32_t> extents) override;
+
+ private:
+  std::shared_ptr<PageCatalog> catalog_;
+  std::unique_ptr<HotPack> pack_;
+  std::shared_ptr<ExtentSource> behind_;
+  std::atomic<bool> is_read_ahead_{false};
+};
+
+}  // namespace vmckpt
