@@ -6,7 +6,7 @@ import { execFileSync } from 'node:child_process';
 import { createWriteStream } from 'node:fs';
 import { rename } from 'node:fs/promises';
 import path from 'node:path';
-import { DecodePool } from '../checkpoint/decode-pool.js';
+import { FileExtents } from '../checkpoint/file-extents.js';
 import { CheckpointReader } from '../checkpoint/reader.js';
 import { writeRawMemory } from '../transfer/raw-memory.js';
 import { readMachineState, sendWholeMachine } from '../transfer/whole-machine.js';
@@ -20,18 +20,18 @@ export interface MemoryFileOptions {
 export async function writeMemoryFile(generationDir: string, { dir, signal }: MemoryFileOptions) {
   const raw = await writeRawMemory(generationDir, { signal });
   const reader = await CheckpointReader.open(generationDir);
-  const decoder = new DecodePool(reader);
+  const extents = new FileExtents(reader);
   try {
     const files = [path.join(dir, 'memory'), path.join(dir, 'devices')] as const;
     await rename(raw.file, files[0]);
     const filled = [reader.layout.byName(raw.block)!];
     const state = await readMachineState(reader);
     const out = createWriteStream(files[1]);
-    await sendWholeMachine({ source: reader, decoder, out, state, filled, signal });
+    await sendWholeMachine({ catalog: reader, extents, out, state, filled, signal });
     execFileSync('sync', files);
     return files;
   } finally {
-    await decoder.close();
+    await extents.close();
     reader.close();
   }
 }

@@ -6,7 +6,7 @@ import { VmckptError, type ErrorCode } from '../errors.js';
 import { PageBitmap } from '../pages/bitmap.js';
 import { PAGE_KINDS } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
-import { DecodePool } from './decode-pool.js';
+import { FileExtents } from './file-extents.js';
 import { HEADER_BYTES, PAGE_INDEX_SPEC } from './format.js';
 import { CheckpointReader } from './reader.js';
 
@@ -43,13 +43,13 @@ export async function checkCheckpoint(dir: string, options: CheckOptions = {}): 
   const problems = new ProblemList();
   const reader = await problems.catching(() => CheckpointReader.open(dir));
   if (reader === undefined) return { pageCount: 0, extentCount: 0, storedBytes: 0, ...problems.report };
-  const pool = new DecodePool(reader);
+  const source = new FileExtents(reader);
   try {
     await problems.catching(() => reader.deviceState());
     await checkPageIndex(reader, problems, options);
-    await checkExtents({ reader, pool, problems }, options);
+    await checkExtents({ reader, source, problems }, options);
   } finally {
-    await pool.close();
+    await source.close();
     reader.close();
   }
   return {
@@ -138,7 +138,7 @@ function countKinds(reader: CheckpointReader, { first, end, counts, taken }: Chu
 
 interface ExtentCheck {
   readonly reader: CheckpointReader;
-  readonly pool: DecodePool;
+  readonly source: FileExtents;
   readonly problems: ProblemList;
 }
 
@@ -179,9 +179,12 @@ function* runsOf(extentCount: number): Generator<[first: number, end: number]> {
 }
 
 /** Decodes a run of extents at once, and one by one when one of them is damaged. */
-async function checkRun({ reader, pool, problems }: ExtentCheck, extents: readonly number[]): Promise<void> {
+async function checkRun(
+  { reader, source, problems }: ExtentCheck,
+  extents: readonly number[],
+): Promise<void> {
   try {
-    (await pool.decode(extents)).release();
+    (await source.read(extents)).release();
   } catch {
     const into = new Uint8Array(reader.extentPages * PAGE_BYTES);
     for (const extent of extents) await problems.catching(() => reader.readExtent(extent, into));

@@ -2,7 +2,7 @@
 import path from 'node:path';
 import { ANOTHER_GENERATION, VmckptError } from '../errors.js';
 import { xxh3 } from '../native/index.js';
-import type { PageSource } from '../pages/contracts.js';
+import type { PageCatalog } from '../pages/contracts.js';
 import { RamLayout } from '../pages/layout.js';
 import { readRegular } from '../util/regular-file.js';
 import { GENERATION_FILES, checksumText } from './format.js';
@@ -10,7 +10,7 @@ import { Hints } from './hints.js';
 import { generationLabel, openFailure, readManifest, type Manifest } from './manifest.js';
 import { PagesReader } from './pages-reader.js';
 
-export class CheckpointReader extends PagesReader implements PageSource {
+export class CheckpointReader extends PagesReader implements PageCatalog {
   readonly manifest: Manifest;
   readonly layout: RamLayout;
   /** What restores of this generation have taught. */

@@ -2,7 +2,7 @@
  * The story of an export: a generation becomes a plain migration stream, which stock QEMU loads with
  * `-incoming "exec:cat FILE"`. Every extent is verified on its way, so a damaged generation gives no file.
  */
-import { DecodePool } from '../checkpoint/decode-pool.js';
+import { FileExtents } from '../checkpoint/file-extents.js';
 import { requireMachine } from '../checkpoint/manifest.js';
 import { Store, type Generation } from '../store/store.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
@@ -62,7 +62,7 @@ async function writeGeneration(
   { onProgress, signal }: ExportOptions,
 ): Promise<number> {
   const reader = generation.openReader();
-  const decoder = new DecodePool(reader);
+  const extents = new FileExtents(reader);
   const { nonZeroBytes, deviceStateBytes } = reader.manifest.sizes;
   const progress = setInterval(
     () => onProgress(out.bytesWritten, nonZeroBytes + deviceStateBytes),
@@ -71,11 +71,11 @@ async function writeGeneration(
   try {
     requireMachine(reader.manifest);
     const state = await readMachineState(reader);
-    const { sentBytes } = await sendWholeMachine({ source: reader, decoder, out, state, signal });
+    const { sentBytes } = await sendWholeMachine({ catalog: reader, extents, out, state, signal });
     return sentBytes;
   } finally {
     clearInterval(progress);
-    await decoder.close();
+    await extents.close();
     reader.close();
   }
 }

@@ -186,6 +186,12 @@ export class RecordWriter {
     return taken;
   }
 
+  /** Forgets what has been written since the last take(). */
+  discard(): void {
+    this.#end = this.#start;
+    this.forgetBlock();
+  }
+
   /** The next record names its block: for a receiver that has forgotten, or never knew. */
   forgetBlock(): void {
     this.#block = undefined;

@@ -1,5 +1,5 @@
 /**
- * PAGE SOURCE → TRANSFER → PAGE SINK: the contracts that every room speaks. Pages are flat page numbers
+ * CATALOG + EXTENT SOURCE → TRANSFER → PAGE SINK: the contracts that every room speaks. Pages are flat page numbers
  * (see layout.ts); a page is PAGE_BYTES long.
  */
 import type { RamLayout } from './layout.js';
@@ -20,21 +20,37 @@ export const MAX_BURST_BYTES = 1 << 20;
 export const PAGE_KINDS = { absent: 0, zero: 1, fill: 2, data: 3 } as const;
 export type PageKind = (typeof PAGE_KINDS)[keyof typeof PAGE_KINDS];
 
-/** Gives any page at any time. Data pages lie together in extents that are read, verified and decoded as one. */
-export interface PageSource {
+/**
+ * What every page is, and where it lies: data pages lie together in extents, which are read, verified and decoded as one.
+ * Local, and small beside the bytes, hence synchronous; verified when it is first used.
+ */
+export interface PageCatalog {
   readonly layout: RamLayout;
   kindOf(page: number): PageKind;
   fillByteOf(page: number): number;
   /** The extent that holds a data page, and the page's place in it. */
   extentOf(page: number): number;
   slotOf(page: number): number;
-  /** Reads, verifies and decodes an extent into `into`, now; returns its page count. */
-  readExtent(extent: number, into: Uint8Array): number;
 }
 
-/** Decodes many extents beside the main thread. */
-export interface BulkDecoder {
-  decode(extents: readonly number[]): Promise<DecodedExtents>;
+/**
+ * Gives the bytes of extents, verified and decoded. They may be anywhere: a source can be without an extent for a while.
+ * test/contracts/extent-source.ts is what every source has to pass.
+ */
+export interface ExtentSource {
+  /**
+   * Reads an extent into `into`, which has room for the longest one, without waiting for anything slower than a disk.
+   * Returns its page count; undefined when it is not here yet.
+   * @throws VmckptError EXTENT_DAMAGED, and then `into` holds nothing of use; INDEX_DAMAGED
+   */
+  readNow(extent: number, into: Uint8Array): number | undefined;
+  /**
+   * Reads many extents beside the main thread, and takes as long as that takes; `readNow` has them afterwards.
+   * @throws VmckptError EXTENT_DAMAGED, INDEX_DAMAGED; the signal's reason
+   */
+  read(extents: readonly number[], signal?: AbortSignal): Promise<DecodedExtents>;
+  /** Says that these will be asked for soon. */
+  willNeed(extents: readonly number[]): void;
 }
 
 export interface DecodedExtents {

@@ -4,7 +4,7 @@
  * needed any more: QEMU holds the generation by a descriptor that it has inherited.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { InlineDecoder } from '../checkpoint/inline-decoder.js';
+import { FileExtents } from '../checkpoint/file-extents.js';
 import type { Manifest } from '../checkpoint/manifest.js';
 import { requireRawMemory } from '../checkpoint/raw-memory.js';
 import { CheckpointReader } from '../checkpoint/reader.js';
@@ -146,16 +146,17 @@ async function load(
     replaySettings(qmp, { manifest, options }),
     requireSameDisks(qmp, { manifest, options }),
   ]);
+  const extents = new FileExtents(reader);
   const [resumedAtMs] = await Promise.all([
     runWhenLoaded(qmp, { runs: plan.runs, signal, onLoaded: () => noteLoaded(folder, qemu) }),
     sendWholeMachine({
-      source: reader,
-      decoder: new InlineDecoder(reader),
+      catalog: reader,
+      extents,
       out: connectTo(socket, { readable: true }),
       state,
       filled: [reader.layout.byName(memory.block)!],
       signal,
-    }),
+    }).finally(() => extents.close()),
   ]);
   return resumedAtMs;
 }

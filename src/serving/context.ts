@@ -1,5 +1,5 @@
 /** What a serving process has at hand, in whichever way it brings the memory. */
-import type { DecodePool } from '../checkpoint/decode-pool.js';
+import type { FileExtents } from '../checkpoint/file-extents.js';
 import type { CheckpointReader } from '../checkpoint/reader.js';
 import type { CheckpointImage } from '../native/index.js';
 import { queryMigrate } from '../qemu/migration-control.js';
@@ -19,7 +19,7 @@ const COMPLETION_TIMEOUT_MS = 30_000;
 export interface TransferContext {
   readonly folder: VmFolder;
   readonly reader: CheckpointReader;
-  readonly pool: DecodePool;
+  readonly extents: FileExtents;
   /** The same for native code, opened when it is first asked for. */
   readonly image: () => CheckpointImage;
   readonly status: TransferStatus;

@@ -31,7 +31,7 @@ export class EagerTransfer {
 
   /** Returns when the VM has all of its memory, and runs if it is to. */
   async run({ memory, runs, aftercare }: ServingOrder): Promise<void> {
-    const { folder, reader, pool, status } = this.#context;
+    const { folder, reader, extents, status } = this.#context;
     const { state, monitor } = this.#machine;
     const filled = memory === undefined ? [] : await this.#fillMemory(memory);
     const socket = connectTo(folder.file('migration.sock'), { readable: true });
@@ -43,7 +43,7 @@ export class EagerTransfer {
       );
     });
     const signal = new AbortController().signal;
-    const sent = sendWholeMachine({ source: reader, decoder: pool, out: socket, state, filled, signal });
+    const sent = sendWholeMachine({ catalog: reader, extents, out: socket, state, filled, signal });
     this.#sent = await Promise.race([sent, broken]);
     // The verb does the same, unless it has died in the meantime.
     if (runs) {

@@ -48,15 +48,15 @@ export class OnDemandTransfer {
 
   /** Returns when all memory is in place. */
   async run(order: ServingOrder): Promise<void> {
-    const { folder, reader, pool } = this.#context;
+    const { folder, reader, extents } = this.#context;
     const estate = inherited();
     const hostPages = new HostPages(reader.layout, order.hugePages);
     // What a prediction knows, and could learn, are pages of 4 KiB.
     if (hasHugePages(order)) this.#prediction = undefined;
     this.#direct = order.memory && this.#directMemory(order, order.memory, { hostPages, estate });
     const session = new PostcopySession({
-      source: reader,
-      decoder: pool,
+      catalog: reader,
+      extents,
       connect: (readable) => connectTo(folder.file('migration.sock'), { readable }),
       preempt: order.preempt,
       direct: this.#direct,

@@ -1,5 +1,5 @@
 /** Serves one restored VM's memory: takes its order, loads the machine, brings all memory, and learns from that. */
-import { DecodePool } from '../checkpoint/decode-pool.js';
+import { FileExtents } from '../checkpoint/file-extents.js';
 import { openNativeImage } from '../checkpoint/native-image.js';
 import { CheckpointReader } from '../checkpoint/reader.js';
 import { VmckptError } from '../errors.js';
@@ -47,7 +47,7 @@ export class Server {
     this.#context = {
       folder,
       reader,
-      pool: new DecodePool(reader),
+      extents: new FileExtents(reader),
       image: () => (this.#image ??= openNativeImage(generationDir, reader.manifest)),
       status: new TransferStatus(folder, () => this.#counters()),
       verb,

@@ -1,5 +1,5 @@
-/** Walks over pages of a source, a step at a time, with the next steps being decoded meanwhile. */
-import { PAGE_KINDS, type BulkDecoder, type DecodedExtents, type PageSource } from '../pages/contracts.js';
+/** Walks over pages of a checkpoint, a step at a time, with the next steps being decoded meanwhile. */
+import { PAGE_KINDS, type DecodedExtents, type ExtentSource, type PageCatalog } from '../pages/contracts.js';
 
 /** 512 KiB: what waits behind one step waits for little. */
 const PAGES_PER_STEP = 128;
@@ -14,13 +14,14 @@ export interface DecodedStep {
 }
 
 export interface StepOptions {
-  readonly source: PageSource;
-  readonly decoder: BulkDecoder;
+  readonly catalog: PageCatalog;
+  readonly extents: ExtentSource;
   /** Taken a few steps ahead. */
   readonly pages: Iterable<number>;
+  readonly signal?: AbortSignal | undefined;
 }
 
-/** @throws VmckptError EXTENT_DAMAGED, INDEX_DAMAGED */
+/** @throws VmckptError EXTENT_DAMAGED, INDEX_DAMAGED; the signal's reason */
 export async function* decodedSteps(options: StepOptions): AsyncGenerator<DecodedStep, undefined> {
   const steps = stepsOf(options);
   const ahead: { step: Step; decoded: Promise<DecodedExtents> }[] = [];
@@ -29,7 +30,7 @@ export async function* decodedSteps(options: StepOptions): AsyncGenerator<Decode
       while (ahead.length <= STEPS_AHEAD) {
         const { value: step } = steps.next();
         if (step === undefined) break;
-        const decoded = options.decoder.decode(step.extents);
+        const decoded = options.extents.read(step.extents, options.signal);
         decoded.catch(() => undefined); // awaited below; a failure must not count as unhandled before that
         ahead.push({ step, decoded });
       }
@@ -57,11 +58,11 @@ interface Step {
 }
 
 /** A step ends only where a new extent would begin, so that few extents are read twice. */
-function* stepsOf({ source, pages }: StepOptions): Generator<Step, undefined> {
+function* stepsOf({ catalog, pages }: StepOptions): Generator<Step, undefined> {
   let inStep: number[] = [];
   let extents = new Set<number>();
   for (const page of pages) {
-    const extent = source.kindOf(page) === PAGE_KINDS.data ? source.extentOf(page) : undefined;
+    const extent = catalog.kindOf(page) === PAGE_KINDS.data ? catalog.extentOf(page) : undefined;
     if (inStep.length >= PAGES_PER_STEP && !(extent !== undefined && extents.has(extent))) {
       yield { pages: inStep, extents: [...extents] };
       inStep = [];

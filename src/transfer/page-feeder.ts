@@ -5,7 +5,7 @@
  */
 import { performance } from 'node:perf_hooks';
 import { PageBitmap } from '../pages/bitmap.js';
-import { MAX_EXTENT_PAGES, PAGE_KINDS, type BulkDecoder, type PageSource } from '../pages/contracts.js';
+import { MAX_EXTENT_PAGES, PAGE_KINDS, type ExtentSource, type PageCatalog } from '../pages/contracts.js';
 import { HostPages } from '../pages/host-pages.js';
 import { PAGE_BYTES, type PageRange } from '../pages/layout.js';
 import type { Channel } from './channel.js';
@@ -16,10 +16,12 @@ import { decodedSteps, type DecodedStep } from './decoded-steps.js';
 import { FaultRecorder } from './fault-times.js';
 
 const ZERO_PAGES_PER_FLUSH = 8192;
+/** 2 MiB at 8 pages an extent: what one late answer holds in memory. */
+const LATE_EXTENTS_AT_ONCE = 64;
 
 export interface FeederOptions {
-  readonly source: PageSource;
-  readonly decoder: BulkDecoder;
+  readonly catalog: PageCatalog;
+  readonly extents: ExtentSource;
   /** Where requested pages go: the preempt channel, or the main channel where there is none. */
   readonly demand: Channel;
   readonly background: Channel;
@@ -38,6 +40,8 @@ export class PageFeeder {
     prefetchedPages: 0,
     backgroundPages: 0,
     zeroPages: 0,
+    /** Requests that had to wait for the source. */
+    lateAnswers: 0,
   };
   readonly #options: FeederOptions;
   readonly #claims: PageBitmap;
@@ -50,8 +54,8 @@ export class PageFeeder {
 
   constructor(options: FeederOptions) {
     this.#options = options;
-    this.#claims = new PageBitmap(options.source.layout.pageCount);
-    this.#hostPages = options.hostPages ?? new HostPages(options.source.layout);
+    this.#claims = new PageBitmap(options.catalog.layout.pageCount);
+    this.#hostPages = options.hostPages ?? new HostPages(options.catalog.layout);
   }
 
   /** Tells that QEMU has this page already (after a recovery). */
@@ -69,24 +73,38 @@ export class PageFeeder {
     return { faults: Uint32Array.from(this.#asked), beganAtMs: this.#beganAtMs };
   }
 
-  /** Answers a demand fault. @throws VmckptError EXTENT_DAMAGED, and then the page stays unanswered. */
-  answer(firstPage: number, pageCount: number): void {
+  /**
+   * Answers a demand fault: at once, unless the source does not have all of it yet. It then returns what resolves with the
+   * last page.
+   * @throws VmckptError EXTENT_DAMAGED, now or later, and then the page stays unanswered; later the signal's reason
+   */
+  answer(firstPage: number, pageCount: number, signal: AbortSignal): Promise<void> | undefined {
     const startedMs = performance.now();
+    const late: PageRange[] = [];
     let answered = false;
     for (let page = firstPage; page < firstPage + pageCount;) {
       const whole = this.#hostPages.around(page);
       if (!isHuge(whole)) this.#note(page);
-      answered = (isHuge(whole) ? this.#answerHuge(whole) : this.#answerPage(page)) || answered;
+      const outcome = this.#answerWhole(whole);
+      if (outcome === undefined) late.push(whole);
+      else answered = outcome || answered;
       page = whole.endPage;
     }
-    if (!answered) return;
-    this.faults.record((performance.now() - startedMs) * 1000);
-    if (this.#withheld?.has(firstPage) === true) this.counters.withheldFaults++;
+    const finish = (): void => {
+      this.faults.record((performance.now() - startedMs) * 1000);
+      if (this.#withheld?.has(firstPage) === true) this.counters.withheldFaults++;
+    };
+    if (late.length > 0) {
+      this.counters.lateAnswers++;
+      return this.#answerLate(late, signal).then((later) => (answered || later ? finish() : undefined));
+    }
+    if (answered) finish();
+    return undefined;
   }
 
   /** These pages are sent to nobody but who asks for them, until they are no longer withheld. */
   withhold(pages: PageRuns): void {
-    this.#withheld = new PageBitmap(this.#options.source.layout.pageCount);
+    this.#withheld = new PageBitmap(this.#options.catalog.layout.pageCount);
     for (const page of pagesOf(pages)) this.#withheld.claim(page);
   }
 
@@ -131,10 +149,10 @@ export class PageFeeder {
   }
 
   async #sendZerosOf({ firstPage, endPage }: PageRange, signal: AbortSignal): Promise<void> {
-    const { source, background, backgroundAheadBytes } = this.#options;
+    const { catalog, background, backgroundAheadBytes } = this.#options;
     let unflushed = 0;
     for (let page = firstPage; page < endPage; page++) {
-      const kind = source.kindOf(page);
+      const kind = catalog.kindOf(page);
       if ((kind !== PAGE_KINDS.zero && kind !== PAGE_KINDS.absent) || !this.#claims.claim(page)) continue;
       background.records.zero(page);
       if (++unflushed < ZERO_PAGES_PER_FLUSH) continue;
@@ -152,9 +170,9 @@ export class PageFeeder {
   }
 
   *#dataPagesOf({ firstPage, endPage }: PageRange): Generator<number> {
-    const { source } = this.#options;
+    const { catalog } = this.#options;
     for (let page = firstPage; page < endPage; page++) {
-      const kind = source.kindOf(page);
+      const kind = catalog.kindOf(page);
       if (kind === PAGE_KINDS.data || kind === PAGE_KINDS.fill) yield page;
     }
   }
@@ -168,8 +186,8 @@ export class PageFeeder {
   }
 
   async #send(pages: Iterable<number>, { signal, isOver, onSent }: Sending): Promise<void> {
-    const { source, decoder, background, backgroundAheadBytes } = this.#options;
-    for await (const step of decodedSteps({ source, decoder, pages })) {
+    const { catalog, extents, background, backgroundAheadBytes } = this.#options;
+    for await (const step of decodedSteps({ catalog, extents, pages, signal })) {
       if (isOver()) return;
       this.#sendStep(step, onSent);
       await background.room(backgroundAheadBytes);
@@ -177,22 +195,50 @@ export class PageFeeder {
     }
   }
 
-  #answerPage(page: number): boolean {
-    const { source, demand } = this.#options;
-    const kind = source.kindOf(page);
+  /** As soon as the source has them; whether there was anything left to send. */
+  async #answerLate(wholes: readonly PageRange[], signal: AbortSignal): Promise<boolean> {
+    const answer = async (whole: PageRange): Promise<boolean> => {
+      for (;;) {
+        await this.#bring(whole, signal);
+        const outcome = this.#answerWhole(whole);
+        if (outcome !== undefined) return outcome;
+      }
+    };
+    return (await Promise.all(wholes.map(answer))).includes(true);
+  }
+
+  /** Until the source has what these pages need. */
+  async #bring({ firstPage, endPage }: PageRange, signal: AbortSignal): Promise<void> {
+    const { catalog, extents } = this.#options;
+    const needed = new Set<number>();
+    for (let page = firstPage; page < endPage; page++)
+      if (catalog.kindOf(page) === PAGE_KINDS.data) needed.add(catalog.extentOf(page));
+    extents.willNeed([...needed]);
+    for (let rest = [...needed]; rest.length > 0; rest = rest.slice(LATE_EXTENTS_AT_ONCE))
+      (await extents.read(rest.slice(0, LATE_EXTENTS_AT_ONCE), signal)).release();
+  }
+
+  /** False when it was sent before; undefined when the source does not have it yet. */
+  #answerWhole(whole: PageRange): boolean | undefined {
+    return isHuge(whole) ? this.#answerHuge(whole) : this.#answerPage(whole.firstPage);
+  }
+
+  #answerPage(page: number): boolean | undefined {
+    const { catalog, extents, demand } = this.#options;
+    const kind = catalog.kindOf(page);
     if (kind === PAGE_KINDS.data) {
       if (this.#claims.has(page)) return false;
-      const extent = source.extentOf(page);
-      source.readExtent(extent, this.#scratch);
+      const extent = catalog.extentOf(page);
+      if (extents.readNow(extent, this.#scratch) === undefined) return undefined;
       this.#claims.claim(page);
-      demand.records.page(page, this.#scratch, source.slotOf(page) * PAGE_BYTES);
+      demand.records.page(page, this.#scratch, catalog.slotOf(page) * PAGE_BYTES);
       demand.flush();
       this.counters.demandPages++;
       this.#sendNeighbours(page, extent);
       return true;
     }
     if (!this.#claims.claim(page)) return false;
-    demand.records.fill(page, kind === PAGE_KINDS.fill ? source.fillByteOf(page) : 0);
+    demand.records.fill(page, kind === PAGE_KINDS.fill ? catalog.fillByteOf(page) : 0);
     demand.flush();
     this.counters.demandPages++;
     this.counters.zeroPages++;
@@ -201,15 +247,15 @@ export class PageFeeder {
 
   /** The extent is decoded: its other pages are nearly free, and likely next. */
   #sendNeighbours(page: number, extent: number): void {
-    const { source, demand } = this.#options;
-    const block = source.layout.blockOf(page);
+    const { catalog, demand } = this.#options;
+    const block = catalog.layout.blockOf(page);
     const first = Math.max(block.firstPage, page - MAX_EXTENT_PAGES);
     const end = Math.min(block.firstPage + block.pageCount, page + MAX_EXTENT_PAGES);
     const sendWhile = (neighbour: number): boolean => {
-      if (source.kindOf(neighbour) !== PAGE_KINDS.data) return true;
-      if (source.extentOf(neighbour) !== extent) return false;
+      if (catalog.kindOf(neighbour) !== PAGE_KINDS.data) return true;
+      if (catalog.extentOf(neighbour) !== extent) return false;
       if (this.#claims.claim(neighbour)) {
-        demand.records.page(neighbour, this.#scratch, source.slotOf(neighbour) * PAGE_BYTES);
+        demand.records.page(neighbour, this.#scratch, catalog.slotOf(neighbour) * PAGE_BYTES);
         this.counters.neighbourPages++;
       }
       return true;
@@ -223,8 +269,9 @@ export class PageFeeder {
     return range.firstPage < range.endPage && isHuge(this.#hostPages.around(range.firstPage));
   }
 
-  #answerHuge(whole: PageRange): boolean {
-    if (!this.#sendHuge(whole, this.#options.demand)) return false;
+  #answerHuge(whole: PageRange): boolean | undefined {
+    const outcome = this.#sendHuge(whole, this.#options.demand);
+    if (outcome !== true) return outcome;
     this.counters.demandPages += whole.endPage - whole.firstPage;
     if (!this.#hasData(whole)) this.counters.zeroPages += whole.endPage - whole.firstPage;
     return true;
@@ -240,7 +287,10 @@ export class PageFeeder {
     for (let page = range.firstPage; page < range.endPage;) {
       const whole = this.#hostPages.around(page);
       page = whole.endPage;
-      if (this.#hasData(whole) !== withData || !this.#sendHuge(whole, background)) continue;
+      if (this.#hasData(whole) !== withData) continue;
+      let outcome: boolean | undefined;
+      while ((outcome = this.#sendHuge(whole, background)) === undefined) await this.#bring(whole, signal);
+      if (!outcome) continue;
       if (withData) this.counters.backgroundPages += whole.endPage - whole.firstPage;
       await background.room(backgroundAheadBytes);
       signal.throwIfAborted();
@@ -248,27 +298,34 @@ export class PageFeeder {
   }
 
   #hasData({ firstPage, endPage }: PageRange): boolean {
-    const { source } = this.#options;
+    const { catalog } = this.#options;
     for (let page = firstPage; page < endPage; page++) {
-      const kind = source.kindOf(page);
+      const kind = catalog.kindOf(page);
       if (kind === PAGE_KINDS.data || kind === PAGE_KINDS.fill) return true;
     }
     return false;
   }
 
-  /** All pages of a huge one, in order and without a pause: QEMU puts it in place with the last of them. */
-  #sendHuge({ firstPage, endPage }: PageRange, channel: Channel): boolean {
-    const { source } = this.#options;
+  /**
+   * All pages of a huge one, in order and without a pause: QEMU puts it in place with the last of them. False when it was
+   * sent before; undefined, and nothing is sent, when the source does not have all of it yet.
+   */
+  #sendHuge({ firstPage, endPage }: PageRange, channel: Channel): boolean | undefined {
+    const { catalog } = this.#options;
     if (this.#claims.has(firstPage)) return false;
+    channel.flush();
     let decoded: number | undefined;
     for (let page = firstPage; page < endPage; page++) {
-      const kind = source.kindOf(page);
+      const kind = catalog.kindOf(page);
       if (kind === PAGE_KINDS.data) {
-        const extent = source.extentOf(page);
-        if (extent !== decoded) source.readExtent(extent, this.#scratch);
+        const extent = catalog.extentOf(page);
+        if (extent !== decoded && this.#options.extents.readNow(extent, this.#scratch) === undefined) {
+          channel.records.discard();
+          return undefined;
+        }
         decoded = extent;
-        channel.records.page(page, this.#scratch, source.slotOf(page) * PAGE_BYTES);
-      } else channel.records.fill(page, kind === PAGE_KINDS.fill ? source.fillByteOf(page) : 0);
+        channel.records.page(page, this.#scratch, catalog.slotOf(page) * PAGE_BYTES);
+      } else channel.records.fill(page, kind === PAGE_KINDS.fill ? catalog.fillByteOf(page) : 0);
     }
     for (let page = firstPage; page < endPage; page++) this.#claims.claim(page);
     channel.flush();
@@ -276,14 +333,18 @@ export class PageFeeder {
   }
 
   #sendStep({ pages, bytesOf }: DecodedStep, onSent: () => void): void {
-    const { source, background } = this.#options;
+    const { catalog, background } = this.#options;
     for (const page of pages) {
       // It may have been asked for since the step was cut.
       if (!this.#claims.claim(page)) continue;
-      const kind = source.kindOf(page);
+      const kind = catalog.kindOf(page);
       if (kind === PAGE_KINDS.data)
-        background.records.page(page, bytesOf.get(source.extentOf(page))!, source.slotOf(page) * PAGE_BYTES);
-      else if (kind === PAGE_KINDS.fill) background.records.fill(page, source.fillByteOf(page));
+        background.records.page(
+          page,
+          bytesOf.get(catalog.extentOf(page))!,
+          catalog.slotOf(page) * PAGE_BYTES,
+        );
+      else if (kind === PAGE_KINDS.fill) background.records.fill(page, catalog.fillByteOf(page));
       else {
         background.records.zero(page);
         this.counters.zeroPages++;

@@ -3,7 +3,7 @@ import fs from 'node:fs';
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
-import { DecodePool } from '../checkpoint/decode-pool.js';
+import { FileExtents } from '../checkpoint/file-extents.js';
 import { FILE_MODE, readAt, writeAt, writeFailure } from '../checkpoint/files.js';
 import { generationLabel, readManifest } from '../checkpoint/manifest.js';
 import { commitRawMemory, findRawMemory, mainMemoryOf, type RawMemory } from '../checkpoint/raw-memory.js';
@@ -30,7 +30,7 @@ export interface RawMemoryOptions {
 /** A generation and its main memory, open. */
 interface Opened {
   readonly reader: CheckpointReader;
-  readonly decoder: DecodePool;
+  readonly extents: FileExtents;
   readonly block: PlacedRamBlock;
 }
 
@@ -76,12 +76,12 @@ export async function checkRawMemory(dir: string, options: RawMemoryOptions = {}
 
 async function withGeneration<T>(dir: string, use: (opened: Opened) => Promise<T>): Promise<T> {
   const reader = await CheckpointReader.open(dir);
-  const decoder = new DecodePool(reader);
+  const extents = new FileExtents(reader);
   try {
     const block = reader.layout.byName(mainMemoryOf(reader.manifest).name)!;
-    return await use({ reader, decoder, block });
+    return await use({ reader, extents, block });
   } finally {
-    await decoder.close();
+    await extents.close();
     reader.close();
   }
 }
@@ -139,10 +139,15 @@ async function comparePages(file: string, opened: Opened, options: RawMemoryOpti
 }
 
 async function* stepsOf(
-  { reader, decoder, block }: Opened,
+  { reader, extents, block }: Opened,
   { onProgress, signal }: RawMemoryOptions,
 ): AsyncGenerator<DecodedStep, undefined> {
-  for await (const step of decodedSteps({ source: reader, decoder, pages: dataPagesOf(reader, block) })) {
+  for await (const step of decodedSteps({
+    catalog: reader,
+    extents,
+    pages: dataPagesOf(reader, block),
+    signal,
+  })) {
     signal?.throwIfAborted();
     yield step;
     onProgress?.((step.pages.at(-1)! + 1 - block.firstPage) * PAGE_BYTES, block.usedBytes);

@@ -6,7 +6,7 @@ import type { Writable } from 'node:stream';
 import { VmckptError } from '../errors.js';
 import type { CheckpointReader } from '../checkpoint/reader.js';
 import * as wire from '../migration-stream/serializer.js';
-import type { BulkDecoder, PageSource } from '../pages/contracts.js';
+import type { ExtentSource, PageCatalog } from '../pages/contracts.js';
 import { rangeOf, type PlacedRamBlock } from '../pages/layout.js';
 import { Channel } from './channel.js';
 import { PageFeeder } from './page-feeder.js';
@@ -35,8 +35,8 @@ export async function readMachineState(reader: CheckpointReader): Promise<Machin
 }
 
 export interface WholeMachineOptions {
-  readonly source: PageSource;
-  readonly decoder: BulkDecoder;
+  readonly catalog: PageCatalog;
+  readonly extents: ExtentSource;
   readonly out: Writable;
   readonly state: MachineState;
   /** Blocks whose memory is in place already (see MemoryFill in src/native); none of their pages is sent. */
@@ -50,8 +50,8 @@ export interface WholeMachineOptions {
  *   destroyed, and what went into it is of no use.
  */
 export async function sendWholeMachine({
-  source,
-  decoder,
+  catalog,
+  extents,
   out,
   state,
   filled = [],
@@ -60,19 +60,19 @@ export async function sendWholeMachine({
   const broken = new AbortController();
   out.once('error', (error) => broken.abort(error));
   const either = AbortSignal.any([signal, broken.signal]);
-  const channel = new Channel(out, source.layout);
+  const channel = new Channel(out, catalog.layout);
   const feeder = new PageFeeder({
-    source,
-    decoder,
+    catalog,
+    extents,
     demand: channel,
     background: channel,
     backgroundAheadBytes: AHEAD_BYTES,
   });
   const { ramSectionId } = state;
-  const ranges = source.layout.blocks.filter((block) => !filled.includes(block)).map(rangeOf);
+  const ranges = catalog.layout.blocks.filter((block) => !filled.includes(block)).map(rangeOf);
   try {
     channel.send(wire.streamHeader(state.configuration));
-    channel.send(wire.ramStart(ramSectionId, source.layout));
+    channel.send(wire.ramStart(ramSectionId, catalog.layout));
     channel.send(wire.ramPartOpen(ramSectionId));
     // Memory that QEMU has filled by itself, firmware for example, must become zero again where it was zero.
     await feeder.sendZeros(ranges, either);

@@ -7,10 +7,10 @@
  * A unit is named by its lowest page, its *leader*. Page numbers, unlike the numbers of extents, mean the same in the
  * next generation of a machine.
  */
-import { MAX_EXTENT_PAGES, PAGE_KINDS, type PageSource } from '../pages/contracts.js';
+import { MAX_EXTENT_PAGES, PAGE_KINDS, type PageCatalog } from '../pages/contracts.js';
 
-/** As native/core/fault_server.cc has it. */
-const ZERO_WINDOW_PAGES = 32;
+/** As FaultServer::kZeroWindowPages in native/core/fault_server.h. */
+export const ZERO_WINDOW_PAGES = 32;
 
 export interface InstallUnits {
   /** Of the whole RAM; every page below it may be asked for. */
@@ -21,7 +21,7 @@ export interface InstallUnits {
   membersOf(page: number): number[];
 }
 
-type ExtentMap = Pick<PageSource, 'layout' | 'kindOf' | 'extentOf'>;
+type ExtentMap = Pick<PageCatalog, 'layout' | 'kindOf' | 'extentOf'>;
 
 /**
  * The units of a checkpoint. An extent's pages are found by looking around, because the page index only tells a

@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError } from '../../errors.js';
 import { ReturnPathParser, type ReturnPathMessage } from '../../migration-stream/return-path.js';
 import * as wire from '../../migration-stream/serializer.js';
-import type { BulkDecoder, PageSource } from '../../pages/contracts.js';
+import type { ExtentSource, PageCatalog } from '../../pages/contracts.js';
 import type { HostPages } from '../../pages/host-pages.js';
 import { rangeOf, type PageRange } from '../../pages/layout.js';
 import { nowMs } from '../../timeline/clock.js';
@@ -24,15 +24,15 @@ import type { ObservedFaults, Prediction } from '../../working-set/prediction.js
 
 const PINGS = { connected: 1, discarded: 2, listening: 3, packaged: 4 } as const;
 const ANSWER_TIMEOUT_MS = 30_000;
-/** As native/core/fault_background.cc has it: who asks for more has other plans than those that were predicted. */
-const PATIENCE_FAULTS = 64;
+/** As FaultServer::kPatienceMisses in native/core/fault_server.h: who asks for more than that needs everything. */
+export const PATIENCE_FAULTS = 64;
 const LOOK_EVERY_MS = 10;
 /** With a channel of their own, requested pages do not wait behind background pages, so more of those may queue. */
 const BACKGROUND_AHEAD_BYTES = { shared: 256 * 1024, preempt: 1 << 20 } as const;
 
 export interface SessionOptions {
-  readonly source: PageSource;
-  readonly decoder: BulkDecoder;
+  readonly catalog: PageCatalog;
+  readonly extents: ExtentSource;
   /** Opens one more connection to QEMU's incoming socket; one that is not readable is left to native code. */
   readonly connect: (readable: boolean) => Socket;
   /** When the second connection of `postcopy-preempt` is made: QEMU 7.2 reads nothing before it has both. */
@@ -80,7 +80,7 @@ export class PostcopySession {
 
   /** Sends the machine's state; resolves when QEMU has taken it and its memory is served on demand. */
   async start({ configuration, ramSectionId, deviceState }: MachineState): Promise<void> {
-    const { source, hostPages } = this.#options;
+    const { catalog, hostPages } = this.#options;
     this.#openMain();
     this.#listen();
     if (this.#options.preempt === 'at-once') this.#openPreempt();
@@ -90,7 +90,7 @@ export class PostcopySession {
         wire.openReturnPath(),
         wire.ping(PINGS.connected),
         wire.postcopyAdvise(hostPages.sizeBits),
-        wire.ramStart(ramSectionId, source.layout, hostPages),
+        wire.ramStart(ramSectionId, catalog.layout, hostPages),
       ]),
     );
     if (this.#options.preempt === 'after-pong') {
@@ -98,7 +98,7 @@ export class PostcopySession {
       this.#openPreempt();
     }
     this.#startFeeding();
-    const blocks = source.layout.blocks.filter(({ usedBytes }) => usedBytes > 0);
+    const blocks = catalog.layout.blocks.filter(({ usedBytes }) => usedBytes > 0);
     const discards = blocks.map(({ name, usedBytes }) =>
       wire.discardRanges(name, [{ startBytes: 0, lengthBytes: usedBytes }]),
     );
@@ -124,13 +124,13 @@ export class PostcopySession {
 
   /** Takes over a VM that waits in postcopy-recover: asks what it has received, and goes on with the rest. */
   async recover(ramSectionId: number): Promise<void> {
-    const { source, preempt } = this.#options;
+    const { catalog, preempt } = this.#options;
     this.#openMain();
     // All in one piece and before QEMU begins to read: when we die in its midst QEMU still comes as far as RESUME, and from
     // there back to postcopy-paused. Before RESUME version 7.2 has no way back.
     this.#main.send(
       Buffer.concat([
-        ...source.layout.blocks.map(({ name }) => wire.requestReceivedBitmap(name)),
+        ...catalog.layout.blocks.map(({ name }) => wire.requestReceivedBitmap(name)),
         wire.postcopyResume(),
         wire.ramPartOpen(ramSectionId),
       ]),
@@ -208,17 +208,17 @@ export class PostcopySession {
   }
 
   #openMain(adopted?: number): void {
-    const { source, connect } = this.#options;
+    const { catalog, connect } = this.#options;
     // What QEMU says is read by the native reader where there is one.
     const readable = this.#direct === undefined;
     const socket = adopted === undefined ? connect(readable) : new Socket({ fd: adopted, readable });
-    this.#main = new Channel(this.#watch(socket), source.layout);
+    this.#main = new Channel(this.#watch(socket), catalog.layout);
     this.#demand = this.#main;
   }
 
   /** To what QEMU says on the main connection; nothing is read before. */
   #listen(): void {
-    const returnPath = new ReturnPathParser(this.#options.source.layout, (message) =>
+    const returnPath = new ReturnPathParser(this.#options.catalog.layout, (message) =>
       this.#onMessage(message),
     );
     const read = (chunk: Buffer) => this.#guarded(() => returnPath.push(chunk));
@@ -227,7 +227,7 @@ export class PostcopySession {
   }
 
   #openPreempt(): void {
-    this.#demand = new Channel(this.#watch(this.#options.connect(true)), this.#options.source.layout);
+    this.#demand = new Channel(this.#watch(this.#options.connect(true)), this.#options.catalog.layout);
   }
 
   /**
@@ -260,7 +260,7 @@ export class PostcopySession {
     for (const { firstPage, presence } of inPlace)
       for (const [at, isPresent] of presence.entries())
         if (isPresent) this.feeder.markReceived(firstPage + at);
-    const owned = this.#options.source.layout.blocks.filter((block) => direct.owns(block)).map(rangeOf);
+    const owned = this.#options.catalog.layout.blocks.filter((block) => direct.owns(block)).map(rangeOf);
     this.#direct = undefined;
     direct.forgo();
     // Of a fault that a dead process has read QEMU knows nothing: it will not ask for a zero page, nor make one.
@@ -297,15 +297,15 @@ export class PostcopySession {
   }
 
   #streamRanges(): PageRange[] {
-    return this.#options.source.layout.blocks.filter((block) => !this.#direct?.owns(block)).map(rangeOf);
+    return this.#options.catalog.layout.blocks.filter((block) => !this.#direct?.owns(block)).map(rangeOf);
   }
 
   #startFeeding(): void {
-    const { source, decoder, hostPages } = this.#options;
+    const { catalog, extents, hostPages } = this.#options;
     const backgroundAheadBytes = BACKGROUND_AHEAD_BYTES[this.#demand === this.#main ? 'shared' : 'preempt'];
     this.feeder = new PageFeeder({
-      source,
-      decoder,
+      catalog,
+      extents,
       demand: this.#demand,
       background: this.#main,
       backgroundAheadBytes,
@@ -335,7 +335,9 @@ export class PostcopySession {
     if (message.type === 'requestPages') {
       // Behind the end only zero pages are left, and QEMU makes those itself; on a channel of its own it waits for answers.
       if (!this.#mainEnded || this.#demand !== this.#main)
-        this.feeder.answer(message.page, message.pageCount);
+        this.feeder
+          .answer(message.page, message.pageCount, this.#stop.signal)
+          ?.catch((error: unknown) => this.#fail(error as Error));
       return;
     }
     if (message.type === 'receivedBitmap') return this.#markReceived(message);
@@ -346,7 +348,7 @@ export class PostcopySession {
   }
 
   #markReceived({ blockName, bitmap }: MessageOf<'receivedBitmap'>): void {
-    const { firstPage, pageCount } = this.#options.source.layout.byName(blockName)!;
+    const { firstPage, pageCount } = this.#options.catalog.layout.byName(blockName)!;
     for (let page = 0; page < pageCount; page++)
       if (((bitmap[page >>> 3]! >>> (page & 7)) & 1) === 1) this.feeder.markReceived(firstPage + page);
   }

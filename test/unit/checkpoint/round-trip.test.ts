@@ -2,7 +2,7 @@ import { readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
-import { DecodePool } from '../../../src/checkpoint/decode-pool.js';
+import { FileExtents } from '../../../src/checkpoint/file-extents.js';
 import { CheckpointReader } from '../../../src/checkpoint/reader.js';
 import { CheckpointWriter } from '../../../src/checkpoint/writer.js';
 import { PAGE_KINDS } from '../../../src/pages/contracts.js';
@@ -77,7 +77,7 @@ describe.each([
     for (let page = 0; page < 1000; page++) await write(writer, page, { version: 0 });
     await writer.finish(manifestParts(), deviceState);
     const reader = await CheckpointReader.open(dir);
-    const pool = new DecodePool(reader);
+    const source = new FileExtents(reader);
     const extents = Array.from({ length: reader.extentCount }, (_, extent) => extent);
     const single = new Uint8Array(extentPages * PAGE_BYTES);
     for (const request of [
@@ -86,14 +86,14 @@ describe.each([
       extents.filter((extent) => extent % 3 === 0),
       [],
     ]) {
-      const decoded = await pool.decode(request);
+      const decoded = await source.read(request);
       for (const [position, extent] of request.entries()) {
         const pageCount = reader.readExtent(extent, single);
         expect(Buffer.compare(decoded.bytesAt(position), single.subarray(0, pageCount * PAGE_BYTES))).toBe(0);
       }
       decoded.release();
     }
-    await pool.close();
+    await source.close();
     reader.close();
   });
 });

@@ -1,8 +1,7 @@
-/** Decodes many extents beside the main thread, for everything that is not a demand fault. */
-import type { BulkDecoder, DecodedExtents } from '../pages/contracts.js';
+/** The extents of a local generation: one at a time on this thread, many of them beside it. */
+import type { DecodedExtents, ExtentSource } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import type { DecodeFault, DecodeRequest, DecodeWorkerData } from './decode-worker.js';
-import { InlineDecoder } from './inline-decoder.js';
 import { extentDamaged, type PagesReader } from './pages-reader.js';
 import type { WorkerTeam } from './worker-team.js';
 
@@ -17,33 +16,39 @@ const INLINE_EXTENTS = 128;
 
 type DecodeTeam = WorkerTeam<DecodeRequest, DecodeFault | undefined>;
 
-export class DecodePool implements BulkDecoder {
+export class FileExtents implements ExtentSource {
   readonly #reader: PagesReader;
   readonly #extentBytes: number;
-  readonly #inline: InlineDecoder;
   #inlineCount = 0;
   /** Loaded and started when there is enough to do: until then the processors have better things to do. */
   #team: Promise<DecodeTeam> | undefined;
   readonly #free: Uint8Array[] = [];
 
-  /** The reader must stay open until the pool is closed. */
+  /** The reader must stay open until this is closed. */
   constructor(reader: PagesReader) {
     this.#reader = reader;
-    this.#inline = new InlineDecoder(reader);
     this.#extentBytes = reader.extentPages * PAGE_BYTES;
   }
+
+  readNow(extent: number, into: Uint8Array): number {
+    return this.#reader.readExtent(extent, into);
+  }
+
+  /** The system reads ahead by itself. */
+  willNeed(): void {}
 
   /**
    * Decodes up to MAX_REQUEST_EXTENTS extents; neighbours in the file are read together.
    * @throws VmckptError EXTENT_DAMAGED for the first damaged one, INDEX_DAMAGED
    */
-  async decode(numbers: readonly number[]): Promise<DecodedExtents> {
+  async read(numbers: readonly number[], signal?: AbortSignal): Promise<DecodedExtents> {
+    signal?.throwIfAborted();
     if (numbers.length > MAX_REQUEST_EXTENTS)
       throw new RangeError(
         `${numbers.length} extents in one request, at most ${MAX_REQUEST_EXTENTS} allowed`,
       );
     this.#inlineCount += numbers.length;
-    if (this.#inlineCount <= INLINE_EXTENTS) return this.#inline.decode(numbers);
+    if (this.#inlineCount <= INLINE_EXTENTS) return this.#readInline(numbers);
     const extents = numbers.map((extent) => this.#reader.extentInfo(extent));
     const into = this.#takeBuffer(extents.length * this.#extentBytes);
     let released = false;
@@ -71,6 +76,15 @@ export class DecodePool implements BulkDecoder {
   /** Ends the threads once they have decoded what they were asked for. */
   async close(): Promise<void> {
     await (await this.#team)?.close();
+  }
+
+  /** For so few that starting threads would take longer. */
+  #readInline(numbers: readonly number[]): DecodedExtents {
+    const decoded = numbers.map((extent) => {
+      const bytes = new Uint8Array(this.#extentBytes);
+      return bytes.subarray(0, this.#reader.readExtent(extent, bytes) * PAGE_BYTES);
+    });
+    return { bytesAt: (position) => decoded[position]!, release: () => undefined };
   }
 
   #startedTeam(): Promise<DecodeTeam> {
