@@ -21,4 +21,10 @@ Napi::Error ToJavaScript(Napi::Env env, const DamagedImage& damage) {
   return result;
 }
 
+Napi::Error ToJavaScript(Napi::Env env, const SourceUnavailable& error) {
+  Napi::Error result = Napi::Error::New(env, error.what());
+  result.Set("code", Napi::String::New(env, "SOURCE_UNAVAILABLE"));
+  return result;
+}
+
 }  // namespace vmckpt::binding

@@ -6,7 +6,7 @@
 #include <new>
 #include <system_error>
 
-#include "core/checkpoint_image.h"
+#include "core/image_errors.h"
 #include "core/system_error.h"
 
 namespace vmckpt::binding {
@@ -17,6 +17,9 @@ Napi::Error ToJavaScript(Napi::Env env, const SystemError& error);
 /** An Error with `code` EXTENT_DAMAGED or INDEX_DAMAGED. */
 Napi::Error ToJavaScript(Napi::Env env, const DamagedImage& damage);
 
+/** An Error with `code` SOURCE_UNAVAILABLE. */
+Napi::Error ToJavaScript(Napi::Env env, const SourceUnavailable& error);
+
 /** Calls `body`, so that no C++ exception but Napi::Error leaves it. */
 template <typename Body>
 auto Translated(Napi::Env env, Body body) {
@@ -26,6 +29,8 @@ auto Translated(Napi::Env env, Body body) {
     throw ToJavaScript(env, error);
   } catch (const DamagedImage& damage) {
     throw ToJavaScript(env, damage);
+  } catch (const SourceUnavailable& error) {
+    throw ToJavaScript(env, error);
   } catch (const std::bad_alloc&) {
     throw ToJavaScript(env, SystemError(ENOMEM, "malloc"));
   } catch (const std::system_error& error) {

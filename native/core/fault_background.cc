@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "core/back_off.h"
 #include "core/system_error.h"
 
 namespace vmckpt {
@@ -19,11 +20,6 @@ constexpr uint64_t kReadAheadPages = 4096;
 /** What is predicted is wanted soon; the rest is only wanted some time. */
 constexpr int kPredictedNiceness = 4;
 constexpr int kRestNiceness = 10;
-constexpr std::chrono::microseconds kLookAgainAfter{200};
-constexpr std::chrono::microseconds kLongestPause{50'000};
-/** Who asks for more than that beside the prediction has other plans, and is helped most by having
- * everything. */
-constexpr uint64_t kPatienceMisses = 64;
 /** Whoever ends the server waits for it. */
 constexpr std::chrono::milliseconds kLongestWait{10};
 
@@ -68,11 +64,14 @@ void FaultServer::Background::SendRest() {
   FindHugePages();
   WaitUntil(plan_.rest_from, [this] { return MissesMuch(); });
   Send(order, kRestNiceness);
-  SendWithheld(order);
-  // Longer and longer: what others have in hand takes moments, what is damaged never comes.
-  for (auto pause = kLookAgainAfter; !MustStop() && !AllInstalled(order);
-       pause = std::min(2 * pause, kLongestPause))
-    std::this_thread::sleep_for(pause);
+  // Whoever is going to touch what is withheld has had the time to.
+  WaitUntil(plan_.withheld_until, [] { return false; });
+  SendLeftOver(order);
+  // What others have in hand takes moments, what is damaged never comes, and the source may take any time.
+  for (BackOff pause; !MustStop() && !AllInstalled(order);) {
+    std::this_thread::sleep_for(pause.Next());
+    SendLeftOver(order);
+  }
 }
 
 void FaultServer::Background::Send(const InstallOrder& order, int niceness) {
@@ -108,30 +107,32 @@ void FaultServer::Background::SendPiece(Sender& sender, const InstallOrder& orde
     server_.GiveWayToDemand();
   }
   auto pages = order.AllPagesOf(piece);
-  std::bitset<kMaxExtentPages> claimed;
+  Claims claims{};
+  size_t claimed_count = 0;
   size_t queued_count = 0;
   for (size_t slot = 0; slot < pages.size(); slot++) {
     if (pages[slot] == InstallOrder::kNoPage) continue;
-    auto former = server_.table_.Claim(pages[slot], withheld == Withheld::kSent);
-    claimed[slot] = former.has_value();
-    queued_count += former == PageState::kQueued;
+    claims[slot] = server_.table_.Claim(pages[slot], withheld == Withheld::kSent);
+    claimed_count += claims[slot].has_value();
+    queued_count += claims[slot] == PageState::kQueued;
   }
-  if (claimed.none()) return;
-  Gather(sender, piece, pages, claimed);
+  if (claimed_count == 0 || !Gather(sender, piece, pages, claims)) return;
   TransferCounters& counters = server_.table_.counters();
   if (piece.kind == PageKind::kZero) {
     counters.zero_pages.fetch_add(1, std::memory_order_relaxed);
     return;
   }
   counters.prefetched_pages.fetch_add(queued_count, std::memory_order_relaxed);
-  counters.background_pages.fetch_add(claimed.count() - queued_count, std::memory_order_relaxed);
+  counters.background_pages.fetch_add(claimed_count - queued_count, std::memory_order_relaxed);
 }
 
-/** Hands the claimed pages of a piece to the installer. */
-void FaultServer::Background::Gather(Sender& sender, const InstallOrder::Piece& piece,
-                                     std::span<const uint32_t> pages,
-                                     const std::bitset<kMaxExtentPages>& claimed) {
-  if (piece.kind == PageKind::kZero) return sender.installer.Add(piece.number, nullptr);
+/** Hands the claimed pages of a piece to the installer; false when the source does not have them yet. */
+bool FaultServer::Background::Gather(Sender& sender, const InstallOrder::Piece& piece,
+                                     std::span<const uint32_t> pages, const Claims& claims) {
+  if (piece.kind == PageKind::kZero) {
+    sender.installer.Add(piece.number, nullptr);
+    return true;
+  }
   if (sender.installer.HoldsBytesOf(sender.room.data(), sender.room.size())) sender.installer.Flush();
   try {
     const uint8_t* bytes = sender.room.data();
@@ -140,10 +141,15 @@ void FaultServer::Background::Gather(Sender& sender, const InstallOrder::Piece& 
     else
       std::fill_n(sender.room.begin(), kPageBytes, server_.image_->EntryOf(piece.number).fill);
     for (size_t slot = 0; slot < pages.size(); slot++)
-      if (claimed[slot]) sender.installer.Add(pages[slot], bytes + slot * kPageBytes);
+      if (claims[slot]) sender.installer.Add(pages[slot], bytes + slot * kPageBytes);
+    return true;
+  } catch (const SourceUnavailable&) {
+    for (size_t slot = 0; slot < pages.size(); slot++)
+      if (claims[slot]) server_.GiveBack(pages[slot], *claims[slot]);
+    return false;
   } catch (const DamagedImage&) {
     for (size_t slot = 0; slot < pages.size(); slot++)
-      if (claimed[slot]) server_.table_.Settle(pages[slot], PageState::kFailed);
+      if (claims[slot]) server_.table_.Settle(pages[slot], PageState::kFailed);
     // Pages of pieces before this one, which are sound.
     sender.installer.Flush();
     throw;
@@ -162,19 +168,19 @@ void FaultServer::Background::WaitUntil(Clock::time_point instant, Condition or_
     std::this_thread::sleep_for(std::min<Clock::duration>(instant - now, kLongestWait));
 }
 
-/** Whoever is going to touch them has had the time to. */
-void FaultServer::Background::SendWithheld(const InstallOrder& order) {
-  auto is_withheld = [this](uint32_t page) {
-    return page != InstallOrder::kNoPage && server_.table_.StateOf(page) == PageState::kWithheld;
+/** What was withheld, or was not to be had when its turn came. */
+void FaultServer::Background::SendLeftOver(const InstallOrder& order) {
+  auto is_left = [this](uint32_t page) {
+    return page != InstallOrder::kNoPage && PageTable::IsClaimable(server_.table_.StateOf(page));
   };
-  WaitUntil(plan_.withheld_until, [] { return false; });
   Sender sender(server_);
   for (const InstallOrder::Piece& piece : order.pieces()) {
     if (MustStop()) return;
-    if (std::ranges::any_of(order.AllPagesOf(piece), is_withheld))
+    if (std::ranges::any_of(order.AllPagesOf(piece), is_left))
       SendPiece(sender, order, piece, Withheld::kSent);
     sender.installer.Flush();
   }
+  SendHugePages();
 }
 
 void FaultServer::Background::FindHugePages() {

@@ -3,9 +3,10 @@
 // threads of low priority, which give way to every fault.
 #pragma once
 
+#include <array>
 #include <atomic>
-#include <bitset>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <thread>
 #include <vector>
@@ -36,15 +37,17 @@ class FaultServer::Background {
   /** All pieces, by all threads. */
   void Send(const InstallOrder& order, int niceness);
   void SendPieces(const InstallOrder& order);
-  void SendWithheld(const InstallOrder& order);
+  void SendLeftOver(const InstallOrder& order);
   bool MissesMuch() const;
   template <typename Condition>
   void WaitUntil(Clock::time_point instant, Condition or_else) const;
   enum class Withheld { kSpared, kSent };
   void SendPiece(Sender& sender, const InstallOrder& order, const InstallOrder::Piece& piece,
                  Withheld withheld);
-  void Gather(Sender& sender, const InstallOrder::Piece& piece, std::span<const uint32_t> pages,
-              const std::bitset<kMaxExtentPages>& claimed);
+  /** By slot: the state that a claimed page was in; nothing for the others. */
+  using Claims = std::array<std::optional<PageState>, kMaxExtentPages>;
+  bool Gather(Sender& sender, const InstallOrder::Piece& piece, std::span<const uint32_t> pages,
+              const Claims& claims);
   void FindHugePages();
   void SendHugePages();
   bool AllInstalled(const InstallOrder& order) const;

@@ -53,9 +53,12 @@ void FaultServer::Background::SendHugePages() {
   for (uint64_t page : huge_pages_) {
     if (MustStop()) return;
     server_.GiveWayToDemand();
-    if (!server_.table_.Claim(page)) continue;
+    const auto former = server_.table_.Claim(page, true);
+    if (!former) continue;
     try {
       server_.InstallHuge(worker, page, server_.table_.counters().background_pages);
+    } catch (const SourceUnavailable&) {
+      server_.GiveBack(page, *former);
     } catch (const DamagedImage&) {
       server_.table_.Settle(page, PageState::kFailed);
       throw;

@@ -7,14 +7,13 @@
 #include <cstring>
 
 #include "core/fault_background.h"
+#include "core/fault_starvation.h"
 #include "core/system_error.h"
 
 namespace vmckpt {
 
 namespace {
 
-/** Zero pages around a fault that are installed with it: for the price of one. */
-constexpr uint64_t kZeroWindowPages = 32;
 /** 128 KiB: a longer UFFDIO_COPY holds up every fault behind it. */
 constexpr size_t kMaxRunPages = 32;
 
@@ -45,7 +44,8 @@ FaultServer::FaultServer(std::shared_ptr<CheckpointImage> image, PageTable& tabl
       options_(std::move(options)),
       stop_event_(Check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")),
       postponed_event_(Check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE), "eventfd")),
-      huge_zeros_(LargestPage(options_.regions)) {
+      huge_zeros_(LargestPage(options_.regions)),
+      starvation_(std::make_unique<Starvation>(*this)) {
   if (userfaultfd_.pages_may_go()) userfaultfd_.MakeNonBlocking();
   for (unsigned i = 0; i < options_.demand_threads; i++)
     demand_threads_.emplace_back([this] { DemandLoop(); });
@@ -56,6 +56,7 @@ FaultServer::~FaultServer() {
   ::eventfd_write(stop_event_.get(), 1);
   for (std::thread& thread : demand_threads_) thread.join();
   background_.reset();
+  starvation_->Stop();
 }
 
 void FaultServer::StartBackground(BackgroundPlan plan) {
@@ -76,18 +77,19 @@ void FaultServer::DemandLoop() {
       Check(RetryOnSignal([&] { return ::poll(entries, 3, -1); }), "poll");
       if ((entries[0].revents & POLLERR) != 0) throw SystemError(EIO, "poll");
       while (auto address = NextFault())
-        if (uint64_t page = PageAt(*address); page != InstallOrder::kNoPage) Serve(worker, page);
+        if (uint64_t page = PageAt(*address); page != InstallOrder::kNoPage)
+          Serve(worker, page, Clock::now());
     }
   });
 }
 
 void FaultServer::ServeAll(Worker& worker, uint64_t first, uint64_t count) {
   const uint64_t step = RegionOf(first)->unit();
-  for (uint64_t page = first; page < first + count; page += step) Serve(worker, page);
+  for (uint64_t page = first; page < first + count; page += step) Serve(worker, page, Clock::now());
 }
 
-void FaultServer::Serve(Worker& worker, uint64_t page) {
-  auto since = Clock::now();
+/** A fault of `since`. */
+void FaultServer::Serve(Worker& worker, uint64_t page, Clock::time_point since) {
   Counted active(demand_active_);
   const MemoryRegion& region = *RegionOf(page);
   page -= (page - region.first_page) % region.unit();
@@ -95,9 +97,7 @@ void FaultServer::Serve(Worker& worker, uint64_t page) {
   const bool is_ours = former.has_value();
   bool done = Guarded([&] {
     if (is_ours) {
-      trace_.Add(page, since);
-      if (former == PageState::kWithheld) table_.counters().withheld_faults++;
-      InstallDemanded(worker, page, since);
+      ServeClaimed(worker, page, *former, since);
     } else if (userfaultfd_.pages_may_go() && IsSettled(page)) {
       InstallRemoved(page, since);
     } else {
@@ -107,16 +107,29 @@ void FaultServer::Serve(Worker& worker, uint64_t page) {
   if (is_ours && !done) table_.Settle(page, PageState::kFailed);
 }
 
+/** `page`, claimed, was in the state `former`. */
+void FaultServer::ServeClaimed(Worker& worker, uint64_t page, PageState former, Clock::time_point since) {
+  if (former != PageState::kStarving) trace_.Add(page, since);
+  if (former == PageState::kWithheld) table_.counters().withheld_faults++;
+  try {
+    InstallDemanded(worker, page, since);
+  } catch (const SourceUnavailable& why) {
+    if (former != PageState::kStarving) table_.starvation().pages++;
+    GiveBack(page, PageState::kStarving);
+    starvation_->Add(page, since, why.what());
+  }
+}
+
 void FaultServer::InstallDemanded(Worker& worker, uint64_t page, Clock::time_point since) {
   if (RegionOf(page)->is_huge()) {
     InstallHuge(worker, page, table_.counters().demand_pages);
     return RecordFault(since);
   }
   PageEntry entry = image_->EntryOf(page);
-  TransferCounters& counters = table_.counters();
-  counters.demand_pages.fetch_add(1, std::memory_order_relaxed);
+  // Before anything is counted: the source may not have it.
+  ExtentCache::Buffer extent = entry.kind == PageKind::kData ? Read(worker, entry.extent) : nullptr;
+  table_.counters().demand_pages.fetch_add(1, std::memory_order_relaxed);
   if (entry.kind == PageKind::kData) {
-    ExtentCache::Buffer extent = Read(worker, entry.extent);
     Answer({.page = page, .bytes = extent.get() + entry.slot * kPageBytes, .page_count = 1}, since);
     InstallNeighbours(page, entry, extent.get());
   } else if (entry.kind == PageKind::kFill) {
@@ -273,6 +286,13 @@ void FaultServer::MarkInstalled(uint64_t page, size_t page_count) {
   if (awaited_count_.fetch_add(0) > 0) ResolveAwaited(page, page_count);
 }
 
+/** A claimed page cannot be had yet: it can be claimed again. */
+void FaultServer::GiveBack(uint64_t page, PageState state) {
+  table_.Settle(page, state);
+  // As in MarkInstalled().
+  if (awaited_count_.fetch_add(0) > 0) StarveAwaited(page);
+}
+
 /** Nothing remains to be done for the page. */
 bool FaultServer::IsSettled(uint64_t page) const {
   PageState state = table_.StateOf(page);
@@ -299,7 +319,9 @@ void FaultServer::AwaitOther(uint64_t page, Clock::time_point since) {
     awaited_.push_back({.page = page, .since = since});
     awaited_count_.fetch_add(1);
   }
-  if (table_.StateOf(page) != PageState::kInstalled) return;
+  const PageState state = table_.StateOf(page);
+  if (PageTable::IsClaimable(state)) return StarveAwaited(page);
+  if (state != PageState::kInstalled) return;
   ResolveAwaited(page, 1);
   // The fault may be older than the page, its waiter asleep since before a process died that knew of it.
   userfaultfd_.Wake(AddressOf(page), kPageBytes);
@@ -313,6 +335,21 @@ void FaultServer::ResolveAwaited(uint64_t page, size_t page_count) {
     awaited_count_.fetch_sub(1);
     return true;
   });
+}
+
+/** The thread that had claimed the page has given it back: others must see to the faults on it. */
+void FaultServer::StarveAwaited(uint64_t page) {
+  std::vector<Awaited> faults;
+  {
+    std::lock_guard lock(awaited_mutex_);
+    std::erase_if(awaited_, [&](const Awaited& fault) {
+      if (fault.page != page) return false;
+      faults.push_back(fault);
+      awaited_count_.fetch_sub(1);
+      return true;
+    });
+  }
+  for (const Awaited& fault : faults) starvation_->Add(page, fault.since, "the source does not have it yet");
 }
 
 void FaultServer::RecordFault(Clock::time_point since) {

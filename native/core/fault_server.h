@@ -42,6 +42,10 @@ struct ServerEvent {
     kGone,
     /** A system call failed that should not. */
     kFailed,
+    /** A page is asked for that the source does not have yet: `text` says why. All others are served. */
+    kStarving,
+    /** No fault waits for the source any more. */
+    kFed,
   };
   Kind kind;
   std::string text;
@@ -50,6 +54,12 @@ struct ServerEvent {
 class FaultServer {
  public:
   using Clock = std::chrono::steady_clock;
+
+  /** Zero pages around a fault that are installed with it: for the price of one. */
+  static constexpr uint64_t kZeroWindowPages = 32;
+  /** Who asks for more than that beside the prediction has other plans, and is helped most by having
+   * everything. */
+  static constexpr uint64_t kPatienceMisses = 64;
 
   struct Options {
     std::vector<MemoryRegion> regions;
@@ -111,6 +121,7 @@ class FaultServer {
 
  private:
   class Background;
+  class Starvation;
 
   /** Pages that follow each other in the VM, and their bytes in memory here; zeros where there are none. */
   struct Run {
@@ -136,8 +147,9 @@ class FaultServer {
   };
 
   void DemandLoop();
-  void Serve(Worker& worker, uint64_t page);
+  void Serve(Worker& worker, uint64_t page, Clock::time_point since);
   std::optional<uint64_t> NextFault();
+  void ServeClaimed(Worker& worker, uint64_t page, PageState former, Clock::time_point since);
   void InstallDemanded(Worker& worker, uint64_t page, Clock::time_point since);
   void InstallNeighbours(uint64_t page, const PageEntry& entry, const uint8_t* extent);
   void InstallZeros(uint64_t page, Clock::time_point since);
@@ -161,6 +173,7 @@ class FaultServer {
   bool Gather(Worker& worker, uint64_t page, size_t page_count);
 
   void MarkInstalled(uint64_t page, size_t page_count);
+  void GiveBack(uint64_t page, PageState state);
   bool IsSettled(uint64_t page) const;
 
   const MemoryRegion* RegionOf(uint64_t page) const { return vmckpt::RegionOf(options_.regions, page); }
@@ -169,6 +182,7 @@ class FaultServer {
 
   void AwaitOther(uint64_t page, Clock::time_point since);
   void ResolveAwaited(uint64_t page, size_t page_count);
+  void StarveAwaited(uint64_t page);
   void RecordFault(Clock::time_point since);
   void GiveWayToDemand();
 
@@ -229,6 +243,7 @@ class FaultServer {
   std::vector<Awaited> awaited_;
   std::atomic<size_t> awaited_count_{0};
 
+  std::unique_ptr<Starvation> starvation_;
   std::unique_ptr<Background> background_;
   std::vector<std::thread> demand_threads_;
 };

@@ -33,13 +33,15 @@ using std::chrono::seconds;
 using std::chrono::steady_clock;
 
 constexpr size_t kSlots = 8;
-/** Before it are a server's standard descriptors, its line to the verb, and its holding line. */
-constexpr int kFirstHeldFd = 5;
+/** Behind a server's line to the verb, and its holding line. */
+constexpr int kFirstHeldFd = kFirstServerFd + 2;
 constexpr size_t kLengthBytes = 4;
 constexpr size_t kMaxStartBytes = 8 << 20;
 constexpr size_t kReadBytes = 16 << 10;
 constexpr seconds kGraceTime{10};
 constexpr int kMaxRestartsInARow = 20;
+/** Among a successor's arguments. */
+constexpr const char* kSuccessorFlag = "--successor";
 constexpr seconds kRowGap{60};
 
 /** Returns the score from before. */
@@ -203,7 +205,7 @@ class Keeper {
   void LaunchSuccessor() {
     Debug("keeper", "starts a successor, %d in a row", restarts_in_a_row_);
     std::vector<std::string> argv = server_argv_;
-    argv.push_back("--successor");
+    argv.push_back(kSuccessorFlag);
     try {
       LaunchServer(std::move(argv));
     } catch (const SystemError& error) {
@@ -333,6 +335,16 @@ int RunKeeper(const KeeperFds& fds, std::vector<std::string> server_argv) {
   ::setsid();
   KeepOnly(fds);
   return Keeper(fds, std::move(server_argv)).Run();
+}
+
+std::string KeeperConstants() {
+  auto line = [](const char* name, const std::string& value) {
+    return std::string(name) + "=" + value + "\n";
+  };
+  return line("slots", std::to_string(kSlots)) + line("firstServerFd", std::to_string(kFirstServerFd)) +
+         line("firstHeldFd", std::to_string(kFirstHeldFd)) +
+         line("maxRestartsInARow", std::to_string(kMaxRestartsInARow)) +
+         line("successorFlag", kSuccessorFlag);
 }
 
 }  // namespace vmckpt

@@ -29,4 +29,7 @@ struct KeeperFds {
 /** Serves one restore, and returns its exit code: 0 done, 1 without a QEMU. Throws SystemError. */
 int RunKeeper(const KeeperFds& fds, std::vector<std::string> server_argv);
 
+/** The numbers that src/ has as well, each as "name=value" on a line. */
+std::string KeeperConstants();
+
 }  // namespace vmckpt

@@ -16,7 +16,6 @@ namespace vmckpt {
 
 namespace {
 
-constexpr int kFirstServerFd = 3;
 /** Above every number that a child is given. */
 constexpr int kOutOfTheWay = 64;
 constexpr int kNotExecuted = 127;

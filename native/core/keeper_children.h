@@ -12,6 +12,9 @@
 
 namespace vmckpt {
 
+/** The first of a server's descriptors behind the standard ones. */
+constexpr int kFirstServerFd = 3;
+
 struct ServerStart {
   /** argv[0] is the program's path. */
   std::vector<std::string> argv;

@@ -1,8 +1,10 @@
-// vmckpt-keeper SERVER_PROGRAM [SERVER_ARGS…]: see keeper.h. Descriptor 3 is the line to the verb, 4 the
-// server's line to it. Exit codes: 0 done, 1 failed, 2 wrong usage.
+// vmckpt-keeper SERVER_PROGRAM [SERVER_ARGS…]: see keeper.h. `vmckpt-keeper --constants` tells its numbers.
+// Descriptor 3 is the line to the verb, 4 the server's line to it. Exit codes: 0 done, 1 failed, 2 wrong
+// usage.
 #include <sys/stat.h>
 
 #include <cstdio>
+#include <string_view>
 
 #include "core/keeper.h"
 #include "core/system_error.h"
@@ -19,6 +21,10 @@ bool IsSocket(int fd) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc == 2 && std::string_view(argv[1]) == "--constants") {
+    std::fputs(vmckpt::KeeperConstants().c_str(), stdout);
+    return 0;
+  }
   if (argc < 2 || !IsSocket(kFds.verb) || !IsSocket(kFds.server_line)) {
     std::fprintf(stderr, "vmckpt-keeper is started by vmckpt restore, and by nobody else\n");
     return 2;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "core/back_off.h"
 #include "core/process_memory.h"
 #include "core/system_error.h"
 
@@ -29,10 +30,10 @@ class MemoryFill::Writer {
         extent_bytes_(fill.image_->facts().extent_pages * kPageBytes),
         room_(fill.batch_pieces_ * extent_bytes_) {}
 
-  /** Reads and writes pieces [first, end), one batch of them. */
-  void Write(uint64_t first, uint64_t end) {
+  /** Reads and writes pieces [first, end), one batch of them; false, and none, when it must stop before. */
+  bool Write(uint64_t first, uint64_t end) {
     for (uint64_t at = first; at < end; at++)
-      Gather(fill_.order_.pieces()[at], room_.data() + (at - first) * extent_bytes_);
+      if (!Gather(fill_.order_.pieces()[at], room_.data() + (at - first) * extent_bytes_)) return false;
     try {
       WriteProcessMemory(fill_.options_.pid, local_, remote_);
     } catch (const SystemError& error) {
@@ -41,22 +42,38 @@ class MemoryFill::Writer {
       throw;
     }
     Account();
+    return true;
   }
 
  private:
-  void Gather(const InstallOrder::Piece& piece, uint8_t* room) {
+  bool Gather(const InstallOrder::Piece& piece, uint8_t* room) {
     if (piece.kind == PageKind::kData) return GatherExtent(piece, room);
     const bool is_zero = piece.kind == PageKind::kZero;
     std::fill_n(room, kPageBytes, is_zero ? 0 : fill_.image_->EntryOf(piece.number).fill);
     Add(piece.number, room);
     zero_count_ += is_zero;
+    return true;
   }
 
-  void GatherExtent(const InstallOrder::Piece& extent, uint8_t* room) {
+  bool GatherExtent(const InstallOrder::Piece& extent, uint8_t* room) {
     auto pages = fill_.order_.PagesOf(extent);
-    const uint8_t* bytes = fill_.image_->Read(extent.number, decoder_, room);
+    const uint8_t* bytes = Read(extent.number, room);
+    if (bytes == nullptr) return false;
     for (size_t slot = 0; slot < pages.size(); slot++)
       if (pages[slot] != InstallOrder::kNoPage) Add(pages[slot], bytes + slot * kPageBytes);
+    return true;
+  }
+
+  /** Waits until the source has the extent; null when the fill must stop before that. */
+  const uint8_t* Read(uint32_t extent, uint8_t* room) {
+    for (BackOff pause;;) {
+      try {
+        return fill_.image_->Read(extent, decoder_, room);
+      } catch (const SourceUnavailable&) {
+        if (fill_.MustStop()) return nullptr;
+      }
+      std::this_thread::sleep_for(pause.Next());
+    }
   }
 
   void Add(uint32_t page, const uint8_t* bytes) {
@@ -80,7 +97,7 @@ class MemoryFill::Writer {
 
   void VerifyAgain(uint64_t first, uint64_t end) {
     for (const InstallOrder::Piece& piece : std::span(fill_.order_.pieces()).subspan(first, end - first))
-      if (piece.kind == PageKind::kData) fill_.image_->Read(piece.number, decoder_, room_.data());
+      if (piece.kind == PageKind::kData) Read(piece.number, room_.data());
   }
 
   void Account() {
@@ -148,11 +165,10 @@ void MemoryFill::Work() {
 
 void MemoryFill::WriteStretch(Writer& writer, uint64_t first, uint64_t end) {
   for (uint64_t at = first; at < end; at += batch_pieces_) {
-    if (MustStop()) {
+    if (MustStop() || !writer.Write(at, std::min(at + batch_pieces_, end))) {
       cut_short_ = true;
       return;
     }
-    writer.Write(at, std::min(at + batch_pieces_, end));
   }
 }
 

@@ -28,6 +28,8 @@ struct PageTable::Header {
   std::atomic<uint32_t> stream_phase;
   TransferCounters counters;
   LatencyHistogram fault_times;
+  // Behind what older tables have; there it is 0.
+  StarvationCounters starvation;
 };
 
 namespace {
@@ -110,8 +112,7 @@ uint64_t PageTable::page_count() const { return header_->page_count; }
 
 std::optional<PageState> PageTable::Claim(uint64_t page, bool withheld_too) {
   PageState state = StateOf(page);
-  while (state == PageState::kAbsent || state == PageState::kQueued ||
-         (withheld_too && state == PageState::kWithheld)) {
+  while (IsClaimable(state) && (withheld_too || state != PageState::kWithheld)) {
     if (states_[page].compare_exchange_weak(state, PageState::kInFlight, std::memory_order_acq_rel))
       return state;
   }
@@ -131,13 +132,16 @@ void PageTable::MarkInstalled(uint64_t first, std::span<const uint8_t> presence)
 }
 
 void PageTable::ForgetClaims() {
-  for (uint64_t page = 0; page < page_count(); page++)
-    if (StateOf(page) == PageState::kInFlight || StateOf(page) == PageState::kFailed)
+  for (uint64_t page = 0; page < page_count(); page++) {
+    const PageState state = StateOf(page);
+    if (state == PageState::kInFlight || state == PageState::kFailed || state == PageState::kStarving)
       Set(page, PageState::kAbsent);
+  }
 }
 
 TransferCounters& PageTable::counters() { return header_->counters; }
 LatencyHistogram& PageTable::fault_times() { return header_->fault_times; }
+StarvationCounters& PageTable::starvation() { return header_->starvation; }
 std::atomic<uint32_t>& PageTable::requested_block() { return header_->requested_block; }
 std::atomic<uint32_t>& PageTable::stream_phase() { return header_->stream_phase; }
 

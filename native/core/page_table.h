@@ -26,6 +26,8 @@ enum class PageState : uint8_t {
   kRemoved = 5,
   /** Left out until all else is in place, unless somebody waits for it: to see whether anybody does. */
   kWithheld = 6,
+  /** Absent, and waited for: its source did not have it when it was asked for. */
+  kStarving = 7,
 };
 
 /** Values on a scale that is fine in proportion: 16 steps for each doubling. */
@@ -63,6 +65,14 @@ struct TransferCounters {
   std::atomic<uint64_t> removed_pages;
 };
 
+/** Of the source: it did not have what was asked for. */
+struct StarvationCounters {
+  /** Pages that had to wait for it. */
+  std::atomic<uint64_t> pages;
+  /** In which at least one page did. */
+  std::atomic<uint64_t> nanoseconds;
+};
+
 class PageTable {
  public:
   /** A new table, all pages absent. */
@@ -81,7 +91,13 @@ class PageTable {
   PageState StateOf(uint64_t page) const { return states_[page].load(std::memory_order_acquire); }
   void Set(uint64_t page, PageState state) { states_[page].store(state, std::memory_order_release); }
 
-  /** Marks a page in flight that is absent, queued or withheld; true for the one caller that did. */
+  /** Whether a page in this state is there for the next one to claim it. */
+  static bool IsClaimable(PageState state) {
+    return state == PageState::kAbsent || state == PageState::kQueued || state == PageState::kWithheld ||
+           state == PageState::kStarving;
+  }
+
+  /** Marks a claimable page in flight; true for the one caller that did. */
   bool Claim(uint64_t page) { return Claim(page, true).has_value(); }
 
   /** As above, but leaves withheld pages alone unless told otherwise. Gives the state that the page was in.
@@ -106,6 +122,7 @@ class PageTable {
 
   TransferCounters& counters();
   LatencyHistogram& fault_times();
+  StarvationCounters& starvation();
 
   /**
    * The RAM block, by its index, that QEMU's last request has named: later ones may leave the name out. And

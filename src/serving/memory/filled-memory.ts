@@ -4,6 +4,7 @@ import { damageOf } from '../../checkpoint/native-image.js';
 import { VmckptError } from '../../errors.js';
 import { FaultServer, type FaultServerOptions, type ServerEventKind } from '../../native/index.js';
 import { nowMs } from '../../timeline/clock.js';
+import { debug } from '../../util/debug.js';
 
 const DEMAND_THREADS = 2;
 const MAX_BACKGROUND_THREADS = 4;
@@ -44,6 +45,8 @@ export class FilledMemory {
       onEvent: (kind, text) => {
         if (kind === 'complete' || kind === 'gone') settle.resolve(kind);
         else if (kind === 'failed') settle.reject(servingFailed(text));
+        else if (kind === 'starving') debug('serving', `a page waits for its source: ${text}`);
+        else if (kind === 'fed') debug('serving', 'no page waits for its source');
         else onDamage(damageOf(CODES[kind], text));
       },
     });

@@ -21,9 +21,11 @@
 #include <vector>
 
 #include "core/fault_server.h"
+#include "core/file_extents.h"
 #include "core/return_path.h"
 #include "core/system_error.h"
 #include "scenario.h"
+#include "slow_extents.h"
 
 namespace vmckpt {
 namespace {
@@ -100,9 +102,10 @@ class Events {
     events_[event.kind].push_back(event.text);
     changed_.notify_all();
   }
-  bool Has(ServerEvent::Kind kind) {
+  bool Has(ServerEvent::Kind kind) { return CountOf(kind) > 0; }
+  size_t CountOf(ServerEvent::Kind kind) {
     std::lock_guard lock(mutex_);
-    return events_.contains(kind);
+    return events_.contains(kind) ? events_[kind].size() : 0;
   }
   std::string Await(ServerEvent::Kind kind) {
     std::unique_lock lock(mutex_);
@@ -480,6 +483,146 @@ void Huge(const Source& source) {
   EXPECT(table.counters().removed_pages == 2 * kUnit);
 }
 
+/** A checkpoint whose source lets every extent wait that a guest page of `withheld` needs. */
+class SlowImage {
+ public:
+  SlowImage(const Source& source, const std::vector<uint64_t>& withheld)
+      : catalog_(std::make_shared<PageCatalog>(source.Indexes(), source.facts)),
+        extents_(
+            std::make_shared<SlowExtents>(std::make_shared<FileExtents>(catalog_, source.File("pages")))),
+        image_(std::make_shared<CheckpointImage>(catalog_, extents_)) {
+    for (uint64_t page : withheld) extents_->Withhold(catalog_->EntryOf(page).extent);
+  }
+
+  void Deliver(uint64_t page) { extents_->Deliver(catalog_->EntryOf(page).extent); }
+  /** Until the source has been asked for what it does not have, so often. */
+  void AwaitRefusals(unsigned count) {
+    while (extents_->refusals() < count) std::this_thread::sleep_for(std::chrono::microseconds(100));
+  }
+
+  std::unique_ptr<FaultServer> Serve(Served vm) const {
+    return std::make_unique<FaultServer>(
+        image_, vm.table, vm.guest.Duplicate(),
+        OptionsFor({{.address = vm.guest.address(), .first_page = 0, .page_count = vm.guest.page_count()}},
+                   vm.events));
+  }
+
+ private:
+  std::shared_ptr<PageCatalog> catalog_;
+  std::shared_ptr<SlowExtents> extents_;
+  std::shared_ptr<CheckpointImage> image_;
+};
+
+/** More threads wait for the source than the server has, and what it does have is served meanwhile. */
+void Starved(const Source& source) {
+  const std::vector<uint64_t> late = {101, 1003, 1501, 2001};
+  Machine vm(source);
+  SlowImage image(source, late);
+  auto server = image.Serve(vm.served());
+  std::vector<std::thread> guests;
+  for (uint64_t page : late)
+    for (int twice = 0; twice < 2; twice++)
+      guests.emplace_back([&vm, page] { EXPECT(vm.guest.IsRight(page)); });
+  vm.events.Await(ServerEvent::Kind::kStarving);
+  image.AwaitRefusals(20);
+  for (uint64_t page = 200; page < 400; page++) EXPECT(vm.guest.IsRight(page));
+  for (uint64_t page : late) EXPECT(!vm.guest.IsPresent(page));
+  EXPECT(!vm.events.Has(ServerEvent::Kind::kFed));
+  EXPECT(vm.table.starvation().nanoseconds > 0);
+  for (uint64_t page : late) image.Deliver(page);
+  for (std::thread& guest : guests) guest.join();
+  vm.events.Await(ServerEvent::Kind::kFed);
+  ReadBy(vm.guest, 2);
+  server.reset();
+  EXPECT(vm.table.starvation().pages == late.size());
+  EXPECT(vm.table.fault_times().count() == vm.table.counters().demand_faults);
+  EXPECT(vm.table.counters().demand_faults >= late.size());
+  EXPECT(!vm.events.Has(ServerEvent::Kind::kFailed) && !vm.events.Has(ServerEvent::Kind::kExtentDamaged));
+}
+
+/** A page that starves is one fault of the trace, however often it is tried. */
+void StarvedTrace(const Source& source) {
+  Machine vm(source);
+  SlowImage image(source, {1003});
+  auto server = image.Serve(vm.served());
+  std::thread guest([&] { EXPECT(vm.guest.IsRight(1003)); });
+  image.AwaitRefusals(5);
+  image.Deliver(1003);
+  guest.join();
+  EXPECT(server->trace().Faults().size() == 1);
+  EXPECT(vm.table.counters().demand_pages == 1);
+}
+
+/** The background goes on without what is late, is not complete without it, and brings it without a fault. */
+void StarvedBackground(const Source& source) {
+  Machine vm(source);
+  SlowImage image(source, {101, 1003});
+  vm.table.Plan(100, 8, PageState::kQueued);
+  vm.table.Plan(1000, 8, PageState::kWithheld);
+  auto server = image.Serve(vm.served());
+  server->StartBackground({.predicted = {{.first = 100, .count = 8}}, .near = {}, .likely = {}});
+  for (uint64_t page = 0; page < source.facts.page_count; page++)
+    while (HoldsData(page) && page / 64 != 101 / 64 && page / 64 != 1003 / 64 && !vm.guest.IsPresent(page))
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+  image.AwaitRefusals(10);
+  EXPECT(!vm.guest.IsPresent(101) && !vm.guest.IsPresent(1003));
+  EXPECT(!vm.events.Has(ServerEvent::Kind::kComplete) && !vm.events.Has(ServerEvent::Kind::kStarving));
+  std::thread guest([&] { EXPECT(vm.guest.IsRight(1003)); });
+  vm.events.Await(ServerEvent::Kind::kStarving);
+  image.Deliver(101);
+  image.Deliver(1003);
+  guest.join();
+  vm.events.Await(ServerEvent::Kind::kComplete);
+  vm.events.Await(ServerEvent::Kind::kFed);
+  for (uint64_t page = 0; page < source.facts.page_count; page++)
+    EXPECT(!HoldsData(page) || vm.table.StateOf(page) == PageState::kInstalled);
+  ReadBy(vm.guest, 2);
+}
+
+/** Faults wait while the background claims the same pages, and gives them back, again and again. */
+void StarvedRace(const Source& source) {
+  for (int round = 0; round < 10; round++) {
+    std::vector<uint64_t> late;
+    for (uint64_t page = 1; page < source.facts.page_count; page += 50)
+      if (HoldsData(page) && page % 11 != 0) late.push_back(page);
+    Machine vm(source);
+    SlowImage image(source, late);
+    auto server = image.Serve(vm.served());
+    server->StartBackground({});
+    std::thread deliverer([&] {
+      for (uint64_t page : late) {
+        image.AwaitRefusals(1);
+        image.Deliver(page);
+        std::this_thread::sleep_for(std::chrono::microseconds(200));
+      }
+    });
+    ReadBy(vm.guest, 4);
+    deliverer.join();
+    vm.events.Await(ServerEvent::Kind::kComplete);
+    server.reset();
+    EXPECT(vm.table.fault_times().count() == vm.table.counters().demand_faults);
+    EXPECT(!vm.events.Has(ServerEvent::Kind::kFailed));
+  }
+}
+
+/** A server ends while faults and its background starve; its successor serves them. */
+void StarvedTakeOver(const Source& source) {
+  Machine vm(source);
+  SlowImage image(source, {101, 1003});
+  auto server = image.Serve(vm.served());
+  server->StartBackground({});
+  std::thread guest([&] { EXPECT(vm.guest.IsRight(1003) && vm.guest.IsRight(101)); });
+  vm.events.Await(ServerEvent::Kind::kStarving);
+  image.AwaitRefusals(5);
+  server.reset();
+  EXPECT(!vm.events.Has(ServerEvent::Kind::kComplete) && !vm.events.Has(ServerEvent::Kind::kFed));
+  vm.table.ForgetClaims();
+  EXPECT(vm.table.StateOf(1003) == PageState::kAbsent);
+  server = Serve(source, vm.served());
+  server->WakeAll(vm.guest.Ranges());
+  guest.join();
+}
+
 void Unregistered(const Source& source) {
   Machine vm(source);
   auto server = Serve(source, vm.served());
@@ -588,6 +731,11 @@ int main(int argc, char** argv) {
                       {"damaged", Damaged},
                       {"shared-place", SharedPlace},
                       {"cut-off", CutOff},
+                      {"starved", Starved},
+                      {"starved-trace", StarvedTrace},
+                      {"starved-background", StarvedBackground},
+                      {"starved-race", StarvedRace},
+                      {"starved-take-over", StarvedTakeOver},
                       {"unregistered", Unregistered},
                       {"return-path", ReturnPathInPieces},
                       {"histogram", Histogram},

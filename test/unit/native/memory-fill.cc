@@ -10,8 +10,10 @@
 #include <thread>
 
 #include "core/anonymous_memory.h"
+#include "core/file_extents.h"
 #include "core/memory_fill.h"
 #include "scenario.h"
+#include "slow_extents.h"
 
 namespace vmckpt {
 namespace {
@@ -124,6 +126,34 @@ void FillDamaged(const Source& source) {
   }
 }
 
+/** It waits for what the source does not have, and can be stopped meanwhile. */
+void FillStarved(const Source& source) {
+  auto catalog = std::make_shared<PageCatalog>(source.Indexes(), source.facts);
+  auto slow = std::make_shared<SlowExtents>(std::make_shared<FileExtents>(catalog, source.File("pages")));
+  auto image = std::make_shared<CheckpointImage>(catalog, slow);
+  for (bool is_stopped : {false, true}) {
+    FreshMemory memory(source);
+    PageTable table = PageTable::Create(source.facts.page_count);
+    slow->Withhold(5);
+    auto options = memory.FilledBy(2);
+    options.table = &table;
+    MemoryFill fill(image, options);
+    const unsigned refusals = slow->refusals() + 5;
+    std::thread other([&] {
+      while (slow->refusals() < refusals) std::this_thread::sleep_for(std::chrono::microseconds(100));
+      if (is_stopped)
+        fill.Stop();
+      else
+        slow->Deliver(5);
+    });
+    EXPECT(fill.Run() == !is_stopped);
+    other.join();
+    for (uint64_t page = 0; page < source.facts.page_count; page++)
+      EXPECT(table.StateOf(page) == PageState::kInstalled || !is_stopped ? memory.IsRight(page)
+                                                                         : memory.IsZero(page));
+  }
+}
+
 /** The directory's extent 2 is damaged, but has a sound copy in the hot pack. */
 void FillFromPack(const Source& source) {
   EXPECT(source.OpenPack()->Has(2));
@@ -166,6 +196,7 @@ int main(int argc, char** argv) {
                       {"in-order", FillInOrder},
                       {"stopped", FillStopped},
                       {"damaged", FillDamaged},
+                      {"starved", FillStarved},
                       {"packed", FillFromPack},
                       {"damaged-pack", FillFromDamagedPack}});
 }

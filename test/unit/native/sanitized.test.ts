@@ -30,6 +30,10 @@ const SANITIZERS = ['address,undefined', 'thread'];
 interface Program {
   readonly sources: readonly string[];
   readonly scenarios: Readonly<Record<string, string>>;
+  /** Scenarios whose checkpoint has a hot pack, of extents 2, 5, 8 … */
+  readonly packed?: readonly string[];
+  /** Scenario → the extent that is damaged. */
+  readonly damaged?: Readonly<Record<string, number>>;
 }
 
 const IMAGE = [
@@ -53,6 +57,7 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
       'fault_huge',
       'fault_removal',
       'fault_server',
+      'fault_starvation',
       'pidfd',
       'return_path',
       'userfaultfd',
@@ -71,6 +76,11 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
       damaged: 'never installs a page of a damaged extent, and says which it is',
       'shared-place': 'takes two pages in one place for damage, and leaves neither of them out',
       'cut-off': 'takes a file that shrinks under it for damage',
+      starved: 'lets faults wait for a slow source, serves all others, and counts both',
+      'starved-trace': 'notes a fault that is tried again and again once',
+      'starved-background': 'brings what is late at last, and is not complete before',
+      'starved-race': 'leaves no fault behind that the background has taken over and given back',
+      'starved-take-over': 'leaves starving faults to a successor',
       unregistered: 'says that the memory is gone when its registration is',
       'return-path': 'reads the return path in pieces of every length, and hands on what is not its own',
       histogram: 'tells quantiles to a fifteenth',
@@ -78,6 +88,19 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
       'silent-removal': 'does so where nobody has told of it',
       'hand-back': 'gives the memory back while it is used, and leaves nobody waiting',
     },
+    damaged: { damaged: 2 },
+  },
+  'extent-source': {
+    sources: IMAGE,
+    scenarios: {
+      'equal-bytes': 'gives every extent as it was saved, copied or in place',
+      concurrent: 'does so for four threads at once',
+      damaged: 'names the one extent that is damaged',
+      unavailable: 'tells what it does not have, and gives it once it has',
+      'read-ahead': 'takes any announcement',
+    },
+    packed: ['equal-bytes', 'concurrent', 'damaged', 'unavailable', 'read-ahead'],
+    damaged: { damaged: 3 },
   },
   'memory-fill': {
     sources: [...IMAGE, 'memory_fill', 'process_memory'],
@@ -87,8 +110,11 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
       stopped: 'notes exactly what is in place when it is stopped',
       damaged: 'never writes a page of a damaged extent, and says which it is',
       packed: 'reads the extents of a hot pack from there',
+      starved: 'waits for a slow source, unless it is stopped',
       'damaged-pack': 'takes nothing from a hot pack that is not right',
     },
+    packed: ['packed', 'damaged-pack'],
+    damaged: { damaged: 2, packed: 2 },
   },
 };
 
@@ -109,7 +135,7 @@ describe.each(builds)('$name, with -fsanitize=$sanitizer,', ({ name, sanitizer }
   let program: string;
   beforeAll(async () => (program = await build(name, sanitizer)), BUILD_TIMEOUT_MS);
   test.each(Object.entries(PROGRAMS[name]!.scenarios))('%s: %s', (scenario) =>
-    runScenario(program, scenario),
+    runScenario(name, program, scenario),
   );
 
   const problem = name === 'fault-server' ? hugePagesProblem(HUGE_PAGES) : 'not its concern';
@@ -117,17 +143,19 @@ describe.each(builds)('$name, with -fsanitize=$sanitizer,', ({ name, sanitizer }
     `on huge pages${problem === undefined ? '' : ` (${problem})`}`,
     () => {
       withHugePages(HUGE_PAGES);
-      test('huge: gathers each from the extents that it is spread over', () => runScenario(program, 'huge'));
+      test('huge: gathers each from the extents that it is spread over', () =>
+        runScenario(name, program, 'huge'));
     },
   );
 });
 
-async function runScenario(program: string, scenario: string): Promise<void> {
+async function runScenario(name: string, program: string, scenario: string): Promise<void> {
+  const { packed = [], damaged = {} } = PROGRAMS[name]!;
   for (const level of LEVELS) {
     const copy = path.join(directory, 'copy');
     cpSync(path.join(directory, String(level)), copy, { recursive: true });
-    if (scenario === 'packed' || scenario === 'damaged-pack') await packExtents(copy);
-    if (scenario === 'damaged' || scenario === 'packed') damageExtent(copy, 2);
+    if (packed.includes(scenario)) await packExtents(copy);
+    if (damaged[scenario] !== undefined) damageExtent(copy, damaged[scenario]);
     if (scenario === 'shared-place') putInOnePlace(copy, 1, 2);
     const { pages, checksums } = readManifest(copy);
     const { extentCount, extentPages } = pages;
@@ -138,7 +166,7 @@ async function runScenario(program: string, scenario: string): Promise<void> {
   }
 }
 
-/** What both programs are made of is compiled once. */
+/** What several programs are made of is compiled once. */
 async function build(name: string, sanitizer: string): Promise<string> {
   const sources = PROGRAMS[name]!.sources.map((source) => `native/core/${source}`);
   const flags = ['-g', '-pthread', `-fsanitize=${sanitizer}`];

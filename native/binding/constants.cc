@@ -1,0 +1,31 @@
+#include "binding/constants.h"
+
+#include "core/fault_server.h"
+#include "core/fault_trace.h"
+#include "core/format.h"
+#include "core/page.h"
+
+namespace vmckpt::binding {
+
+void ExportConstants(Napi::Object exports) {
+  Napi::Object constants = Napi::Object::New(exports.Env());
+  auto set = [&](const char* name, auto value) { constants.Set(name, static_cast<double>(value)); };
+  set("pageBytes", kPageBytes);
+  set("maxExtentPages", kMaxExtentPages);
+  set("fileHeaderBytes", kFileHeaderBytes);
+  set("indexChunkBytes", kIndexChunkBytes);
+  set("pageEntryBytes", kPageEntryBytes);
+  set("extentRecordBytes", kExtentRecordBytes);
+  set("codecRaw", Codec::kRaw);
+  set("codecZstd", Codec::kZstd);
+  set("kindAbsent", PageKind::kAbsent);
+  set("kindZero", PageKind::kZero);
+  set("kindFill", PageKind::kFill);
+  set("kindData", PageKind::kData);
+  set("zeroWindowPages", FaultServer::kZeroWindowPages);
+  set("patienceMisses", FaultServer::kPatienceMisses);
+  set("maxTraceFaults", FaultTrace::kMaxFaults);
+  exports.Set("constants", constants);
+}
+
+}  // namespace vmckpt::binding

@@ -1,0 +1,168 @@
+// What every ExtentSource has to pass, for sanitizers: one that is added joins SourcesOf(). In TypeScript it
+// is test/contracts/extent-source.ts.
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "core/file_extents.h"
+#include "core/packed_extents.h"
+#include "core/page.h"
+#include "scenario.h"
+#include "slow_extents.h"
+
+namespace vmckpt {
+namespace {
+
+struct Subject {
+  std::string name;
+  std::shared_ptr<PageCatalog> catalog;
+  std::shared_ptr<ExtentSource> extents;
+  /** Of a source that can be without an extent. */
+  std::shared_ptr<SlowExtents> slow = nullptr;
+};
+
+std::vector<Subject> SourcesOf(const Source& source) {
+  auto catalog = std::make_shared<PageCatalog>(source.Indexes(), source.facts);
+  auto files = std::make_shared<FileExtents>(catalog, source.File("pages"));
+  auto pack = source.OpenPack();
+  EXPECT(pack != nullptr && pack->Has(2));
+  auto packed = std::make_shared<PackedExtents>(catalog, std::move(pack), files);
+  auto slow = std::make_shared<SlowExtents>(files);
+  auto packed_slow = std::make_shared<SlowExtents>(files);
+  auto before_slow = std::make_shared<PackedExtents>(catalog, source.OpenPack(), packed_slow);
+  return {{.name = "files", .catalog = catalog, .extents = files},
+          {.name = "packed", .catalog = catalog, .extents = packed},
+          {.name = "slow", .catalog = catalog, .extents = slow, .slow = slow},
+          {.name = "packed, slow", .catalog = catalog, .extents = before_slow, .slow = packed_slow}};
+}
+
+/** Pages of an extent, by slot. */
+std::vector<std::vector<uint64_t>> PagesBySlot(const Subject& subject) {
+  std::vector<std::vector<uint64_t>> pages(subject.catalog->facts().extent_count);
+  for (uint64_t page = 0; page < subject.catalog->facts().page_count; page++) {
+    PageEntry entry = subject.catalog->EntryOf(page);
+    if (entry.kind != PageKind::kData) continue;
+    auto& of_extent = pages[entry.extent];
+    if (of_extent.size() <= entry.slot) of_extent.resize(entry.slot + 1, UINT64_MAX);
+    of_extent[entry.slot] = page;
+  }
+  return pages;
+}
+
+class Reader {
+ public:
+  explicit Reader(const Subject& subject)
+      : subject_(subject),
+        pages_(PagesBySlot(subject)),
+        room_(subject.catalog->facts().extent_pages * kPageBytes) {}
+
+  void ExpectRight(uint64_t extent, Access access) {
+    const uint8_t* bytes = subject_.extents->Read(extent, decoder_, room_.data(), access);
+    EXPECT(access == Access::kMapped || bytes == room_.data() ||
+           subject_.catalog->RecordOf(extent).codec == Codec::kRaw);
+    if (access == Access::kCopied) bytes = room_.data();
+    for (size_t slot = 0; slot < pages_[extent].size(); slot++) {
+      const auto* words = reinterpret_cast<const uint32_t*>(bytes + slot * kPageBytes);
+      for (size_t i = 0; i < kPageBytes / 4; i++) EXPECT(words[i] == WordOf(pages_[extent][slot], i));
+    }
+  }
+
+  void ExpectAllRight(uint64_t seed, uint64_t except = UINT64_MAX) {
+    std::vector<uint64_t> extents(pages_.size());
+    std::iota(extents.begin(), extents.end(), 0);
+    std::shuffle(extents.begin(), extents.end(), std::mt19937_64(seed));
+    for (uint64_t extent : extents)
+      if (extent != except) ExpectRight(extent, extent % 2 == seed % 2 ? Access::kMapped : Access::kCopied);
+  }
+
+  template <typename Error>
+  std::string ExpectError(uint64_t extent) {
+    try {
+      subject_.extents->Read(extent, decoder_, room_.data(), Access::kCopied);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    std::fprintf(stderr, "%s: extent %lu was read\n", subject_.name.c_str(), extent);
+    std::_Exit(1);
+  }
+
+ private:
+  const Subject& subject_;
+  std::vector<std::vector<uint64_t>> pages_;
+  ExtentDecoder decoder_;
+  std::vector<uint8_t> room_;
+};
+
+void EqualBytes(const Source& source) {
+  for (const Subject& subject : SourcesOf(source)) {
+    Reader reader(subject);
+    reader.ExpectAllRight(1);
+    reader.ExpectAllRight(2);
+  }
+}
+
+void Concurrent(const Source& source) {
+  for (const Subject& subject : SourcesOf(source)) {
+    std::vector<std::jthread> threads;
+    for (uint64_t seed = 0; seed < 4; seed++)
+      threads.emplace_back([&subject, seed] { Reader(subject).ExpectAllRight(seed); });
+  }
+}
+
+/** Of the extents around one that is damaged everywhere. */
+void DamageIsNamed(const Source& source) {
+  for (const Subject& subject : SourcesOf(source)) {
+    Reader reader(subject);
+    for (int time = 0; time < 2; time++) {
+      std::string text = reader.ExpectError<DamagedImage>(3);
+      EXPECT(text.find("extent 3 of web/1 (") != std::string::npos);
+    }
+    reader.ExpectAllRight(1, 3);
+  }
+}
+
+void UnavailableIsTold(const Source& source) {
+  for (const Subject& subject : SourcesOf(source)) {
+    if (subject.slow == nullptr) continue;
+    Reader reader(subject);
+    subject.slow->Withhold(3);
+    for (int time = 0; time < 3; time++) reader.ExpectError<SourceUnavailable>(3);
+    reader.ExpectAllRight(1, 3);
+    std::thread deliverer([&] { subject.slow->Deliver(3); });
+    deliverer.join();
+    reader.ExpectRight(3, Access::kCopied);
+    reader.ExpectRight(3, Access::kMapped);
+  }
+}
+
+/** What has been asked for in advance is read all the same, whatever was asked for. */
+void ReadAhead(const Source& source) {
+  for (const Subject& subject : SourcesOf(source)) {
+    std::vector<uint32_t> all(source.facts.extent_count);
+    std::iota(all.begin(), all.end(), 0);
+    subject.extents->ReadAhead({});
+    subject.extents->ReadAhead(std::span(all).subspan(2, 1));
+    subject.extents->ReadAhead(all);
+    Reader(subject).ExpectAllRight(1);
+  }
+}
+
+}  // namespace
+}  // namespace vmckpt
+
+int main(int argc, char** argv) {
+  using namespace vmckpt;
+  return RunScenario(argc, argv,
+                     {{"equal-bytes", EqualBytes},
+                      {"concurrent", Concurrent},
+                      {"damaged", DamageIsNamed},
+                      {"unavailable", UnavailableIsTold},
+                      {"read-ahead", ReadAhead}});
+}
