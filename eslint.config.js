@@ -6,7 +6,8 @@ import tseslint from 'typescript-eslint';
  */
 const LAYERS = [
   ['util'],
-  ['native', 'timeline', 'pages'],
+  ['timeline', 'pages'],
+  ['native'],
   ['migration-stream', 'qemu', 'checkpoint'],
   ['store', 'working-set', 'aftercare'],
   ['serving-protocol'],

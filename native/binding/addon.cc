@@ -3,10 +3,12 @@
 #include <napi.h>
 
 #include "binding/background.h"
+#include "binding/constants.h"
 #include "binding/errors.h"
 #include "binding/fault_bench.h"
 #include "binding/fault_path.h"
 #include "binding/memory_fill.h"
+#include "binding/options.h"
 #include "binding/receive_fds.h"
 #include "core/checksum.h"
 #include "core/file_range.h"
@@ -140,11 +142,13 @@ Napi::Value MissingPageRegions(const Napi::CallbackInfo& info) {
   return numbers;
 }
 
-// userfaultfd, start, end, pageBytes
 Napi::Value WaitsAt(const Napi::CallbackInfo& info) {
-  AddressRange range{.start = static_cast<uint64_t>(Int64At(info, 1)),
-                     .end = static_cast<uint64_t>(Int64At(info, 2))};
-  return Napi::Boolean::New(info.Env(), vmckpt::WaitsAt(IntAt(info, 0), range, Int64At(info, 3)));
+  Options options(info[0]);
+  const int userfaultfd = options.Int32("userfaultfd");
+  const AddressRange range{.start = options.Uint64("start"), .end = options.Uint64("end")};
+  const uint64_t page_bytes = options.Uint64("pageBytes");
+  options.Finish();
+  return Napi::Boolean::New(info.Env(), vmckpt::WaitsAt(userfaultfd, range, page_bytes));
 }
 
 Napi::Value PresentPages(const Napi::CallbackInfo& info) {
@@ -178,6 +182,7 @@ Napi::Object Initialize(Napi::Env, Napi::Object exports) {
   Export<MissingPageRegions>(exports, "missingPageRegions");
   Export<WaitsAt>(exports, "waitsAt");
   Export<PresentPages>(exports, "presentPages");
+  ExportConstants(exports);
   ExportFaultBench(exports);
   ExportFaultPath(exports);
   ExportMemoryFill(exports);

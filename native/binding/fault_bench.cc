@@ -2,6 +2,7 @@
 
 #include "binding/background.h"
 #include "binding/fault_path.h"
+#include "binding/options.h"
 #include "core/fault_bench.h"
 
 namespace vmckpt::binding {
@@ -23,12 +24,12 @@ Napi::Value ObjectOf(Napi::Env env, const FaultBenchResult& result) {
   return figures;
 }
 
-// image, pageCount, seed → promise of the figures
+// → promise of the figures
 Napi::Value Measure(const Napi::CallbackInfo& info) {
-  auto number = [&](int at) { return static_cast<uint64_t>(info[at].As<Napi::Number>().Int64Value()); };
-  auto work = [image = ImageOf(info[0]), page_count = number(1), seed = number(2)] {
-    return MeasureFaults(image, page_count, seed);
-  };
+  Options options(info[0]);
+  auto work = [image = ImageOf(options["image"]), page_count = options.Uint64("pageCount"),
+               seed = options.Uint64("seed")] { return MeasureFaults(image, page_count, seed); };
+  options.Finish();
   return InBackground(info.Env(), work, ObjectOf);
 }
 

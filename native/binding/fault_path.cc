@@ -11,6 +11,7 @@
 
 #include "binding/background.h"
 #include "binding/errors.h"
+#include "binding/options.h"
 #include "core/fault_server.h"
 #include "core/return_path.h"
 
@@ -49,21 +50,25 @@ class Callback {
 
 class Image : public Napi::ObjectWrap<Image> {
  public:
-  // pageIndexFd, extentIndexFd, pagesFd, [pageCount, extentCount, extentPages, pageIndexRoot,
-  // extentIndexRoot], label, hotPackFd or undefined
   explicit Image(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Image>(info) {
-    auto facts = info[3].As<Napi::BigUint64Array>();
+    Options options(info[0]);
+    Napi::Value page_index = options["pageIndexFd"];
+    Napi::Value extent_index = options["extentIndexFd"];
+    Napi::Value pages = options["pagesFd"];
+    Napi::Value hot_pack = options["hotPackFd"];
+    ImageFacts facts{.page_count = options.Uint64("pageCount"),
+                     .extent_count = options.Uint64("extentCount"),
+                     .extent_pages = options.Uint64("extentPages"),
+                     .page_index_root = options.BigUint64("pageIndexRoot"),
+                     .extent_index_root = options.BigUint64("extentIndexRoot"),
+                     .label = options.String("label")};
+    options.Finish();
     image_ = Translated(info.Env(), [&] {
       return CheckpointImage::Open(
-          ImageFiles{.indexes = {.page_index = Duplicate(info[0]), .extent_index = Duplicate(info[1])},
-                     .pages = Duplicate(info[2]),
-                     .hot_pack = info[5].IsUndefined() ? Fd() : Duplicate(info[5])},
-          ImageFacts{.page_count = facts[0],
-                     .extent_count = facts[1],
-                     .extent_pages = facts[2],
-                     .page_index_root = facts[3],
-                     .extent_index_root = facts[4],
-                     .label = info[4].As<Napi::String>().Utf8Value()});
+          {.indexes = {.page_index = Duplicate(page_index), .extent_index = Duplicate(extent_index)},
+           .pages = Duplicate(pages),
+           .hot_pack = hot_pack.IsUndefined() ? Fd() : Duplicate(hot_pack)},
+          facts);
     });
   }
 
@@ -133,6 +138,8 @@ class Table : public Napi::ObjectWrap<Table> {
     set("backgroundPages", counters.background_pages);
     set("zeroPages", counters.zero_pages);
     set("removedPages", counters.removed_pages);
+    set("starvedPages", table_->starvation().pages);
+    set("starvedMs", table_->starvation().nanoseconds / 1e6);
     set("faultP50Us", times.Quantile(0.5) / 1e3);
     set("faultP90Us", times.Quantile(0.9) / 1e3);
     set("faultP99Us", times.Quantile(0.99) / 1e3);
@@ -197,23 +204,7 @@ class Kept {
 
 class Server : public Napi::ObjectWrap<Server> {
  public:
-  // image, table, userfaultfd, BigUint64Array of (address, firstPage, pageCount, pageBytes)…, demandThreads,
-  // backgroundThreads, onEvent(kind, text), pagesMayGo, exactly
-  explicit Server(const Napi::CallbackInfo& info)
-      : Napi::ObjectWrap<Server>(info),
-        table_(info[1]),
-        on_event_(std::make_unique<Callback>(info.Env(), info[6])) {
-    auto pages = info[7].As<Napi::Boolean>().Value() ? Userfaultfd::Pages::kMayGo : Userfaultfd::Pages::kStay;
-    server_ = Translated(info.Env(), [&] {
-      return std::make_unique<FaultServer>(
-          ImageOf(info[0]), table_->get(), Userfaultfd(Duplicate(info[2]), pages),
-          FaultServer::Options{.regions = RegionsOf(info[3]),
-                               .demand_threads = info[4].As<Napi::Number>().Uint32Value(),
-                               .background_threads = info[5].As<Napi::Number>().Uint32Value(),
-                               .on_event = [this](const ServerEvent& event) { Emit(event); },
-                               .exactly = info[8].As<Napi::Boolean>()});
-    });
-  }
+  explicit Server(const Napi::CallbackInfo& info) : Server(info, Options(info[0])) {}
 
   static Napi::Function Define(Napi::Env env) {
     return DefineClass(
@@ -225,8 +216,27 @@ class Server : public Napi::ObjectWrap<Server> {
   FaultServer* get() const { return server_.get(); }
 
  private:
+  Server(const Napi::CallbackInfo& info, Options options)
+      : Napi::ObjectWrap<Server>(info),
+        table_(options["table"]),
+        on_event_(std::make_unique<Callback>(info.Env(), options["onEvent"])) {
+    auto image = ImageOf(options["image"]);
+    Napi::Value userfaultfd = options["userfaultfd"];
+    auto pages = options.Bool("pagesMayGo") ? Userfaultfd::Pages::kMayGo : Userfaultfd::Pages::kStay;
+    FaultServer::Options how{.regions = RegionsOf(options["regions"]),
+                             .demand_threads = options.Uint32("demandThreads"),
+                             .background_threads = options.Uint32("backgroundThreads"),
+                             .on_event = [this](const ServerEvent& event) { Emit(event); },
+                             .exactly = options.Bool("exactly")};
+    options.Finish();
+    server_ = Translated(info.Env(), [&] {
+      return std::make_unique<FaultServer>(std::move(image), table_->get(),
+                                           Userfaultfd(Duplicate(userfaultfd), pages), std::move(how));
+    });
+  }
   void Emit(const ServerEvent& event) {
-    static constexpr const char* kNames[] = {"complete", "extent-damaged", "index-damaged", "gone", "failed"};
+    static constexpr const char* kNames[] = {
+        "complete", "extent-damaged", "index-damaged", "gone", "failed", "starving", "fed"};
     const char* kind = kNames[static_cast<size_t>(event.kind)];
     on_event_->Call([kind, text = event.text](Napi::Env env) {
       return std::vector<napi_value>{Napi::String::New(env, kind), Napi::String::New(env, text)};
@@ -241,16 +251,18 @@ class Server : public Napi::ObjectWrap<Server> {
     Translated(info.Env(), [&] { server_->WakeAll(ranges); });
     return info.Env().Undefined();
   }
-  // predicted, near, likely, restMs, withheldMs
   Napi::Value StartBackground(const Napi::CallbackInfo& info) {
-    auto from_now = [&](int at) {
-      return FaultServer::Clock::now() + std::chrono::milliseconds(info[at].As<Napi::Number>().Int64Value());
+    Options options(info[0]);
+    auto from_now = [&](const char* name) {
+      return FaultServer::Clock::now() + std::chrono::milliseconds(options.Uint64(name));
     };
-    server_->StartBackground({.predicted = PageRangesOf(info[0]),
-                              .near = PageRangesOf(info[1]),
-                              .likely = PageRangesOf(info[2]),
-                              .rest_from = from_now(3),
-                              .withheld_until = from_now(4)});
+    FaultServer::BackgroundPlan plan{.predicted = PageRangesOf(options["predicted"]),
+                                     .near = PageRangesOf(options["near"]),
+                                     .likely = PageRangesOf(options["likely"]),
+                                     .rest_from = from_now("restMs"),
+                                     .withheld_until = from_now("withheldMs")};
+    options.Finish();
+    server_->StartBackground(std::move(plan));
     return info.Env().Undefined();
   }
   // → Uint32Array of (page, microseconds since the server's start)…
@@ -280,29 +292,7 @@ class Server : public Napi::ObjectWrap<Server> {
 
 class Reader : public Napi::ObjectWrap<Reader> {
  public:
-  // socketFd, table, array of {name, firstPage, pageCount, isDirect}, onRead(Buffer, or undefined at the end;
-  // errno)
-  explicit Reader(const Napi::CallbackInfo& info)
-      : Napi::ObjectWrap<Reader>(info),
-        table_(info[1]),
-        on_read_(std::make_unique<Callback>(info.Env(), info[3])) {
-    std::vector<ReturnPath::Block> blocks;
-    auto array = info[2].As<Napi::Array>();
-    for (uint32_t i = 0; i < array.Length(); i++) {
-      auto block = array.Get(i).As<Napi::Object>();
-      blocks.push_back({.name = block.Get("name").As<Napi::String>().Utf8Value(),
-                        .first_page = Uint64Of(block.Get("firstPage")),
-                        .page_count = Uint64Of(block.Get("pageCount")),
-                        .is_direct = block.Get("isDirect").As<Napi::Boolean>().Value()});
-    }
-    path_ = Translated(info.Env(), [&] {
-      return std::make_unique<ReturnPath>(
-          Duplicate(info[0]), table_->get(),
-          ReturnPath::Options{.blocks = std::move(blocks),
-                              .on_messages = [this](std::span<const uint8_t> bytes) { EmitMessages(bytes); },
-                              .on_closed = [this](int error) { EmitClosed(error); }});
-    });
-  }
+  explicit Reader(const Napi::CallbackInfo& info) : Reader(info, Options(info[0])) {}
 
   static Napi::Function Define(Napi::Env env) {
     return DefineClass(env, "ReturnPath",
@@ -310,6 +300,31 @@ class Reader : public Napi::ObjectWrap<Reader> {
   }
 
  private:
+  Reader(const Napi::CallbackInfo& info, Options options)
+      : Napi::ObjectWrap<Reader>(info),
+        table_(options["table"]),
+        on_read_(std::make_unique<Callback>(info.Env(), options["onRead"])) {
+    Napi::Value socket = options["socketFd"];
+    std::vector<ReturnPath::Block> blocks;
+    auto array = options["blocks"].As<Napi::Array>();
+    for (uint32_t i = 0; i < array.Length(); i++) {
+      Options block(array.Get(i));
+      blocks.push_back({.name = block.String("name"),
+                        .first_page = block.Uint64("firstPage"),
+                        .page_count = block.Uint64("pageCount"),
+                        .is_direct = block.Bool("isDirect")});
+      block.Finish();
+    }
+    options.Finish();
+    path_ = Translated(info.Env(), [&] {
+      return std::make_unique<ReturnPath>(
+          Duplicate(socket), table_->get(),
+          ReturnPath::Options{.blocks = std::move(blocks),
+                              .on_messages = [this](std::span<const uint8_t> bytes) { EmitMessages(bytes); },
+                              .on_closed = [this](int error) { EmitClosed(error); }});
+    });
+  }
+  // onRead(Buffer, or undefined at the end; errno)
   void EmitMessages(std::span<const uint8_t> bytes) {
     on_read_->Call([copy = std::vector<uint8_t>(bytes.begin(), bytes.end())](Napi::Env env) {
       return std::vector<napi_value>{Napi::Buffer<uint8_t>::Copy(env, copy.data(), copy.size()),

@@ -2,10 +2,11 @@
 
 #include <chrono>
 #include <optional>
-#include <vector>
+#include <utility>
 
 #include "binding/background.h"
 #include "binding/fault_path.h"
+#include "binding/options.h"
 #include "core/memory_fill.h"
 
 namespace vmckpt::binding {
@@ -14,23 +15,24 @@ namespace {
 
 class Fill : public Napi::ObjectWrap<Fill> {
  public:
-  // image, pid, regions, order, table or undefined, threads, budgetMs
   explicit Fill(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Fill>(info) {
-    PageTable* table = nullptr;
-    if (!info[4].IsUndefined()) {
-      table_ = Napi::Persistent(info[4].As<Napi::Object>());
-      table = &TableOf(info[4]);
+    Options options(info[0]);
+    auto image = ImageOf(options["image"]);
+    Napi::Value table = options["table"];
+    Napi::Value order = options["order"];
+    MemoryFill::Options how{.pid = options.Int32("pid"),
+                            .regions = RegionsOf(options["regions"]),
+                            .order = std::nullopt,
+                            .table = nullptr,
+                            .threads = options.Uint32("threads"),
+                            .budget = std::chrono::milliseconds(options.Uint32("budgetMs"))};
+    options.Finish();
+    if (!order.IsUndefined()) how.order = PageRangesOf(order);
+    if (!table.IsUndefined()) {
+      table_ = Napi::Persistent(table.As<Napi::Object>());
+      how.table = &TableOf(table);
     }
-    std::optional<std::vector<PageRange>> order;
-    if (!info[3].IsUndefined()) order = PageRangesOf(info[3]);
-    fill_.emplace(
-        ImageOf(info[0]),
-        MemoryFill::Options{.pid = info[1].As<Napi::Number>().Int32Value(),
-                            .regions = RegionsOf(info[2]),
-                            .order = std::move(order),
-                            .table = table,
-                            .threads = info[5].As<Napi::Number>().Uint32Value(),
-                            .budget = std::chrono::milliseconds(info[6].As<Napi::Number>().Uint32Value())});
+    fill_.emplace(std::move(image), std::move(how));
   }
 
   static Napi::Function Define(Napi::Env env) {

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "binding/background.h"
+#include "binding/options.h"
 #include "core/unix_socket.h"
 
 namespace vmckpt::binding {
@@ -24,13 +25,17 @@ Napi::Value ObjectOf(Napi::Env env, Message message) {
 }  // namespace
 
 Napi::Value ReceiveFds(const Napi::CallbackInfo& info) {
+  Options options(info[0]);
+  const int socket_fd = options.Int32("socketFd");
+  ReceiveLimits limits{.max_bytes = options.Uint32("maxBytes"),
+                       .max_fds = options.Uint32("maxFds"),
+                       .timeout_ms = options.Int32("timeoutMs"),
+                       .cancel_fd = -1};
+  options.Finish();
   // A duplicate: the caller may close its own meanwhile, and the number may come to mean another file.
-  Fd socket(Check(::fcntl(info[0].As<Napi::Number>().Int32Value(), F_DUPFD_CLOEXEC, 0), "fcntl"));
+  Fd socket(Check(::fcntl(socket_fd, F_DUPFD_CLOEXEC, 0), "fcntl"));
   auto cancel = std::make_shared<Fd>(Check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd"));
-  const ReceiveLimits limits{.max_bytes = info[1].As<Napi::Number>().Uint32Value(),
-                             .max_fds = info[2].As<Napi::Number>().Uint32Value(),
-                             .timeout_ms = info[3].As<Napi::Number>().Int32Value(),
-                             .cancel_fd = cancel->get()};
+  limits.cancel_fd = cancel->get();
   // On the JavaScript thread, like the calls of `cancel`, to which there is nothing left to do then.
   std::shared_ptr<void> at_end(nullptr, [cancel](void*) { cancel->Reset(); });
   auto work = [socket = std::move(socket), at_end = std::move(at_end), limits] {

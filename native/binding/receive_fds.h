@@ -1,6 +1,6 @@
-// receiveFds(socket, maxBytes, maxFds, timeoutMs): the one call that waits, so it runs on a worker thread. A
-// process that exits joins its worker threads: the wait must be cancelled then, or the exit takes as long as
-// the wait.
+// receiveFds({socketFd, maxBytes, maxFds, timeoutMs}): the one call that waits, so it runs on a worker
+// thread. A process that exits joins its worker threads: the wait must be cancelled then, or the exit takes
+// as long as the wait.
 #pragma once
 
 #include <napi.h>

@@ -3,6 +3,7 @@ import path from 'node:path';
 import { openNativeImage } from '../checkpoint/native-image.js';
 import { readManifest } from '../checkpoint/manifest.js';
 import { measureFaults, type FaultBenchFigures } from '../native/index.js';
+import { PAGE_BYTES } from '../pages/layout.js';
 import type { ArtefactName } from './artefact.js';
 import { spreadOf } from './measure.js';
 import { bringTo } from './page-cache.js';
@@ -11,7 +12,6 @@ import { settleHost } from './workplace.js';
 
 /** Enough for a steady rate, and little beside what the guests need. */
 const MAX_BYTES = 1 << 30;
-const PAGE_BYTES = 4096;
 const STORED = { checkpointRaw: 'raw', checkpoint: 'zstd' } as const satisfies Partial<
   Record<ArtefactName, FaultPathSample['stored']>
 >;

@@ -3,11 +3,11 @@
  * way of restoring. Also how much memory the processes need that bring it there.
  */
 import { readFileSync } from 'node:fs';
+import { PAGE_BYTES } from '../pages/layout.js';
 import { nowMs } from '../timeline/clock.js';
 import { processesOf, runningPids } from './processes.js';
 
 const EVERY_MS = 20;
-const PAGE_BYTES = 4096;
 const EMULATOR = /^qemu/;
 
 export interface ResidentSample {

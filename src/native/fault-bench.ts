@@ -20,7 +20,11 @@ export interface FaultBenchFigures {
 }
 
 interface FaultBenchAddon {
-  readonly measureFaults: (image: object, pageCount: number, seed: number) => Promise<FaultBenchFigures>;
+  readonly measureFaults: (options: {
+    readonly image: object;
+    readonly pageCount: number;
+    readonly seed: number;
+  }) => Promise<FaultBenchFigures>;
 }
 
 /** Of the first `pageCount` pages, which should be in the page cache. May fail with a system error. */
@@ -28,6 +32,9 @@ export function measureFaults(
   image: CheckpointImage,
   { pageCount, seed }: { readonly pageCount: number; readonly seed: number },
 ): Promise<FaultBenchFigures> {
-  const count = integer('pageCount', pageCount, { min: 1 });
-  return loadAddon<FaultBenchAddon>().measureFaults(image.native, count, integer('seed', seed));
+  return loadAddon<FaultBenchAddon>().measureFaults({
+    image: image.native,
+    pageCount: integer('pageCount', pageCount, { min: 1 }),
+    seed: integer('seed', seed),
+  });
 }

@@ -2,6 +2,7 @@
  * The native fault path (native/core/fault_server.h): memory served without a step in JavaScript. What happens there
  * arrives as calls of the functions given to the constructors, until `stop()`.
  */
+import { PAGE_BYTES } from '../pages/layout.js';
 import { integer, loadAddon } from './addon.js';
 
 export interface ImageFacts {
@@ -29,7 +30,7 @@ export interface MemoryRegion {
   readonly address: number;
   readonly firstPage: number;
   readonly pageCount: number;
-  /** The process's pages there: 4096 by default, more on hugetlbfs. They are installed whole. */
+  /** The process's pages there: PAGE_BYTES by default, more on hugetlbfs. They are installed whole. */
   readonly pageBytes?: number;
 }
 
@@ -47,6 +48,10 @@ export interface FaultPathCounters {
   readonly zeroPages: number;
   /** Given back by the VM; one that is given back twice counts twice. */
   readonly removedPages: number;
+  /** Asked for before their source had them. */
+  readonly starvedPages: number;
+  /** In which at least one fault waited for the source. */
+  readonly starvedMs: number;
   readonly faultP50Us: number;
   readonly faultP90Us: number;
   readonly faultP99Us: number;
@@ -56,9 +61,11 @@ export interface FaultPathCounters {
 
 /**
  * `complete`: every page that carries data is in place. `…-damaged`: one cannot be had, and stays missing. `gone`: the
- * process has ended, or waits for no pages any more. `failed`: a system call failed that should not.
+ * process has ended, or waits for no pages any more. `failed`: a system call failed that should not. `starving`: a page
+ * is asked for that its source does not have yet, and will be served when it does; `fed`: none waits any more.
  */
-export type ServerEventKind = 'complete' | 'extent-damaged' | 'index-damaged' | 'gone' | 'failed';
+export type ServerEventKind =
+  'complete' | 'extent-damaged' | 'index-damaged' | 'gone' | 'failed' | 'starving' | 'fed';
 
 export interface ReturnPathBlock {
   readonly name: string;
@@ -89,13 +96,7 @@ interface NativeTable {
 }
 interface NativeServer {
   wakeAll(ranges: BigUint64Array): void;
-  startBackground(
-    predicted: Uint32Array,
-    near: Uint32Array,
-    likely: Uint32Array,
-    restMs: number,
-    withheldMs: number,
-  ): void;
+  startBackground(plan: BackgroundPlan): void;
   trace(): Uint32Array;
   handBack(): void;
   stop(): void;
@@ -105,38 +106,31 @@ interface NativeReader {
   stop(): void;
 }
 
+/** Every name is there, those of options that are not given as well (native/binding/options.h). */
 interface FaultPathAddon {
-  readonly CheckpointImage: new (
-    pageIndexFd: number,
-    extentIndexFd: number,
-    pagesFd: number,
-    facts: BigUint64Array,
-    label: string,
-    hotPackFd: number | undefined,
-  ) => NativeImage;
+  readonly CheckpointImage: new (options: Required<ImageFiles> & ImageFacts) => NativeImage;
   readonly PageTable: new (pageCount: number, memfd: number | undefined) => NativeTable;
-  readonly FaultServer: new (
-    image: object,
-    table: NativeTable,
-    userfaultfd: number,
-    regions: BigUint64Array,
-    demandThreads: number,
-    backgroundThreads: number,
-    onEvent: (kind: ServerEventKind, text: string) => void,
-    pagesMayGo: boolean,
-    exactly: boolean,
-  ) => NativeServer;
-  readonly ReturnPath: new (
-    socketFd: number,
-    table: NativeTable,
-    blocks: readonly ReturnPathBlock[],
-    onRead: (bytes: Buffer | undefined, errno: number) => void,
-  ) => NativeReader;
+  readonly FaultServer: new (options: {
+    readonly image: object;
+    readonly table: NativeTable;
+    readonly userfaultfd: number;
+    readonly regions: BigUint64Array;
+    readonly demandThreads: number;
+    readonly backgroundThreads: number;
+    readonly onEvent: (kind: ServerEventKind, text: string) => void;
+    readonly pagesMayGo: boolean;
+    readonly exactly: boolean;
+  }) => NativeServer;
+  readonly ReturnPath: new (options: {
+    readonly socketFd: number;
+    readonly table: NativeTable;
+    readonly blocks: readonly ReturnPathBlock[];
+    readonly onRead: (bytes: Buffer | undefined, errno: number) => void;
+  }) => NativeReader;
 }
 
 const addon = loadAddon<FaultPathAddon>;
 const MAX_THREADS = 64;
-const PAGE_BYTES = 4096;
 
 /** The files of a generation, opened; duplicates of the descriptors are kept. An error of its own: INDEX_DAMAGED. */
 export class CheckpointImage {
@@ -144,16 +138,20 @@ export class CheckpointImage {
   readonly pageCount: number;
 
   constructor(files: ImageFiles, facts: ImageFacts) {
+    const max = Number.MAX_SAFE_INTEGER;
     this.pageCount = facts.pageCount;
-    const numbers = [facts.pageCount, facts.extentCount, facts.extentPages].map(BigInt);
-    this.native = new (addon().CheckpointImage)(
-      integer('pageIndexFd', files.pageIndexFd),
-      integer('extentIndexFd', files.extentIndexFd),
-      integer('pagesFd', files.pagesFd),
-      BigUint64Array.of(...numbers, facts.pageIndexRoot, facts.extentIndexRoot),
-      facts.label,
-      files.hotPackFd,
-    );
+    this.native = new (addon().CheckpointImage)({
+      pageIndexFd: integer('pageIndexFd', files.pageIndexFd),
+      extentIndexFd: integer('extentIndexFd', files.extentIndexFd),
+      pagesFd: integer('pagesFd', files.pagesFd),
+      hotPackFd: files.hotPackFd,
+      pageCount: integer('pageCount', facts.pageCount, { max }),
+      extentCount: integer('extentCount', facts.extentCount, { max }),
+      extentPages: integer('extentPages', facts.extentPages),
+      pageIndexRoot: facts.pageIndexRoot,
+      extentIndexRoot: facts.extentIndexRoot,
+      label: facts.label,
+    });
   }
 
   /** Lets the kernel read into the page cache what these pages need, (firstPage, pageCount) each; returns at once. */
@@ -260,17 +258,17 @@ export class FaultServer {
 
   constructor(options: FaultServerOptions) {
     const { image, table, userfaultfd, regions, demandThreads, backgroundThreads, onEvent } = options;
-    this.native = new (addon().FaultServer)(
-      image.native,
-      table.native,
-      integer('userfaultfd', userfaultfd),
-      regionNumbers(regions),
-      integer('demandThreads', demandThreads, { max: MAX_THREADS }),
-      integer('backgroundThreads', backgroundThreads, { min: 1, max: MAX_THREADS }),
+    this.native = new (addon().FaultServer)({
+      image: image.native,
+      table: table.native,
+      userfaultfd: integer('userfaultfd', userfaultfd),
+      regions: regionNumbers(regions),
+      demandThreads: integer('demandThreads', demandThreads, { max: MAX_THREADS }),
+      backgroundThreads: integer('backgroundThreads', backgroundThreads, { min: 1, max: MAX_THREADS }),
       onEvent,
-      options.pagesMayGo === true,
-      options.exactly === true,
-    );
+      pagesMayGo: options.pagesMayGo === true,
+      exactly: options.exactly === true,
+    });
   }
 
   /** Lets every thread that waits for a page there try again: a process that died may have heard of it. */
@@ -284,8 +282,8 @@ export class FaultServer {
    * the rest in the order of the file; withheld ones last, not before `withheldMs`. Once only.
    */
   startBackground({ predicted, near, likely, restMs, withheldMs }: BackgroundPlan = NOTHING_PREDICTED): void {
-    const times = [integer('restMs', restMs), integer('withheldMs', withheldMs)] as const;
-    this.native.startBackground(predicted, near, likely, ...times);
+    const times = { restMs: integer('restMs', restMs), withheldMs: integer('withheldMs', withheldMs) };
+    this.native.startBackground({ predicted, near, likely, ...times });
   }
 
   /** The demand faults so far, in no order: (page, microseconds since this server's start) each. At most 2^20. */
@@ -323,10 +321,18 @@ export class ReturnPath {
   readonly #native: NativeReader;
 
   constructor({ socketFd, table, blocks, onMessages, onClosed }: ReturnPathOptions) {
-    const fd = integer('socketFd', socketFd);
-    this.#native = new (addon().ReturnPath)(fd, table.native, blocks, (bytes, errno) =>
-      bytes === undefined ? onClosed(errno) : onMessages(bytes),
-    );
+    this.#native = new (addon().ReturnPath)({
+      socketFd: integer('socketFd', socketFd),
+      table: table.native,
+      // Callers' blocks may know more about themselves.
+      blocks: blocks.map(({ name, firstPage, pageCount, isDirect }) => ({
+        name,
+        firstPage,
+        pageCount,
+        isDirect,
+      })),
+      onRead: (bytes, errno) => (bytes === undefined ? onClosed(errno) : onMessages(bytes)),
+    });
   }
 
   /**

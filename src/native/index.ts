@@ -49,12 +49,12 @@ export interface Addon {
   peerCredentials(fd: number): PeerCredentials;
   connectUnix(socketPath: string): number;
   sendFds(socketFd: number, payload: Uint8Array, fds: readonly number[]): void;
-  receiveFds(
-    socketFd: number,
-    maxBytes: number,
-    maxFds: number,
-    timeoutMs: number,
-  ): { message: Promise<ReceivedMessage>; cancel: () => void };
+  receiveFds(options: {
+    readonly socketFd: number;
+    readonly maxBytes: number;
+    readonly maxFds: number;
+    readonly timeoutMs: number;
+  }): { message: Promise<ReceivedMessage>; cancel: () => void };
   makePipe(capacityBytes: number): [readEnd: number, writeEnd: number];
   readAvailable(fd: number, into: Uint8Array): number;
   tryLockFile(fd: number): boolean;
@@ -69,7 +69,13 @@ export interface Addon {
   rescueUserfaultfd(pid: number): RescueResult;
   takeUserfaultfds(pid: number): number[];
   missingPageRegions(pid: number): BigUint64Array;
-  waitsAt(userfaultfd: number, start: number, end: number, pageBytes: number): boolean;
+  waitsAt(options: {
+    readonly userfaultfd: number;
+    readonly start: number;
+    readonly end: number;
+    readonly pageBytes: number;
+  }): boolean;
+  readonly constants: Readonly<Record<string, number>>;
   presentPages(pid: number, address: number, pageCount: number): Uint8Array;
 }
 
@@ -90,6 +96,11 @@ export const MAX_FDS_PER_MESSAGE = 253;
 
 const addon = loadAddon<Addon>;
 const common: Substitutable = hasAddon() ? addon() : (await import('./substitutes.js')).substitutes;
+
+/** What the addon was built with of the numbers that both languages have; test/unit/native/constants.test.ts compares. */
+export function addonConstants(): Readonly<Record<string, number>> {
+  return addon().constants;
+}
 
 /** Who was at the other end of a unix socket when the connection was made. */
 export function peerCredentials(fd: number): PeerCredentials {
@@ -117,12 +128,12 @@ export function sendFds(socketFd: number, payload: Uint8Array, fds: readonly num
 export async function receiveFds(socketFd: number, limits: ReceiveLimits): Promise<ReceivedMessage> {
   const { signal } = limits;
   signal?.throwIfAborted();
-  const { message, cancel } = addon().receiveFds(
-    integer('socketFd', socketFd),
-    integer('maxBytes', limits.maxBytes, { min: 1, max: MAX_RECEIVE_BYTES }),
-    integer('maxFds', limits.maxFds, { max: MAX_FDS_PER_MESSAGE }),
-    integer('timeoutMs', limits.timeoutMs),
-  );
+  const { message, cancel } = addon().receiveFds({
+    socketFd: integer('socketFd', socketFd),
+    maxBytes: integer('maxBytes', limits.maxBytes, { min: 1, max: MAX_RECEIVE_BYTES }),
+    maxFds: integer('maxFds', limits.maxFds, { max: MAX_FDS_PER_MESSAGE }),
+    timeoutMs: integer('timeoutMs', limits.timeoutMs),
+  });
   signal?.addEventListener('abort', cancel, { once: true });
   // An exiting process waits for its worker threads.
   process.once('exit', cancel);
@@ -251,7 +262,12 @@ export function missingPageRegions(pid: number): { start: number; end: number }[
 
 /** Whether [start, end), as far as its two ends tell, waits for missing pages of `pageBytes` at the userfaultfd. */
 export function waitsAt(userfaultfd: number, start: number, end: number, pageBytes: number): boolean {
-  return addon().waitsAt(integer('userfaultfd', userfaultfd), start, end, integer('pageBytes', pageBytes));
+  return addon().waitsAt({
+    userfaultfd: integer('userfaultfd', userfaultfd),
+    start,
+    end,
+    pageBytes: integer('pageBytes', pageBytes),
+  });
 }
 
 /**

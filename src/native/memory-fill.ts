@@ -23,15 +23,16 @@ interface NativeFill {
 }
 
 interface MemoryFillAddon {
-  readonly MemoryFill: new (
-    image: object,
-    pid: number,
-    regions: BigUint64Array,
-    order: Uint32Array | undefined,
-    table: object | undefined,
-    threads: number,
-    budgetMs: number,
-  ) => NativeFill;
+  readonly MemoryFill: new (options: {
+    readonly image: object;
+    readonly pid: number;
+    readonly regions: BigUint64Array;
+    readonly order: Uint32Array | undefined;
+    readonly table: object | undefined;
+    readonly threads: number;
+    /** 0 for no limit. */
+    readonly budgetMs: number;
+  }) => NativeFill;
 }
 
 const MAX_THREADS = 64;
@@ -41,15 +42,15 @@ export class MemoryFill {
 
   constructor({ image, pid, regions, order, table, threads, budgetMs }: MemoryFillOptions) {
     requireWithin(order, image.pageCount);
-    this.#native = new (loadAddon<MemoryFillAddon>().MemoryFill)(
-      image.native,
-      integer('pid', pid, { min: 1 }),
-      regionNumbers(regions),
+    this.#native = new (loadAddon<MemoryFillAddon>().MemoryFill)({
+      image: image.native,
+      pid: integer('pid', pid, { min: 1 }),
+      regions: regionNumbers(regions),
       order,
-      table?.native,
-      integer('threads', threads, { min: 1, max: MAX_THREADS }),
-      budgetMs === undefined ? 0 : integer('budgetMs', budgetMs, { min: 1 }),
-    );
+      table: table?.native,
+      threads: integer('threads', threads, { min: 1, max: MAX_THREADS }),
+      budgetMs: budgetMs === undefined ? 0 : integer('budgetMs', budgetMs, { min: 1 }),
+    });
   }
 
   /** Pages in place so far, zero ones not counted. */

@@ -7,7 +7,8 @@ import type { ProcessParent, ServerStart } from './parent.js';
 import { ServerClient } from '../server-client/client.js';
 import type { ServedTransfer, TransferEnd } from '../server-client/handle.js';
 
-const MAX_TAKEOVERS = 20;
+/** As a keeper has it (kMaxRestartsInARow). */
+export const MAX_TAKEOVERS = 20;
 
 export class ThisProcess implements ProcessParent {
   readonly identity = undefined;

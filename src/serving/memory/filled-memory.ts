@@ -45,8 +45,8 @@ export class FilledMemory {
       onEvent: (kind, text) => {
         if (kind === 'complete' || kind === 'gone') settle.resolve(kind);
         else if (kind === 'failed') settle.reject(servingFailed(text));
-        else if (kind === 'starving') debug('serving', `a page waits for its source: ${text}`);
-        else if (kind === 'fed') debug('serving', 'no page waits for its source');
+        else if (kind === 'starving') debug('serving', () => `a page waits for its source: ${text}`);
+        else if (kind === 'fed') debug('serving', () => 'no page waits for its source');
         else onDamage(damageOf(CODES[kind], text));
       },
     });
