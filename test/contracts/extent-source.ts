@@ -59,7 +59,7 @@ export function describeExtentSource(name: string, make: () => Promise<SubjectSo
     it('names the one extent that is damaged', async () => {
       const source = await subject();
       source.damage(3);
-      const damage = { code: 'EXTENT_DAMAGED', message: expect.stringContaining('extent 3 of ') };
+      const damage = { code: 'EXTENT_DAMAGED', message: expect.stringContaining('extent 3 of ') as string };
       const into = new Uint8Array(source.catalog.extentPages * PAGE_BYTES);
       expect(() => source.extents.readNow(3, into)).toThrow(expect.objectContaining(damage));
       await expect(source.extents.read([2, 3, 4])).rejects.toMatchObject(damage);
