@@ -3,12 +3,12 @@
  * a directory without a manifest is an unfinished one. Everything is fsynced when finish() resolves; giving the
  * directory its final name is the store's business.
  */
-import { randomBytes } from 'node:crypto';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
 import { xxh3 } from '../native/index.js';
 import type { PageSink } from '../pages/contracts.js';
 import { PAGE_BYTES, type RamLayout } from '../pages/layout.js';
+import { crypto } from '../util/crypto.js';
 import { compactPages, needsCompaction } from './compaction.js';
 import type { Level } from './extent-codec.js';
 import { fsyncPath, writeFailure, writeNewFile } from './files.js';
@@ -136,7 +136,7 @@ export class CheckpointWriter implements PageSink {
     return {
       formatVersion: FORMAT_VERSION,
       ...parts,
-      id: randomBytes(ID_BYTES).toString('hex'),
+      id: crypto().randomBytes(ID_BYTES).toString('hex'),
       ram: {
         pageBytes: PAGE_BYTES,
         blocks: this.#layout.blocks.map(({ name, usedBytes }) => ({ name, usedBytes })),

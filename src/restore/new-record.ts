@@ -22,6 +22,7 @@ export function newRecord({ vmName, located, manifest, mode, plan, verbStartMs }
     ...(vmName !== located.name && { checkpoint: located.name }),
     generation: located.number,
     generationDir: located.dir,
+    generationId: manifest.id,
     mode,
     ramBytes: manifest.sizes.ramBytes,
     restoredAt: new Date(verbStartMs).toISOString(),

@@ -9,7 +9,6 @@ import { requireRoom } from '../qemu/memory-room.js';
 import { lacksUserfaultfd } from '../qemu/migration-control.js';
 import { OnDemandRefusal, refuseOnDemand } from '../qemu/on-demand.js';
 import { requireName } from '../store/reference.js';
-import { readSealedManifest } from '../store/seal.js';
 import { Store } from '../store/store.js';
 import { nowMs } from '../timeline/clock.js';
 import { debugSteps } from '../util/debug.js';
@@ -56,8 +55,8 @@ async function restoreOnce(options: RestoreOptions): Promise<RestoreReport> {
   const step = debugSteps('restore');
   const store = await Store.open(options.storeDir, { trustForeign: options.trustCommandLine });
   const located = await store.locate(options.reference);
-  const { name, dir } = located;
-  const { manifest, judgeSeal } = readSealedManifest(dir);
+  const { name, dir, manifest } = located;
+  const judgeSeal = () => located.judgeSeal();
   requireMachine(manifest);
   step(`found ${dir}, ${options.mode}`);
   const { vmName = name, identity = 'original' } = options;
@@ -70,7 +69,7 @@ async function restoreOnce(options: RestoreOptions): Promise<RestoreReport> {
   if (options.mode === 'map') return restoreMapped({ ...attempt, located, judgeSeal });
   // First of all: it opens the checkpoint while everything else is prepared.
   const wishes = options.mode === 'prefetch' ? options.prefetch : undefined;
-  const parent = startParent({ folder, generationDir: dir, wishes });
+  const parent = startParent({ folder, generation: located.ref, wishes });
   readGenerationAhead(dir, options.mode);
   try {
     const plan = await planLaunch({ manifest, judgeSeal, directory: folder.directory }, options);

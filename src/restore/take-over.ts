@@ -1,6 +1,5 @@
 /** `restore --resume NAME`: has the memory of a VM served again whose transfer has come to an end too early. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { readManifest } from '../checkpoint/manifest.js';
 import { VmckptError } from '../errors.js';
 import { leaveControlGroup } from '../util/leave-control-group.js';
 import { isAlive, type ProcessIdentity } from '../util/process-identity.js';
@@ -9,6 +8,8 @@ import { buildReport, type RestoreReport } from './report.js';
 import { endSilentTransfer } from '../vms/hung.js';
 import { superviseTransfer } from './supervise.js';
 import { ServerClient } from './server-client/client.js';
+import { generationOf } from '../vms/records.js';
+import { Generation } from '../store/generation.js';
 import { requireVm } from '../vms/folder.js';
 import { statusOf } from '../vms/status.js';
 import { WatchedTransfer } from './server-client/watched.js';
@@ -51,11 +52,11 @@ export async function takeOver({
   // Its descendants may trace QEMU. When it has a successor at work already, the signal means nothing to it.
   const isKept = keeperLives && !record.isOlder;
   if (isKept) sendSignal(record.keeper!, SIGUSR1);
-  const manifest = readManifest(record.generationDir);
+  const manifest = new Generation(generationOf(record)).manifest;
   const transfer =
     isKept && former !== undefined
       ? new WatchedTransfer(folder, former, record.keeper!)
-      : ServerClient.takeOver(folder, record.generationDir);
+      : ServerClient.takeOver(folder, generationOf(record));
   const stays = await leaveControlGroup();
   if (stays !== undefined) onMessage(stays);
   const result = await superviseTransfer({

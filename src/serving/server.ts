@@ -1,13 +1,14 @@
 /** Serves one restored VM's memory: takes its order, loads the machine, brings all memory, and learns from that. */
 import { FileExtents } from '../checkpoint/file-extents.js';
 import { openNativeImage } from '../checkpoint/native-image.js';
-import { CheckpointReader } from '../checkpoint/reader.js';
+import type { CheckpointReader } from '../checkpoint/reader.js';
 import { VmckptError } from '../errors.js';
 import { hasAddon, type CheckpointImage } from '../native/index.js';
 import { LockFile } from '../store/lock-file.js';
 import { adoptMonitor, holdMonitor, releaseMonitor } from '../qemu/held-monitor.js';
 import { QmpClient } from '../qemu/qmp.js';
-import { holdGeneration, type GenerationUse } from '../store/generation-use.js';
+import { Generation } from '../store/generation.js';
+import type { GenerationUse } from '../store/generation-use.js';
 import { nowMs } from '../timeline/clock.js';
 import { readMachineState } from '../transfer/whole-machine.js';
 import { debugSteps, elided } from '../util/debug.js';
@@ -40,7 +41,7 @@ export class Server {
   #way: EagerTransfer | OnDemandTransfer | undefined;
 
   private constructor(service: Service, reader: CheckpointReader, use: GenerationUse) {
-    const { name, generationDir, verb } = service;
+    const { name, generation, verb } = service;
     const folder = new VmFolder(name);
     this.#service = service;
     this.#use = use;
@@ -48,7 +49,7 @@ export class Server {
       folder,
       reader,
       extents: new FileExtents(reader),
-      image: () => (this.#image ??= openNativeImage(generationDir, reader.manifest)),
+      image: () => (this.#image ??= openNativeImage(generation.dir, reader.manifest)),
       status: new TransferStatus(folder, () => this.#counters()),
       verb,
     };
@@ -61,9 +62,10 @@ export class Server {
       throw new VmckptError('VM_STATE', `another process serves the memory of "${name}" already`, {
         hint: 'vmckpt ps shows the status of every restored VM.',
       });
-    const use = holdGeneration(service.generationDir);
+    const generation = new Generation(service.generation);
+    const use = generation.hold();
     try {
-      return new Server(service, await CheckpointReader.open(service.generationDir), use);
+      return new Server(service, generation.openReader(), use);
     } catch (error) {
       use.release();
       throw error;

@@ -2,51 +2,28 @@
  * A generation of a checkpoint, wherever it is used: what it is, what it holds, and how it is kept from being removed.
  * Opening one reads nothing; its manifest is read once, when it is first asked for.
  */
-import * as v from 'valibot';
 import { CheckpointReader } from '../checkpoint/reader.js';
 import { Hints } from '../checkpoint/hints.js';
 import type { Manifest } from '../checkpoint/manifest.js';
 import { VmckptError } from '../errors.js';
-import { integer } from '../util/schema.js';
 import { holdGeneration, holdGenerationFor, type GenerationUse } from './generation-use.js';
+import type { GenerationRef } from './generation-ref.js';
 import { readSealedManifest, type SealedManifest, type SealVerdict } from './seal.js';
-
-/** Names a generation for another process, or for later: plain JSON. */
-export const generationRefSchema = v.object({
-  name: v.string(),
-  number: integer,
-  dir: v.string(),
-  /** The manifest's. Missing in records that an earlier version has written. */
-  id: v.optional(v.string()),
-});
-export type GenerationRef = Readonly<v.InferOutput<typeof generationRefSchema>>;
 
 export class Generation {
   /** Of the checkpoint. */
   readonly name: string;
   readonly number: number;
   readonly dir: string;
+  /** Undefined: whichever is there. */
+  readonly #id: string | undefined;
   #sealed: SealedManifest | undefined;
 
-  constructor({ name, number, dir }: Pick<GenerationRef, 'name' | 'number' | 'dir'>) {
+  constructor({ name, number, dir, id }: GenerationRef) {
     this.name = name;
     this.number = number;
     this.dir = dir;
-  }
-
-  /**
-   * The generation that was referred to.
-   * @throws VmckptError NO_CHECKPOINT when another one has taken its place; as `manifest` does
-   */
-  static at(ref: GenerationRef): Generation {
-    const generation = new Generation(ref);
-    if (ref.id !== undefined && generation.manifest.id !== ref.id)
-      throw new VmckptError(
-        'NO_CHECKPOINT',
-        `${generation.reference} is not the generation that the VM was restored from: another one has taken its place`,
-        { hint: 'The memory of the VM cannot be completed: stop it, and restore it again.' },
-      );
-    return generation;
+    this.#id = id;
   }
 
   /** NAME@NUMBER. */
@@ -54,7 +31,7 @@ export class Generation {
     return `${this.name}@${this.number}`;
   }
 
-  /** @throws VmckptError as readManifest() */
+  /** @throws VmckptError as readManifest(); NO_CHECKPOINT when another generation has taken the place of the one referred to */
   get manifest(): Manifest {
     return this.#read().manifest;
   }
@@ -91,6 +68,16 @@ export class Generation {
   }
 
   #read(): SealedManifest {
-    return (this.#sealed ??= readSealedManifest(this.dir));
+    this.#sealed ??= this.#requireSame(readSealedManifest(this.dir));
+    return this.#sealed;
+  }
+
+  #requireSame(found: SealedManifest): SealedManifest {
+    if (this.#id === undefined || found.manifest.id === this.#id) return found;
+    throw new VmckptError(
+      'NO_CHECKPOINT',
+      `${this.dir} is another generation than the one that the VM was restored from`,
+      { hint: 'The rest of its memory is lost. Stop the VM, and restore it again.' },
+    );
   }
 }

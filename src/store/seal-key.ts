@@ -3,11 +3,12 @@
  * only this user may read. The first save makes it. It is never printed, and never leaves this process: a KeyObject
  * does not show its bytes.
  */
-import { createHmac, createSecretKey, randomBytes, type KeyObject } from 'node:crypto';
+import type { KeyObject } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
 import { DIRECTORY_MODE, errnoOf, fsyncPath, readAt, writeNewFile } from '../checkpoint/files.js';
 import { VmckptError } from '../errors.js';
+import { crypto } from '../util/crypto.js';
 import { openRegular } from '../util/regular-file.js';
 import { stateDir } from '../util/user-folders.js';
 
@@ -41,7 +42,7 @@ export function readSealKey(): SealKey | undefined {
     const bytes = Buffer.alloc(KEY_BYTES + 1);
     if (readAt(fd, bytes, 0) !== KEY_BYTES)
       throw new VmckptError('NOT_PERMITTED', `${file} cannot be used: it is not a key of ${KEY_BYTES} bytes`);
-    const secret = createSecretKey(bytes.subarray(0, KEY_BYTES));
+    const secret = crypto().createSecretKey(bytes.subarray(0, KEY_BYTES));
     bytes.fill(0);
     return { id: hmac(secret, 'vmckpt key id').subarray(0, 8).toString('hex'), secret };
   } finally {
@@ -55,13 +56,13 @@ export function readSealKey(): SealKey | undefined {
  */
 export async function ensureSealKey(): Promise<SealKey> {
   const file = sealKeyFile();
-  const temporary = path.join(path.dirname(file), `.seal-key-${randomBytes(8).toString('hex')}`);
+  const temporary = path.join(path.dirname(file), `.seal-key-${crypto().randomBytes(8).toString('hex')}`);
   const known = readSealKey();
   if (known !== undefined) return known;
   try {
     makeFolder(path.dirname(file));
     try {
-      await writeNewFile(temporary, randomBytes(KEY_BYTES));
+      await writeNewFile(temporary, crypto().randomBytes(KEY_BYTES));
       linkIfFree(temporary, file);
       await fsyncPath(path.dirname(file));
     } finally {
@@ -74,7 +75,7 @@ export async function ensureSealKey(): Promise<SealKey> {
 }
 
 export function hmac(secret: KeyObject, ...parts: readonly (string | Uint8Array)[]): Buffer {
-  const code = createHmac('sha256', secret);
+  const code = crypto().createHmac('sha256', secret);
   for (const part of parts) code.update(part);
   return code.digest();
 }

@@ -3,12 +3,12 @@
  * what vmckpt saved for this user from what was imported, copied from elsewhere or edited, and so whether the command line
  * in the manifest may run as it stands. Memory and device state are not sealed: their checksums find damage, not malice.
  */
-import { timingSafeEqual } from 'node:crypto';
 import path from 'node:path';
 import * as v from 'valibot';
 import { errnoOf, fsyncPath, writeFailure, writeNewFile } from '../checkpoint/files.js';
 import { readEncodedManifest, type Manifest } from '../checkpoint/manifest.js';
 import { VmckptError } from '../errors.js';
+import { crypto } from '../util/crypto.js';
 import { readRegular } from '../util/regular-file.js';
 import { hmac, readSealKey, sealKeyFile, type SealKey } from './seal-key.js';
 
@@ -81,7 +81,7 @@ function judgeSeal(
     return { status: 'other-key', reason: `this user has no key to verify its seal with (${sealKeyFile()})` };
   if (seal.keyId !== key.id)
     return { status: 'other-key', reason: `it was sealed with another key than ${sealKeyFile()}` };
-  return timingSafeEqual(Buffer.from(seal.tag, 'hex'), tagOf(encoded, key))
+  return crypto().timingSafeEqual(Buffer.from(seal.tag, 'hex'), tagOf(encoded, key))
     ? { status: 'own' }
     : { status: 'changed', reason: 'its manifest was changed after it was sealed' };
 }

@@ -1,6 +1,7 @@
 /** What is on record of a restored VM: `vm.json`, written by the verb, and `transfer.json`, by the serving process. */
 import * as v from 'valibot';
 import { olderOrderSchema, orderSchema } from '../serving-protocol/order.js';
+import type { GenerationRef } from '../store/generation-ref.js';
 import { finite, integer, record } from '../util/schema.js';
 
 const processSchema = v.object({ pid: integer, startTicks: v.number() });
@@ -16,6 +17,8 @@ const vmFields = {
   checkpoint: v.optional(v.string()),
   generation: integer,
   generationDir: v.string(),
+  /** The manifest's. */
+  generationId: v.optional(v.string()),
   mode: v.picklist(RESTORE_MODES),
   ramBytes: v.number(),
   restoredAt: v.string(),
@@ -62,6 +65,12 @@ export interface VmRecord extends v.InferOutput<typeof vmSchema> {
   readonly unattended?: true;
   /** What it has started is at work all the same, and may yet bring the VM up. */
   readonly isUnderWay?: boolean;
+}
+
+/** The generation that a VM was restored from. */
+export function generationOf(record: Omit<VmRecord, 'version'>): GenerationRef {
+  const { name, checkpoint = name, generation: number, generationDir: dir, generationId: id } = record;
+  return { name: checkpoint, number, dir, ...(id !== undefined && { id }) };
 }
 
 export const transferSchema = v.object({

@@ -7,7 +7,7 @@ import { afterAll, afterEach, beforeAll, expect, it, vi } from 'vitest';
 import { Hints } from '../../src/checkpoint/hints.js';
 import { takeUserfaultfds } from '../../src/native/index.js';
 import { QmpClient } from '../../src/qemu/qmp.js';
-import { readManifest } from '../../src/checkpoint/manifest.js';
+import { encodeManifest, readManifest } from '../../src/checkpoint/manifest.js';
 import type { VmSummary } from '../../src/vms/list.js';
 import { VmFolder } from '../../src/vms/folder.js';
 import { examineGuest, saveGuest } from '../support/checkpointing.js';
@@ -255,6 +255,24 @@ describeOnEachQemu('a restore', (qemu) => {
       asRoot('Resume', 'CAP_SYS_PTRACE'),
     );
     expect(await startCli(resume).ended).toMatchObject({ code: 0 });
+    await expectWhole();
+  });
+
+  it('whose keeper and transfer are killed is not resumed from another generation in the place of its own', async () => {
+    const { restore } = await startParked();
+    await loseTransfer(restore);
+    const file = path.join(storeDir, 'web/1/manifest.json');
+    const own = readFileSync(file);
+    const manifest = readManifest(path.dirname(file));
+    writeFileSync(file, encodeManifest({ ...manifest, id: 'f'.repeat(32) }));
+    expect(await startRestore('--resume', 'web').ended).toMatchObject({
+      code: 10,
+      json: {
+        error: { code: 'NO_CHECKPOINT', message: expect.stringContaining('another generation') as string },
+      },
+    });
+    writeFileSync(file, own);
+    expect(await startRestore('--resume', 'web').ended).toMatchObject({ code: 0, json: { recoveries: 1 } });
     await expectWhole();
   });
 

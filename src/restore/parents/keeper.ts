@@ -65,9 +65,9 @@ export class Keeper implements ProcessParent {
   }
 
   /** Starts it, and with it the server, which opens the checkpoint while everything else is prepared. */
-  static start({ folder, generationDir, wishes }: ServerStart): Keeper {
+  static start({ folder, generation, wishes }: ServerStart): Keeper {
     const log = openSync(folder.file('transfer.log'), 'a', 0o600);
-    const command = [...SERVER_COMMAND, ...toArguments({ name: folder.name, generationDir, wishes })];
+    const command = [...SERVER_COMMAND, ...toArguments({ name: folder.name, generation, wishes })];
     debug('launch', () => `the keeper: ${elidedCommand([KEEPER_PATH, ...command])}`);
     const child = spawn(KEEPER_PATH, command, {
       detached: true,

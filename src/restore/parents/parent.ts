@@ -1,6 +1,7 @@
 /** Who starts QEMU and the process that serves its memory: a keeper, or where there is no addon, the verb itself. */
 import type { StartedProcess, StartOptions } from '../../qemu/launch.js';
 import type { ProcessIdentity } from '../../util/process-identity.js';
+import type { GenerationRef } from '../../store/generation-ref.js';
 import type { PrefetchWishes } from '../../working-set/plan.js';
 import type { ServerClient } from '../server-client/client.js';
 import type { ServedTransfer } from '../server-client/handle.js';
@@ -8,7 +9,7 @@ import type { VmFolder } from '../../vms/folder.js';
 
 export interface ServerStart {
   readonly folder: VmFolder;
-  readonly generationDir: string;
+  readonly generation: GenerationRef;
   readonly wishes: PrefetchWishes | undefined;
 }
 

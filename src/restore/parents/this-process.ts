@@ -22,8 +22,8 @@ export class ThisProcess implements ProcessParent {
   }
 
   keepServing(): ServedTransfer {
-    const { folder, generationDir } = this.#start;
-    this.#served = new Succession(this.server, () => ServerClient.takeOver(folder, generationDir));
+    const { folder, generation } = this.#start;
+    this.#served = new Succession(this.server, () => ServerClient.takeOver(folder, generation));
     return this.#served;
   }
 

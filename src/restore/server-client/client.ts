@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError, type ErrorCode } from '../../errors.js';
 import { adopting } from '../../qemu/held-monitor.js';
 import { debug, elidedCommand } from '../../util/debug.js';
+import type { GenerationRef } from '../../store/generation-ref.js';
 import { withDeadline } from '../../util/deadline.js';
 import { readLines } from '../../util/lines.js';
 import { ownEnvironment } from '../../util/own-environment.js';
@@ -58,8 +59,8 @@ export class ServerClient implements ServedTransfer {
   }
 
   /** A process without a keeper, for a VM whose last one has died. */
-  static takeOver(folder: VmFolder, generationDir: string): ServerClient {
-    const args = toArguments({ name: folder.name, generationDir, isSuccessor: true });
+  static takeOver(folder: VmFolder, generation: GenerationRef): ServerClient {
+    const args = toArguments({ name: folder.name, generation, isSuccessor: true });
     return ServerClient.#run(folder, adopting(folder.readTransfer()?.held, [...SERVER_COMMAND, ...args]));
   }
 

@@ -51,7 +51,8 @@ test('a message of another version, or of no sense, is refused with what was exp
 });
 
 test('a serving process is started with what it reads', () => {
-  const first = { name: 'web', generationDir: '/store/web/1', wishes: undefined, isSuccessor: false };
+  const generation = { name: 'web', number: 1, dir: '/store/web/1', id: 'f'.repeat(32) };
+  const first = { name: 'web', generation, wishes: undefined, isSuccessor: false };
   expect(fromArguments(toArguments(first))).toEqual(first);
   const successor = { ...first, isSuccessor: true };
   expect(fromArguments(toArguments(successor))).toEqual(successor);

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import type { Socket } from 'node:net';
 import path from 'node:path';
 import { afterAll, expect, it } from 'vitest';
+import { toArguments } from '../../../src/serving-protocol/arguments.js';
 import { VmFolder } from '../../../src/vms/folder.js';
 import { distFile } from '../../../src/util/package-paths.js';
 import { deadProcess } from '../../support/cli.js';
@@ -18,13 +19,14 @@ afterAll(() => {
 });
 
 it('a serving process that is never told what to do keeps what the one before it has noted', async () => {
-  const generationDir = await storeGeneration(path.join(directory, 'store'), 'web');
+  const dir = await storeGeneration(path.join(directory, 'store'), 'web');
+  const generation = { name: 'web', number: 1, dir };
   const folder = new VmFolder('web');
   folder.create();
   const held = { pid: process.pid, inode: 4711 };
   folder.writeTransfer({ process: deadProcess(), status: 'serving', loaded: true, held });
   const script = distFile('serving/main.js');
-  const transfer = spawn(process.execPath, [script, 'web', generationDir], {
+  const transfer = spawn(process.execPath, [script, ...toArguments({ name: 'web', generation })], {
     stdio: ['ignore', 'ignore', 'ignore', 'pipe'],
   });
   const exited = once(transfer, 'exit');
