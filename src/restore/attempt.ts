@@ -5,6 +5,7 @@ import { killAtOnce } from '../vms/processes.js';
 import type { RoomWish } from '../qemu/memory-room.js';
 import type { LaunchedQemu } from '../qemu/launch.js';
 import type { Background } from '../serving-protocol/order.js';
+import type { NameClaim } from '../vms/claim.js';
 import type { VmFolder } from '../vms/folder.js';
 import type { RestoreMode, VmRecord } from '../vms/records.js';
 import type { PrefetchWishes } from '../working-set/plan.js';
@@ -42,6 +43,8 @@ export interface Attempt {
   readonly options: RestoreOptions;
   readonly manifest: Manifest;
   readonly folder: VmFolder;
+  /** To be released when the VM is on record. */
+  readonly claim: NameClaim;
   readonly verbStartMs: number;
   /** The VM runs, or is loaded and stays paused: from here on it is left alone, whatever fails. */
   readonly onLoaded: () => void;

@@ -50,7 +50,7 @@ interface MappedAttempt extends MappedRestore, PlannedAttempt {
 
 /** @throws VmckptError NO_RAW_MEMORY, RAW_MEMORY_CHANGED, MAP_REFUSED, and as restore() */
 export async function restoreMapped(subject: MappedRestore): Promise<RestoreReport> {
-  const { options, located, manifest, judgeSeal, folder, verbStartMs } = subject;
+  const { options, located, manifest, judgeSeal, folder, claim, verbStartMs } = subject;
   let isLoaded = false;
   const onLoaded = () => void (isLoaded = true);
   let use: GenerationUse | undefined;
@@ -70,9 +70,13 @@ export async function restoreMapped(subject: MappedRestore): Promise<RestoreRepo
     requireRoom(need, options.memoryRoom ?? 'required', options.onMessage);
     const record = newRecord({ vmName: folder.name, located, manifest, mode: 'map', plan, verbStartMs });
     folder.write(record);
+    claim.release();
     return await startAndLoad({ ...subject, onLoaded, reader, memory, plan, record, use });
   } catch (error) {
-    if (!isLoaded) folder.remove();
+    if (!isLoaded) {
+      folder.remove();
+      claim.release();
+    }
     throw error;
   } finally {
     use?.release();

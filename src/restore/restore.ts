@@ -63,9 +63,9 @@ async function restoreOnce(options: RestoreOptions): Promise<RestoreReport> {
   requireName(vmName);
   if (await endAbandoned(vmName))
     options.onMessage('An earlier restore died before its VM ran; its remains have been removed.');
-  const folder = claimFolder(vmName);
+  const { folder, claim } = claimFolder(vmName);
   let isLoaded = false;
-  const attempt = { options, manifest, folder, verbStartMs, onLoaded: () => void (isLoaded = true) };
+  const attempt = { options, manifest, folder, claim, verbStartMs, onLoaded: () => void (isLoaded = true) };
   if (options.mode === 'map') return restoreMapped({ ...attempt, located, judgeSeal });
   // First of all: it opens the checkpoint while everything else is prepared.
   const wishes = options.mode === 'prefetch' ? options.prefetch : undefined;
@@ -88,12 +88,14 @@ async function restoreOnce(options: RestoreOptions): Promise<RestoreReport> {
       ...(parent.identity && { keeper: parent.identity }),
     };
     folder.write(record);
+    claim.release();
     step('QEMU is planned');
     return await startAndFill({ ...attempt, plan, record, parent });
   } catch (error) {
     if (!isLoaded) {
       await parent.kill();
       folder.remove();
+      claim.release();
     }
     throw error;
   } finally {

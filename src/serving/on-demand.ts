@@ -12,7 +12,7 @@ import type { Aftercare } from '../aftercare/order.js';
 import { connectTo } from '../qemu/migration-socket.js';
 import { QemuMemory } from './memory/qemu-memory.js';
 import { killAtOnce } from '../vms/processes.js';
-import { disclaim, inherited, type Estate } from './memory/estate.js';
+import { giveUp, inherited, type Estate } from './memory/estate.js';
 import { PostcopySession } from './postcopy/session.js';
 import { prepareRecovery } from './postcopy/recovery.js';
 import { careFor, placedIn, untilCompleted, type LoadingMachine, type TransferContext } from './context.js';
@@ -142,7 +142,7 @@ export class OnDemandTransfer {
     if (migrationSocket !== undefined && this.#direct?.isStreamIdle) {
       session.adopt(migrationSocket);
     } else {
-      if (migrationSocket !== undefined) disclaim('migrationSocket', migrationSocket);
+      if (migrationSocket !== undefined) giveUp('migrationSocket', migrationSocket);
       if (!(await prepareRecovery(monitor, folder.file('migration.sock')))) return;
       await session.recover(state.ramSectionId);
       await session.bequeath();

@@ -1,17 +1,7 @@
 /** The folder of a restored VM below the runtime folder, and the files in it. */
-import {
-  closeSync,
-  existsSync,
-  lchownSync,
-  openSync,
-  readdirSync,
-  rmSync,
-  statSync,
-  utimesSync,
-} from 'node:fs';
+import { existsSync, lchownSync, readdirSync, rmSync, statSync, utimesSync } from 'node:fs';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
-import { tryLockFile } from '../native/index.js';
 import { OWN_FOLDER } from '../qemu/own-identity.js';
 import { LockFile } from '../store/lock-file.js';
 import { requireName } from '../store/reference.js';
@@ -27,7 +17,6 @@ import { anyVmSchema, transferSchema, vmSchema, type TransferRecord, type VmReco
 export class VmFolder {
   readonly name: string;
   #directory: string;
-  #claim: number | undefined;
 
   constructor(name: string) {
     this.name = name;
@@ -36,19 +25,6 @@ export class VmFolder {
 
   get directory(): string {
     return this.#directory;
-  }
-
-  /** Nobody else restores under this name until the record is written. Says whether that was still free. */
-  claim(): boolean {
-    const fd = openSync(path.join(ensureRuntimeDir('claims'), this.name), 'w', 0o600);
-    if (tryLockFile(fd)) this.#claim = fd;
-    else closeSync(fd);
-    return this.#claim !== undefined;
-  }
-
-  disclaim(): void {
-    if (this.#claim !== undefined) closeSync(this.#claim);
-    this.#claim = undefined;
   }
 
   create(): void {
@@ -97,7 +73,6 @@ export class VmFolder {
 
   write(record: VmRecord): void {
     writeJsonFile(this.file('vm.json'), parse(vmSchema, record));
-    this.disclaim();
   }
 
   readTransfer(): TransferRecord | undefined {
@@ -124,11 +99,6 @@ export class VmFolder {
   }
 
   remove(): void {
-    this.clear();
-    this.disclaim();
-  }
-
-  clear(): void {
     const { socketFolder, ownFolder } = this;
     // What another user's QEMU has there may not be changed while it is removed.
     if (socketFolder !== this.directory && process.geteuid?.() === 0)

@@ -7,6 +7,7 @@ import { VmckptError } from '../errors.js';
 import { QmpClient } from '../qemu/qmp.js';
 import { isAlive, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
 import { endProcess, SIGKILL, SIGTERM } from './processes.js';
+import { NameClaim } from './claim.js';
 import { requireVm, VmFolder } from './folder.js';
 import { statusOf, type VmStatus } from './status.js';
 import type { VmRecord } from './records.js';
@@ -47,10 +48,11 @@ export async function stopVm(name: string): Promise<StopReport> {
 
 /** Unless another restore has taken the name since. */
 function forget(folder: VmFolder, { restoredAt }: VmRecord): void {
-  if (!folder.claim()) return;
+  const claim = NameClaim.take(folder.name);
+  if (claim === undefined) return;
   const now = folder.read();
   if (now === undefined || now.restoredAt === restoredAt) folder.remove();
-  else folder.disclaim();
+  claim.release();
 }
 
 async function endTransfer(folder: VmFolder): Promise<void> {

@@ -23,7 +23,7 @@ export function bequeath(descriptors: readonly (readonly [HeldSlot, number])[]):
 }
 
 /** Closes a descriptor here and with the keeper. */
-export function disclaim(name: HeldSlot, fd: number): void {
+export function giveUp(name: HeldSlot, fd: number): void {
   tellKeeper(name, []);
   closeSync(fd);
 }

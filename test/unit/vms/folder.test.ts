@@ -3,9 +3,9 @@ import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { beforeEach, expect, onTestFinished, test } from 'vitest';
 import { stopVm } from '../../../src/vms/stop.js';
-import { claimFolder } from '../../../src/vms/claim.js';
+import { claimFolder, NameClaim } from '../../../src/vms/claim.js';
 import { statusOf } from '../../../src/vms/status.js';
-import { VmFolder } from '../../../src/vms/folder.js';
+import type { VmFolder } from '../../../src/vms/folder.js';
 import type { VmRecord } from '../../../src/vms/records.js';
 import { LockFile } from '../../../src/store/lock-file.js';
 import { temporaryDir } from '../checkpoint/synthetic.js';
@@ -37,32 +37,34 @@ function recordOf(folder: VmFolder): VmRecord {
 test('a name is claimed by one restore at a time, and the loser leaves the winner what it has', () => {
   const winner = claimFolder('web');
   expect(() => claimFolder('web')).toThrow(expect.objectContaining({ code: 'VM_BUSY' }));
-  expect(existsSync(winner.directory)).toBe(true);
-  winner.remove();
-  claimFolder('web').remove();
+  expect(existsSync(winner.folder.directory)).toBe(true);
+  winner.folder.remove();
+  winner.claim.release();
+  claimFolder('web').claim.release();
 });
 
 test('an ended VM is forgotten, but not a restore that has taken its name since', async () => {
-  const folder = claimFolder('web');
+  const { folder, claim } = claimFolder('web');
   folder.write(recordOf(folder));
-  const next = new VmFolder('web');
-  expect(next.claim()).toBe(true);
+  claim.release();
+  const next = NameClaim.take('web')!;
   const ended = { name: 'web', qemuPid: null, endedBy: null };
   expect(await stopVm('web')).toEqual(ended);
   expect(existsSync(folder.directory)).toBe(true);
-  next.disclaim();
+  next.release();
   expect(await stopVm('web')).toEqual(ended);
   expect(existsSync(folder.directory)).toBe(false);
 });
 
 test('a VM whose verb has died is abandoned, unless its transfer is at work all the same', async () => {
-  const folder = claimFolder('web');
+  const { folder, claim } = claimFolder('web');
   // Whoever was told to listen there is taken for its QEMU.
   const script = 'setInterval(() => undefined, 1000); console.log(0)';
   const qemu = spawn(process.execPath, ['-e', script, `${folder.file('qmp.sock')},server=on`]);
   onTestFinished(() => void qemu.kill());
   await once(qemu.stdout, 'data');
   folder.write(recordOf(folder));
+  claim.release();
   const status = () => statusOf(folder.read()!, folder.readTransfer());
   expect(status()).toBe('abandoned');
   const lock = LockFile.tryTake(folder.file('transfer.lock'))!;
