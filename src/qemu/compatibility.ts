@@ -20,13 +20,22 @@ export interface SavedMachine {
   readonly ram: { readonly blocks: readonly RamBlock[] };
 }
 
+export interface Comparison {
+  /** The user has given the command line: it may have other devices. Those of the saved one are what it gives. */
+  readonly isOwnCommandLine: boolean;
+}
+
 /** @throws VmckptError QEMU_INCOMPATIBLE that names every difference, expected against actual */
-export async function requireCompatible(qmp: QmpClient, saved: SavedMachine): Promise<void> {
+export async function requireCompatible(
+  qmp: QmpClient,
+  saved: SavedMachine,
+  { isOwnCommandLine }: Comparison,
+): Promise<void> {
   // Asked all at once: the VM that is to be restored waits for the answers.
   const [machine, cpu, devices, blocks] = await Promise.all([
     machineDifference(qmp, saved.machine.type),
     cpuDifferences(qmp, saved.machine),
-    addedDevices(qmp, saved.machine),
+    isOwnCommandLine ? addedDevices(qmp, saved.machine) : [],
     readRamBlocks(qmp),
   ]);
   const ram = ramDifferences(saved.ram.blocks, blocks);

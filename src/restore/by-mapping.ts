@@ -145,7 +145,7 @@ async function load(
   const [state] = await Promise.all([
     readMachineState(reader),
     listenForMachine(qmp, { mode: 'eager', isFilledDirectly: false, socket }),
-    requireCompatible(qmp, manifest),
+    requireCompatible(qmp, manifest, { isOwnCommandLine: options.qemuArgs !== undefined }),
     isolate(qmp, plan.aftercare),
     replaySettings(qmp, { manifest, options }),
     requireSameDisks(qmp, { manifest, options }),

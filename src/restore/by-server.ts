@@ -48,7 +48,7 @@ export async function startAndFill(attempt: ServedAttempt): Promise<RestoreRepor
     parent.server.noteQemu();
     const [incoming] = await Promise.all([
       prepareMemory(attempt, qemu),
-      requireCompatible(qemu.qmp, manifest),
+      requireCompatible(qemu.qmp, manifest, { isOwnCommandLine: options.qemuArgs !== undefined }),
       isolate(qemu.qmp, aftercare),
       replaySettings(qemu.qmp, attempt),
       requireSameDisks(qemu.qmp, attempt),

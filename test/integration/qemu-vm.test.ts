@@ -23,6 +23,7 @@ import { poll } from '../../src/util/deadline.js';
 import { connectWhenReady, endProcess, QEMU, startQemu, temporaryDirectory, TINY } from './qemu-helper.js';
 
 const { directory, remove } = temporaryDirectory();
+const OWN = { isOwnCommandLine: true };
 const children: ChildProcess[] = [];
 const launchedPids: number[] = [];
 let count = 0;
@@ -445,7 +446,7 @@ describe('requireCompatible', () => {
       ram: { blocks: await readRamBlocks(qmp) },
     };
     expect(saved.ram.blocks.map(({ name }) => name)).toContain('pc.ram');
-    await requireCompatible(qmp, saved);
+    await requireCompatible(qmp, saved, OWN);
     const other = await start(
       '-machine',
       'pc',
@@ -460,7 +461,7 @@ describe('requireCompatible', () => {
       'none',
     );
     await expect(
-      requireCompatible(other.qmp, { ...saved, qemu: { version: '99.0.0' } }),
+      requireCompatible(other.qmp, { ...saved, qemu: { version: '99.0.0' } }, OWN),
     ).rejects.toMatchObject({
       code: 'QEMU_INCOMPATIBLE',
       message: expect.stringMatching(
@@ -469,7 +470,7 @@ describe('requireCompatible', () => {
     });
     const features = { ...vm.cpu.features, '7.0.EBX': 0xffff_ffff };
     await expect(
-      requireCompatible(qmp, { ...saved, machine: { ...saved.machine, cpuFeatures: features } }),
+      requireCompatible(qmp, { ...saved, machine: { ...saved.machine, cpuFeatures: features } }, OWN),
     ).rejects.toThrow(/CPUID 7\.0\.EBX=0x/);
   });
 
@@ -481,9 +482,9 @@ describe('requireCompatible', () => {
     const qemu = { version: vm.version.text };
     const saved = { machine, qemu, ram: { blocks: await readRamBlocks(qmp) } };
     const same = await start(...TINY, '-device', 'VGA');
-    await requireCompatible(same.qmp, saved);
+    await requireCompatible(same.qmp, saved, OWN);
     const other = await start(...TINY, '-device', 'VGA', '-smp', '2', '-device', 'virtio-rng-pci');
-    await expect(requireCompatible(other.qmp, saved)).rejects.toThrow(
+    await expect(requireCompatible(other.qmp, saved, OWN)).rejects.toThrow(
       /1 vCPUs expected, 2 found; 1 more of the device virtio-rng-pci than expected/,
     );
   });
