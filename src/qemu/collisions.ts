@@ -8,11 +8,12 @@ import { VmckptError } from '../errors.js';
 import { isAlive, identifyProcess, type ProcessIdentity } from '../util/process-identity.js';
 import { collisionCandidates, type Claim } from './host-resources.js';
 import type { HostResource } from './host-visit.js';
+import { imagesWrittenTo, sharesImages } from './image-locks.js';
 
 const PROBE_TIMEOUT_MS = 1000;
 
 export interface Collision {
-  readonly what: 'original' | HostResource['kind'];
+  readonly what: 'original' | 'image' | HostResource['kind'];
   readonly message: string;
   readonly hint: string;
 }
@@ -22,6 +23,8 @@ export interface CollisionOptions {
   readonly original?: ProcessIdentity | undefined;
   /** What relative paths in the arguments are meant from. */
   readonly cwd?: string | undefined;
+  /** Disks that the VM has. */
+  readonly images?: readonly string[];
 }
 
 /** @param args as QEMU will get them, rewritten for the restore. @returns the original first, as it causes others. */
@@ -29,13 +32,19 @@ export async function findCollisions(
   args: readonly string[],
   options: CollisionOptions,
 ): Promise<Collision[]> {
-  const { original, cwd = process.cwd() } = options;
+  const { original, cwd = process.cwd(), images = [] } = options;
   const found: (Collision | undefined)[] = [];
   if (original !== undefined && isAlive(original))
     found.push({
       what: 'original',
       message: `the VM that was saved still runs, as process ${original.pid}`,
       hint: 'End it first (quit in its monitor), or start a clone next to it: restore --as VMNAME.',
+    });
+  for (const image of sharesImages(args) ? [] : imagesWrittenTo(images, cwd))
+    found.push({
+      what: 'image',
+      message: `another process writes to the disk ${image}`,
+      hint: `End it (fuser ${image} shows it), or give the VM a disk of its own: vmckpt restore NAME -- QEMU ARGS…`,
     });
   const look = async ({ option, resource }: Claim): Promise<Collision | undefined> => {
     const taken = await whyTaken(resource);

@@ -29,7 +29,7 @@ import { connectTo } from '../qemu/migration-socket.js';
 import { endOfQemu, listenForMachine, runWhenLoaded } from '../qemu/incoming.js';
 import { LAST_WORDS_MS } from './loading-failure.js';
 import { makePlaces } from './make-places.js';
-import { requireSameDisks } from './same-disks.js';
+import { imagesOf, requireSameDisks } from './same-disks.js';
 import { compareSettings, replaySettings } from './settings.js';
 import { newRecord } from './new-record.js';
 import { buildReport, type RestoreReport } from './report.js';
@@ -64,7 +64,7 @@ export async function restoreMapped(subject: MappedRestore): Promise<RestoreRepo
     for (const note of plan.notes) options.onMessage(note);
     const { identity = 'original' } = options;
     const original = identity === 'original' ? manifest.qemu.process : undefined;
-    await refuseCollisions(plan.args, { original, cwd: plan.cwd });
+    await refuseCollisions(plan.args, { original, cwd: plan.cwd, images: imagesOf(subject) });
     const { ramBytes, nonZeroBytes: dataBytes } = manifest.sizes;
     const need = { vmCount: 1, ramBytes, dataBytes, isMapped: true, args: plan.args, cwd: plan.cwd };
     requireRoom(need, options.memoryRoom ?? 'required', options.onMessage);

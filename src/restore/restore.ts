@@ -23,6 +23,7 @@ import { startAndFill } from './by-server.js';
 import { makePlaces } from './make-places.js';
 import { newRecord } from './new-record.js';
 import { startParent } from './parents/start.js';
+import { imagesOf } from './same-disks.js';
 import { readGenerationAhead } from './read-ahead.js';
 import type { RestoreReport } from './report.js';
 
@@ -79,6 +80,7 @@ async function restoreOnce(options: RestoreOptions): Promise<RestoreReport> {
     await refuseCollisions(plan.args, {
       original: identity === 'original' ? manifest.qemu.process : undefined,
       cwd: plan.cwd,
+      images: imagesOf(attempt),
     });
     const { ramBytes, nonZeroBytes: dataBytes } = manifest.sizes;
     const need = { vmCount: 1, ramBytes, dataBytes, isMapped: false, args: plan.args, cwd: plan.cwd };

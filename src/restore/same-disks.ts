@@ -7,6 +7,11 @@ import type { Restored } from './settings.js';
 
 type SavedDisk = Manifest['blockDevices'][number];
 
+/** The files of its disks; with another command line nothing is known of them. */
+export function imagesOf({ manifest: { blockDevices }, options }: Restored): string[] {
+  return options.qemuArgs === undefined ? blockDevices.flatMap(({ file }) => file ?? []) : [];
+}
+
 /** To be called before the VM runs. @throws VmckptError QEMU_INCOMPATIBLE that names each disk, expected against actual */
 export async function requireSameDisks(
   qmp: QmpClient,

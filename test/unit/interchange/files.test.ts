@@ -39,7 +39,7 @@ describe('openInput', () => {
   it('refuses a directory and a file that is not there', async () => {
     const dir = temporaryDir();
     await expect(openInput(dir)).rejects.toMatchObject({ code: 'FILE_UNREADABLE' });
-    await expect(openInput(path.join(dir, 'no'))).rejects.toMatchObject({ code: 'FILE_UNREADABLE' });
+    await expect(openInput(path.join(dir, 'no'))).rejects.toMatchObject({ code: 'HOST_FILE_MISSING' });
   });
 });
 

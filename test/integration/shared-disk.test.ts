@@ -1,0 +1,51 @@
+/** A disk that another QEMU writes to: QEMU would find that out only when it is to let the loaded VM run. */
+import { execFileSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import path from 'node:path';
+import { beforeAll, expect, it } from 'vitest';
+import { VmFolder } from '../../src/vms/folder.js';
+import { startCli } from '../support/command.js';
+import { qemuBinary } from '../support/cache.js';
+import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
+import { letFirmwareRun, startTinyVm } from './tiny-vm.js';
+
+describeOnEachQemu('a clone beside its original, which writes to its disk', (qemu) => {
+  const dir = suiteDirectory();
+  const storeDir = path.join(dir, 'store');
+  beforeAll(() => {
+    process.env['VMCKPT_RUNTIME_DIR'] = path.join(dir, 'run');
+  });
+
+  const clone = (mode: string) =>
+    startCli([
+      ...['--json', '--store', storeDir, 'restore', '--mode', mode, '--qemu', qemuBinary(qemu)],
+      ...['--as', 'twin', 'vm'],
+    ]).ended;
+
+  it.each(['qcow2', 'raw'])(
+    'is refused by name, and runs when the original has ended (%s)',
+    async (format) => {
+      const file = path.join(dir, `disk.${format}`);
+      execFileSync('qemu-img', ['create', '-q', '-f', format, file, '16M']);
+      const vm = startTinyVm({ qemu, dir, args: ['-drive', `file=${file},format=${format},if=virtio`] });
+      await vm.untilStatus('running');
+      await letFirmwareRun();
+      await vm.save({ storeDir, name: 'vm', disksExternal: true });
+      for (const mode of ['lazy', 'prefetch', 'eager']) {
+        expect(await clone(mode)).toMatchObject({
+          code: 1,
+          json: {
+            error: {
+              code: 'COLLISION',
+              message: expect.stringContaining('another process writes to the disk') as string,
+            },
+          },
+        });
+        expect(existsSync(new VmFolder('twin').directory)).toBe(false);
+      }
+      await vm.end();
+      expect(await clone('lazy')).toMatchObject({ code: 0 });
+      expect((await startCli(['stop', 'twin']).ended).code).toBe(0);
+    },
+  );
+});
