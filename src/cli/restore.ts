@@ -72,7 +72,7 @@ export function restoreCommand(): Command {
       };
       if (flags.resume === true) {
         const report = await takeOver({ name: reference, ...common });
-        return output.result(report, describe(report));
+        return output.result(report, describeTakeOver(report));
       }
       const wishes = {
         storeDir,
@@ -173,6 +173,11 @@ function memoryOf({ mode, completeMs, ramBytes }: RestoreReport): string {
   const all = `all ${formatBytes(ramBytes)} in place`;
   if (completeMs !== null) return `${all} after ${formatMs(completeMs)}`;
   return mode === 'eager' ? all : 'memory follows';
+}
+
+function describeTakeOver({ name, generation, vmName, ramBytes, qmpSocket }: RestoreReport): string {
+  const as = vmName === name ? '' : ` as ${vmName}`;
+  return `${name}@${generation}${as} was taken over; all ${formatBytes(ramBytes)} in place.\nQMP: ${qmpSocket}`;
 }
 
 function describe(report: RestoreReport): string {

@@ -87,7 +87,7 @@ export function verb(usage: string, description: string, kinds: readonly ErrorKi
 /** The output and the global options as they hold for a running verb. */
 export function contextOf(command: Command): { readonly output: Output; readonly storeDir: string } {
   const options = command.optsWithGlobals<GlobalOptions>();
-  return { output: new Output(options), storeDir: path.resolve(options.store) };
+  return { output: new Output(options), storeDir: path.resolve(options.store || defaultStore()) };
 }
 
 /** `$XDG_DATA_HOME/vmckpt`. */
@@ -105,7 +105,7 @@ export interface Interruption {
   readonly tooLate: () => void;
 }
 
-/** Aborts on the first SIGINT or SIGTERM. A second one ends the process at once, as the user insists. */
+/** Aborts on the first SIGINT, SIGTERM or SIGHUP (a terminal that is closed). A second one ends the process at once, as the user insists. */
 export function interruptible(output: Pick<Output, 'message'>, whatHappens: string): Interruption {
   const controller = new AbortController();
   let asked = false;
@@ -120,6 +120,6 @@ export function interruptible(output: Pick<Output, 'message'>, whatHappens: stri
     output.message(whatHappens);
     controller.abort(new VmckptError('INTERRUPTED', 'interrupted'));
   };
-  process.on('SIGINT', onSignal).on('SIGTERM', onSignal);
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, onSignal);
   return { signal: controller.signal, tooLate: () => (isDone = true) };
 }

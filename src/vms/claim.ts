@@ -47,6 +47,12 @@ export function claimFolder(name: string): ClaimedFolder {
       hint: 'Wait until it runs; --as gives this one another name.',
     });
   const record = folder.read();
+  if (record === undefined && folder.hasRecord()) {
+    claim.release();
+    throw new VmckptError('VM_BUSY', `the record of a restored VM called "${name}" cannot be read`, {
+      hint: `Another version of vmckpt may have written it. If that VM has ended, remove ${folder.directory}.`,
+    });
+  }
   if (record !== undefined) {
     const status = statusOf(record, folder.readTransfer());
     if (status !== 'ended') {

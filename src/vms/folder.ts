@@ -71,6 +71,11 @@ export class VmFolder {
     return { ...record, qemu, unattended: true, isUnderWay };
   }
 
+  /** Whether there is a record, of whatever version. */
+  hasRecord(): boolean {
+    return existsSync(this.file('vm.json'));
+  }
+
   write(record: VmRecord): void {
     writeJsonFile(this.file('vm.json'), parse(vmSchema, record));
   }

@@ -2,6 +2,7 @@
 import { VmckptError } from '../errors.js';
 import { Store, type Generation } from '../store/store.js';
 import { listVmFolders } from './folder.js';
+import type { VmRecord } from './records.js';
 import { statusOf } from './status.js';
 
 /**
@@ -15,10 +16,11 @@ export async function removeGeneration(storeDir: string, reference: string): Pro
 }
 
 /** A VM whose transfer was lost needs its generation too, although no process has it open: it can be taken over. */
-function refuseNeeded({ reference, dir }: Generation): void {
+function refuseNeeded(generation: Generation): void {
+  const { reference } = generation;
   for (const folder of listVmFolders()) {
     const record = folder.read();
-    if (record?.generationDir !== dir) continue;
+    if (record === undefined || !isFrom(record, generation)) continue;
     const status = statusOf(record, folder.readTransfer());
     const isMapped = record.mode === 'map';
     if (status === 'ended' || (status === 'complete' && !isMapped)) continue;
@@ -28,5 +30,21 @@ function refuseNeeded({ reference, dir }: Generation): void {
       `${reference} still holds memory of the restored VM "${record.name}" (${status})`,
       { hint: `${wait}: vmckpt stop ${record.name}` },
     );
+  }
+}
+
+/** By its identity, whatever path leads to it; by the path where the generation cannot be read. */
+function isFrom({ generationDir, generationId }: VmRecord, generation: Generation): boolean {
+  return (
+    generationDir === generation.dir || (generationId !== undefined && generationId === idOf(generation))
+  );
+}
+
+function idOf(generation: Generation): string | undefined {
+  try {
+    return generation.manifest.id;
+  } catch (error) {
+    if (!(error instanceof VmckptError)) throw error;
+    return undefined;
   }
 }

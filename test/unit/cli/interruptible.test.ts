@@ -1,7 +1,7 @@
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { interruptible } from '../../../src/cli/verb.js';
 
-const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 /** Those of the test runner are spared. */
 function begin() {
@@ -14,17 +14,17 @@ function begin() {
         if (!before[index]!.includes(listener)) process.off(name, listener);
     });
   });
-  const interrupt = () => {
-    for (const listener of process.listeners('SIGINT'))
-      if (!before[0]!.includes(listener)) (listener as () => void)();
+  const interrupt = (name: (typeof SIGNALS)[number] = 'SIGINT') => {
+    for (const listener of process.listeners(name))
+      if (!before[SIGNALS.indexOf(name)]!.includes(listener)) (listener as () => void)();
   };
   return { ...interruption, said, interrupt };
 }
 
 describe('an interrupt', () => {
-  it('ends the work, and says so', () => {
+  it.each(SIGNALS)('ends the work, and says so (%s)', (name) => {
     const { signal, said, interrupt } = begin();
-    interrupt();
+    interrupt(name);
     expect(signal.reason).toMatchObject({ code: 'INTERRUPTED' });
     expect(said).toEqual(['Interrupted: undoing it.']);
   });

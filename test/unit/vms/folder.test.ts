@@ -1,7 +1,12 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
+import { existsSync, renameSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
 import { beforeEach, expect, onTestFinished, test } from 'vitest';
+import { readManifest } from '../../../src/checkpoint/manifest.js';
+import { removeGeneration } from '../../../src/vms/needs-generation.js';
+import { storeGeneration } from '../../support/stored.js';
+import { identifyProcess } from '../../../src/util/process-identity.js';
 import { stopVm } from '../../../src/vms/stop.js';
 import { claimFolder, NameClaim } from '../../../src/vms/claim.js';
 import { statusOf } from '../../../src/vms/status.js';
@@ -41,6 +46,31 @@ test('a name is claimed by one restore at a time, and the loser leaves the winne
   winner.folder.remove();
   winner.claim.release();
   claimFolder('web').claim.release();
+});
+
+test.each([['{"version":3}'], [''], ['nonsense']])(
+  'a record that cannot be read is not taken for none: %s',
+  (text) => {
+    const { folder, claim } = claimFolder('web');
+    writeFileSync(folder.file('vm.json'), text);
+    claim.release();
+    expect(() => claimFolder('web')).toThrow(expect.objectContaining({ code: 'VM_BUSY' }));
+    expect(existsSync(folder.file('vm.json'))).toBe(true);
+  },
+);
+
+test('a generation that a VM needs is not removed by another path to it', async () => {
+  const storeDir = path.join(temporaryDir(), 'store');
+  const dir = await storeGeneration(storeDir, 'web');
+  const { folder, claim } = claimFolder('web');
+  const qemu = identifyProcess(process.pid)!;
+  const { id: generationId } = readManifest(dir);
+  folder.write({ ...recordOf(folder), qemu, generationDir: dir, generationId });
+  claim.release();
+  renameSync(path.join(storeDir, 'web'), path.join(storeDir, 'moved'));
+  await expect(removeGeneration(storeDir, 'moved@1')).rejects.toMatchObject({ code: 'STORE_LOCKED' });
+  folder.remove();
+  await removeGeneration(storeDir, 'moved@1');
 });
 
 test('an ended VM is forgotten, but not a restore that has taken its name since', async () => {
