@@ -2,10 +2,11 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import path from 'node:path';
-import { beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, expect, it } from 'vitest';
 import { VmFolder } from '../../src/vms/folder.js';
 import { startCli } from '../support/command.js';
 import { qemuBinary } from '../support/cache.js';
+import { killProcessesOf } from '../support/processes.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import { letFirmwareRun, startTinyVm } from './tiny-vm.js';
 
@@ -15,6 +16,8 @@ describeOnEachQemu('a clone beside its original, which writes to its disk', (qem
   beforeAll(() => {
     process.env['VMCKPT_RUNTIME_DIR'] = path.join(dir, 'run');
   });
+
+  afterAll(() => killProcessesOf(path.join(dir, 'run')));
 
   const clone = (mode: string) =>
     startCli([
