@@ -1,6 +1,6 @@
 /** Saves and restores the test guest through the library, and proves that a restored guest is whole. */
 import path from 'node:path';
-import { beforeAll } from 'vitest';
+import { afterAll, beforeAll } from 'vitest';
 import { restore } from '../../src/restore/restore.js';
 import type { RestoreReport } from '../../src/restore/report.js';
 import type { RestoreOptions } from '../../src/restore/attempt.js';
@@ -8,7 +8,7 @@ import { save, type SaveOptions, type SaveReport } from '../../src/save/save.js'
 import { qemuBinary } from './cache.js';
 import { Console, type Heartbeat } from './console.js';
 import type { Guest } from './guest.js';
-import { killAndWait, killAtExit } from './processes.js';
+import { killAndWait, killAtExit, killProcessesOf } from './processes.js';
 
 const silent = { onProgress: () => undefined, onMessage: () => undefined };
 
@@ -21,11 +21,12 @@ export interface Restored {
   stop(): Promise<void>;
 }
 
-/** A store and a runtime folder of the suite's own, below `dir`; also for the processes that it starts. */
+/** A store and a runtime folder of the suite's own, below `dir`; also for the processes that it starts, which end with it. */
 export function useOwnFolders(dir: string): string {
   beforeAll(() => {
     process.env['VMCKPT_RUNTIME_DIR'] = path.join(dir, 'run');
   });
+  afterAll(() => killProcessesOf(path.join(dir, 'run')));
   return path.join(dir, 'store');
 }
 
