@@ -95,6 +95,11 @@ describe('what vmckpt saved for this user needs no flag to be restored', () => {
     const disk = ['-drive', 'file=disk.img,format=raw,if=none,id=d', '-device', 'virtio-blk-pci,drive=d'];
     const { name } = await saved(disk, '--disks', 'external');
     expect((await restore(name)).code).toBe(0);
+    // Beside it a clone is refused for the disk; QEMU would run it without one.
+    expect(await restore('--as', `${name}-clone`, name)).toMatchObject({
+      json: { error: { code: 'COLLISION' } },
+    });
+    await run(['stop', name]);
     expect((await restore('--as', `${name}-clone`, name)).code).toBe(0);
   });
 
