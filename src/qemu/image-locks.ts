@@ -1,9 +1,9 @@
 /**
  * Images that another process writes to. QEMU locks bytes of an image for that: the one at 100 + n for a permission that
- * it has, where 1 is to write. A QEMU that is about to be loaded asks for its images only
- * when the VM is to run, too late to say a word that is heard.
+ * it has, where 1 is to write. A QEMU that is about to be loaded asks for its images only when the VM is to run: too late
+ * for a restore to hear of it.
  */
-import { readFileSync, statSync } from 'node:fs';
+import { readFileSync, statSync, type BigIntStats } from 'node:fs';
 import path from 'node:path';
 
 const WRITES_AT = 101;
@@ -17,8 +17,8 @@ export function sharesImages(args: readonly string[]): boolean {
 export function imagesWrittenTo(files: readonly string[], cwd: string): string[] {
   const written = inodesLockedAt(WRITES_AT);
   return files.filter((file) => {
-    const found = statSync(path.resolve(cwd, file), { throwIfNoEntry: false, bigint: true });
-    return found !== undefined && written.has(placeOf(found));
+    const place = placeOf(path.resolve(cwd, file));
+    return place !== undefined && written.has(place);
   });
 }
 
@@ -38,8 +38,15 @@ function inodesLockedAt(byte: number): Set<string> {
   return new Set(places.filter((place) => place !== undefined));
 }
 
-/** Major and minor number as glibc's gnu_dev_major() takes them apart. */
-function placeOf({ dev, ino }: { readonly dev: bigint; readonly ino: bigint }): string {
+/** Undefined for what is no file (`nbd:…`, `json:{…}`), or may not be looked at. Numbers as glibc's gnu_dev_major() takes them apart. */
+function placeOf(file: string): string | undefined {
+  let found: BigIntStats;
+  try {
+    found = statSync(file, { bigint: true });
+  } catch {
+    return undefined;
+  }
+  const { dev, ino } = found;
   const major = ((dev >> 8n) & 0xfffn) | ((dev >> 32n) & ~0xfffn);
   const minor = (dev & 0xffn) | ((dev >> 12n) & ~0xffn);
   return `${major}:${minor}:${ino}`;
