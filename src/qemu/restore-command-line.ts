@@ -9,6 +9,7 @@ import { characterDeviceOf, type CharacterDevice } from './character-device.js';
 import { type Option, parseCommandLine, propertyOf, toArgv, withProperties } from './command-line.js';
 import { namedFiles } from './named-files.js';
 import { OWN_FOLDER } from './own-identity.js';
+import { appendToFiles } from './written-files.js';
 
 /** Character devices with such ids are vmckpt's own: the next restore of the VM leaves them out. */
 const OWN_ID_PREFIX = 'vmckpt-';
@@ -61,8 +62,8 @@ export function rewriteForRestore(
   }
   const kept = given.filter((option) => !RUN_ONLY_OPTIONS.has(option.name) && !isOwn(option));
   const console = new ConsoleMove(options.consoleSocket, notes);
-  const rewritten = kept.map((option) =>
-    renewGenerationId(listenWithoutWaiting(console.rewrite(option), notes)),
+  const rewritten = appendToFiles(
+    kept.map((option) => renewGenerationId(listenWithoutWaiting(console.rewrite(option), notes))),
   );
   rewritten.push(...console.replaceNographicDefaults(rewritten));
   const pinned =

@@ -16,6 +16,7 @@ import { refuseCollisions } from '../qemu/collisions.js';
 import { requireCompatible } from '../qemu/compatibility.js';
 import { requireRoom } from '../qemu/memory-room.js';
 import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
+import { setWrittenFilesAside } from '../qemu/written-files.js';
 import { opensMemoryReadOnly, type MappedMemory } from '../qemu/mapped-memory.js';
 import { holdGeneration, type GenerationUse } from '../store/generation-use.js';
 import type { SealVerdict } from '../store/seal.js';
@@ -96,6 +97,7 @@ async function startAndLoad(attempt: MappedAttempt): Promise<RestoreReport> {
   const { options, manifest, folder, plan, record, verbStartMs } = attempt;
   const { use } = attempt;
   const { moved, aftercare, runs } = plan;
+  setWrittenFilesAside(plan, options.onMessage);
   const qemu = await launchQemu({
     ...plan,
     ...programOf(attempt),

@@ -6,6 +6,7 @@ import { isolate } from '../qemu/networks.js';
 import { requireCompatible } from '../qemu/compatibility.js';
 import { EAGER_TIMEOUT_MS, listenForMachine, runWhenLoaded } from '../qemu/incoming.js';
 import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
+import { setWrittenFilesAside } from '../qemu/written-files.js';
 import { findHugePages } from '../qemu/memory-pages.js';
 import type { ServingOrder } from '../serving-protocol/order.js';
 import { debugSteps } from '../util/debug.js';
@@ -32,6 +33,7 @@ export async function startAndFill(attempt: ServedAttempt): Promise<RestoreRepor
   const { options, manifest, folder, parent, verbStartMs } = attempt;
   const { signal, detach } = options;
   const { moved, aftercare, runs } = attempt.plan;
+  setWrittenFilesAside(attempt.plan, options.onMessage);
   const qemu = await launchQemu({
     ...attempt.plan,
     logPath: folder.file('qemu.log'),

@@ -1,0 +1,95 @@
+/**
+ * The files that QEMU writes: it empties them when it starts, and with them what the saved VM has said. Where an option
+ * can append, a restore lets it; other files are set aside before QEMU is started.
+ */
+import { existsSync, lstatSync, renameSync } from 'node:fs';
+import path from 'node:path';
+import { VmckptError } from '../errors.js';
+import { characterDeviceOf } from './character-device.js';
+import { parseCommandLine, withProperties, type Option } from './command-line.js';
+import { STAYING, visitHost } from './host-resources.js';
+import type { User } from './start-as.js';
+
+/** The options with their character devices' files appended to, unless they say otherwise themselves. */
+export function appendToFiles(options: readonly Option[]): Option[] {
+  const counts = new Map<string, number>();
+  return options.flatMap((option) => {
+    const count = counts.get(option.name) ?? 0;
+    counts.set(option.name, count + 1);
+    return appended(option, count);
+  });
+}
+
+function appended(option: Option, count: number): Option[] {
+  const device = characterDeviceOf(option);
+  if (device === undefined) return [option];
+  const isFile = device.backend === 'file';
+  if (isFile && option.name !== 'chardev') return withChardev(option, count);
+  const has = (key: string) => device.properties.some((property) => property.key === key);
+  const missing = [
+    ...(isFile && !has('append') ? [',append=on'] : []),
+    ...(has('logfile') && !has('logappend') ? [',logappend=on'] : []),
+  ];
+  return [{ name: option.name, value: `${option.value}${missing.join('')}` }];
+}
+
+/** The older notation (`-serial file:PATH`) cannot append: the device gets a -chardev. */
+function withChardev({ name, value }: Option, count: number): Option[] {
+  const [, mon, file = ''] = /^(mon:)?file:(.*)$/s.exec(value!)!;
+  // The device that -debugcon makes looks for this id.
+  const id = name === 'debugcon' ? name : `${name}${count}-file`;
+  const chardev = { name: 'chardev', value: `file,id=${id}` };
+  return [
+    withProperties(chardev, { path: file, append: 'on', ...(mon !== undefined && { mux: 'on' }) }),
+    { name, value: `chardev:${id}` },
+    ...(mon === undefined ? [] : [{ name: 'mon', value: `chardev=${id}` }]),
+  ];
+}
+
+export interface EmptyingQemu {
+  readonly args: readonly string[];
+  readonly cwd: string;
+  /** As whom it will run, if not as this process's user. */
+  readonly socketOwner?: User;
+}
+
+/**
+ * What is in files that QEMU would empty keeps a name: FILE.1, or the next number. Another user's files are left alone.
+ * @throws VmckptError NOT_PERMITTED when a file could not be renamed
+ */
+export function setWrittenFilesAside(qemu: EmptyingQemu, onMessage: (text: string) => void): void {
+  for (const { option, file } of emptiedFiles(qemu)) {
+    const label = `-${option.name} ${option.value ?? ''}`;
+    if (qemu.socketOwner !== undefined) {
+      onMessage(`QEMU empties ${file} (${label}) when it starts, as another user: what it held is lost.`);
+      continue;
+    }
+    const aside = freeNumber(file);
+    try {
+      renameSync(file, aside);
+    } catch (cause) {
+      throw new VmckptError('NOT_PERMITTED', `QEMU would empty ${file} (${label}), which cannot be renamed`, {
+        hint: 'Move it to another place, and restore again.',
+        cause,
+      });
+    }
+    onMessage(`QEMU empties ${file} (${label}) when it starts: what it held is in ${aside} now.`);
+  }
+}
+
+function emptiedFiles({ args, cwd }: EmptyingQemu): { readonly option: Option; readonly file: string }[] {
+  const options = parseCommandLine(args).filter((option) => characterDeviceOf(option) === undefined);
+  const written = options.flatMap((option) => {
+    const names: string[] = [];
+    visitHost(option, { ...STAYING, file: (name) => (names.push(name), name) });
+    return names.map((name) => ({ option, file: path.resolve(cwd, name) }));
+  });
+  return written.filter(({ file }) => {
+    const found = lstatSync(file, { throwIfNoEntry: false });
+    return found?.isFile() === true && found.size > 0;
+  });
+}
+
+function freeNumber(file: string): string {
+  for (let number = 1; ; number++) if (!existsSync(`${file}.${number}`)) return `${file}.${number}`;
+}

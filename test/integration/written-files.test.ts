@@ -1,0 +1,69 @@
+/** What a VM has written to files of the host before its restore is still there afterwards. */
+import { readFileSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { useOwnFolders } from '../support/checkpointing.js';
+import { endTinyVm, endTinyVms, restoreTinyVm, saveTinyVm, startTinyVm } from '../support/tiny-vm.js';
+import { suiteDirectory } from '../support/vitest.js';
+
+const OPTIONS = [
+  '-serial file:serial',
+  '-serial none',
+  '-serial mon:file:with-monitor',
+  '-serial unix:log.sock,server=on,wait=off,logfile=old-log',
+  '-parallel file:parallel',
+  '-monitor file:monitor',
+  '-debugcon file:debug',
+  '-chardev file,id=c,path=chardev -device isa-debugcon,iobase=0x402,chardev=c',
+  '-chardev null,id=l,logfile=chardev-log -device isa-debugcon,iobase=0x403,chardev=l',
+  '-D qemu-log -d guest_errors',
+  '-netdev user,id=n -device e1000,netdev=n -object filter-dump,id=f,netdev=n,file=packets',
+];
+const APPENDED = [
+  ...['serial', 'with-monitor', 'old-log', 'parallel', 'monitor', 'debug', 'chardev', 'chardev-log'],
+];
+const SET_ASIDE = ['qemu-log', 'packets'];
+const SAID = 'said before\n';
+
+describe('the files that QEMU writes', () => {
+  const dir = suiteDirectory();
+  useOwnFolders(dir);
+  endTinyVms();
+
+  it('keep what the saved VM has written, also when the restored one is saved', async () => {
+    const begins = (name: string) => readFileSync(path.join(dir, name), 'latin1').startsWith(SAID);
+    const vm = await startTinyVm({ dir, script: `exec "$@" ${OPTIONS.join(' ')}` });
+    for (const name of [...APPENDED, ...SET_ASIDE]) writeFileSync(path.join(dir, name), SAID);
+    await saveTinyVm(vm);
+    await endTinyVm(vm);
+
+    const messages: string[] = [];
+    const onMessage = (text: string) => void messages.push(text);
+    const first = await restoreTinyVm(vm, { onMessage });
+    expect(APPENDED.filter((name) => !begins(name))).toEqual([]);
+    for (const name of SET_ASIDE) {
+      expect(begins(`${name}.1`)).toBe(true);
+      const file = path.join(dir, name);
+      expect(messages.filter((text) => text.includes(`what it held is in ${file}.1 now`))).toHaveLength(1);
+    }
+
+    await saveTinyVm({ ...vm, qmpSocket: first.qmpSocket });
+    await endTinyVm({ pid: first.qemuPid! });
+    await restoreTinyVm(vm);
+    expect(APPENDED.filter((name) => !begins(name))).toEqual([]);
+    expect(SET_ASIDE.filter((name) => !begins(`${name}.1`))).toEqual([]);
+  });
+
+  it('are emptied where their option says so', async () => {
+    const vm = await startTinyVm({
+      dir,
+      qmp: path.join(dir, 'second.sock'),
+      script: 'exec "$@" -chardev file,id=c,path=emptied,append=off -serial chardev:c',
+    });
+    writeFileSync(path.join(dir, 'emptied'), SAID);
+    await saveTinyVm(vm, { name: 'emptied' });
+    await endTinyVm(vm);
+    await restoreTinyVm(vm, { reference: 'emptied' });
+    expect(readFileSync(path.join(dir, 'emptied'), 'latin1')).toBe('');
+  });
+});
