@@ -35,6 +35,12 @@ export function withGlobalState(deviceState: Buffer, name: string): Buffer {
   return changed;
 }
 
+/** The same devices, of a machine that was paused only to be saved: it runs, or sleeps. */
+export function asUnpaused(deviceState: Buffer): Buffer {
+  const { name, sleeps } = globalStateIn(deviceState);
+  return name === 'paused' ? withGlobalState(deviceState, sleeps ? 'suspended' : 'running') : deviceState;
+}
+
 /** It is the last section: what looks like it before that is some device's memory. */
 function nameOffset(deviceState: Buffer): number | undefined {
   const section = deviceState.lastIndexOf(SECTION_BEGIN);

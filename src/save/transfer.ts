@@ -2,10 +2,10 @@
 import * as v from 'valibot';
 import { CheckpointWriter } from '../checkpoint/writer.js';
 import { VmckptError } from '../errors.js';
-import { globalStateIn, withGlobalState } from '../migration-stream/global-state.js';
+import { asUnpaused, globalStateIn, withGlobalState } from '../migration-stream/global-state.js';
 import type { ParsedStream } from '../migration-stream/parser.js';
 import type { VmDescription } from '../qemu/inspect.js';
-import type { QmpClient } from '../qemu/qmp.js';
+import type { QemuVersion, QmpClient } from '../qemu/qmp.js';
 import { roundMs } from '../timeline/clock.js';
 import { withDeadline } from '../util/deadline.js';
 import { DirtyPages } from './dirty-pages.js';
@@ -81,11 +81,12 @@ export async function transfer(options: TransferOptions): Promise<Transferred> {
   const attempt = { ...options, signal, receiver, reading, limit };
   const running = method === 'stopped' ? runHeld(attempt) : run(method, attempt);
   try {
-    const { stream, result } = await Promise.race([running, rejectOnAbort(options.signal)]);
+    const { stream: sent, result } = await Promise.race([running, rejectOnAbort(options.signal)]);
     receiver.discard();
     refuseLostSleep(qmp);
     const pausedByUs = limit?.reached ?? (method === 'stopped' && isLive(vm.status));
-    const state = stateIn(stream, { qmp, pausedByUs });
+    const stream = pausedByUs ? { ...sent, deviceState: asUnpaused(sent.deviceState) } : sent;
+    const state = stateIn(stream, qmp.version);
     return { stream, writer: writer!, dirty: dirty!, result, state };
   } catch (error) {
     giveUp.abort(error);
@@ -161,12 +162,9 @@ async function runHeld(attempt: Attempt): Promise<Sent> {
 }
 
 /** @throws VmckptError VM_STATE when the VM was no longer one to be saved, whatever it was before */
-function stateIn(
-  { deviceState }: ParsedStream,
-  { qmp, pausedByUs }: { readonly qmp: QmpClient; readonly pausedByUs: boolean },
-): SavedState {
+function stateIn({ deviceState }: ParsedStream, version: QemuVersion): SavedState {
   const { name, sleeps } = globalStateIn(deviceState);
-  const state = savedStateOf(pausedByUs && name === 'paused' ? 'running' : name, qmp.version);
+  const state = savedStateOf(name, version);
   return sleeps ? { ...state, vmState: 'suspended' } : state;
 }
 

@@ -4,7 +4,9 @@ import path from 'node:path';
 import { expect, it } from 'vitest';
 import { checkCheckpoint } from '../../src/checkpoint/check.js';
 import { CheckpointReader } from '../../src/checkpoint/reader.js';
-import { memoryOf } from '../unit/interchange/machines.js';
+import { readManifest } from '../../src/checkpoint/manifest.js';
+import { globalStateIn } from '../../src/migration-stream/global-state.js';
+import { memoryOf, readGeneration } from '../unit/interchange/machines.js';
 import { describeOnQemu10, suiteDirectory } from '../support/vitest.js';
 import { bootSector, startTinyVm } from './tiny-vm.js';
 
@@ -61,6 +63,9 @@ describeOnQemu10('pre-copy of a guest that never rests', () => {
     expect(await vm.status()).toBe('running');
     expect(mostBytes).toBeGreaterThan(ramBytes / 2);
     expect(mostBytes).toBeLessThan(2 * ramBytes);
+    expect(readManifest(path.join(storeDir, 'busy', '1'))).toMatchObject({ runState: 'running' });
+    const { deviceState } = await readGeneration(storeDir, 1, 'busy');
+    expect(globalStateIn(deviceState).name).toBe('running');
     expect(breaksIn(await CheckpointReader.open(path.join(storeDir, 'busy', '1')))).toBeLessThanOrEqual(1);
     expect(await checkCheckpoint(path.join(storeDir, 'busy', '1'))).toMatchObject({ problems: [] });
   });

@@ -9,6 +9,8 @@ import { QmpClient } from '../../src/qemu/qmp.js';
 import { qemuBinary } from '../support/cache.js';
 import { killAndWait, killAtExit } from '../support/processes.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
+import { openInput } from '../../src/interchange/files.js';
+import { exportTo, importPieces } from '../unit/interchange/machines.js';
 import { bootSector, letFirmwareRun, startTinyVm, type TinyVm } from './tiny-vm.js';
 
 /** Reading it stops the VM, as rerror=stop has it. */
@@ -145,6 +147,25 @@ describeOnEachQemu('the state of a VM', (qemu) => {
       }
     },
   );
+
+  it('comes with an export, however the VM was saved', async () => {
+    const vm = start();
+    await letFirmwareRun();
+    const exportedState = async (generation: number) => {
+      const file = path.join(dir, `exported-${generation}`);
+      await exportTo(file, { storeDir, reference: `tiny@${generation}` });
+      await importPieces([], { storeDir, name: 'imported', input: await openInput(file) });
+      return readManifest(path.join(storeDir, 'imported', String(generation))).runState;
+    };
+    const methods = ['background-snapshot', 'stopped', 'stopped'] as const;
+    const states: string[] = [];
+    for (const [index, method] of methods.entries()) {
+      await vm.save({ storeDir, name: 'tiny', method });
+      states.push(await exportedState(index + 1));
+    }
+    // The second save has left it paused.
+    expect(states).toEqual(['running', 'running', 'paused']);
+  });
 
   it('is that of the instant that was saved, not of the look before', async () => {
     const vm = start();

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { globalStateIn, withGlobalState } from '../../../src/migration-stream/global-state.js';
+import { asUnpaused, globalStateIn, withGlobalState } from '../../../src/migration-stream/global-state.js';
 import { StreamParser } from '../../../src/migration-stream/parser.js';
 import { ascii, be32, be64, bytes, CONFIGURATION, counted, DEVICE_STATE, patternPage } from './streams.js';
 
@@ -77,5 +77,10 @@ it('the state of the machine is read and replaced among its devices', () => {
   const paused = withGlobalState(devices, 'io-error');
   expect(globalStateIn(paused)).toEqual({ name: 'io-error', sleeps: true });
   expect(paused.length).toBe(devices.length);
+  expect(asUnpaused(paused)).toEqual(paused);
+  expect(globalStateIn(asUnpaused(withGlobalState(devices, 'paused')))).toEqual({
+    name: 'suspended',
+    sleeps: true,
+  });
   expect(globalStateIn(Buffer.alloc(40))).toEqual({ name: 'running', sleeps: false });
 });
