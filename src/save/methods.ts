@@ -57,9 +57,9 @@ export function chooseMethod(
 ): { readonly method: SaveMethod; readonly note?: string } {
   if (!vm.running) return { method: 'stopped' };
   // What lies on a tmpfs, or in huge pages, QEMU does save live.
-  const mapped = vm.memoryBackends.some(
-    ({ type, share, path }) =>
-      type === 'memory-backend-file' && !share && path !== undefined && filesystemOf(path) === 'other',
+  const isOnDisk = vm.memoryBackends.some(
+    ({ type, path }) =>
+      type === 'memory-backend-file' && path !== undefined && filesystemOf(path) === 'other',
   );
   if (wished !== 'background-snapshot') return { method: wished };
   // QEMU pauses it by itself then, for a few milliseconds, and asks nobody.
@@ -68,11 +68,10 @@ export function chooseMethod(
       method: 'stopped',
       note: 'Something else is captured at the same instant: the VM is paused while it is saved, and then runs on.',
     };
-  if (!mapped && mayWatch) return { method: wished };
-  if (!mapped) return unwatched(vm);
+  if (!isOnDisk) return mayWatch ? { method: wished } : unwatched(vm);
   return {
     method: 'stopped',
-    note: 'Its memory is a private mapping of a file, which QEMU cannot save live. The VM is paused while it is saved, then resumed.',
+    note: 'Its memory is in a file on a disk, which QEMU cannot save live. The VM is paused while it is saved, then resumed.',
   };
 }
 

@@ -210,22 +210,28 @@ describe('a file that a VM has its memory in', () => {
     expect((await other.console.verify()).ok).toBe(true);
   });
 
-  it('on a disk allows neither a live save nor a lazy restore', async () => {
-    const file = path.join(vm.dir, 'ram');
-    const guest = await vm.start({ backend: `memory-backend-file,share=on,mem-path=${file}` });
-    await expect(vm.save()).rejects.toMatchObject({
-      code: 'MIGRATION_BLOCKED',
-      hint: expect.stringContaining('--stop') as string,
-    });
-    await vm.save({ method: 'stopped' });
-    await guest.stop();
-    await expect(vm.restore({ mode: 'prefetch' })).rejects.toMatchObject({
-      code: 'COMMAND_LINE_UNSUPPORTED',
-      hint: expect.stringContaining('--mode eager') as string,
-    });
-    const restored = await vm.restore({ mode: 'eager' });
-    expect(await vm.examine(restored)).toEqual(WHOLE);
-  });
+  it.each(['on', 'off'])(
+    'on a disk, share=%s, allows neither a live save nor a lazy restore',
+    async (share) => {
+      const file = path.join(vm.dir, `ram-${share}`);
+      writeFileSync(file, Buffer.alloc(1 << 20, 'something'));
+      truncateSync(file, RAM_MB << 20);
+      const guest = await vm.start({ backend: `memory-backend-file,share=${share},mem-path=${file}` });
+      const messages: string[] = [];
+      await vm.save({ onMessage: (text) => messages.push(text) });
+      expect(messages.join()).toContain('in a file on a disk, which QEMU cannot save live');
+      expect((await vm.saved()).mode).toBe('stopped');
+      // It runs on.
+      expect((await guest.console.verify()).ok).toBe(true);
+      await guest.stop();
+      await expect(vm.restore({ mode: 'prefetch' })).rejects.toMatchObject({
+        code: 'COMMAND_LINE_UNSUPPORTED',
+        hint: expect.stringContaining('--mode eager') as string,
+      });
+      const restored = await vm.restore({ mode: 'eager' });
+      expect(await vm.examine(restored)).toEqual(WHOLE);
+    },
+  );
 });
 
 /** Of 2 MiB, for one VM and what the host keeps of the one before it. */

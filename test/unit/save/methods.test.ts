@@ -7,15 +7,17 @@ import { temporaryDir } from '../checkpoint/synthetic.js';
 const version = { major: 7, minor: 2, micro: 0, text: '7.2.0' };
 const RUNNING = { running: true, accelerator: 'tcg', version } as const;
 
-function backend(file: string) {
-  return [{ id: 'pc.ram', type: 'memory-backend-file', sizeBytes: 1 << 30, share: false, path: file }];
+function backend(file: string, share = false) {
+  return [{ id: 'pc.ram', type: 'memory-backend-file', sizeBytes: 1 << 30, share, path: file }];
 }
 
-test('a live save stays one unless memory is a private mapping of a file on a disk', () => {
+test('a live save stays one unless memory is in a file on a disk', () => {
   const file = path.join(temporaryDir(), 'raw-memory');
   writeFileSync(file, '');
-  const mapped = chooseMethod({ ...RUNNING, memoryBackends: backend(file) }, 'background-snapshot');
-  expect(mapped).toMatchObject({ method: 'stopped', note: expect.stringContaining('paused') as string });
+  for (const share of [false, true]) {
+    const onDisk = chooseMethod({ ...RUNNING, memoryBackends: backend(file, share) }, 'background-snapshot');
+    expect(onDisk).toMatchObject({ method: 'stopped', note: expect.stringContaining('paused') as string });
+  }
   for (const memoryBackends of [[], backend('/dev/shm/qemu-ram')])
     expect(chooseMethod({ ...RUNNING, memoryBackends }, 'background-snapshot')).toEqual({
       method: 'background-snapshot',
