@@ -114,15 +114,11 @@ export async function launchQemu(options: LaunchOptions): Promise<LaunchedQemu> 
     }
   };
   try {
-    const qmp = await poll(connect, {
-      what: `QEMU to answer at ${qmpSocket} (log: ${logPath})`,
-      timeoutMs,
-      signal,
-      everyMs: 1,
-    });
+    const qmp = await poll(connect, { what: 'QEMU to answer QMP', timeoutMs, signal, everyMs: 1 });
     return { pid, spawnedAtMs, qemuReadyMs: wallClockMs() - spawnedAtMs, qmp, exited };
   } catch (error) {
     kill();
+    if (isCode(error, 'TIMEOUT') || isCode(error, 'QMP_BUSY')) throw unanswered(options, timeoutMs, error);
     throw error;
   }
 }
@@ -216,14 +212,28 @@ export async function startDetached({
   }
 }
 
-function failedToStart({ logPath }: LaunchOptions, end: ProcessEnd): VmckptError {
+function failedToStart({ logPath }: LaunchOptions, { exitCode, killedBy }: ProcessEnd): VmckptError {
   const words = readLogTail(logPath);
-  const how =
-    end.killedBy === null ? `ended with exit code ${end.exitCode}` : `was killed by ${end.killedBy}`;
-  const hint = explainQemuMessage(words) ?? `Its log is ${logPath}.`;
-  const said = words === '' ? 'without a word' : `and said: ${words}`;
+  const how = killedBy === null ? `ended with exit code ${exitCode}` : `was killed by ${killedBy}`;
   const code = codeOfQemuMessage(words) ?? 'QEMU_FAILED_TO_START';
-  return new VmckptError(code, `QEMU ${how} before it answered QMP, ${said}`, { hint });
+  const hint = explainQemuMessage(words) ?? hintOn(words);
+  return new VmckptError(code, `QEMU ${how} before it answered QMP, ${said(words)}`, { hint });
+}
+
+function unanswered({ logPath }: LaunchOptions, timeoutMs: number, cause: unknown): VmckptError {
+  const words = readLogTail(logPath);
+  const message = `QEMU has not answered QMP for ${timeoutMs} ms, ${said(words)}`;
+  return new VmckptError('TIMEOUT', message, { hint: hintOn(words), cause });
+}
+
+/** The log itself may go with its folder. */
+function said(words: string): string {
+  return words === '' ? 'and said nothing' : `and said: ${words}`;
+}
+
+function hintOn(words: string): string | undefined {
+  if (words !== '') return undefined;
+  return 'Make sure that the program is a QEMU (its --version tells); --qemu names another one.';
 }
 
 function findOnPath(name: string): string | undefined {

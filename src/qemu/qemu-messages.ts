@@ -2,6 +2,22 @@
 import type { ErrorCode } from '../errors.js';
 import { asRoot } from '../util/rights.js';
 
+/** QEMU goes on all the same; QEMU 7.2 also names the modules that it looks for in vain. */
+const WARNING = /^(.*: (warning|info): |qemu: module \S+ not found).*$/gm;
+
+/** That this QEMU does not know a part of a command line, or has been built without it. */
+const NOT_IN_THIS_QEMU = [
+  /' is not a valid /,
+  /Parameter '[^']*' (does not accept value|is unexpected|is missing|expects)/,
+  /Invalid parameter|invalid option|option requires an argument|Property '[^']*' not found/,
+  /\b(unknown|unsupported|invalid) ([\w-]+ )?(type|driver|protocol|model|accelerator|option)\b/,
+  /VGA not available|' is not available|not available (in|with) this/,
+  /There is no option group|does not support the option|fsdriver \S+ not found|could not add USB device/,
+  /Unable to load module|Perhaps you want to install/,
+  /No '[^']*' bus found|Bus '[^']*' not found/,
+  /not (compiled|built|supported) (in|into|with|by)\b|doesn't support requested features?/,
+];
+
 interface KnownMessage {
   readonly pattern: RegExp;
   /** Of a QEMU that says it when it starts. */
@@ -13,7 +29,8 @@ const KNOWN_MESSAGES: readonly KnownMessage[] = [
   // starting
   {
     pattern: /Could not set up host forwarding rule/i,
-    meaning: 'A host port that the VM forwards (hostfwd) is in use: end its owner, or the original VM.',
+    meaning:
+      'QEMU could not take a host port that the VM forwards (hostfwd). Either it is in use: end its owner, or the original VM. Or the user of QEMU may not listen there, as below 1024.',
   },
   {
     pattern: /Failed to get (shared )?"\w+" lock|Is another process using the image/i,
@@ -55,12 +72,6 @@ const KNOWN_MESSAGES: readonly KnownMessage[] = [
     meaning: 'This QEMU does not know the CPU model of the saver.',
   },
   {
-    pattern: /is not a valid device model name/i,
-    code: 'QEMU_INCOMPATIBLE',
-    meaning:
-      'A device of the VM is missing in this QEMU: install the package that holds it (often a QEMU module package).',
-  },
-  {
     pattern: /could not configure \/dev\/net\/tun|could not open \/dev\/net\/tun/i,
     meaning: 'The tap interface is in use, or this user may not open it.',
   },
@@ -69,8 +80,19 @@ const KNOWN_MESSAGES: readonly KnownMessage[] = [
     meaning: 'The folder in which QEMU is to make a socket does not exist: make it, and try again.',
   },
   {
-    pattern: /Failed to bind socket|Address already in use|Failed to find an available port/i,
+    pattern:
+      /(Failed to (bind|unlink) socket|Failed to find an available port|can't bind)[^\n]*Permission denied/i,
+    code: 'NOT_PERMITTED',
+    meaning:
+      'The user of QEMU may not listen there: give it the right to the folder of the socket, or to ports below 1024.',
+  },
+  {
+    pattern: /Address already in use/i,
     meaning: 'An address where QEMU is to listen is in use: most likely the original VM still runs.',
+  },
+  {
+    pattern: /Cannot assign requested address/i,
+    meaning: 'An address where QEMU is to listen is not one of this host.',
   },
   {
     pattern: /Could not open '[^']*': Permission denied/i,
@@ -90,10 +112,10 @@ const KNOWN_MESSAGES: readonly KnownMessage[] = [
     meaning: 'The VM has a window, and there is no graphical session here.',
   },
   {
-    pattern: /option requires an argument|invalid option|Invalid parameter|Property '[^']*' not found/i,
+    pattern: anyOf(NOT_IN_THIS_QEMU),
     code: 'QEMU_INCOMPATIBLE',
     meaning:
-      "This QEMU does not understand a part of the saver's command line: it is older, newer or built differently.",
+      "This QEMU does not have, or not understand, a part of the saver's command line: it is older, newer or built differently. Restore with the saver's QEMU (--qemu names it), or install the package that holds the part (often a QEMU module package).",
   },
   // loading
   {
@@ -146,5 +168,10 @@ export function codeOfQemuMessage(logTail: string): ErrorCode | undefined {
 }
 
 function knownIn(logTail: string): KnownMessage | undefined {
-  return KNOWN_MESSAGES.find(({ pattern }) => pattern.test(logTail));
+  const words = logTail.replaceAll(WARNING, '');
+  return KNOWN_MESSAGES.find(({ pattern }) => pattern.test(words));
+}
+
+function anyOf(patterns: readonly RegExp[]): RegExp {
+  return new RegExp(patterns.map(({ source }) => source).join('|'), 'i');
 }

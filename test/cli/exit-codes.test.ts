@@ -1,5 +1,13 @@
 /** Exit codes of verbs for what users meet, and manifests that somebody has made up: no verb ends as by a bug of ours. */
-import { cpSync, mkdirSync, readFileSync, renameSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import path from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { readManifest } from '../../src/checkpoint/manifest.js';
@@ -54,13 +62,23 @@ describe('the exit code', () => {
     [10, ['--store', '/nonexistent', 'list']],
     [10, ['stop', 'torn']],
     [0, ['ps']],
+    [1, ['restore', '--trust-command-line', '--qemu', '/bin/false', 'web']],
+    [1, ['restore', '--mode', 'eager', '--trust-command-line', '--qemu', '/bin/false', 'web']],
     [14, ['restore', '--trust-command-line', 'newer']],
+    [14, ['restore', '--trust-command-line', 'web', '--', '-vga', 'nosuch']],
     [14, ['restore', '--mode', 'eager', '--trust-command-line', 'newer']],
     [14, ['uffd', 'web', '--socket', '/tmp/never']],
   ])('is %i for %j', async (code, args) => {
     const ended = await run(['--json', ...args]);
     expect([ended.code, ended.stderr]).toEqual([code, expect.not.stringContaining('bug in vmckpt')]);
+    expect(ownPathsIn(ended.stderr).filter((file) => !existsSync(file))).toEqual([]);
   });
+
+  /** What is named is there to be looked at. */
+  const ownPathsIn = (text: string) =>
+    Array.from(text.matchAll(/\/[^\s"',;:()]+/g), ([file]) => file.replace(/\.$/, '')).filter((file) =>
+      file.startsWith(runtimeDir),
+    );
 
   it('comes with the name that the user gave a copy', async () => {
     const own = await storeGeneration(storeDir, 'own', { commandLine: ['-serial', 'file:/etc/serial'] });

@@ -345,8 +345,11 @@ describe('launchQemu', () => {
     setTimeout(() => abort.abort(reason), 100);
     await expect(launching).rejects.toThrow('enough');
     await expect(
-      launch(TINY, { qmpSocket: path.join(directory, 'never.sock'), timeoutMs: 100 }),
-    ).rejects.toMatchObject({ code: 'TIMEOUT' });
+      launch([...TINY, '-trace', 'never'], { qmpSocket: path.join(directory, 'never.sock'), timeoutMs: 300 }),
+    ).rejects.toMatchObject({
+      code: 'TIMEOUT',
+      message: expect.stringMatching(/300 ms, and said: .*trace event 'never'/) as string,
+    });
   });
 
   it('shows the end of a long log in whole lines', () => {

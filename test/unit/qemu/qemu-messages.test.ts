@@ -9,6 +9,11 @@ describe('explainQemuMessage', () => {
     ["qemu: cannot set up guest memory 'pc.ram': Cannot allocate memory", /free memory/],
     ['Could not access KVM kernel module: No such file or directory', /KVM/],
     ['qemu: -chardev socket,…: Failed to bind socket to /gone/x: No such file or directory', /folder/],
+    ['qemu: -chardev socket,…: Failed to bind socket: Permission denied', /may not listen/],
+    ['qemu: -vnc …: Failed to find an available port: Permission denied', /may not listen/],
+    ['qemu: -chardev socket,…: Failed to unlink socket /root/x: Permission denied', /may not listen/],
+    ['qemu: -vnc …: Failed to find an available port: Address already in use', /in use/],
+    ['qemu: -vnc …: Failed to bind socket: Cannot assign requested address', /not one of this host/],
     ['qemu: Missing section footer for cpu', /less or more state/],
     [
       "qemu: Unknown savevm section or instance '0000:00:03.0/virtio-rng' 0",
@@ -27,7 +32,12 @@ describe('explainQemuMessage', () => {
     ['Could not access KVM kernel module: No such file or directory', 'QEMU_INCOMPATIBLE'],
     ['Could not access KVM kernel module: Permission denied', 'NOT_PERMITTED'],
     ["-drive file=d.img: Could not open 'd.img': Permission denied", 'NOT_PERMITTED'],
+    ['qemu: -chardev socket,…: Failed to bind socket: Permission denied', 'NOT_PERMITTED'],
     ['qemu: Failed to get "write" lock', undefined],
+    ['qemu: -vnc …: Failed to bind socket: Address already in use', undefined],
+    ['qemu: -drive file=gone: Could not open: No such file or directory', undefined],
+    ['qemu: module ui-ui-gtk not found, do you want to install qemu-system-gui?\nqemu: bad luck', undefined],
+    ["qemu: warning: TCG doesn't support requested feature: CPUID.01H:EDX.vme\nqemu: bad luck", undefined],
   ])('tells what cannot be from what has failed: %j', (said, code) => {
     expect(codeOfQemuMessage(said)).toBe(code);
   });
