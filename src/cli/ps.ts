@@ -1,5 +1,6 @@
 /** `vmckpt ps` */
 import type { Command } from 'commander';
+import { adviceOn } from '../vms/advice.js';
 import { listVms, type VmSummary } from '../vms/list.js';
 import { table } from './text.js';
 import { contextOf, verb } from './verb.js';
@@ -15,18 +16,12 @@ export function psCommand(): Command {
     if (vms.length === 0) output.message('No restored VMs.');
     output.result({ vms }, describe(vms));
     for (const { name, status, error } of vms) {
-      const advice = ADVICE[status]?.(name);
+      const advice = adviceOn({ name, status });
       if (advice !== undefined && !output.json)
         output.message(`${name}: ${error === null ? '' : `${error.message}. `}${advice}`);
     }
   });
 }
-
-const ADVICE: Partial<Record<VmSummary['status'], (name: string) => string>> = {
-  'transfer-lost': (name) => `Nothing serves its memory. Go on with: vmckpt restore --resume ${name}`,
-  damaged: (name) => `It was halted. End it (vmckpt stop ${name}) and restore another generation.`,
-  abandoned: (name) => `It was never loaded. End it with: vmckpt stop ${name}`,
-};
 
 function describe(vms: readonly VmSummary[]): string {
   if (vms.length === 0) return '';

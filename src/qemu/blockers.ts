@@ -12,15 +12,22 @@ import type { QmpClient } from './qmp.js';
 import { VmckptError } from '../errors.js';
 import type { SaveBlocker } from './save-blocker.js';
 
-/** @returns everything that is in the way; empty for a VM that can be saved. */
-export async function blockersOfSave(qmp: QmpClient, vm: VmDescription): Promise<SaveBlocker[]> {
+/**
+ * @param whatEndsMigration what to do about a migration that is under way
+ * @returns everything that is in the way; empty for a VM that can be saved
+ */
+export async function blockersOfSave(
+  qmp: QmpClient,
+  vm: VmDescription,
+  whatEndsMigration = 'Wait until it has ended, or cancel it.',
+): Promise<SaveBlocker[]> {
   const migration = await queryMigrate(qmp);
   const blockers: SaveBlocker[] = [];
   if (isMigrating(migration.status))
     blockers.push({
       code: 'VM_BUSY',
       message: `a migration is under way (${migration.status})`,
-      hint: 'Wait until it has ended, or cancel it.',
+      hint: whatEndsMigration,
     });
   for (const reason of migration.blockedReasons)
     blockers.push({
@@ -33,8 +40,12 @@ export async function blockersOfSave(qmp: QmpClient, vm: VmDescription): Promise
 }
 
 /** @throws VmckptError MIGRATION_BLOCKED or VM_BUSY that names all of them */
-export async function refuseBlockers(qmp: QmpClient, vm: VmDescription): Promise<void> {
-  const blockers = await blockersOfSave(qmp, vm);
+export async function refuseBlockers(
+  qmp: QmpClient,
+  vm: VmDescription,
+  whatEndsMigration?: string,
+): Promise<void> {
+  const blockers = await blockersOfSave(qmp, vm, whatEndsMigration);
   const [first] = blockers;
   if (first === undefined) return;
   const message = `the VM cannot be saved: ${blockers.map((blocker) => blocker.message).join('; ')}`;

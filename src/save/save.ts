@@ -35,6 +35,7 @@ import { sealGeneration } from './seal-generation.js';
 import { openVm } from './source-vm.js';
 import { teachWorkingSet } from './teach.js';
 import { transfer } from './transfer.js';
+import { adviceOnTransfer } from '../vms/advice.js';
 import { VmJournal, type JournalNote } from './vm-journal.js';
 
 const DEATH_TIMEOUT_MS = 2_000;
@@ -126,7 +127,7 @@ async function saveOnce(
       const vm = { ...seen, args: [...drift.args] };
       const restoreProblems = await rehearse(vm, options);
       accountForChanges(drift, options);
-      await refuseBlockers(qmp, vm);
+      await refuseBlockers(qmp, vm, adviceOnTransfer(source.process));
       step('the VM may be saved, and a restore would work as far as can be told');
       const store = await Store.openOrCreate(options.storeDir);
       const pending = await store.begin(options.name);

@@ -2,6 +2,7 @@
  * A generation of a checkpoint, wherever it is used: what it is, what it holds, and how it is kept from being removed.
  * Opening one reads nothing; its manifest is read once, when it is first asked for.
  */
+import { existsSync } from 'node:fs';
 import { CheckpointReader } from '../checkpoint/reader.js';
 import { Hints } from '../checkpoint/hints.js';
 import type { Manifest } from '../checkpoint/manifest.js';
@@ -9,6 +10,9 @@ import { VmckptError } from '../errors.js';
 import { holdGeneration, holdGenerationFor, type GenerationUse } from './generation-use.js';
 import type { GenerationRef } from './generation-ref.js';
 import { readSealedManifest, type SealedManifest, type SealVerdict } from './seal.js';
+
+const PUT_BACK =
+  'If it was moved, or a copy of it exists, put that in its place and try again. Otherwise the rest of the memory is lost: stop the VM, and restore another generation.';
 
 export class Generation {
   /** Of the checkpoint. */
@@ -31,7 +35,7 @@ export class Generation {
     return `${this.name}@${this.number}`;
   }
 
-  /** @throws VmckptError as readManifest(); NO_CHECKPOINT when another generation has taken the place of the one referred to */
+  /** @throws VmckptError as readManifest(); NO_CHECKPOINT when it is gone, or another generation has taken the place of the one referred to */
   get manifest(): Manifest {
     return this.#read().manifest;
   }
@@ -68,8 +72,12 @@ export class Generation {
   }
 
   #read(): SealedManifest {
-    this.#sealed ??= this.#requireSame(readSealedManifest(this.dir));
-    return this.#sealed;
+    if (this.#sealed !== undefined) return this.#sealed;
+    if (!existsSync(this.dir))
+      throw new VmckptError('NO_CHECKPOINT', `${this.reference} is not there any more: ${this.dir} is gone`, {
+        hint: PUT_BACK,
+      });
+    return (this.#sealed = this.#requireSame(readSealedManifest(this.dir)));
   }
 
   #requireSame(found: SealedManifest): SealedManifest {
@@ -77,7 +85,7 @@ export class Generation {
     throw new VmckptError(
       'NO_CHECKPOINT',
       `${this.dir} is another generation than the one that the VM was restored from`,
-      { hint: 'The rest of its memory is lost. Stop the VM, and restore it again.' },
+      { hint: PUT_BACK },
     );
   }
 }

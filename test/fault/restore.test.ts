@@ -258,11 +258,28 @@ describeOnEachQemu('a restore', (qemu) => {
     await expectWhole();
   });
 
-  it('whose keeper and transfer are killed is not resumed from another generation in the place of its own', async () => {
+  it('whose keeper and transfer are killed is neither saved nor resumed from another generation in the place of its own', async () => {
     const { restore } = await startParked();
     await loseTransfer(restore);
     const file = path.join(storeDir, 'web/1/manifest.json');
     const own = readFileSync(file);
+    const saved = await startCli(['--json', 'save', `qmp:${guest.qmpSocket}`, 'again']).ended;
+    expect(saved).toMatchObject({
+      code: 11,
+      json: { error: { hint: expect.stringContaining('vmckpt restore --resume web') as string } },
+    });
+    renameSync(path.dirname(file), `${storeDir}/moved`);
+    expect(await startRestore('--resume', 'web').ended).toMatchObject({
+      code: 10,
+      json: {
+        error: {
+          code: 'NO_CHECKPOINT',
+          message: expect.stringContaining('is gone') as string,
+          hint: expect.stringContaining('put that in its place') as string,
+        },
+      },
+    });
+    renameSync(`${storeDir}/moved`, path.dirname(file));
     const manifest = readManifest(path.dirname(file));
     writeFileSync(file, encodeManifest({ ...manifest, id: 'f'.repeat(32) }));
     expect(await startRestore('--resume', 'web').ended).toMatchObject({

@@ -1,0 +1,33 @@
+/** What to do about a restored VM whose memory is not all there. */
+import { isAlive, type ProcessIdentity } from '../util/process-identity.js';
+import { listVmFolders } from './folder.js';
+import { statusOf, type VmStatus } from './status.js';
+
+const ADVICE: Partial<Record<VmStatus, (name: string) => string>> = {
+  'transfer-lost': (name) => `Nothing serves its memory. Go on with: vmckpt restore --resume ${name}`,
+  damaged: (name) => `It was halted. End it (vmckpt stop ${name}) and restore another generation.`,
+  abandoned: (name) => `It was never loaded. End it with: vmckpt stop ${name}`,
+};
+
+/** Undefined when nothing is wrong with it. */
+export function adviceOn({
+  name,
+  status,
+}: {
+  readonly name: string;
+  readonly status: VmStatus;
+}): string | undefined {
+  return ADVICE[status]?.(name);
+}
+
+/** What ends the transfer of this QEMU's memory; undefined when vmckpt has not restored it, or all is there. */
+export function adviceOnTransfer(qemu: ProcessIdentity): string | undefined {
+  for (const folder of listVmFolders()) {
+    const record = folder.read();
+    if (record?.qemu?.pid !== qemu.pid || !isAlive(record.qemu)) continue;
+    const status = statusOf(record, folder.readTransfer());
+    if (status === 'serving') return `Wait until vmckpt ps calls "${folder.name}" complete.`;
+    return adviceOn({ name: folder.name, status });
+  }
+  return undefined;
+}
