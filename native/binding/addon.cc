@@ -59,7 +59,9 @@ Napi::Value TryLockFile(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value IsFileLocked(const Napi::CallbackInfo& info) {
-  return Napi::Boolean::New(info.Env(), vmckpt::IsFileLocked(IntAt(info, 0)));
+  std::optional<int64_t> byte;
+  if (info[1].IsNumber()) byte = info[1].As<Napi::Number>().Int64Value();
+  return Napi::Boolean::New(info.Env(), vmckpt::IsFileLocked(IntAt(info, 0), byte));
 }
 
 // → [read end, write end]

@@ -26,8 +26,12 @@ bool TryLockFile(int fd) {
   throw SystemError(errno, "fcntl");
 }
 
-bool IsFileLocked(int fd) {
+bool IsFileLocked(int fd, std::optional<int64_t> byte) {
   struct flock lock = WholeFile();
+  if (byte) {
+    lock.l_start = *byte;
+    lock.l_len = 1;
+  }
   Check(::fcntl(fd, F_OFD_GETLK, &lock), "fcntl");
   return lock.l_type != F_UNLCK;
 }

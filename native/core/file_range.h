@@ -4,14 +4,15 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 namespace vmckpt {
 
 /** Takes the exclusive lock; false when another open file description holds one. `fd` must be writable. */
 bool TryLockFile(int fd);
 
-/** Whether an open file description other than `fd`'s holds a lock. */
-bool IsFileLocked(int fd);
+/** Whether an open file description other than `fd`'s holds a lock: on any byte, or on the one at `byte`. */
+bool IsFileLocked(int fd, std::optional<int64_t> byte);
 
 struct FileRange {
   int64_t offset_bytes;

@@ -58,7 +58,7 @@ export interface Addon {
   makePipe(capacityBytes: number): [readEnd: number, writeEnd: number];
   readAvailable(fd: number, into: Uint8Array): number;
   tryLockFile(fd: number): boolean;
-  isFileLocked(fd: number): boolean;
+  isFileLocked(fd: number, byte?: number): boolean;
   syncFileRange(fd: number, offsetBytes: number, lengthBytes: number): void;
   nextData(fd: number, offsetBytes: number): number;
   readAhead(fd: number): Promise<void>;
@@ -178,9 +178,10 @@ export function tryLockFile(fd: number): boolean {
   return common.tryLockFile(integer('fd', fd));
 }
 
-/** Whether another open file description holds a lock on the file. */
-export function isFileLocked(fd: number): boolean {
-  return common.isFileLocked(integer('fd', fd));
+/** Whether another open file description holds a lock on the file: on any byte of it, or on the one at `byte`. */
+export function isFileLocked(fd: number, byte?: number): boolean {
+  if (byte === undefined) return common.isFileLocked(integer('fd', fd));
+  return common.isFileLocked(integer('fd', fd), integer('byte', byte));
 }
 
 /** Starts writing a range of a file out to its disk, without waiting for it and without its metadata. */

@@ -9,8 +9,9 @@ const CALLS = `
 use strict;
 my ($call, @arguments) = @ARGV;
 open(my $it, '+<&=', 3) or die $!;
-# struct flock: l_type, l_whence, l_start, l_len, l_pid; a write lock on the whole file
-my $lock = pack('s s x![q] q q l x![q]', 1, 0, 0, 0, 0);
+# struct flock: l_type, l_whence, l_start, l_len, l_pid; a write lock, from byte 0 to the end if nothing else is said
+my ($start, $length) = $call eq 'F_OFD_GETLK' ? @arguments : (0, 0);
+my $lock = pack('s s x![q] q q l x![q]', 1, 0, $start + 0, $length + 0, 0);
 my %calls = (
   F_OFD_SETLK => sub { fcntl($it, 37, $lock) ? 0 : undef },
   F_OFD_GETLK => sub { fcntl($it, 36, $lock) ? unpack('s', $lock) : undef },

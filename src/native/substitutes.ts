@@ -41,7 +41,8 @@ export const substitutes: Substitutable = {
     }
   },
 
-  isFileLocked: (fd) => perlCall('F_OFD_GETLK', fd)[0] !== F_UNLCK,
+  isFileLocked: (fd, byte) =>
+    perlCall('F_OFD_GETLK', fd, ...(byte === undefined ? [0, 0] : [byte, 1]))[0] !== F_UNLCK,
 
   peerCredentials(fd) {
     const [pid, uid, gid] = perlCall('SO_PEERCRED', fd) as [number, number, number];

@@ -1,8 +1,10 @@
 /** A disk that another QEMU writes to: QEMU would find that out only when it is to let the loaded VM run. */
 import { execFileSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { closeSync, existsSync, openSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
+import { isFileLocked } from '../../src/native/index.js';
+import { imagesWrittenTo } from '../../src/qemu/image-locks.js';
 import { VmFolder } from '../../src/vms/folder.js';
 import { startCli } from '../support/command.js';
 import { qemuBinary } from '../support/cache.js';
@@ -51,4 +53,19 @@ describeOnEachQemu('a clone beside its original, which writes to its disk', (qem
       expect((await startCli(['stop', 'twin']).ended).code).toBe(0);
     },
   );
+
+  it('runs where both only read the disk, which is locked all the same', async () => {
+    const file = path.join(dir, 'read-only.img');
+    execFileSync('qemu-img', ['create', '-q', '-f', 'raw', file, '16M']);
+    const vm = startTinyVm({ qemu, dir, args: ['-drive', `file=${file},format=raw,if=virtio,readonly=on`] });
+    await vm.untilStatus('running');
+    await letFirmwareRun();
+    await vm.save({ storeDir, name: 'vm' });
+    const fd = openSync(file, 'r');
+    expect([isFileLocked(fd), imagesWrittenTo([file], '/')]).toEqual([true, []]);
+    closeSync(fd);
+    expect(await clone('lazy')).toMatchObject({ code: 0 });
+    expect((await startCli(['stop', 'twin']).ended).code).toBe(0);
+    await vm.end();
+  });
 });
