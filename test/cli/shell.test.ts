@@ -3,6 +3,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { buildProgram } from '../../src/cli/program.js';
+import { VERBS } from '../../src/cli/verbs.js';
 import { distFile } from '../../src/util/package-paths.js';
 import { cliSuite } from '../support/cli.js';
 import { storeGeneration } from '../support/stored.js';
@@ -17,7 +18,7 @@ describe('the shell completion', () => {
   it.each(['bash', 'zsh', 'fish'])('is a script that %s understands', async (shell) => {
     const { code, stdout } = await run(['completion', shell]);
     expect(code).toBe(0);
-    for (const command of buildProgram().commands) expect(stdout).toContain(command.name());
+    for (const command of buildProgram(VERBS).commands) expect(stdout).toContain(command.name());
     if (!installed(shell)) return;
     const file = path.join(directory, `completion.${shell}`);
     writeFileSync(file, stdout);
@@ -63,7 +64,7 @@ describe('the manual page', () => {
     const { code, stdout } = await run(['man']);
     expect(code).toBe(0);
     const plain = stdout.replaceAll('\\-', '-');
-    const program = buildProgram();
+    const program = buildProgram(VERBS);
     for (const command of [program, ...program.commands])
       for (const { flags } of command.options) expect(plain).toContain(flags);
     for (const command of program.commands) expect(plain).toContain(`.SS \\fB${command.name()}\\fR`);
