@@ -245,9 +245,14 @@ function findOnPath(name: string): string | undefined {
 }
 
 function notFound(name: string): never {
-  throw new VmckptError('QEMU_NOT_FOUND', `no ${name} on PATH`, {
+  throw new VmckptError('QEMU_NOT_FOUND', name.includes('/') ? whyNotRun(name) : `no ${name} on PATH`, {
     hint: 'Install QEMU (Debian and Ubuntu: apt install qemu-system-x86), or name the emulator to use.',
   });
+}
+
+function whyNotRun(file: string): string {
+  if (isDirectory(file)) return `${file} is a folder, and a QEMU binary is expected`;
+  return existsSync(file) ? `${file} is not an executable file` : `${file} does not exist`;
 }
 
 function isExecutable(file: string): boolean {
@@ -260,7 +265,7 @@ function isExecutable(file: string): boolean {
 }
 
 function isDirectory(file: string): boolean {
-  return statSync(file, { throwIfNoEntry: false })?.isDirectory() ?? false;
+  return existsSync(file) && statSync(file).isDirectory();
 }
 
 function isCode(error: unknown, code: VmckptError['code']): boolean {

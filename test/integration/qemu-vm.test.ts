@@ -4,7 +4,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
 import * as v from 'valibot';
-import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, describe, expect, it, onTestFinished } from 'vitest';
 import { blockersOfSave, refuseBlockers } from '../../src/qemu/blockers.js';
 import { findCollisions, refuseCollisions } from '../../src/qemu/collisions.js';
 import { locateMemory } from '../../src/qemu/guest-memory.js';
@@ -372,9 +372,23 @@ describe('findQemuBinary', () => {
 
   it('takes the choice of the user by name or path', () => {
     expect(findQemuBinary({ chosen: findQemuBinary() })).toBe(findQemuBinary());
-    expect(() => findQemuBinary({ chosen: 'qemu-system-nowhere' })).toThrow(
-      expect.objectContaining({ code: 'QEMU_NOT_FOUND' }),
-    );
+  });
+
+  it('says what is wrong with the choice', () => {
+    const { directory, remove } = temporaryDirectory();
+    onTestFinished(remove);
+    const file = path.join(directory, 'qemu');
+    writeFileSync(file, '', { mode: 0o600 });
+    const wrong: [string, string][] = [
+      ['qemu-system-nowhere', 'no qemu-system-nowhere on PATH'],
+      [directory, `${directory} is a folder, and a QEMU binary is expected`],
+      [file, `${file} is not an executable file`],
+      [`${file}/gone`, `${file}/gone does not exist`],
+    ];
+    for (const [chosen, message] of wrong)
+      expect(() => findQemuBinary({ chosen })).toThrow(
+        expect.objectContaining({ code: 'QEMU_NOT_FOUND', message }),
+      );
   });
 });
 
