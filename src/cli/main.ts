@@ -6,6 +6,7 @@ import { Output, type OutputOptions } from './output.js';
 import { buildProgram, type MakeVerb } from './program.js';
 import { debug, elidedCommand } from '../util/debug.js';
 import { asOwner } from '../util/rights.js';
+import { QEMU_ARGS_HINT } from './verb.js';
 
 const program = buildProgram(await verbsFor(process.argv[2]));
 
@@ -50,9 +51,11 @@ function outputOptions(): OutputOptions {
 
 function fromCommander({ code, message }: CommanderError): VmckptError {
   const text = code === 'commander.help' ? 'a verb is missing' : message.replace(/^error: /, '');
-  return new VmckptError('USAGE', text, {
-    hint: 'See vmckpt --help for the verbs, and vmckpt VERB --help for their options.',
-  });
+  const isForQemu = code === 'commander.unknownOption' && program.args[0] === 'restore';
+  const hint = isForQemu
+    ? QEMU_ARGS_HINT
+    : 'See vmckpt --help for the verbs, and vmckpt VERB --help for their options.';
+  return new VmckptError('USAGE', text, { hint });
 }
 
 /** System errors that a user can do something about; anything else is a bug of ours and shows its stack. */

@@ -11,7 +11,16 @@ import { DEFAULT_EXPLORE, DEFAULT_PREFETCH_BUDGET_MS, MAX_EXPLORE } from '../wor
 import { formatBytes, formatMs } from '../util/units.js';
 import type { Output } from './output.js';
 import { printable } from './text.js';
-import { checkedName, contextOf, interruptible, numberIn, option, referenceArgument, verb } from './verb.js';
+import {
+  checkedName,
+  contextOf,
+  interruptible,
+  numberIn,
+  option,
+  QEMU_ARGS_HINT,
+  referenceArgument,
+  verb,
+} from './verb.js';
 
 const MAX_BUDGET_MS = 10_000;
 
@@ -63,8 +72,7 @@ export function restoreCommand(): Command {
   return withMemoryOptions(withCloneOptions(command)).action(
     async (reference: string, qemuArgs: string[], flags: RestoreFlags, command: Command) => {
       const { output, storeDir } = contextOf(command);
-      if (flags.mode === 'map' && flags.path !== 'auto')
-        throw new VmckptError('USAGE', '--path has no meaning with --mode map: memory is not transferred');
+      refuseMeaningless(flags, qemuArgs);
       const common = {
         onProgress: (done: number, total: number) => output.progress(done, total),
         onMessage: (text: string) => output.message(text),
@@ -99,6 +107,23 @@ export function restoreCommand(): Command {
       output.result(report, describe(report));
     },
   );
+}
+
+/** @throws VmckptError USAGE */
+function refuseMeaningless({ mode, path }: RestoreFlags, qemuArgs: readonly string[]): void {
+  requireDashes(qemuArgs);
+  if (mode === 'map' && path !== 'auto')
+    throw new VmckptError('USAGE', '--path has no meaning with --mode map: memory is not transferred');
+}
+
+/** QEMU would take a word too many for the image of a disk, and the saved command line would count no more. */
+function requireDashes(qemuArgs: readonly string[]): void {
+  const at = process.argv.indexOf('--');
+  const wordsBehind = at === -1 ? 0 : process.argv.length - at - 1;
+  if (qemuArgs.length <= wordsBehind) return;
+  throw new VmckptError('USAGE', `one name expected, and also "${qemuArgs[0]}" given`, {
+    hint: QEMU_ARGS_HINT,
+  });
 }
 
 function endedByInterrupt(output: Output): AbortSignal {

@@ -38,6 +38,10 @@ export const EXIT_MEANINGS: readonly (readonly [code: number, meaning: string])[
 
 const OFF: ReadonlySet<string> = new Set(['', '0', 'false', 'no', 'off']);
 
+/** For QEMU's words among those of restore. */
+export const QEMU_ARGS_HINT =
+  'A QEMU command line of your own comes behind two dashes: vmckpt restore NAME -- QEMU ARGS…';
+
 /** An option that can also be given as `VMCKPT_…`: option > variable > default. */
 export function option(flags: string, description: string): Option {
   const made = new Option(flags, description);

@@ -38,6 +38,29 @@ describe('vmckpt', () => {
   });
 
   it.each([
+    [['restore', 'web', 'extra'], '"extra"'],
+    [['restore', '--as', 'other', 'web', 'disk.img', 'more.img'], '"disk.img"'],
+    [['restore', 'web', 'extra', '--', '-m', '1G'], '"extra"'],
+    [['restore', 'web', '-m', '1G'], "'-m'"],
+    [['restore', '-m', '1G', 'web'], "'-m'"],
+  ])('takes no word for QEMU without two dashes: %j', async (args, named) => {
+    const { code, json } = await run(['--json', ...args]);
+    const error = {
+      code: 'USAGE',
+      message: expect.stringContaining(named) as string,
+      hint: expect.stringContaining('restore NAME -- QEMU ARGS') as string,
+    };
+    expect([code, json]).toEqual([2, { error }]);
+  });
+
+  it.each([[['restore', 'web', '--', '-m', '1G']], [['restore', '--', 'web', '-m', '1G']]])(
+    'takes words for QEMU behind two dashes: %j',
+    async (args) => {
+      expect((await run(args)).code).toBe(10);
+    },
+  );
+
+  it.each([
     ['a/b'],
     ['..'],
     ['../etc'],
