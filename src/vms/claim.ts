@@ -1,32 +1,44 @@
 /** The name of a VM that is to be restored: it is taken until the VM is on record. */
-import { closeSync, openSync } from 'node:fs';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
-import { tryLockFile } from '../native/index.js';
+import { LockFile } from '../store/lock-file.js';
+import { isAlive } from '../util/process-identity.js';
 import { ensureRuntimeDir } from '../util/runtime-dir.js';
 import { VmFolder } from './folder.js';
 import { statusOf } from './status.js';
 
-export class NameClaim {
-  #fd: number | undefined;
+const ANOTHER_NAME = ', give this one another name with --as';
+/** How often the file of a claim may be given up under us before it is taken for another's. */
+const ATTEMPTS = 10;
 
-  private constructor(fd: number) {
-    this.#fd = fd;
+export class NameClaim {
+  #lock: LockFile | undefined;
+
+  private constructor(lock: LockFile) {
+    this.#lock = lock;
   }
 
   /** Undefined when another process has it. */
   static take(name: string): NameClaim | undefined {
-    const fd = openSync(path.join(ensureRuntimeDir('claims'), name), 'w', 0o600);
-    if (tryLockFile(fd)) return new NameClaim(fd);
-    closeSync(fd);
+    const file = fileOf(name);
+    for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+      const lock = LockFile.tryTake(file);
+      if (lock !== undefined) return new NameClaim(lock);
+      if (LockFile.holderOf(file) !== undefined) break;
+    }
     return undefined;
   }
 
-  /** A second time does nothing. */
+  /** Nothing remains of it. A second time does nothing. */
   release(): void {
-    if (this.#fd !== undefined) closeSync(this.#fd);
-    this.#fd = undefined;
+    this.#lock?.delete();
+    this.#lock?.release();
+    this.#lock = undefined;
   }
+}
+
+function fileOf(name: string): string {
+  return path.join(ensureRuntimeDir('claims'), name);
 }
 
 export interface ClaimedFolder {
@@ -42,10 +54,7 @@ export interface ClaimedFolder {
 export function claimFolder(name: string): ClaimedFolder {
   const folder = new VmFolder(name);
   const claim = NameClaim.take(name);
-  if (claim === undefined)
-    throw new VmckptError('VM_BUSY', `"${name}" is being restored at this moment`, {
-      hint: 'Wait until it runs; --as gives this one another name.',
-    });
+  if (claim === undefined) throw beingRestored(name, LockFile.holderOf(fileOf(name)), ANOTHER_NAME);
   const record = folder.read();
   if (record === undefined && folder.hasRecord()) {
     claim.release();
@@ -55,14 +64,28 @@ export function claimFolder(name: string): ClaimedFolder {
   }
   if (record !== undefined) {
     const status = statusOf(record, folder.readTransfer());
-    if (status !== 'ended') {
-      claim.release();
+    if (status !== 'ended') claim.release();
+    if (status === 'starting')
+      throw beingRestored(name, isAlive(record.verb) ? record.verb.pid : undefined, ANOTHER_NAME);
+    if (status !== 'ended')
       throw new VmckptError('VM_BUSY', `a restored VM called "${name}" is still there (${status})`, {
         hint: `End it with vmckpt stop ${name}, or give this one another name with --as.`,
       });
-    }
   }
   folder.remove();
   folder.create();
   return { folder, claim };
+}
+
+/**
+ * @param pid of the process that does it; undefined or 0 when it cannot be told, or has died
+ * @param otherwise what helps besides waiting, behind a comma
+ */
+export function beingRestored(name: string, pid: number | undefined, otherwise = ''): VmckptError {
+  const isKnown = pid !== undefined && pid > 0;
+  const by = isKnown ? ` by process ${pid}` : '';
+  const interrupt = isKnown ? `, or interrupt that process: kill -INT ${pid}` : ', and try again.';
+  return new VmckptError('VM_BUSY', `"${name}" is being restored at this moment${by}`, {
+    hint: `Wait until it runs${otherwise}${interrupt}`,
+  });
 }

@@ -7,7 +7,7 @@ import { VmckptError } from '../errors.js';
 import { QmpClient } from '../qemu/qmp.js';
 import { isAlive, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
 import { endProcess, SIGKILL, SIGTERM } from './processes.js';
-import { NameClaim } from './claim.js';
+import { beingRestored, NameClaim } from './claim.js';
 import { requireVm, VmFolder } from './folder.js';
 import { statusOf, type VmStatus } from './status.js';
 import type { VmRecord } from './records.js';
@@ -28,12 +28,8 @@ export interface StopReport {
 export async function stopVm(name: string): Promise<StopReport> {
   await settled(requireVm(name).folder);
   const { folder, record } = requireVm(name);
-  if (statusOf(record, folder.readTransfer()) === 'starting') {
-    const [who, hint] = isAlive(record.verb)
-      ? [`process ${record.verb.pid}`, 'Interrupt that process, or wait until the VM runs.']
-      : ['what a dead vmckpt has started', 'Try again in a moment.'];
-    throw new VmckptError('VM_BUSY', `${who} is restoring "${name}" right now`, { hint });
-  }
+  if (statusOf(record, folder.readTransfer()) === 'starting')
+    throw beingRestored(name, isAlive(record.verb) ? record.verb.pid : undefined);
   const { qemu } = record;
   const endedBy = qemu === undefined || !isAlive(qemu) ? null : await endQemu(qemu, folder);
   await endTransfer(folder);

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, renameSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, renameSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { beforeEach, expect, onTestFinished, test } from 'vitest';
 import { readManifest } from '../../../src/checkpoint/manifest.js';
@@ -46,6 +46,17 @@ test('a name is claimed by one restore at a time, and the loser leaves the winne
   winner.folder.remove();
   winner.claim.release();
   claimFolder('web').claim.release();
+  expect(readdirSync(path.join(process.env['VMCKPT_RUNTIME_DIR']!, 'claims'))).toEqual([]);
+});
+
+test('a VM that is being restored can neither be restored nor stopped, and each says which process does it', async () => {
+  const { folder, claim } = claimFolder('web');
+  const busy = { code: 'VM_BUSY', hint: expect.stringMatching(`kill -INT ${process.pid}$`) as string };
+  expect(() => claimFolder('web')).toThrow(expect.objectContaining(busy));
+  folder.write({ ...recordOf(folder), verb: identifyProcess(process.pid)! });
+  claim.release();
+  expect(() => claimFolder('web')).toThrow(expect.objectContaining(busy));
+  await expect(stopVm('web')).rejects.toMatchObject(busy);
 });
 
 test.each([['{"version":3}'], [''], ['nonsense']])(
