@@ -3,7 +3,7 @@ import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import type { RamBlock } from '../pages/layout.js';
 import type { QmpClient } from './qmp.js';
-import { countDevices, inspectCpu } from './inspect.js';
+import { countDevices, inspectCpu, type VmDescription } from './inspect.js';
 
 /** As the manifest has it. */
 export interface SavedMachine {
@@ -34,21 +34,42 @@ export async function requireCompatible(
   // Asked all at once: the VM that is to be restored waits for the answers.
   const [machine, cpu, devices, blocks] = await Promise.all([
     machineDifference(qmp, saved.machine.type),
-    cpuDifferences(qmp, saved.machine),
+    inspectCpu(qmp),
     isOwnCommandLine ? addedDevices(qmp, saved.machine) : [],
     readRamBlocks(qmp),
   ]);
-  const ram = ramDifferences(saved.ram.blocks, blocks);
-  const differences = [...olderVersion(qmp, saved.qemu.version), ...machine, ...cpu, ...devices, ...ram];
+  const others = [
+    ...olderVersion(qmp, saved.qemu.version),
+    ...machine,
+    ...cpuDifferences(cpu, saved.machine),
+    ...devices,
+    ...ramDifferences(saved.ram.blocks, blocks),
+  ];
+  const features = lostFeatures(cpu, saved.machine);
+  const differences = [...others, ...features];
   if (differences.length === 0) return;
   throw new VmckptError(
     'QEMU_INCOMPATIBLE',
     `this QEMU is not the machine that was saved: ${differences.join('; ')}`,
-    {
-      hint: 'Use the saved command line and a QEMU at least as new as the saver’s, on a host with the same CPU features.',
-    },
+    { hint: others.length > 0 ? MACHINE_HINT : featuresHint(qmp, saved) },
   );
 }
+
+const MACHINE_HINT =
+  'Use the saved command line and a QEMU at least as new as the saver’s, on a host with the same CPU features.';
+
+/** A QEMU that is newer may have dropped what `max` had; with the same one the host lacks it. */
+function featuresHint({ version }: QmpClient, { machine, qemu }: SavedMachine): string {
+  const restoreIt =
+    version.text === qemu.version
+      ? 'Restore it on a host whose CPU has these features.'
+      : `Restore it with the QEMU that saved it, ${qemu.version} (--qemu names it), on a host with the same CPU features.`;
+  if (!OPEN_MODELS.has(machine.cpuModel ?? '')) return restoreIt;
+  return `${restoreIt} A VM moves to other QEMUs and hosts if it is started with a named CPU model (-cpu MODEL) before it is saved, not with -cpu ${machine.cpuModel}.`;
+}
+
+/** Whatever a QEMU has on its host. */
+const OPEN_MODELS: ReadonlySet<string> = new Set(['max', 'host']);
 
 export interface RamBlockSize {
   readonly name: string;
@@ -88,18 +109,23 @@ async function machineDifference(qmp: QmpClient, savedType: string): Promise<str
   return actual === savedType ? [] : [`machine type ${savedType} expected, ${actual} found`];
 }
 
-async function cpuDifferences(qmp: QmpClient, saved: SavedMachine['machine']): Promise<string[]> {
-  if (saved.cpuModel === undefined) return [];
-  const cpu = await inspectCpu(qmp);
-  if (cpu.model !== saved.cpuModel) return [`CPU model ${saved.cpuModel} expected, ${cpu.model} found`];
-  const { cpuCount = cpu.count } = saved;
-  const count = cpu.count === cpuCount ? [] : [`${cpuCount} vCPUs expected, ${cpu.count} found`];
-  const missing = Object.entries(saved.cpuFeatures ?? {}).flatMap(([word, bits]) => {
-    const lost = (bits & ~(cpu.features[word] ?? 0)) >>> 0;
-    return lost === 0 ? [] : [`${word}=0x${lost.toString(16)}`];
+type Cpu = VmDescription['cpu'];
+
+function cpuDifferences(cpu: Cpu, { cpuModel, cpuCount = cpu.count }: SavedMachine['machine']): string[] {
+  if (cpuModel === undefined) return [];
+  if (cpu.model !== cpuModel) return [`CPU model ${cpuModel} expected, ${cpu.model} found`];
+  return cpu.count === cpuCount ? [] : [`${cpuCount} vCPUs expected, ${cpu.count} found`];
+}
+
+function lostFeatures(cpu: Cpu, { cpuModel, cpuFeatures = {} }: SavedMachine['machine']): string[] {
+  if (cpu.model !== cpuModel) return [];
+  const lost = Object.entries(cpuFeatures).flatMap(([word, bits]) => {
+    const missing = (bits & ~(cpu.features[word] ?? 0)) >>> 0;
+    return missing === 0 ? [] : [`${word}=0x${missing.toString(16)}`];
   });
-  if (missing.length === 0) return count;
-  return [...count, `the CPU lacks features that the guest was given (CPUID ${missing.join(', ')})`];
+  return lost.length === 0
+    ? []
+    : [`the CPU lacks features that the guest was given (CPUID ${lost.join(', ')})`];
 }
 
 /**

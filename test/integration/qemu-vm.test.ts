@@ -5,6 +5,7 @@ import net from 'node:net';
 import path from 'node:path';
 import * as v from 'valibot';
 import { afterAll, afterEach, describe, expect, it, onTestFinished } from 'vitest';
+import type { VmckptError } from '../../src/errors.js';
 import { blockersOfSave, refuseBlockers } from '../../src/qemu/blockers.js';
 import { findCollisions, refuseCollisions } from '../../src/qemu/collisions.js';
 import { locateMemory } from '../../src/qemu/guest-memory.js';
@@ -489,6 +490,21 @@ describe('requireCompatible', () => {
     await expect(
       requireCompatible(qmp, { ...saved, machine: { ...saved.machine, cpuFeatures: features } }, OWN),
     ).rejects.toThrow(/CPUID 7\.0\.EBX=0x/);
+  });
+
+  it.each(['max', 'qemu64'])('says what helps where the features of -cpu %s are missing', async (model) => {
+    const { qmp } = await start(...TINY, '-cpu', model);
+    const { machineType: type, version } = await inspectVm(qmp);
+    const machine = { type, cpuModel: model, cpuFeatures: { '7.0.EBX': 0xffff_ffff } };
+    const hintFor = async (saver: string) => {
+      const saved = { machine, qemu: { version: saver }, ram: { blocks: [] } };
+      const refusal: unknown = await requireCompatible(qmp, saved, OWN).catch((error: unknown) => error);
+      return (refusal as VmckptError).hint;
+    };
+    expect(await hintFor('2.0.1')).toContain('with the QEMU that saved it, 2.0.1 (--qemu');
+    expect(await hintFor(version.text)).toContain('on a host whose CPU has these features');
+    for (const saver of ['2.0.1', version.text])
+      expect((await hintFor(saver))!.includes('named CPU model')).toBe(model === 'max');
   });
 
   it('names vCPUs and devices that QEMU would take without a word', async () => {
