@@ -110,13 +110,14 @@ function readHostMemory(): HostMemory {
     return kib === undefined ? Infinity : Number(kib) * 1024;
   };
   const swapFreeBytes = bytes('SwapFree');
+  const totalBytes = bytes('MemTotal') + bytes('SwapTotal');
   const mode = readText('/proc/sys/vm/overcommit_memory');
   return {
     limits: [
       { where: 'this host', freeBytes: bytes('MemAvailable') + swapFreeBytes },
-      ...controlGroupsOf('self').flatMap((group) => limitsOf(group, swapFreeBytes)),
+      ...controlGroupsOf('self').flatMap((group) => limitsOf(group, { swapFreeBytes, totalBytes })),
     ],
-    totalBytes: bytes('MemTotal') + bytes('SwapTotal'),
+    totalBytes,
     overcommit: mode === '1' ? 'always' : mode === '2' ? 'never' : 'heuristic',
     commitFreeBytes: bytes('CommitLimit') - bytes('Committed_AS'),
   };
@@ -143,27 +144,38 @@ const VERSION_1 = {
  * From a group up to the root of its hierarchy. All of the page cache counts as free, as in MemAvailable: the kernel drops
  * it before it refuses memory, whatever was read lately. A store of checkpoints that was just written or read fills it.
  */
-export function limitsOf(own: ControlGroup, swapFreeBytes: number): HostMemory['limits'][number][] {
+export function limitsOf(
+  own: ControlGroup,
+  { swapFreeBytes, totalBytes }: { readonly swapFreeBytes: number; readonly totalBytes: number },
+): HostMemory['limits'][number][] {
   const isVersion2 = own.controllers.length === 0;
   if (!isVersion2 && !own.controllers.includes('memory')) return [];
   const files = isVersion2 ? VERSION_2 : VERSION_1;
   const limits: HostMemory['limits'][number][] = [];
   for (let { folder, path: group } = own; ; folder = path.dirname(folder), group = path.dirname(group)) {
     const number = (file: string) => Number(readText(path.join(folder, file)) ?? Number.NaN);
-    const caches = (readText(path.join(folder, 'memory.stat')) ?? '').matchAll(files.cache);
-    const cacheBytes = Array.from(caches, ([, bytes]) => Number(bytes)).reduce(
-      (sum, bytes) => sum + bytes,
-      0,
-    );
-    const freeBytes = number(files.limit) - number(files.used) + cacheBytes;
-    const swapBytes = number(files.swapLimit) - number(files.swapUsed);
-    const roomBytes = isVersion2
-      ? freeBytes + Math.min(swapFreeBytes, Number.isNaN(swapBytes) ? swapFreeBytes : swapBytes)
-      : Math.min(freeBytes + swapFreeBytes, Number.isNaN(swapBytes) ? Infinity : swapBytes + cacheBytes);
-    if (Number.isFinite(roomBytes))
-      limits.push({ where: `the control group ${group}`, freeBytes: Math.max(0, roomBytes) });
+    const limitBytes = number(files.limit);
+    // Without a limit, or with one above all that the host has, only the host counts. To read its statistics takes a while.
+    if (limitBytes < totalBytes) {
+      const cacheBytes = sumOf(readText(path.join(folder, 'memory.stat')) ?? '', files.cache);
+      const freeBytes = limitBytes - number(files.used) + cacheBytes;
+      const swapBytes = number(files.swapLimit) - number(files.swapUsed);
+      const roomBytes = isVersion2
+        ? freeBytes + Math.min(swapFreeBytes, Number.isNaN(swapBytes) ? swapFreeBytes : swapBytes)
+        : Math.min(freeBytes + swapFreeBytes, Number.isNaN(swapBytes) ? Infinity : swapBytes + cacheBytes);
+      if (Number.isFinite(roomBytes))
+        limits.push({ where: `the control group ${group}`, freeBytes: Math.max(0, roomBytes) });
+    }
     if (folder === own.mountPoint || group === '/') return limits;
   }
+}
+
+/** @param pattern its group is a number; global */
+function sumOf(text: string, pattern: RegExp): number {
+  return Array.from(text.matchAll(pattern), ([, number]) => Number(number)).reduce(
+    (sum, each) => sum + each,
+    0,
+  );
 }
 
 function mebibytes(bytes: number): string {

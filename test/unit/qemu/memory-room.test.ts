@@ -114,8 +114,9 @@ it.each([
     mkdirSync(folder, { recursive: true });
     for (const [file, bytes] of Object.entries(files)) writeFileSync(path.join(folder, file), `${bytes}\n`);
     writeFileSync(path.join(folder, 'memory.stat'), stat);
-    expect(limitsOf({ controllers, path: '/a', mountPoint, folder }, 0)).toEqual([
-      { where: 'the control group /a', freeBytes: 6 * GIB },
-    ]);
+    const roomOn = (totalBytes: number) =>
+      limitsOf({ controllers, path: '/a', mountPoint, folder }, { swapFreeBytes: 0, totalBytes });
+    expect(roomOn(64 * GIB)).toEqual([{ where: 'the control group /a', freeBytes: 6 * GIB }]);
+    expect(roomOn(4 * GIB), 'a limit above all that the host has').toEqual([]);
   },
 );
