@@ -8,6 +8,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { VmckptError } from '../errors.js';
+import { writeFailure } from '../interchange/files.js';
 import { QmpClient, type QemuVersion } from '../qemu/qmp.js';
 import { restore } from '../restore/restore.js';
 import { withDeadline } from '../util/deadline.js';
@@ -80,6 +81,15 @@ interface SizeResult {
   readonly diskReadBytesPerS: number;
 }
 
+/** @throws VmckptError HOST_FILE_MISSING, NOT_PERMITTED, NO_SPACE */
+function makeFolder(dir: string): void {
+  try {
+    mkdirSync(dir, { recursive: true });
+  } catch (error) {
+    throw writeFailure(error, dir);
+  }
+}
+
 /** @throws VmckptError USAGE for a scenario that there is not, FAILED, INTERRUPTED and what save and restore throw */
 export async function benchResume(options: BenchResumeOptions): Promise<ResumeReport> {
   const { outDir, sizesMib, rounds, seed, accel, observeMs } = options;
@@ -87,7 +97,7 @@ export async function benchResume(options: BenchResumeOptions): Promise<ResumeRe
   const scenarios = [...chosen, ...(await otherBuild(chosen, options.against))];
   const host = describeHost();
   const dataDir = path.join(outDir, `measuring-${process.pid}`);
-  mkdirSync(dataDir, { recursive: true });
+  makeFolder(dataDir);
   const workplace = openWorkplace(dataDir);
   const results: SizeResult[] = [];
   try {

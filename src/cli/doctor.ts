@@ -12,7 +12,7 @@ export function doctorCommand(): Command {
     'partial',
     'interrupted',
   ])
-    .addOption(option('--qemu <binary>', 'the QEMU binary to examine'))
+    .addOption(option('--qemu <binary>', 'the QEMU binary to use'))
     .action(async (flags: { readonly qemu?: string }, command: Command) => {
       const { output, storeDir } = contextOf(command);
       const { signal } = interruptible(output, 'Interrupted.');

@@ -8,7 +8,7 @@ import { formatBytes, formatMs } from '../util/units.js';
 import { contextOf, interruptible, option, referenceArgument, verb } from './verb.js';
 
 interface ExportFlags {
-  readonly force?: true;
+  readonly overwrite?: true;
 }
 
 export function exportCommand(): Command {
@@ -24,14 +24,14 @@ export function exportCommand(): Command {
   ])
     .addArgument(referenceArgument('<reference>', 'NAME or NAME@GENERATION'))
     .addArgument(new Argument('<file>', 'file to write, - for standard output'))
-    .addOption(option('--force', 'replace the file if it exists'))
+    .addOption(option('--overwrite', 'replace the file if it exists'))
     .action(async (reference: string, file: string, flags: ExportFlags, command: Command) => {
       const { output, storeDir } = contextOf(command);
       if (file === '-') requireFreeOutput(output.json);
       const report = await exportMachine({
         storeDir,
         reference,
-        target: file === '-' ? { stream: standardOutput() } : { file, force: flags.force === true },
+        target: file === '-' ? { stream: standardOutput() } : { file, overwrite: flags.overwrite === true },
         onProgress: (done, total) => output.progress(done, total),
         signal: interruptible(
           output,

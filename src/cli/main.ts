@@ -6,7 +6,7 @@ import { Output, type OutputOptions } from './output.js';
 import { buildProgram, type MakeVerb } from './program.js';
 import { debug, elidedCommand } from '../util/debug.js';
 import { asOwner } from '../util/rights.js';
-import { QEMU_ARGS_HINT } from './verb.js';
+import { usageError } from './usage-errors.js';
 
 const program = buildProgram(await verbsFor(process.argv[2]));
 
@@ -35,7 +35,7 @@ async function verbsFor(verb: string | undefined): Promise<readonly MakeVerb[]> 
 function report(error: unknown): number {
   // Help and version have been printed.
   if (error instanceof CommanderError && error.exitCode === 0) return 0;
-  const known = error instanceof CommanderError ? fromCommander(error) : fromSystemError(error);
+  const known = error instanceof CommanderError ? usageError(error, program) : fromSystemError(error);
   const output = new Output(outputOptions());
   if (process.argv.length <= 2) output.message(program.helpInformation());
   output.failure(known);
@@ -49,19 +49,15 @@ function outputOptions(): OutputOptions {
   return { ...program.opts<OutputOptions>(), ...(given.includes('--json') && { json: true }) };
 }
 
-function fromCommander({ code, message }: CommanderError): VmckptError {
-  const text = code === 'commander.help' ? 'a verb is missing' : message.replace(/^error: /, '');
-  const isForQemu = code === 'commander.unknownOption' && program.args[0] === 'restore';
-  const hint = isForQemu
-    ? QEMU_ARGS_HINT
-    : 'See vmckpt --help for the verbs, and vmckpt VERB --help for their options.';
-  return new VmckptError('USAGE', text, { hint });
-}
-
 /** System errors that a user can do something about; anything else is a bug of ours and shows its stack. */
 function fromSystemError(error: unknown): VmckptError {
   if (error instanceof VmckptError) return error;
-  const { code, message, stack } = error as NodeJS.ErrnoException;
+  const { code, message, stack, syscall } = error as NodeJS.ErrnoException;
+  if (syscall === 'uv_cwd')
+    return new VmckptError('HOST_FILE_MISSING', 'the current folder does not exist any more', {
+      hint: 'Change to another folder (cd), and try again.',
+      cause: error,
+    });
   if (code === 'EACCES' || code === 'EPERM')
     return new VmckptError('NOT_PERMITTED', message, {
       hint: asOwner('the user who owns these files'),

@@ -12,6 +12,7 @@ import path from 'node:path';
 import type { Readable } from 'node:stream';
 import { FILE_MODE, errnoOf, fsyncPath } from '../checkpoint/files.js';
 import { VmckptError } from '../errors.js';
+import { requireFolderOf } from '../util/output-folder.js';
 import { MAX_BURST_BYTES } from '../pages/contracts.js';
 
 /** Both count `bytesWritten`. */
@@ -45,26 +46,27 @@ export function standardOutput(): Output {
 
 export interface NewFileOptions {
   /** Replace the file if it exists. */
-  readonly force: boolean;
+  readonly overwrite: boolean;
 }
 
 /**
  * Writes a file through `fill`, which must end and close the stream that it is given. The file is its owner's alone.
- * @throws VmckptError FILE_EXISTS, NO_SPACE, NOT_PERMITTED, FAILED, and what `fill` throws; then there is no new file
+ * @throws VmckptError HOST_FILE_MISSING, FILE_EXISTS, NO_SPACE, NOT_PERMITTED, FAILED, and what `fill` throws; then there is no new file
  */
 export async function writeNewFile<T>(
   file: string,
-  { force }: NewFileOptions,
+  { overwrite }: NewFileOptions,
   fill: (out: Output) => Promise<T>,
 ): Promise<T> {
-  await refuseExisting(file, force);
+  requireFolderOf(file);
+  await refuseExisting(file, overwrite);
   const directory = path.dirname(path.resolve(file));
   const temporary = path.join(directory, `.vmckpt-${process.pid}-${randomBytes(4).toString('hex')}`);
   try {
     const fd = fs.openSync(temporary, 'wx', FILE_MODE);
     const out = fs.createWriteStream('', { fd, flush: true });
     const result = await fillOrDestroy(out, fill);
-    await (force ? rename(temporary, file) : giveFreeName(temporary, file));
+    await (overwrite ? rename(temporary, file) : giveFreeName(temporary, file));
     await fsyncPath(directory);
     return result;
   } catch (error) {
@@ -85,14 +87,14 @@ async function fillOrDestroy<T>(out: Output, fill: (out: Output) => Promise<T>):
   }
 }
 
-async function refuseExisting(file: string, force: boolean): Promise<void> {
+async function refuseExisting(file: string, overwrite: boolean): Promise<void> {
   const found = await lstat(file).catch(() => undefined);
   if (found === undefined) return;
   if (!found.isFile())
     throw new VmckptError('FILE_EXISTS', `${file} exists and is not a regular file`, {
       hint: 'With - as the name it goes to standard output, which can be redirected anywhere.',
     });
-  if (!force) throw fileExists(file);
+  if (!overwrite) throw fileExists(file);
 }
 
 /** A hard link never replaces anything, as a rename would; where there are none, looking again has to do. */
@@ -110,7 +112,7 @@ async function giveFreeName(temporary: string, file: string): Promise<void> {
 
 function fileExists(file: string, cause?: unknown): VmckptError {
   return new VmckptError('FILE_EXISTS', `${file} exists already`, {
-    hint: 'Give another name, or --force to replace it.',
+    hint: 'Give another name, or --overwrite to replace it.',
     cause,
   });
 }
@@ -135,6 +137,15 @@ export function writeFailure(error: unknown, file: string): unknown {
       hint: 'Free some space, or write elsewhere.',
       cause: error,
     });
+  if (errno === 'ENOTDIR')
+    return new VmckptError(
+      'HOST_FILE_MISSING',
+      `${file} cannot be made: a part of its path is not a folder`,
+      {
+        hint: 'Give another path.',
+        cause: error,
+      },
+    );
   const code = ['EACCES', 'EPERM', 'EROFS'].includes(errno) ? 'NOT_PERMITTED' : 'FAILED';
   return new VmckptError(code, message, { cause: error });
 }

@@ -5,6 +5,7 @@ import net from 'node:net';
 import { errnoOf } from '../checkpoint/files.js';
 import { VmckptError } from '../errors.js';
 import { connectUnix } from '../native/index.js';
+import { requireFolderOf } from '../util/output-folder.js';
 import { descriptorOf } from '../util/socket-descriptor.js';
 
 /** sockaddr_un, without the zero at its end. */
@@ -26,7 +27,7 @@ export class Listener {
     this.#server = server;
   }
 
-  /** @throws VmckptError FILE_EXISTS, NOT_PERMITTED, FAILED, USAGE */
+  /** @throws VmckptError HOST_FILE_MISSING, FILE_EXISTS, NOT_PERMITTED, FAILED, USAGE */
   static async open(socketPath: string): Promise<Listener> {
     if (Buffer.byteLength(socketPath) > MAX_PATH_BYTES)
       throw new VmckptError(
@@ -34,6 +35,7 @@ export class Listener {
         `a socket's path has at most ${MAX_PATH_BYTES} bytes, this one has ${Buffer.byteLength(socketPath)}`,
         { hint: 'Use a shorter path, for example relative to the working directory.' },
       );
+    requireFolderOf(socketPath);
     try {
       removeStale(socketPath);
       const server = net.createServer({ pauseOnConnect: true });

@@ -54,7 +54,7 @@ describe('in the place of a file of a generation', () => {
     const list = (await (await Store.open(storeDir)).list()).find(({ name }) => name === 'web')!.problem;
     const check = (await checkCheckpoint(dir)).problems[0];
     const file = path.join(directory, 'exported');
-    const target = { file, force: true };
+    const target = { file, overwrite: true };
     return {
       list,
       check,

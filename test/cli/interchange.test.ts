@@ -54,13 +54,40 @@ describe('vmckpt import and export', () => {
     expect(stderr).toContain('cannot write the stream');
   });
 
-  it('replace a file only with --force', async () => {
+  it('replace a file only with --overwrite', async () => {
     writeFileSync(at('old'), 'old');
     const { code, json } = await run(['--json', 'export', 'vm', at('old')]);
     expect([code, json]).toMatchObject([1, { error: { code: 'FILE_EXISTS' } }]);
     expect(readFileSync(at('old'), 'utf8')).toBe('old');
-    expect(await run(['export', '--force', 'vm', at('old')])).toMatchObject({ code: 0 });
+    expect(await run(['export', '--overwrite', 'vm', at('old')])).toMatchObject({ code: 0 });
     expect(readStream(readFileSync(at('old')))).toEqual(readStream(stream));
+  });
+
+  it.each([
+    ['export', (file: string) => ['export', 'vm', file]],
+    ['uffd', (file: string) => ['uffd', 'bare', '--socket', file]],
+    ['bench', (file: string) => ['bench', 'resume', '--out', file]],
+  ])('say which folder is missing for the output of %s', async (verb, args) => {
+    writeFileSync(at('memory'), Buffer.alloc(2 * PAGE_BYTES, 1));
+    await run(['import', '--raw-memory', at('memory'), 'bare']);
+    // What makes its folder itself is stopped by a file only.
+    const folder = verb === 'bench' ? at('memory') : at('nowhere');
+    const { code, json } = await run(['--json', ...args(path.join(folder, 'x'))]);
+    expect([code, json]).toMatchObject([
+      10,
+      { error: { code: 'HOST_FILE_MISSING', message: expect.stringContaining(folder) as string } },
+    ]);
+  });
+
+  it('say that the current folder is gone', async () => {
+    const script = `cd "$(mktemp -d)" && rmdir "$PWD" && "$@"`;
+    for (const args of [
+      ['--store', 'relative', 'list'],
+      ['export', 'vm', 'relative'],
+    ]) {
+      const { code, stderr } = await runIn(script, args);
+      expect([code, stderr]).toEqual([10, expect.stringContaining('the current folder') as string]);
+    }
   });
 
   it('refuse to mix the stream with a JSON document', async () => {

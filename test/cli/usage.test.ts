@@ -108,6 +108,45 @@ describe('vmckpt', () => {
       );
   });
 
+  it.each([
+    [['help', 'nosuch'], 'there is no verb "nosuch"', 'vmckpt --help'],
+    [['nosuch'], 'there is no verb "nosuch"', 'vmckpt --help'],
+    [['show'], '<reference> is missing', 'vmckpt help show'],
+    [['list', '--nosuch'], "there is no option '--nosuch'", 'vmckpt help list'],
+    [['list', 'web'], 'list takes 0 arguments, not 1', 'vmckpt help list'],
+    [['list', '-q', '-v'], '-q, --quiet and -v, --verbose exclude each other', 'vmckpt help list'],
+    [['restore', 'web', '--mode'], '--mode <mode> has no value', 'vmckpt help restore'],
+    [
+      ['restore', 'web', '--mode', 'x'],
+      '"x" is no value of --mode <mode>: one of prefetch, lazy, eager, map expected',
+      'vmckpt help restore',
+    ],
+    [
+      ['restore', 'web', '--count', 'x'],
+      '"x" is no value of --count <n>: a number from 1 to 1000 is expected',
+      'vmckpt help restore',
+    ],
+    [
+      ['completion', 'tcsh'],
+      '"tcsh" is no <shell>: one of bash, zsh, fish expected',
+      'vmckpt help completion',
+    ],
+    [['uffd', 'web'], '--socket <path> is missing', 'vmckpt help uffd'],
+  ])('says what is wrong with %j, in its own words', async (args, message, hint) => {
+    const { json } = await run(['--json', ...args]);
+    expect(json).toEqual({
+      error: { code: 'USAGE', message, hint: expect.stringContaining(hint) as string },
+    });
+  });
+
+  it('has one meaning for each variable', () => {
+    const meanings = new Map<string, Set<string>>();
+    for (const command of buildProgram(VERBS).commands)
+      for (const { envVar, description } of command.options)
+        meanings.set(envVar!, (meanings.get(envVar!) ?? new Set()).add(description));
+    expect([...meanings].filter(([, texts]) => texts.size > 1)).toEqual([]);
+  });
+
   it('prefers an option to its variable, and the variable to the default', async () => {
     const variable = await run(['--json', 'list'], { env: { VMCKPT_STORE: '/by-variable' } });
     expect(variable.json).toMatchObject({ error: { message: 'there is no store at /by-variable' } });

@@ -48,11 +48,11 @@ describe('writeNewFile', () => {
     const dir = temporaryDir();
     const file = path.join(dir, 'file');
     writeFileSync(file, 'old');
-    await expect(writeNewFile(file, { force: false }, writeText)).rejects.toMatchObject({
+    await expect(writeNewFile(file, { overwrite: false }, writeText)).rejects.toMatchObject({
       code: 'FILE_EXISTS',
     });
     expect(readFileSync(file, 'utf8')).toBe('old');
-    await writeNewFile(file, { force: true }, writeText);
+    await writeNewFile(file, { overwrite: true }, writeText);
     expect(readFileSync(file, 'utf8')).toBe('new');
     expect(readdirSync(dir)).toEqual(['file']);
   });
@@ -64,7 +64,9 @@ describe('writeNewFile', () => {
       writeFileSync(file, 'old');
       await writeText(out);
     };
-    await expect(writeNewFile(file, { force: false }, write)).rejects.toMatchObject({ code: 'FILE_EXISTS' });
+    await expect(writeNewFile(file, { overwrite: false }, write)).rejects.toMatchObject({
+      code: 'FILE_EXISTS',
+    });
     expect(readFileSync(file, 'utf8')).toBe('old');
     expect(readdirSync(dir)).toEqual(['file']);
   });
@@ -74,7 +76,7 @@ describe('writeNewFile', () => {
     mkdirSync(path.join(dir, 'folder'));
     symlinkSync('/dev/null', path.join(dir, 'link'));
     for (const name of ['folder', 'link'])
-      await expect(writeNewFile(path.join(dir, name), { force: true }, writeText)).rejects.toMatchObject({
+      await expect(writeNewFile(path.join(dir, name), { overwrite: true }, writeText)).rejects.toMatchObject({
         code: 'FILE_EXISTS',
       });
     expect(readdirSync(dir)).toEqual(['folder', 'link']);
@@ -86,12 +88,17 @@ describe('writeNewFile', () => {
       out.write('half');
       throw new Error('no more');
     };
-    await expect(writeNewFile(path.join(dir, 'file'), { force: false }, write)).rejects.toThrow('no more');
+    await expect(writeNewFile(path.join(dir, 'file'), { overwrite: false }, write)).rejects.toThrow(
+      'no more',
+    );
     expect(readdirSync(dir)).toEqual([]);
   });
 
   it('names the file when its folder is missing', async () => {
     const file = path.join(temporaryDir(), 'missing', 'file');
-    await expect(writeNewFile(file, { force: false }, writeText)).rejects.toThrow(`cannot write ${file}`);
+    await expect(writeNewFile(file, { overwrite: false }, writeText)).rejects.toMatchObject({
+      code: 'HOST_FILE_MISSING',
+      message: expect.stringContaining(file) as string,
+    });
   });
 });

@@ -31,7 +31,7 @@ export function exportTo(
   file: string,
   options: Pick<ExportOptions, 'storeDir'> & Partial<ExportOptions>,
 ): Promise<ExportReport> {
-  return exportMachine({ reference: 'vm', target: { file, force: false }, ...quiet, ...options });
+  return exportMachine({ reference: 'vm', target: { file, overwrite: false }, ...quiet, ...options });
 }
 
 /** All that a stream says, or a generation holds, of a machine; missing pages as zeros. */
