@@ -120,6 +120,8 @@ export const manifestSchema = v.object({
           value: text,
           /** The command line does not give it: it is set before the VM runs. */
           replay: v.optional(v.boolean()),
+          /** `lost` says how a restore has it otherwise; it stands for all settings of its id. */
+          lost: v.optional(v.boolean()),
         }),
       ),
       v.maxLength(MAX_LIST),

@@ -1,7 +1,14 @@
 /** What QEMU's monitors had set in the VM that was saved: set again before it runs, and compared when it does. */
 import type { Manifest } from '../checkpoint/manifest.js';
 import type { LaunchPlan } from '../launch/launch-plan.js';
-import { describeSetting, keyOf, readSettings, SETTINGS, type Setting } from '../qemu/drift/settings.js';
+import {
+  describeSetting,
+  keyOf,
+  keyOfPart,
+  readSettings,
+  SETTINGS,
+  type Setting,
+} from '../qemu/drift/settings.js';
 import type { QmpClient } from '../qemu/qmp.js';
 
 type Kept = NonNullable<Manifest['settings']>[number];
@@ -42,16 +49,22 @@ export async function compareSettings(qmp: QmpClient, { manifest, options, plan 
   const settings = manifest.settings?.filter(({ value }) => !places.has(value));
   // A VM that ends meanwhile has others to say so.
   const found = settings === undefined ? [] : await differences(qmp, settings).catch(() => []);
-  const all = [...lost, ...found];
-  if (all.length > 0) options.onMessage(`Differs from the saved VM: ${all.join('; ')}.`);
+  if (lost.length > 0) options.onMessage(`Not in the checkpoint: ${lost.join('; ')}.`);
+  if (found.length > 0) options.onMessage(`Differs from the saved VM: ${found.join('; ')}.`);
 }
 
 async function differences(qmp: QmpClient, settings: readonly Kept[]): Promise<string[]> {
+  const lost = new Set(settings.filter((setting) => setting.lost).map(keyOfPart));
+  const isCompared = (setting: Setting) => !lost.has(keyOfPart(setting));
   const now = await valuesNow(qmp);
-  const saved = settings.filter(({ kind }) => SETTINGS[kind]?.read !== undefined);
+  const saved = settings.filter(
+    (setting) => SETTINGS[setting.kind]?.read !== undefined && isCompared(setting),
+  );
   const known = new Set(saved.map((setting) => keyOf(setting)));
   const gone = saved.filter((setting) => setting.name === 'type' && !now.has(keyOf(setting)));
-  const added = [...now.values()].filter((setting) => setting.name === 'type' && !known.has(keyOf(setting)));
+  const added = [...now.values()].filter(
+    (setting) => setting.name === 'type' && !known.has(keyOf(setting)) && isCompared(setting),
+  );
   const changed = saved.filter((setting) => (now.get(keyOf(setting)) ?? setting).value !== setting.value);
   await Promise.all(changed.map((setting) => apply(qmp, setting)));
   const then = changed.length === 0 ? now : await valuesNow(qmp);

@@ -11,13 +11,15 @@ import { unexplainedListeners } from './listeners.js';
 import { withForwards } from './forwards.js';
 import { DriveNow, withMedia } from './media.js';
 import { withAddedObjects, withoutRemoved } from './rewriting.js';
-import { readDevices, readSettings, SETTINGS, type Setting } from './settings.js';
-import { findUnaccounted, findUnreadable, saysAll } from './unaccounted.js';
+import { keyOfPart, readDevices, readSettings, SETTINGS, type Setting } from './settings.js';
+import { findUnaccounted, findUnreadable, saysAll, type Loss } from './unaccounted.js';
 
 /** As a manifest keeps it. */
 export interface KeptSetting extends Setting {
   /** The command line does not give it: it is set before the VM runs. */
   readonly replay?: boolean;
+  /** A restore has it otherwise, and is told so elsewhere: stands for all settings of its part. */
+  readonly lost?: boolean;
 }
 
 export interface Drift {
@@ -65,10 +67,11 @@ export async function findDrift(
   ]);
   const kept = [...settings, ...others].map((setting) => withReplay(setting, options));
   const changed = kept.filter(({ kind, replay }) => SETTINGS[kind]?.read !== undefined || replay);
+  const losses = [...unaccounted, ...otherLosses(vm, options, changed)];
   return {
     args,
-    settings: changed.filter(isRepeatable),
-    lost: [...unaccounted, ...otherLosses(vm, options, changed)],
+    settings: withoutLost(changed.filter(isRepeatable), losses),
+    lost: losses.map(({ text }) => text),
     unexplained: unexplainedListeners(vm.pid, args).map((where) => `QEMU listens at ${where}`),
     unreadable,
     network,
@@ -110,6 +113,13 @@ function withReplay(setting: Setting, options: readonly Option[]): KeptSetting {
   return expected === undefined || expected === setting.value ? setting : { ...setting, replay: true };
 }
 
+/** What is lost is known to differ: a restore compares the rest. */
+function withoutLost(settings: readonly KeptSetting[], losses: readonly Loss[]): KeptSetting[] {
+  const parts = new Map(losses.flatMap(({ part }) => (part === undefined ? [] : [[keyOfPart(part), part]])));
+  const lost = [...parts.values()].map((part) => ({ ...part, name: 'type', value: 'null', lost: true }));
+  return [...settings.filter((setting) => !parts.has(keyOfPart(setting))), ...lost];
+}
+
 /** A node whose name QEMU makes up has another one next time. */
 function isRepeatable({ kind, id }: Setting): boolean {
   return kind !== 'threshold' || !id.startsWith('#');
@@ -119,23 +129,24 @@ function otherLosses(
   { cpu, memoryBackends }: Pick<VmDescription, 'cpu' | 'memoryBackends'>,
   options: readonly Option[],
   settings: readonly Setting[],
-): string[] {
+): Loss[] {
   const thresholds = settings.filter((setting) => !isRepeatable(setting));
-  const named = thresholds.map(({ id }) => `the write threshold of the unnamed node ${id} is set`);
+  const named = thresholds.map(({ id }) => ({
+    text: `the write threshold of the unnamed node ${id} is set`,
+  }));
   if (!saysAll(options)) return named;
   const processors = processorsOf(options);
   const objects = options.filter(({ name }) => name === 'object').map((option) => propertyOf(option, 'id'));
+  // The machine's own, when the command line names none.
+  const isOwnMemory = (id: string) => /(^|[.-])ram(-node\d+)?$/.test(id) || /^ram-node\d+$/.test(id);
+  const memories = memoryBackends.filter(({ id }) => !objects.includes(id) && !isOwnMemory(id));
+  const count = `there are ${cpu.count} processors now, and ${processors} in the command line`;
   return [
     ...named,
     ...(processors !== undefined && processors !== cpu.count
-      ? [`there are ${cpu.count} processors now, and ${processors} in the command line`]
+      ? [{ text: count, part: { kind: 'cpu', id: 'guest' } }]
       : []),
-    ...memoryBackends
-      // The machine's own, when the command line names none.
-      .filter(
-        ({ id }) => !objects.includes(id) && !/(^|[.-])ram(-node\d+)?$/.test(id) && !/^ram-node\d+$/.test(id),
-      )
-      .map(({ id }) => `the memory "${id}" was added`),
+    ...memories.map(({ id }) => ({ text: `the memory "${id}" was added at run time` })),
   ];
 }
 

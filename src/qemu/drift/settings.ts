@@ -52,7 +52,18 @@ export function describeSetting({ kind, id, name }: Setting): string {
   return name === 'type' ? what : `${name} of ${what}`;
 }
 
-/** Names what a setting is of; the same for two values of it. */
+/** What a setting is of: it is there or not, with all of its settings. */
+export type Part = Pick<Setting, 'kind' | 'id'>;
+
+export function keyOfPart({ kind, id }: Part): string {
+  return JSON.stringify([kind, id]);
+}
+
+export function describePart(part: Part): string {
+  return describeSetting({ ...part, name: 'type', value: '' });
+}
+
+/** The same for two values of a setting. */
 export function keyOf({ kind, id, name }: Setting): string {
   return JSON.stringify([kind, id, name]);
 }

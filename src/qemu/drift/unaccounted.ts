@@ -3,7 +3,7 @@ import * as v from 'valibot';
 import { isOn, propertiesOf, propertyOf, type Option } from '../command-line.js';
 import { givenNodes } from '../given-images.js';
 import type { QmpClient } from '../qmp.js';
-import type { Setting } from './settings.js';
+import { describePart, type Part, type Setting } from './settings.js';
 
 const Bitmaps = v.optional(
   v.array(v.object({ name: v.optional(v.string()), persistent: v.optional(v.boolean(), false) })),
@@ -16,6 +16,14 @@ const FdSets = v.array(
 );
 const Spice = v.object({ auth: v.optional(v.string()) });
 
+/** A change that a restore will not have. */
+export interface Loss {
+  /** A sentence without its end. */
+  readonly text: string;
+  /** What was added, removed or changed, where its settings are known. */
+  readonly part?: Part;
+}
+
 export interface Subject {
   readonly options: readonly Option[];
   readonly settings: readonly Setting[];
@@ -23,19 +31,17 @@ export interface Subject {
   readonly network: string;
 }
 
-/** @returns a sentence without its end for each */
-export async function findUnaccounted(qmp: QmpClient, subject: Subject): Promise<string[]> {
+export async function findUnaccounted(qmp: QmpClient, subject: Subject): Promise<Loss[]> {
   const [blocks, fdSets, netdevs, capture] = await Promise.all([
     blockParts(qmp),
     addedDescriptors(qmp, subject.options),
     removedNetdevs(qmp, subject),
     human(qmp, 'info capture'),
   ]);
+  const sounds = /^\[\d+\]: /m.test(capture) ? ['sound is being captured (wavcapture)'] : [];
   return [
-    ...blocks,
-    ...fdSets,
+    ...[...blocks, ...fdSets, ...sounds].map((text) => ({ text })),
     ...netdevs,
-    ...(/^\[\d+\]: /m.test(capture) ? ['sound is being captured (wavcapture)'] : []),
     ...(saysAll(subject.options) ? changedParts(subject) : []),
   ];
 }
@@ -97,7 +103,7 @@ async function addedDescriptors(qmp: QmpClient, options: readonly Option[]): Pro
 }
 
 /** With a card of its own one stays in QEMU's list; of a user-mode one its monitor then knows no more. */
-async function removedNetdevs(qmp: QmpClient, { options, network }: Subject): Promise<string[]> {
+async function removedNetdevs(qmp: QmpClient, { options, network }: Subject): Promise<Loss[]> {
   const netdevs = options.filter(({ name }) => name === 'netdev');
   const found = netdevs.map(async (option) => {
     const id = propertyOf(option, 'id') ?? '';
@@ -108,7 +114,7 @@ async function removedNetdevs(qmp: QmpClient, { options, network }: Subject): Pr
       isListed &&
       propertyOf(option, 'type') === 'user' &&
       (await human(qmp, command)).includes('unrecognized netdev');
-    return isListed && !isGone ? [] : [`the network back-end "${id}" was removed`];
+    return isListed && !isGone ? [] : [changed({ kind: 'netdev', id }, 'removed')];
   });
   return (await Promise.all(found)).flat();
 }
@@ -125,7 +131,7 @@ export function saysAll(options: readonly Option[]): boolean {
 /** Labels of character devices that an option makes without naming them. */
 const OWN_LABEL = /^(serial\d+|parallel\d+|compat_monitor\d+|debugcon|virtcon\d+|vc\d*|seri.*|usb.*)$/;
 
-function changedParts({ options, settings }: Subject): string[] {
+function changedParts({ options, settings }: Subject): Loss[] {
   const now = (kind: string) => settings.filter((each) => each.kind === kind).map(({ id }) => id);
   const given = (name: string) =>
     options.filter((each) => each.name === name).flatMap((each) => propertyOf(each, 'id') ?? []);
@@ -136,19 +142,19 @@ function changedParts({ options, settings }: Subject): string[] {
     label === 'gdb' || OWN_LABEL.test(label) || isBase(label, now('chardev'));
   return [
     ...differences(
-      'character device',
+      'chardev',
       chardevs,
       now('chardev').filter((label) => chardevs.includes(label) || !isMadeBeside(label)),
     ),
     ...(now('chardev').includes('gdb') && !options.some(({ name }) => ['s', 'gdb'].includes(name))
-      ? ['the debugger was let in (gdbserver)']
+      ? [{ text: 'the debugger was let in (gdbserver)', part: { kind: 'chardev', id: 'gdb' } }]
       : []),
     ...differences(
       'object',
       given('object').filter((id) => !isMemory(options, id)),
       now('object'),
     ),
-    ...differences('block node', nodes, now('node')),
+    ...differences('node', nodes, now('node')),
   ];
 }
 
@@ -162,12 +168,16 @@ function isOwn(id: string): boolean {
   return id.startsWith('vmckpt-');
 }
 
-function differences(what: string, given: readonly string[], now: readonly string[]): string[] {
+function differences(kind: string, given: readonly string[], now: readonly string[]): Loss[] {
   const [before, after] = [new Set(given), new Set(now)];
   return [
-    ...[...after].filter((id) => !before.has(id)).map((id) => `the ${what} "${id}" was added`),
-    ...[...before].filter((id) => !after.has(id)).map((id) => `the ${what} "${id}" was removed`),
+    ...[...after].filter((id) => !before.has(id)).map((id) => changed({ kind, id }, 'added')),
+    ...[...before].filter((id) => !after.has(id)).map((id) => changed({ kind, id }, 'removed')),
   ];
+}
+
+function changed(part: Part, how: 'added' | 'removed'): Loss {
+  return { text: `${describePart(part)} was ${how} at run time`, part };
 }
 
 function nodeNames(drive: Option): string[] {
