@@ -68,7 +68,7 @@ async function differences(qmp: QmpClient, settings: readonly Kept[]): Promise<s
   const changed = saved.filter((setting) => (now.get(keyOf(setting)) ?? setting).value !== setting.value);
   await Promise.all(changed.map((setting) => apply(qmp, setting)));
   const then = changed.length === 0 ? now : await valuesNow(qmp);
-  const stays = changed.filter((setting) => then.get(keyOf(setting))?.value !== setting.value);
+  const stays = await staying(qmp, changed, then);
   return [
     ...gone.map((setting) => `${describeSetting(setting)} is missing`),
     ...added.map((setting) => `${describeSetting(setting)} was not there`),
@@ -77,6 +77,21 @@ async function differences(qmp: QmpClient, settings: readonly Kept[]): Promise<s
         `${describeSetting(setting)} was ${setting.value} and is ${then.get(keyOf(setting))?.value ?? 'gone'}`,
     ),
   ];
+}
+
+/** What still has another value, unless that is QEMU's own doing. */
+async function staying(
+  qmp: QmpClient,
+  changed: readonly Kept[],
+  then: ReadonlyMap<string, Setting>,
+): Promise<Kept[]> {
+  const stays = changed.map(async (wanted) => {
+    const shown = then.get(keyOf(wanted));
+    if (shown?.value === wanted.value) return [];
+    const isQemus = shown && SETTINGS[wanted.kind]?.isQemus?.(qmp, { wanted, shown });
+    return (await isQemus) ? [] : [wanted];
+  });
+  return (await Promise.all(stays)).flat();
 }
 
 async function valuesNow(qmp: QmpClient): Promise<Map<string, Setting>> {

@@ -3,13 +3,16 @@ import { once } from 'node:events';
 import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, expect, it } from 'vitest';
+import type { Manifest } from '../../src/checkpoint/manifest.js';
+import { keyOf, readSettings } from '../../src/qemu/drift/settings.js';
 import type { QmpClient } from '../../src/qemu/qmp.js';
 import { restore } from '../../src/restore/restore.js';
 import type { RestoreOptions } from '../../src/restore/attempt.js';
+import { compareSettings } from '../../src/restore/settings.js';
 import { save, type SaveOptions } from '../../src/save/save.js';
 import { freePort } from '../../src/qemu/free-places.js';
 import { poll } from '../../src/util/deadline.js';
-import { qemuBinary } from '../support/cache.js';
+import { qemuBinary, qemuProblem, type NewerQemu, type QemuChoice } from '../support/cache.js';
 import { useOwnFolders } from '../support/checkpointing.js';
 import { killAndWait, killAtExit, spawnTracked } from '../support/processes.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
@@ -357,6 +360,62 @@ describeOnEachQemu('a change made at run time', (choice) => {
     expect(await ask((qmp) => qmp.execute('query-status'))).toMatchObject({ running: true });
   });
 
+  it.each(newerThan(choice))(
+    'is no default of QEMU %s, which may differ, and comes along to it',
+    async (newer) => {
+      await start(
+        ...['-object', 'iothread,id=io0', '-object', 'iothread,id=io1,poll-grow=0,poll-max-ns=5'],
+        ...['-object', 'throttle-group,id=tg0', '-object', 'rng-builtin,id=rng', '-object', 'can-bus,id=can'],
+        ...['-object', 'rng-random,id=rr,filename=/dev/urandom', '-object', 'authz-simple,id=az,identity=x'],
+        ...[
+          '-object',
+          'cryptodev-backend-builtin,id=cb',
+          '-netdev',
+          'user,id=n0',
+          '-device',
+          'e1000,netdev=n0',
+        ],
+        ...['-object', 'filter-buffer,id=fb,netdev=n0,interval=1000', '-device', 'virtio-balloon,id=b'],
+        ...['-device', 'virtio-rng-pci,rng=rng', '-drive', `file=${file('disk.raw')},format=raw,if=virtio`],
+      );
+      expect(await saved()).toBe('');
+      expect(await restored({ qemuBinary: qemuBinary(newer) })).toBe('');
+      for (const pid of running) await killAndWait(pid);
+      await start('-object', 'iothread,id=io0', '-object', 'iothread,id=io1');
+      const set = (property: string, value: number) =>
+        ask((qmp) => qmp.execute('qom-set', { path: '/objects/io1', property, value }));
+      await set('poll-max-ns', 0);
+      await set('poll-grow', 7);
+      expect(await saved()).toBe('');
+      expect(await restored({ qemuBinary: qemuBinary(newer) })).toBe('');
+      const threads = (await ask((qmp) => qmp.execute('query-iothreads'))) as Answer[];
+      expect(threads.find(({ id }) => id === 'io1')).toMatchObject({ 'poll-max-ns': 0, 'poll-grow': 7 });
+    },
+  );
+
+  it('is named where QEMU takes other values, and not this one', async () => {
+    await start('-object', 'iothread,id=io0', '-object', 'rng-random,id=rr,filename=/dev/urandom');
+    const settings = [
+      { kind: 'object', id: 'io0', name: 'poll-max-ns', value: '-1' },
+      { kind: 'object', id: 'rr', name: 'opened', value: 'false' },
+    ];
+    const told: string[] = [];
+    const qmp = await connectWhenReady(socket);
+    const there = await readSettings(qmp);
+    const kept = there.filter((now) => !settings.some((own) => keyOf(own) === keyOf(now)));
+    await compareSettings(qmp, {
+      manifest: { settings: [...kept, ...settings] } as unknown as Manifest,
+      options: { qemuArgs: undefined, onMessage: (text) => told.push(text) },
+      plan: { moved: [] },
+    });
+    await qmp.close();
+    expect(told).toEqual([
+      expect.stringMatching(
+        /^Differs from the saved VM: poll-max-ns of the object "io0" was -1 and is \d+\.$/,
+      ),
+    ]);
+  });
+
   it('comes along to a clone, whose ports and sockets are its own', async () => {
     const port = await freePort(ANY);
     await start(
@@ -383,6 +442,12 @@ describeOnEachQemu('a change made at run time', (choice) => {
     expect(await restored({ vmName: 'clone', identity: 'clone', mode: 'eager' })).toBe('');
   });
 });
+
+/** Those that are here. */
+function newerThan(choice: QemuChoice): NewerQemu[] {
+  const newer = choice === 'system' ? (['10', '11'] as const) : (['11'] as const);
+  return newer.filter((each) => qemuProblem(each) === undefined);
+}
 
 const ANY = { protocol: 'tcp', host: '127.0.0.1', port: 1, lowest: 1 } as const;
 const EMPTY_DUMP_BYTES = 24;

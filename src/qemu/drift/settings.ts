@@ -24,13 +24,20 @@ interface Kind {
   readonly read?: (qmp: QmpClient) => Promise<Setting[]>;
   /** Sets it again. Undefined: cannot be set. */
   readonly apply?: (qmp: QmpClient, setting: Setting) => Promise<unknown>;
+  /** Whether it is QEMU that shows another value than the one that was set. Undefined: never. */
+  readonly isQemus?: (qmp: QmpClient, values: Values) => Promise<boolean>;
+}
+
+interface Values {
+  readonly wanted: Setting;
+  readonly shown: Setting;
 }
 
 /** What a restore sets comes from a file: each kind can do nothing but what its entry says. */
 export const SETTINGS: Readonly<Record<string, Kind>> = {
   throttle: { called: 'the drive', read: readThrottles, apply: setThrottle },
   threshold: { called: 'the node', apply: setThreshold },
-  object: { called: 'the object', read: readObjects, apply: setObject },
+  object: { called: 'the object', read: readObjects, apply: setObject, isQemus: isObjectsOwn },
   device: { called: 'the device', apply: setDevice },
   trace: { called: 'the trace event', apply: enableTrace },
   link: { called: 'the link of', apply: cutLink },
@@ -159,6 +166,19 @@ async function setObject(qmp: QmpClient, { id, name, value }: Setting): Promise<
     property: name,
     value: JSON.parse(value) as unknown,
   });
+}
+
+/**
+ * Versions differ in their defaults, and show them differently (0, or what it stands for). A value that QEMU takes means to
+ * it what it shows; one that cannot be set while it runs is what the command line and its version make it.
+ */
+async function isObjectsOwn(qmp: QmpClient, { wanted, shown }: Values): Promise<boolean> {
+  const takes = (setting: Setting) =>
+    setObject(qmp, setting).then(
+      () => true,
+      () => false,
+    );
+  return (await takes(wanted)) || !(await takes(shown));
 }
 
 /** Properties of devices that can be set while the VM runs, and what they are unless somebody has. */
