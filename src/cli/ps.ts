@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import { adviceOn } from '../vms/advice.js';
 import { listVms, type VmSummary } from '../vms/list.js';
+import { withRunStates, type WithRunState } from '../vms/run-state.js';
 import { table } from './text.js';
 import { contextOf, verb } from './verb.js';
 
@@ -10,10 +11,10 @@ export function psCommand(): Command {
     'ps',
     'List the VMs that were restored on this machine, and how much of their memory is loaded.',
     ['failed', 'usage', 'notPermitted'],
-  ).action((_flags: object, command: Command) => {
+  ).action(async (_flags: object, command: Command) => {
     const { output } = contextOf(command);
-    const vms = listVms();
-    if (vms.length === 0) output.message('No restored VMs.');
+    const vms = await withRunStates(listVms());
+    if (vms.length === 0 && !output.json) output.message('No restored VMs.');
     output.result({ vms }, describe(vms));
     for (const { name, status, error } of vms) {
       const advice = adviceOn({ name, status });
@@ -23,15 +24,17 @@ export function psCommand(): Command {
   });
 }
 
-function describe(vms: readonly VmSummary[]): string {
+function describe(vms: readonly (VmSummary & WithRunState)[]): string {
   if (vms.length === 0) return '';
-  const rows = vms.map(({ name, checkpoint, generation, status, qemuPid, memoryShare, qmpSocket }) => [
-    name,
-    checkpoint === name ? String(generation) : `${checkpoint}@${generation}`,
-    status,
-    qemuPid === null ? '-' : String(qemuPid),
-    memoryShare === null ? '-' : `${Math.floor(memoryShare * 100)}%`,
-    qmpSocket,
-  ]);
+  const rows = vms.map(
+    ({ name, checkpoint, generation, status, runState, qemuPid, memoryShare, qmpSocket }) => [
+      name,
+      checkpoint === name ? String(generation) : `${checkpoint}@${generation}`,
+      runState === null || runState === 'running' ? status : `${status}, ${runState}`,
+      qemuPid === null ? '-' : String(qemuPid),
+      memoryShare === null ? '-' : `${Math.floor(memoryShare * 100)}%`,
+      qmpSocket,
+    ],
+  );
   return table(['NAME', 'GEN', 'STATUS', 'PID', 'MEMORY', 'QMP SOCKET'], rows);
 }

@@ -58,7 +58,7 @@ describe('restored VMs', () => {
 
   it('are an empty list where nothing was restored', async () => {
     expect(await run(['ps'])).toMatchObject({ code: 0, stdout: '' });
-    expect(await run(['--json', 'ps'])).toMatchObject({ code: 0, json: { vms: [] } });
+    expect(await run(['--json', 'ps'])).toMatchObject({ code: 0, json: { vms: [] }, stderr: '' });
     expect(await run(['--json', 'stop', 'web'])).toMatchObject({
       code: 10,
       json: { error: { code: 'NO_SUCH_VM' } },
@@ -75,7 +75,7 @@ describe('restored VMs', () => {
     const { stdout } = await run(['ps']);
     expect(stdout).toMatch(
       new RegExp(
-        `^NAME +GEN +STATUS +PID +MEMORY +QMP SOCKET\\nweb +3 +serving +${qemu.pid} +- +/.+qmp.sock\\n$`,
+        `^NAME +GEN +STATUS +PID +MEMORY +QMP SOCKET\\nweb +3 +serving, prelaunch +${qemu.pid} +- +/.+qmp.sock\\n$`,
       ),
     );
     expect(await run(['--json', 'stop', 'web'])).toMatchObject({
@@ -87,6 +87,28 @@ describe('restored VMs', () => {
       false,
       false,
     ]);
+  });
+
+  it('are listed at once, with their state, or without that of one that does not answer', async () => {
+    const [paused, silent] = [folderOf('paused'), folderOf('silent')];
+    for (const folder of [paused, silent]) {
+      const qemu = await startQemu(folder);
+      record(folder, { qemu: identifyProcess(qemu.pid)! });
+      folder.writeTransfer({ process: deadProcess(), status: 'complete' });
+      const qmp = await connectWhenReady(folder.file('qmp.sock'));
+      await qmp.execute('cont');
+      if (folder === paused) await qmp.execute('stop');
+      else process.kill(qemu.pid, 'SIGSTOP');
+      await qmp.close();
+    }
+    expect(await run(['--json', 'ps'])).toMatchObject({
+      code: 0,
+      json: { vms: [{ runState: 'paused' }, { runState: null }] },
+    });
+    const { stdout } = await run(['ps']);
+    expect(stdout).toMatch(/^paused +3 +complete, paused /m);
+    expect(stdout).toMatch(/^silent +3 +complete {2}/m);
+    for (const name of ['paused', 'silent']) await run(['stop', name]);
   });
 
   it('are killed when QEMU answers neither QMP nor signals', async () => {
