@@ -18,12 +18,12 @@ export function listCommand(): Command {
     const checkpoints = (await store.list()).sort(
       (a, b) => a.name.localeCompare(b.name) || b.generation - a.generation,
     );
-    if (checkpoints.length === 0) output.message(`No checkpoints in ${storeDir}.`);
+    if (checkpoints.length === 0 && !output.json) output.message(`No checkpoints in ${storeDir}.`);
     output.result({ checkpoints: checkpoints.map(documentOf) }, describe(checkpoints));
   });
 }
 
-function documentOf({ name, generation, facts, problem, rawMemory }: GenerationSummary) {
+function documentOf({ name, generation, facts, problem, seal, rawMemory }: GenerationSummary) {
   return {
     name,
     generation,
@@ -37,13 +37,14 @@ function documentOf({ name, generation, facts, problem, rawMemory }: GenerationS
     rawMemoryBytes: rawMemory?.storedBytes ?? null,
     restoreProblems: facts?.restoreProblems ?? [],
     lost: facts?.lost ?? [],
+    seal: seal ?? null,
     problem: problem ?? null,
   };
 }
 
 function describe(checkpoints: readonly GenerationSummary[]): string {
   if (checkpoints.length === 0) return '';
-  const rows = checkpoints.map(({ name, generation, facts, problem, rawMemory }) => [
+  const rows = checkpoints.map(({ name, generation, facts, problem, seal, rawMemory }) => [
     name,
     String(generation),
     facts === undefined ? '-' : formatTime(facts.created),
@@ -54,12 +55,17 @@ function describe(checkpoints: readonly GenerationSummary[]): string {
       : rawMemory.storedBytes === null
         ? 'changed'
         : formatBytes(rawMemory.storedBytes),
-    facts === undefined ? (problem?.code ?? '-') : stateOf(facts),
+    facts === undefined ? (problem?.code ?? '-') : stateOf(facts, seal),
   ]);
   return table(['NAME', 'GEN', 'CREATED', 'RAM', 'STORED', 'RAW', 'STATE'], rows);
 }
 
-function stateOf(facts: NonNullable<GenerationSummary['facts']>): string {
-  const state = holdsMemoryOnly(facts) ? 'memory' : (facts.vmState ?? facts.runState);
-  return facts.restoreProblems === undefined ? state : `${state}, needs a command line of its own`;
+function stateOf(facts: NonNullable<GenerationSummary['facts']>, seal: GenerationSummary['seal']): string {
+  // Bare memory has no command line.
+  if (holdsMemoryOnly(facts)) return 'memory';
+  return [
+    facts.vmState ?? facts.runState,
+    ...(seal === 'own' ? [] : ['not sealed by this user']),
+    ...(facts.restoreProblems === undefined ? [] : ['needs a command line of its own']),
+  ].join(', ');
 }

@@ -83,10 +83,11 @@ export function saveCommand(): Command {
     });
 }
 
-function describe({ name, generation, pauseMs, totalMs, storedBytes, nonZeroBytes }: SaveReport): string {
+function describe(report: SaveReport): string {
+  const { name, generation, pauseMs, totalMs, storedBytes, nonZeroBytes, isSealed } = report;
   return (
     `Saved ${name}@${generation}: ${formatBytes(nonZeroBytes)} of memory in ${formatBytes(storedBytes)}, ` +
-    `paused for ${formatMs(pauseMs)}, done in ${formatMs(totalMs)}.`
+    `paused for ${formatMs(pauseMs)}, done in ${formatMs(totalMs)}${isSealed ? '' : ', not sealed'}.`
   );
 }
 

@@ -85,6 +85,8 @@ export interface SaveReport {
   readonly restoreProblems: NonNullable<Manifest['restoreProblems']>;
   /** What a restore does not bring back. */
   readonly lost: readonly string[];
+  /** Whether a restore by this user needs no --trust-command-line. */
+  readonly isSealed: boolean;
 }
 
 /**
@@ -132,7 +134,7 @@ async function saveOnce(
       const store = await Store.openOrCreate(options.storeDir);
       const pending = await store.begin(options.name);
       try {
-        const { manifest, result } = await saveInto(pending, {
+        const { manifest, result, isSealed } = await saveInto(pending, {
           options,
           qmp,
           journal,
@@ -143,7 +145,7 @@ async function saveOnce(
         });
         step(`generation ${pending.generation} is stored: ${elided(manifest.sizes)}`);
         if (options.quit) await source.end(onMessage);
-        return reportOf(manifest, result, roundMs(nowMs() - startMs));
+        return { ...reportOf(manifest, result, roundMs(nowMs() - startMs)), isSealed };
       } catch (error) {
         await pending.abort();
         throw error;
@@ -180,7 +182,7 @@ async function rehearse(vm: VmDescription, options: SaveOptions): Promise<readon
 async function saveInto(
   pending: PendingGeneration,
   work: Work,
-): Promise<{ manifest: Manifest; result: MethodResult }> {
+): Promise<{ manifest: Manifest; result: MethodResult; isSealed: boolean }> {
   const { vm, method, options, restoreProblems } = work;
   const { note, wanted } = await noteSettings(work);
   const instant = new Instant(options.participants);
@@ -210,7 +212,7 @@ async function saveInto(
     if (options.layout === 'raw') await writeRawMemory(pending.dir, { signal: options.signal });
     await pending.commit(options);
     saved = true;
-    return { manifest, result };
+    return { manifest, result, isSealed: unsealed === undefined };
   } finally {
     try {
       await settle(work, { note, saved });
@@ -274,7 +276,11 @@ async function changeSettings({ qmp, method }: Work, wanted: MigrationSettings):
   }
 }
 
-function reportOf(manifest: Manifest, { pauseMs, iterations }: MethodResult, totalMs: number): SaveReport {
+function reportOf(
+  manifest: Manifest,
+  { pauseMs, iterations }: MethodResult,
+  totalMs: number,
+): Omit<SaveReport, 'isSealed'> {
   const { name, generation, sizes, restoreProblems = [], lost = [] } = manifest;
   const { ramBytes, nonZeroBytes, storedBytes, deviceStateBytes } = sizes;
   return {

@@ -42,7 +42,15 @@ export interface SealedManifest {
 /** @throws VmckptError as readManifest() */
 export function readSealedManifest(dir: string): SealedManifest {
   const { manifest, encoded } = readEncodedManifest(dir);
-  return { manifest, judgeSeal: () => judgeSeal(dir, { encoded, isImport: manifest.mode === 'import' }) };
+  return { manifest, judgeSeal: () => judgeSeal(dir, { encoded, whyMissing: whyMissing(manifest) }) };
+}
+
+/** Why it was probably never sealed. */
+function whyMissing({ mode, process: saved }: Manifest): string {
+  if (mode === 'import') return 'it was imported, and has no seal';
+  return saved === undefined || saved.uid === process.geteuid?.()
+    ? 'it has no seal'
+    : `it has no seal: QEMU ran as the user ${saved.uid}`;
 }
 
 /**
@@ -62,14 +70,13 @@ export async function writeSeal(dir: string, encodedManifest: Uint8Array, key: S
 
 function judgeSeal(
   dir: string,
-  { encoded, isImport }: { readonly encoded: Uint8Array; readonly isImport: boolean },
+  { encoded, whyMissing: reason }: { readonly encoded: Uint8Array; readonly whyMissing: string },
 ): SealVerdict {
   let key: SealKey | undefined;
   let text: string | undefined;
   try {
     text = readSealFile(path.join(dir, SEAL_FILE));
-    if (text === undefined)
-      return { status: 'missing', reason: isImport ? 'it was imported, and has no seal' : 'it has no seal' };
+    if (text === undefined) return { status: 'missing', reason };
     key = readSealKey();
   } catch (error) {
     if (!(error instanceof VmckptError)) throw error;

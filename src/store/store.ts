@@ -7,7 +7,8 @@ import type fs from 'node:fs';
 import { lstat, mkdir, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { DIRECTORY_MODE, errnoOf, fsyncPath, writeFailure } from '../checkpoint/files.js';
-import { readManifest, type Manifest } from '../checkpoint/manifest.js';
+import type { Manifest } from '../checkpoint/manifest.js';
+import { readSealedManifest, type SealVerdict } from './seal.js';
 import { summarizeRawMemory, type RawMemorySummary } from '../checkpoint/raw-memory.js';
 import { VmckptError, type ErrorCode } from '../errors.js';
 import { kindOf } from '../util/regular-file.js';
@@ -39,6 +40,8 @@ export interface GenerationSummary {
     | Pick<Manifest, 'created' | 'mode' | 'runState' | 'vmState' | 'sizes' | 'restoreProblems' | 'lost'>
     | undefined;
   readonly problem: { readonly code: ErrorCode; readonly message: string } | undefined;
+  /** Undefined when the manifest cannot be read. */
+  readonly seal: SealVerdict['status'] | undefined;
   readonly rawMemory: RawMemorySummary | null;
 }
 
@@ -211,15 +214,16 @@ export class Store {
   #summaryOf(name: string, generation: number): GenerationSummary {
     const dir = path.join(this.dir, name, String(generation));
     try {
-      const manifest = readManifest(dir);
+      const { manifest, judgeSeal } = readSealedManifest(dir);
       const { created, mode, runState, vmState, sizes, restoreProblems, lost } = manifest;
       const facts = { created, mode, runState, vmState, sizes, restoreProblems, lost };
       const rawMemory = summarizeRawMemory(dir, manifest);
-      return { name, generation, facts, problem: undefined, rawMemory };
+      return { name, generation, facts, problem: undefined, seal: judgeSeal().status, rawMemory };
     } catch (error) {
       if (!(error instanceof VmckptError)) throw error;
       const { code, message } = error;
-      return { name, generation, facts: undefined, problem: { code, message }, rawMemory: null };
+      const problem = { code, message };
+      return { name, generation, facts: undefined, problem, seal: undefined, rawMemory: null };
     }
   }
 

@@ -30,10 +30,10 @@ describe('checkpoints in a store', () => {
     expect(
       rows.slice(1).map(([name, generation, , ram, , , state]) => [name, generation, ram, state]),
     ).toEqual([
-      ['db', '1', '256 KiB', 'running'],
-      ['web', '2', '256 KiB', 'paused'],
-      ['web', '1', '256 KiB', 'running'],
-      ['worn', '1', '256 KiB', 'running'],
+      ['db', '1', '256 KiB', 'running, not sealed by this user'],
+      ['web', '2', '256 KiB', 'paused, not sealed by this user'],
+      ['web', '1', '256 KiB', 'running, not sealed by this user'],
+      ['worn', '1', '256 KiB', 'running, not sealed by this user'],
     ]);
     const { json } = await run(['list', '--json']);
     const { checkpoints } = json as { checkpoints: Record<string, unknown>[] };

@@ -223,7 +223,12 @@ describe('what this user is not known to have saved is refused', () => {
     const done = await save(vm, '--quit');
     expect(done.code).toBe(0);
     expect(done.stderr).toContain('QEMU runs as another user');
-    expect(await restore(vm.name)).toMatchObject(refused(/it has no seal/));
+    expect(done.stdout).toContain(', not sealed.');
+    expect((await run(['list'])).stdout).toMatch(new RegExp(`^${vm.name} .*, not sealed by this user$`, 'm'));
+    expect((await run(['show', vm.name])).stdout).toMatch(
+      /^Seal +it has no seal: QEMU ran as the user 1234$/m,
+    );
+    expect(await restore(vm.name)).toMatchObject(refused(/it has no seal: QEMU ran as the user 1234/));
   });
 
   it('imported', async () => {
