@@ -112,11 +112,15 @@ class ConsoleMove {
     const device = characterDeviceOf(option);
     if (device?.backend === 'pty')
       this.#notes.push(`-${option.name} ${option.value} gets a new terminal; QEMU's log names it.`);
-    if (device === undefined || (device.backend !== 'stdio' && !this.#isEarlierConsole(device)))
-      return option;
-    if (option.name !== 'chardev')
-      return { name: option.name, value: this.#take(`-${option.name} ${option.value}`, device.withMonitor) };
-    this.#take(`-chardev ${option.value}`, false);
+    if (device === undefined) return option;
+    const isEarlier = this.#isEarlierConsole(device);
+    if (device.backend !== 'stdio' && !isEarlier) return option;
+    const what = `-${option.name} ${option.value}`;
+    if (!isEarlier) this.#leaveTerminal(what);
+    else if (device.path !== this.#socket)
+      this.#notes.push(`${what} is the unix socket ${this.#socket} now.`);
+    this.moved = true;
+    if (option.name !== 'chardev') return { name: option.name, value: this.#address(device.withMonitor) };
     return withProperties(option, {
       backend: 'socket',
       signal: undefined,
@@ -134,9 +138,13 @@ class ConsoleMove {
       (option) => option.name === 'device' && propertyOf(option, 'driver') === 'isa-serial',
     );
     const defaultMonitor = !has('monitor', 'mon', 'qmp', 'qmp-pretty');
-    if (!has('serial') && !ownSerialDevice)
-      return [{ name: 'serial', value: this.#take('The console of -nographic', defaultMonitor) }];
-    return defaultMonitor ? [{ name: 'monitor', value: this.#take('The monitor of -nographic', false) }] : [];
+    if (!has('serial') && !ownSerialDevice) {
+      this.#leaveTerminal('The console of -nographic');
+      return [{ name: 'serial', value: this.#address(defaultMonitor) }];
+    }
+    if (!defaultMonitor) return [];
+    this.#leaveTerminal('The monitor of -nographic');
+    return [{ name: 'monitor', value: this.#address(false) }];
   }
 
   /** Where an earlier restore put the console of this VM. */
@@ -147,9 +155,12 @@ class ConsoleMove {
     return file.startsWith(`${runtimeDir()}/`) || /\/vmckpt(-\d+)?\//.test(file);
   }
 
-  #take(what: string, withMonitor: boolean): string {
+  #leaveTerminal(what: string): void {
     this.moved = true;
     this.#notes.push(`${what} is not on a terminal any more: it is the unix socket ${this.#socket}.`);
+  }
+
+  #address(withMonitor: boolean): string {
     return `${withMonitor ? 'mon:' : ''}unix:${escapeCommas(this.#socket)},server=on,wait=off`;
   }
 }

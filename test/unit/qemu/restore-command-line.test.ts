@@ -143,6 +143,20 @@ describe('rewriteForRestore', () => {
     expect(rewrite('-chardev', consoleAt(own))).toEqual(['-chardev', consoleAt(own)]);
   });
 
+  it('says once where a console is that many use, and at its next restore only where it has moved', () => {
+    const users = ['-serial', 'chardev:c', '-device', 'virtconsole,chardev=c', '-mon', 'chardev=c'];
+    const command = ['-nographic', '-chardev', 'stdio,mux=on,id=c', ...users];
+    const { args, notes } = rewriteForRestore(command, SOCKETS);
+    expect(notes).toEqual([
+      '-chardev stdio,mux=on,id=c is not on a terminal any more: it is the unix socket /run/vmckpt/a/console.sock.',
+    ]);
+    expect(rewriteForRestore(args, SOCKETS)).toMatchObject({ args, notes: [] });
+    const clone = rewriteForRestore(args, { ...SOCKETS, consoleSocket: '/run/vmckpt/b/console.sock' });
+    expect(clone.notes).toEqual([
+      expect.stringMatching(/^-chardev socket,\S+ is the unix socket \/run\/vmckpt\/b\/console\.sock now\.$/),
+    ]);
+  });
+
   it('says where the console is now, and only then', () => {
     const moved = rewriteForRestore(['-nographic'], SOCKETS);
     expect(moved.consoleSocket).toBe(SOCKETS.consoleSocket);
