@@ -16,28 +16,33 @@ export function appendToFiles(options: readonly Option[]): Option[] {
   return options.flatMap((option) => {
     const count = counts.get(option.name) ?? 0;
     counts.set(option.name, count + 1);
-    return appended(option, count);
+    return appended(option, LABELS[option.name]?.(count));
   });
 }
 
-function appended(option: Option, count: number): Option[] {
+/** As QEMU calls the character device of an option in the older notation. A monitor's cannot be given to it as a -chardev. */
+const LABELS: Readonly<Record<string, (count: number) => string>> = {
+  serial: (count) => `serial${count}`,
+  parallel: (count) => `parallel${count}`,
+  debugcon: () => 'debugcon',
+};
+
+function appended(option: Option, label: string | undefined): Option[] {
   const device = characterDeviceOf(option);
   if (device === undefined) return [option];
   const isFile = device.backend === 'file';
-  if (isFile && option.name !== 'chardev') return withChardev(option, count);
+  if (isFile && label !== undefined) return withChardev(option, label);
   const has = (key: string) => device.properties.some((property) => property.key === key);
   const missing = [
-    ...(isFile && !has('append') ? [',append=on'] : []),
+    ...(isFile && option.name === 'chardev' && !has('append') ? [',append=on'] : []),
     ...(has('logfile') && !has('logappend') ? [',logappend=on'] : []),
   ];
   return [{ name: option.name, value: `${option.value}${missing.join('')}` }];
 }
 
-/** The older notation (`-serial file:PATH`) cannot append: the device gets a -chardev. */
-function withChardev({ name, value }: Option, count: number): Option[] {
+/** The older notation (`-serial file:PATH`) cannot append: the device gets a -chardev, called as it was. */
+function withChardev({ name, value }: Option, id: string): Option[] {
   const [, mon, file = ''] = /^(mon:)?file:(.*)$/s.exec(value!)!;
-  // The device that -debugcon makes looks for this id.
-  const id = name === 'debugcon' ? name : `${name}${count}-file`;
   const chardev = { name: 'chardev', value: `file,id=${id}` };
   return [
     withProperties(chardev, { path: file, append: 'on', ...(mon !== undefined && { mux: 'on' }) }),
@@ -78,7 +83,10 @@ export function setWrittenFilesAside(qemu: EmptyingQemu, onMessage: (text: strin
 }
 
 function emptiedFiles({ args, cwd }: EmptyingQemu): { readonly option: Option; readonly file: string }[] {
-  const options = parseCommandLine(args).filter((option) => characterDeviceOf(option) === undefined);
+  const options = parseCommandLine(args).filter((option) => {
+    const device = characterDeviceOf(option);
+    return device === undefined || (device.backend === 'file' && option.name !== 'chardev');
+  });
   const written = options.flatMap((option) => {
     const names: string[] = [];
     visitHost(option, { ...STAYING, file: (name) => (names.push(name), name) });
