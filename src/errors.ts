@@ -80,6 +80,8 @@ export const ERROR_CODES = {
   TRANSFER_FAILED: 'failed',
   DIRECT_REFUSED: 'incompatible',
   MAP_REFUSED: 'incompatible',
+  // learning
+  PROBE_FAILED: 'failed',
   // the guest's agent
   AGENT_SILENT: 'failed',
   AGENT_REFUSED: 'failed',

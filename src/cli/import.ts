@@ -34,7 +34,7 @@ export function importCommand(): Command {
       if (flags.rawMemory === true) requireMemoryAlone(file, qemuArgs);
       const { signal, tooLate } = interruptible(
         output,
-        'Interrupted: nothing is kept. Once more to leave at once.',
+        'Interrupted; nothing is kept. Press Ctrl-C again to exit immediately.',
       );
       const common = {
         storeDir,

@@ -1,6 +1,5 @@
 /** `vmckpt learn NAME[@GEN]` */
 import type { Command } from 'commander';
-import { EXIT_CODES } from '../errors.js';
 import { isIsolated, runIsolated } from '../learn/isolation.js';
 import { learn, type LearnReport, type LearnRun } from '../learn/learn.js';
 import { contextOf, interruptible, numberIn, option, referenceArgument, verb } from './verb.js';
@@ -22,17 +21,7 @@ export function learnCommand(): Command {
   return verb(
     'learn',
     'Run a checkpoint a few times in an isolated network, to learn which memory a restore should load first.',
-    [
-      'failed',
-      'usage',
-      'partial',
-      'notFound',
-      'locked',
-      'notPermitted',
-      'damaged',
-      'incompatible',
-      'interrupted',
-    ],
+    ['failed', 'usage', 'notFound', 'locked', 'notPermitted', 'damaged', 'incompatible', 'interrupted'],
   )
     .addArgument(referenceArgument('<reference>', 'NAME or NAME@GENERATION'))
     .addOption(
@@ -78,25 +67,21 @@ export function learnCommand(): Command {
         onMessage: (text) => output.detail(text),
         signal: interruptible(
           output,
-          'Interrupted: ending the VM. What was learnt is kept. Once more to leave at once.',
+          'Interrupted; ending the VM. What was learnt is kept. Press Ctrl-C again to exit immediately.',
         ).signal,
       });
       output.result(report, describe(report));
-      if (report.runs.some(({ probeExitCode }) => probeExitCode !== null && probeExitCode !== 0))
-        process.exitCode = EXIT_CODES.partial;
     });
 }
 
-function describeRun({ run, mode, demandFaults, precision, recall, probeExitCode }: LearnRun): string {
+function describeRun({ run, mode, demandFaults, precision, recall }: LearnRun): string {
   const percent = (share: number | null) => (share === null ? 'unknown' : `${Math.round(share * 100)} %`);
   const quality = {
     lazy: 'without a prediction',
     exact: 'every page by itself',
     prefetch: `precision ${percent(precision)}, recall ${percent(recall)}`,
   }[mode];
-  const probe =
-    probeExitCode === null || probeExitCode === 0 ? '' : `; the probe ended with ${probeExitCode}`;
-  return `Run ${run}: ${demandFaults} demand faults, ${quality}${probe}`;
+  return `Run ${run}: ${demandFaults} demand faults, ${quality}`;
 }
 
 function describe({ name, generation, runs, unitCount }: LearnReport): string {

@@ -50,8 +50,6 @@ export interface LearnRun {
   /** Null: not known. */
   readonly precision: number | null;
   readonly recall: number | null;
-  /** Null without a probe. */
-  readonly probeExitCode: number | null;
 }
 
 export interface LearnReport {
@@ -70,7 +68,7 @@ interface Lessons {
 
 /**
  * In an isolated process.
- * @throws VmckptError as restore() does, and COMMAND_LINE_UNSUPPORTED, DISKS_WRITABLE for what cannot be isolated.
+ * @throws VmckptError as restore() does, PROBE_FAILED, and COMMAND_LINE_UNSUPPORTED, DISKS_WRITABLE for what cannot be isolated.
  *   What was learnt before is kept, and no VM is left.
  */
 export async function learn(options: LearnOptions): Promise<LearnReport> {
@@ -102,7 +100,6 @@ async function runOnce(run: number, { options, generation }: Lessons): Promise<L
   const mode = modeOf(run, options.runs);
   const isPredicted = mode === 'prefetch';
   const ownFolder = new VmFolder(generation.name).ownFolder;
-  let probeExitCode: number | null = null;
   let report: RestoreReport;
   let exercised = Promise.resolve();
   const over = new AbortController();
@@ -121,8 +118,7 @@ async function runOnce(run: number, { options, generation }: Lessons): Promise<L
       identity: 'trial',
       background: isPredicted ? 'at-once' : 'when-told',
       exactly: mode === 'exact',
-      exercise: () =>
-        (exercised = exercise({ ...options, signal }, ownFolder).then((code) => void (probeExitCode = code))),
+      exercise: () => (exercised = exercise(run, { ...options, signal }, ownFolder)),
     });
   } catch (error) {
     throw withoutEager(error);
@@ -133,7 +129,7 @@ async function runOnce(run: number, { options, generation }: Lessons): Promise<L
   }
   const { demandFaults, prefetchedPages } = report;
   const { precision = null, recall = null } = workingSetOf(generation).scores.at(-1) ?? {};
-  return { run, mode, demandFaults, prefetchedPages, precision, recall, probeExitCode };
+  return { run, mode, demandFaults, prefetchedPages, precision, recall };
 }
 
 /** A restore that cannot be lazy may load all memory first, of which nothing is learnt. */
@@ -147,12 +143,14 @@ function withoutEager(error: unknown): unknown {
   return refusal(`${why}. ${remedy}.`);
 }
 
-/** The probe finds the VM's sockets and logs in `ownFolder`. @returns its exit code, or null without one */
-async function exercise({ probe, seconds, signal }: LearnOptions, ownFolder: string): Promise<number | null> {
-  if (probe === undefined) {
-    await sleep(seconds * 1000, undefined, { signal }).catch(() => signal.throwIfAborted());
-    return null;
-  }
+/** The probe finds the VM's sockets and logs in `ownFolder`. @throws VmckptError PROBE_FAILED */
+async function exercise(
+  run: number,
+  { probe, seconds, signal }: LearnOptions,
+  ownFolder: string,
+): Promise<void> {
+  if (probe === undefined)
+    return sleep(seconds * 1000, undefined, { signal }).catch(() => signal.throwIfAborted());
   const child = spawn('sh', ['-c', probe], {
     // Its words are messages: stdout is for the report.
     stdio: ['ignore', process.stderr, process.stderr],
@@ -166,13 +164,23 @@ async function exercise({ probe, seconds, signal }: LearnOptions, ownFolder: str
   };
   signal.addEventListener('abort', end, { once: true });
   try {
-    const [code] = (await once(child, 'exit')) as [number | null];
+    const [code, killer] = (await once(child, 'exit')) as [number | null, string | null];
     signal.throwIfAborted();
-    return code ?? 1;
+    if (code !== 0) throw probeFailed(run, code ?? killer!);
   } finally {
     signal.removeEventListener('abort', end);
     clearTimeout(insist);
   }
+}
+
+/** It has not done what clients do: what the guest touched meanwhile is not what they need. */
+function probeFailed(run: number, end: number | string): VmckptError {
+  return new VmckptError('PROBE_FAILED', `the probe ended with ${end} in run ${run}`, {
+    hint:
+      run === 1
+        ? 'Nothing was learnt. The probe has to end with 0; try it against the original VM first.'
+        : 'What the runs before have taught is kept. The probe has to end with 0 each time.',
+  });
 }
 
 function signalGroup({ pid }: ChildProcess, signal: NodeJS.Signals): void {

@@ -1,5 +1,5 @@
 /** `vmckpt learn` as a user runs it, while the original runs on. */
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { LearnReport, LearnRun } from '../../src/learn/learn.js';
@@ -65,11 +65,7 @@ describeOnEachQemu('learning on purpose', (qemu) => {
     const { runs, ...report } = json as LearnReport;
     expect(report).toMatchObject({ name: 'web', generation: 1, probe });
     expect(report.unitCount).toBeGreaterThan(100);
-    expect(runs.map(({ mode, probeExitCode }) => [mode, probeExitCode])).toEqual([
-      ['lazy', 0],
-      ['exact', 0],
-      ['prefetch', 0],
-    ]);
+    expect(runs.map(({ mode }) => mode)).toEqual(['lazy', 'exact', 'prefetch']);
     const [lazy, exact, learned] = runs as [LearnRun, LearnRun, LearnRun];
     expect(exact.demandFaults).toBeGreaterThan(lazy.demandFaults);
     expect(learned.demandFaults).toBeLessThan(lazy.demandFaults / 2);
@@ -85,16 +81,24 @@ describeOnEachQemu('learning on purpose', (qemu) => {
   it('finds its copies whole', async () => {
     const probe = `${process.execPath} ${at('examiner.mjs')}`;
     const { code, json } = await learn('--probe', probe, '--runs', '2').ended;
-    expect([code, json]).toMatchObject([0, { runs: [{ probeExitCode: 0 }, { probeExitCode: 0 }] }]);
+    expect([code, json]).toMatchObject([0, { runs: [{ run: 1 }, { run: 2 }] }]);
   });
 
-  it('tells of a probe that fails, and watches an idle guest without one', async () => {
-    expect(await learn('--probe', 'exit 7', '--runs', '1').ended).toMatchObject({
-      code: 3,
-      json: { runs: [{ mode: 'lazy', probeExitCode: 7 }] },
+  it('learns nothing from a probe that fails, and watches an idle guest without one', async () => {
+    const generation = path.join(storeDir, 'web/1');
+    const taught = () =>
+      readdirSync(generation).map((name) => [name, statSync(path.join(generation, name)).mtimeMs]);
+    const before = taught();
+    expect(await learn('--probe', 'exit 7').ended).toMatchObject({
+      code: 1,
+      json: {
+        error: { code: 'PROBE_FAILED', message: expect.stringContaining('ended with 7 in run 1') as string },
+      },
     });
+    expect(taught()).toEqual(before);
+    expect(leftovers()).toEqual([]);
     const idle = await learn('--seconds', '0.2', '--runs', '1').ended;
-    expect(idle).toMatchObject({ code: 0, json: { probe: null, runs: [{ probeExitCode: null }] } });
+    expect(idle).toMatchObject({ code: 0, json: { probe: null, runs: [{ run: 1 }] } });
     expect(idle.stderr).toContain('No --probe');
   });
 
