@@ -133,8 +133,9 @@ async function socketTaken(file: string): Promise<string | undefined> {
     await once(socket, 'connect', { signal: AbortSignal.timeout(PROBE_TIMEOUT_MS) });
     return `somebody listens at ${file}`;
   } catch (error) {
-    const free = ['ECONNREFUSED', 'ENOENT'].includes((error as NodeJS.ErrnoException).code ?? '');
-    return free ? undefined : `somebody listens at ${file}`;
+    const { code = '' } = error as NodeJS.ErrnoException;
+    if (code === 'EACCES') return `${file} is a socket that this user may not connect to`;
+    return ['ECONNREFUSED', 'ENOENT'].includes(code) ? undefined : `somebody listens at ${file}`;
   } finally {
     socket.destroy();
   }

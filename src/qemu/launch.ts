@@ -19,7 +19,7 @@ import path from 'node:path';
 import { VmckptError } from '../errors.js';
 import { debug, elidedCommand } from '../util/debug.js';
 import { poll } from '../util/deadline.js';
-import { codeOfQemuMessage, explainQemuMessage } from './qemu-messages.js';
+import { codeOfQemuMessage, explainQemuMessage, withoutWarnings } from './qemu-messages.js';
 import { QmpClient } from './qmp.js';
 import { startedAs, type User } from './start-as.js';
 
@@ -228,7 +228,7 @@ function unanswered({ logPath }: LaunchOptions, timeoutMs: number, cause: unknow
 
 /** The log itself may go with its folder. */
 function said(words: string): string {
-  return words === '' ? 'and said nothing' : `and said: ${words}`;
+  return words === '' ? 'and said nothing' : `and said: ${withoutWarnings(words) || words}`;
 }
 
 function hintOn(words: string): string | undefined {

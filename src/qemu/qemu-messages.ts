@@ -3,7 +3,7 @@ import type { ErrorCode } from '../errors.js';
 import { asRoot } from '../util/rights.js';
 
 /** QEMU goes on all the same; QEMU 7.2 also names the modules that it looks for in vain. */
-const WARNING = /^(.*: (warning|info): |qemu: module \S+ not found).*$/gm;
+const WARNING = /^(.*: (warning|info): |qemu: module \S+ not found).*(\n|$)/gm;
 
 /** That this QEMU does not know a part of a command line, or has been built without it. */
 const NOT_IN_THIS_QEMU = [
@@ -81,7 +81,7 @@ const KNOWN_MESSAGES: readonly KnownMessage[] = [
   },
   {
     pattern:
-      /(Failed to (bind|unlink) socket|Failed to find an available port|can't bind)[^\n]*Permission denied/i,
+      /(Failed to (bind|unlink) socket|Failed to find an available port|can't bind)[^\n]*(Permission denied|Operation not permitted)/i,
     code: 'NOT_PERMITTED',
     meaning:
       'The user of QEMU may not listen there: give it the right to the folder of the socket, or to ports below 1024.',
@@ -168,8 +168,13 @@ export function codeOfQemuMessage(logTail: string): ErrorCode | undefined {
 }
 
 function knownIn(logTail: string): KnownMessage | undefined {
-  const words = logTail.replaceAll(WARNING, '');
+  const words = withoutWarnings(logTail);
   return KNOWN_MESSAGES.find(({ pattern }) => pattern.test(words));
+}
+
+/** What QEMU says beside the reason of its end. */
+export function withoutWarnings(logTail: string): string {
+  return logTail.replaceAll(WARNING, '').trim();
 }
 
 function anyOf(patterns: readonly RegExp[]): RegExp {

@@ -1,5 +1,7 @@
 /** Exit codes of verbs for what users meet, and manifests that somebody has made up: no verb ends as by a bug of ours. */
+import { once } from 'node:events';
 import {
+  chmodSync,
   cpSync,
   existsSync,
   mkdirSync,
@@ -8,13 +10,14 @@ import {
   truncateSync,
   writeFileSync,
 } from 'node:fs';
+import net from 'node:net';
 import path from 'node:path';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { readManifest } from '../../src/checkpoint/manifest.js';
 import { checkCheckpoint } from '../../src/checkpoint/check.js';
 import { VmckptError } from '../../src/errors.js';
 import { xxh3 } from '../../src/native/index.js';
-import { cliSuite } from '../support/cli.js';
+import { cliSuite, isRoot, WITHOUT_CAPABILITIES } from '../support/cli.js';
 import { storeGeneration } from '../support/stored.js';
 
 describe('the exit code', () => {
@@ -79,6 +82,21 @@ describe('the exit code', () => {
     Array.from(text.matchAll(/\/[^\s"',;:()]+/g), ([file]) => file.replace(/\.$/, '')).filter((file) =>
       file.startsWith(runtimeDir),
     );
+
+  it('is not that of an address in use where the user may not look', async () => {
+    const socket = path.join(directory, 'closed.sock');
+    const server = net.createServer().listen(socket);
+    await once(server, 'listening');
+    onTestFinished(() => void server.close());
+    chmodSync(socket, 0);
+    await storeGeneration(storeDir, 'closed', { commandLine: ['-qmp', `unix:${socket},server=on,wait=off`] });
+    const wrapper = isRoot ? WITHOUT_CAPABILITIES : [];
+    const { code, stderr } = await run(['restore', '--trust-command-line', 'closed'], { wrapper });
+    expect([code, stderr]).toEqual([
+      1,
+      expect.stringContaining('is a socket that this user may not connect to'),
+    ]);
+  });
 
   it('comes with the name that the user gave a copy', async () => {
     const own = await storeGeneration(storeDir, 'own', { commandLine: ['-serial', 'file:/etc/serial'] });

@@ -12,6 +12,7 @@ describe('explainQemuMessage', () => {
     ['qemu: -chardev socket,…: Failed to bind socket: Permission denied', /may not listen/],
     ['qemu: -vnc …: Failed to find an available port: Permission denied', /may not listen/],
     ['qemu: -chardev socket,…: Failed to unlink socket /root/x: Permission denied', /may not listen/],
+    ['qemu: -qmp …: Failed to unlink socket /tmp/x: Operation not permitted', /may not listen/],
     ['qemu: -vnc …: Failed to find an available port: Address already in use', /in use/],
     ['qemu: -vnc …: Failed to bind socket: Cannot assign requested address', /not one of this host/],
     ['qemu: Missing section footer for cpu', /less or more state/],
