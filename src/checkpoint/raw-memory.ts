@@ -171,13 +171,11 @@ function differenceBetween(noted: Note, found: Note): string | undefined {
 }
 
 function changed(dir: string, what: string): VmckptError {
-  const label = generationLabel(dir);
+  const reference = generationLabel(dir).replace('/', '@');
   return new VmckptError(
     'RAW_MEMORY_CHANGED',
-    `the raw memory file of ${label} cannot be relied on: ${what}`,
-    {
-      hint: `Make it again: vmckpt materialize ${label.replace('/', '@')}`,
-    },
+    `the raw memory file of ${reference} cannot be relied on: ${what}`,
+    { hint: `Make it again: vmckpt materialize ${reference}` },
   );
 }
 

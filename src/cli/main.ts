@@ -38,8 +38,22 @@ function report(error: unknown): number {
   const known = error instanceof CommanderError ? usageError(error, program) : fromSystemError(error);
   const output = new Output(outputOptions());
   if (process.argv.length <= 2) output.message(program.helpInformation());
-  output.failure(known);
+  output.failure(named(known));
   return known.exitCode;
+}
+
+/** Hints that name a command with NAME have the checkpoint's instead, where the verb was given one. */
+function named(error: VmckptError): VmckptError {
+  const { code, message, hint, cause } = error;
+  const given = program.commands.flatMap(({ registeredArguments, processedArgs }) =>
+    registeredArguments.flatMap((argument, index) =>
+      ['name', 'reference'].includes(argument.name()) ? [processedArgs[index] as unknown] : [],
+    ),
+  );
+  const name = given.find((value) => typeof value === 'string');
+  if (name === undefined || hint === undefined) return error;
+  const filled = hint.replaceAll('vmckpt restore NAME', `vmckpt restore ${name}`);
+  return new VmckptError(code, message, { hint: filled, cause });
 }
 
 /** Commander may have given up before it came to --json. */

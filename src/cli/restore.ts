@@ -12,7 +12,7 @@ import { formatBytes, formatMs } from '../util/units.js';
 import type { Output } from './output.js';
 import { printable } from './text.js';
 import {
-  checkedName,
+  checkedVmName,
   contextOf,
   interruptible,
   numberIn,
@@ -127,7 +127,7 @@ function requireDashes(qemuArgs: readonly string[]): void {
 }
 
 function endedByInterrupt(output: Output): AbortSignal {
-  return interruptible(output, 'Interrupted; cleaning up. Press Ctrl-C again to exit immediately.').signal;
+  return interruptible(output, 'Interrupted. Press Ctrl-C again to exit immediately.').signal;
 }
 
 /** Beside the original. */
@@ -138,7 +138,7 @@ function withCloneOptions(command: Command): Command {
         '--as <vm-name>',
         'start it next to the original and its clones, with its own sockets, ports and ids',
       )
-        .argParser(checkedName)
+        .argParser(checkedVmName)
         .conflicts('resume'),
     )
     .addOption(

@@ -57,8 +57,14 @@ export function nameArgument(name: string, description: string): Argument {
 }
 
 /** @throws VmckptError BAD_NAME */
-export function checkedName(text: string): string {
-  requireName(text);
+function checkedName(text: string): string {
+  requireName(text, 'a checkpoint');
+  return text;
+}
+
+/** @throws VmckptError BAD_NAME */
+export function checkedVmName(text: string): string {
+  requireName(text, 'a VM');
   return text;
 }
 
@@ -94,13 +100,10 @@ export function contextOf(command: Command): { readonly output: Output; readonly
   return { output: new Output(options), storeDir: path.resolve(options.store || defaultStore()) };
 }
 
-/** `$XDG_DATA_HOME/vmckpt`. */
+/** `$XDG_DATA_HOME/vmckpt`; a relative one is invalid by its specification, and is ignored. */
 export function defaultStore(): string {
-  const { XDG_DATA_HOME: data } = process.env;
-  return path.join(
-    data !== undefined && data !== '' ? data : path.join(homeDir(), '.local', 'share'),
-    'vmckpt',
-  );
+  const { XDG_DATA_HOME: data = '' } = process.env;
+  return path.join(path.isAbsolute(data) ? data : path.join(homeDir(), '.local', 'share'), 'vmckpt');
 }
 
 export interface Interruption {

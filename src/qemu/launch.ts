@@ -145,7 +145,7 @@ export function findQemuBinary({ chosen, recorded, ran, isTrusted = () => false 
   const candidates = isEmulatorName(name) ? [name, DEFAULT_BINARY] : [DEFAULT_BINARY];
   const onPath = candidates.map(findOnPath).find((found) => found !== undefined);
   if (ran !== undefined && isOtherProgram(ran, onPath) && isTrusted()) return ran;
-  return onPath ?? notFound(candidates.join(' or '));
+  return onPath ?? notFound([...new Set(candidates)].join(' or '));
 }
 
 function isOtherProgram(ran: string, onPath: string | undefined): boolean {

@@ -61,7 +61,7 @@ async function restoreOnce(options: RestoreOptions): Promise<RestoreReport> {
   requireMachine(manifest);
   step(`found ${dir}, ${options.mode}`);
   const { vmName = name, identity = 'original' } = options;
-  requireName(vmName);
+  requireName(vmName, 'a VM');
   if (await endAbandoned(vmName))
     options.onMessage('An earlier restore died before its VM ran; its remains have been removed.');
   const { folder, claim } = claimFolder(vmName);

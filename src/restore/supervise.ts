@@ -27,9 +27,9 @@ const WATCH_EVERY_MS = 200;
 
 /** @throws VmckptError EXTENT_DAMAGED and its like, VM_STATE when another transfer is at work, QEMU_DIED, TRANSFER_FAILED; INTERRUPTED leaves the transfer at work */
 export async function superviseTransfer(supervision: Supervision): Promise<TransferResult> {
-  const { transfer, qemuEnded, onMessage, signal } = supervision;
+  const { folder, transfer, onMessage, signal } = supervision;
   const over = new AbortController();
-  const interruption = interrupted(signal, over.signal);
+  const interruption = interrupted(folder.name, signal, over.signal);
   interruption.catch(() => undefined); // awaited below, unless the transfer ends first
   let silence = new SilenceWatch(supervision.folder);
   transfer.onTakeover = () => {
@@ -41,7 +41,7 @@ export async function superviseTransfer(supervision: Supervision): Promise<Trans
     if (silence.isSilent()) transfer.kill();
   }, WATCH_EVERY_MS);
   try {
-    const end = await Promise.race([transfer.ended, qemuGone(qemuEnded, transfer), interruption]);
+    const end = await Promise.race([transfer.ended, qemuGone(supervision), interruption]);
     if (end.type === 'complete') {
       const { counters, faultPercentilesUs, completeAtMs } = end;
       return { counters, faultPercentilesUs, completeAtMs, recoveries: transfer.takeoverCount };
@@ -49,8 +49,8 @@ export async function superviseTransfer(supervision: Supervision): Promise<Trans
     if (end.type === 'failed' && (end.error.kind === 'damaged' || end.error.code === 'VM_STATE'))
       throw end.error;
     // A transfer that says that it has failed has most often lost its QEMU.
-    await Promise.race([qemuGone(qemuEnded, transfer), sleep(QEMU_END_MS)]);
-    throw lost(end.type === 'failed' ? end.error : undefined);
+    await Promise.race([qemuGone(supervision), sleep(QEMU_END_MS)]);
+    throw lost(folder.name, end.type === 'failed' ? end.error : undefined);
   } finally {
     clearInterval(watch);
     over.abort();
@@ -62,28 +62,31 @@ function reportProgress({ folder, totalBytes, onProgress }: Supervision): void {
   onProgress(folder.readTransfer()?.counters?.['transferredBytes'] ?? 0, totalBytes);
 }
 
-async function qemuGone(qemuEnded: Promise<unknown>, transfer: ServedTransfer): Promise<never> {
+async function qemuGone({ folder, qemuEnded, transfer }: Supervision): Promise<never> {
   await qemuEnded;
   // It may have been ended for a reason.
   const end = await Promise.race([transfer.ended, sleep(QEMU_END_MS)]);
   if (end?.type === 'failed' && end.error.kind === 'damaged') throw end.error;
   throw new VmckptError('QEMU_DIED', 'QEMU ended while its memory was still being restored', {
-    hint: 'See vmckpt logs NAME. The checkpoint is unharmed; restore it again.',
+    hint: `See vmckpt logs ${folder.name}. The checkpoint is unharmed; restore it again.`,
   });
 }
 
-/** Rejects until it is over. */
-function interrupted(signal: AbortSignal, over: AbortSignal): Promise<never> {
+/** Rejects until it is over. The VM and its transfer are left at work. */
+function interrupted(name: string, signal: AbortSignal, over: AbortSignal): Promise<never> {
+  const goesOn = new VmckptError('INTERRUPTED', `interrupted, but "${name}" is restored and stays`, {
+    hint: `The rest of its memory is loaded in the background: vmckpt ps shows it, and vmckpt stop ${name} ends the VM.`,
+  });
   return new Promise((_resolve, reject) => {
-    const stop = () => reject(signal.reason as Error);
+    const stop = () => reject(goesOn);
     if (signal.aborted) stop();
     signal.addEventListener('abort', stop, { once: true, signal: over });
   });
 }
 
-function lost(cause: VmckptError | undefined): VmckptError {
+function lost(name: string, cause: VmckptError | undefined): VmckptError {
   return new VmckptError('TRANSFER_FAILED', 'the memory of the VM could not be transferred to its end', {
-    hint: 'See vmckpt logs NAME for the reason, and try again with vmckpt restore --resume NAME.',
+    hint: `See vmckpt logs ${name} for the reason, and try again with vmckpt restore --resume ${name}.`,
     cause,
   });
 }

@@ -12,22 +12,20 @@ export interface RefusalOptions {
 /** @throws VmckptError DISKS_WRITABLE, QEMU_UNSUPPORTED, VM_STATE */
 export function refuseUnsafe(vm: VmDescription, { method, disksExternal }: RefusalOptions): void {
   savedStateOf(vm.status, vm.version);
-  if (disksExternal) refuseTemporaryDisks(vm);
-  else refuseWritableDisks(vm);
+  refuseTemporaryDisks(vm);
+  if (!disksExternal) refuseWritableDisks(vm);
   if (method === 'precopy') refuseLossyPrecopy(vm);
 }
 
 function refuseWritableDisks({ disks }: VmDescription): void {
-  const writable = disks.filter(({ readOnly, temporary }) => !readOnly || temporary);
+  const writable = disks.filter(({ readOnly }) => !readOnly);
   if (writable.length === 0) return;
-  const names = writable.map(
-    ({ device, node, file, temporary }) => `${device || node} (${temporary ? 'snapshot=on: ' : ''}${file})`,
-  );
+  const names = writable.map(({ device, node, file }) => `${device || node} (${file})`);
   throw new VmckptError(
     'DISKS_WRITABLE',
     `the VM writes to ${names.join(', ')}, and a checkpoint holds memory only`,
     {
-      hint: 'Memory and disks must be captured at the same moment. If you snapshot the disks yourself, pass --disks external; otherwise attach them read-only.',
+      hint: 'To put the VM away, pass --quit --disks external: its disks stay as they are until it is restored. If it is to run on, snapshot its disks at the moment of the save and pass --disks external, or attach them read-only.',
     },
   );
 }

@@ -19,9 +19,9 @@ export function isName(text: string): boolean {
 }
 
 /** @throws VmckptError BAD_NAME */
-export function requireName(text: string): void {
+export function requireName(text: string, what: 'a checkpoint' | 'a VM'): void {
   if (isName(text)) return;
-  throw new VmckptError('BAD_NAME', `${JSON.stringify(text)} cannot be the name of a checkpoint`, {
+  throw new VmckptError('BAD_NAME', `${JSON.stringify(text)} cannot be the name of ${what}`, {
     hint: `Names have 1 to ${MAX_NAME_LENGTH} letters, digits, ".", "_" and "-", and do not begin with "." or "-".`,
   });
 }
@@ -35,7 +35,7 @@ export function parseGeneration(text: string): number | undefined {
 export function parseReference(text: string): Reference {
   const at = text.lastIndexOf('@');
   const name = at < 0 ? text : text.slice(0, at);
-  requireName(name);
+  requireName(name, 'a checkpoint');
   if (at < 0) return { name, generation: undefined };
   const generation = parseGeneration(text.slice(at + 1));
   if (generation !== undefined) return { name, generation };

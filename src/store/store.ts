@@ -121,7 +121,7 @@ export class Store {
 
   /** The numbers of a name's generations, oldest first; none when there is no such name. */
   async generations(name: string): Promise<number[]> {
-    requireName(name);
+    requireName(name, 'a checkpoint');
     const entries = await entriesOf(path.join(this.dir, name));
     return entries
       .map(parseGeneration)
@@ -156,7 +156,7 @@ export class Store {
    * @throws VmckptError BAD_NAME, STORE_LOCKED, STORE_NOT_WRITABLE, NO_SPACE
    */
   async begin(name: string): Promise<PendingGeneration> {
-    requireName(name);
+    requireName(name, 'a checkpoint');
     const nameDir = path.join(this.dir, name);
     try {
       const unlock = await this.#lock(name);

@@ -10,6 +10,8 @@ import path from 'node:path';
 import { VmckptError } from '../errors.js';
 
 const WRITABLE_BY_OTHERS = 0o022;
+/** The sticky bit. */
+const MEANT_FOR_ALL = 0o1000;
 
 /**
  * `$VMCKPT_RUNTIME_DIR`, else `/run/vmckpt` for root and `/tmp/vmckpt-UID` for others, else the like in `/var/tmp`.
@@ -109,9 +111,18 @@ function mayWrite(directory: string): boolean {
 function requirePrivate(root: string): void {
   const found = lookAt(root);
   if (found === undefined || isPrivate(found)) return;
-  throw new VmckptError('NOT_PERMITTED', `the runtime folder ${root} is not this user's alone`, {
-    hint: isOwn(found)
-      ? `Run chmod 700 ${root}, or set VMCKPT_RUNTIME_DIR to a folder of your own.`
-      : 'Set VMCKPT_RUNTIME_DIR to a folder of your own.',
-  });
+  const isFolder = found.isDirectory();
+  // One that is meant for all, such as /tmp, must stay so.
+  const mayBeClosed = isFolder && isOwn(found) && (found.mode & MEANT_FOR_ALL) === 0;
+  throw new VmckptError(
+    'NOT_PERMITTED',
+    isFolder
+      ? `the runtime folder ${root} is not this user's alone`
+      : `the runtime folder ${root} is no folder`,
+    {
+      hint: mayBeClosed
+        ? `Run chmod 700 ${root}, or set VMCKPT_RUNTIME_DIR to a folder of your own.`
+        : 'Set VMCKPT_RUNTIME_DIR to a folder of your own, which need not exist.',
+    },
+  );
 }

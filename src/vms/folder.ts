@@ -121,7 +121,7 @@ export function listVmFolders(): VmFolder[] {
 
 /** @throws VmckptError BAD_NAME, NO_SUCH_VM */
 export function requireVm(name: string): { folder: VmFolder; record: VmRecord } {
-  requireName(name);
+  requireName(name, 'a VM');
   const folder = new VmFolder(name);
   const record = folder.read();
   if (record !== undefined) return { folder, record };

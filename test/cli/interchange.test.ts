@@ -90,6 +90,12 @@ describe('vmckpt import and export', () => {
     }
   });
 
+  it('name the checkpoint in a hint of what to run', async () => {
+    expect((await run(['--json', 'restore', 'vm'])).json).toMatchObject({
+      error: { hint: expect.stringContaining('vmckpt restore vm -- QEMU ARGS') as string },
+    });
+  });
+
   it('refuse to mix the stream with a JSON document', async () => {
     const { code, stdout, json } = await run(['--json', 'export', 'vm', '-']);
     expect([code, stdout, json]).toMatchObject([2, '', { error: { code: 'USAGE' } }]);

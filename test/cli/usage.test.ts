@@ -48,7 +48,7 @@ describe('vmckpt', () => {
     const error = {
       code: 'USAGE',
       message: expect.stringContaining(named) as string,
-      hint: expect.stringContaining('restore NAME -- QEMU ARGS') as string,
+      hint: expect.stringMatching(/restore (NAME|web) -- QEMU ARGS/) as string,
     };
     expect([code, json]).toEqual([2, { error }]);
   });
@@ -79,7 +79,9 @@ describe('vmckpt', () => {
       expect(code).toBe(2);
     }
     const vm = await run(['--json', 'stop', '--', name]);
-    expect(vm.json).toMatchObject({ error: { code: 'BAD_NAME' } });
+    expect(vm.json).toMatchObject({
+      error: { code: 'BAD_NAME', message: expect.stringContaining('the name of a VM') as string },
+    });
   });
 
   it.each([
@@ -158,6 +160,12 @@ describe('vmckpt', () => {
     expect(json.json).toMatchObject({ error: { code: 'NO_STORE' } });
     const text = await run(['list'], { env: { VMCKPT_JSON: '0' } });
     expect(text.stderr).toMatch(/^vmckpt: /);
+  });
+
+  it('ignores a relative XDG_DATA_HOME', async () => {
+    const env = { VMCKPT_STORE: '', HOME: '/nowhere', XDG_DATA_HOME: 'relative' };
+    const { json } = await run(['--json', 'list'], { env });
+    expect(json).toMatchObject({ error: { message: 'there is no store at /nowhere/.local/share/vmckpt' } });
   });
 
   it('prints its version', async () => {

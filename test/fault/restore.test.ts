@@ -413,7 +413,16 @@ describeOnEachQemu('a restore', (qemu) => {
   it('that is interrupted when the VM runs leaves it and the process that serves it', async () => {
     const { restore, transferPid } = await startParked();
     restore.kill('SIGINT');
-    expect((await restore.ended).code).toBe(130);
+    expect(await restore.ended).toMatchObject({
+      code: 130,
+      json: {
+        error: {
+          code: 'INTERRUPTED',
+          message: expect.stringContaining('"web" is restored and stays') as string,
+          hint: expect.stringContaining('vmckpt stop web') as string,
+        },
+      },
+    });
     expect(await statusOf('web')).toBe('serving');
     process.kill(transferPid, 'SIGCONT');
     await untilComplete();

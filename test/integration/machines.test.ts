@@ -142,7 +142,10 @@ describe('a VM that cannot be saved safely', () => {
     const guest = await startGuest({ dir, fillMb: 64, extraArgs: scratch });
     await guest.waitReady();
     const place = { storeDir, name: 'refused' };
-    await expect(saveGuest(guest, place)).rejects.toMatchObject({ code: 'DISKS_WRITABLE' });
+    await expect(saveGuest(guest, place)).rejects.toMatchObject({
+      code: 'DISKS_WRITABLE',
+      hint: expect.stringContaining('--quit --disks external') as string,
+    });
     if (await losesWrites(guest)) {
       const lossy = saveGuest(guest, { ...place, disksExternal: true, method: 'precopy' });
       await expect(lossy).rejects.toMatchObject({ code: 'QEMU_UNSUPPORTED' });

@@ -62,10 +62,12 @@ describeOnEachQemu('a save', (qemu) => {
       const args = ['-drive', drive, '-device', 'virtio-blk,drive=disk', ...(all ? ['-snapshot'] : [])];
       const vm = startTinyVm({ qemu, dir, args });
       await vm.untilStatus('running');
-      await expect(vm.save({ storeDir, name: 'tiny', disksExternal: true })).rejects.toMatchObject({
-        code: 'DISKS_WRITABLE',
-        message: expect.stringContaining('lost with QEMU') as string,
-      });
+      for (const disksExternal of [true, false])
+        await expect(vm.save({ storeDir, name: 'tiny', disksExternal })).rejects.toMatchObject({
+          code: 'DISKS_WRITABLE',
+          message: expect.stringContaining('lost with QEMU') as string,
+          hint: expect.not.stringContaining('--disks external') as string,
+        });
       expect(await vm.status()).toBe('running');
     },
   );

@@ -45,6 +45,24 @@ test('refuses a folder that others may write to, and says what to do', () => {
   );
 });
 
+test('never advises to close what is meant for all, or is no folder', () => {
+  const shared = path.join(directory, 'shared');
+  mkdirSync(shared);
+  chmodSync(shared, 0o1777);
+  for (const [chosen, message] of [
+    [shared, "is not this user's alone"],
+    ['/dev/null', 'is no folder'],
+  ] as const) {
+    process.env['VMCKPT_RUNTIME_DIR'] = chosen;
+    expect(() => ensureRuntimeDir('vms')).toThrow(
+      expect.objectContaining({
+        message: expect.stringContaining(message) as string,
+        hint: expect.not.stringContaining('chmod') as string,
+      }),
+    );
+  }
+});
+
 test('refuses a link to somewhere else', () => {
   symlinkSync(directory, path.join(directory, 'run'));
   expect(() => ensureRuntimeDir('vms')).toThrow(expect.objectContaining({ code: 'NOT_PERMITTED' }));
