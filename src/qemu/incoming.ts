@@ -1,7 +1,7 @@
 /** Makes a freshly started QEMU ready to be loaded, and tells when it runs. */
 import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
-import { explainQemuMessage } from './qemu-messages.js';
+import { codeOfQemuMessage, explainQemuMessage } from './qemu-messages.js';
 import { readLogTail, type ProcessEnd } from './launch.js';
 import { queryMigrate, withoutUserfaultfd } from './migration-control.js';
 import type { QmpClient } from './qmp.js';
@@ -97,10 +97,9 @@ export async function runWhenLoaded(
 export function endOfQemu({ exitCode, killedBy }: ProcessEnd, logPath: string): VmckptError {
   const words = readLogTail(logPath);
   const how = killedBy === null ? `exit code ${exitCode}` : killedBy;
-  const explained = explainQemuMessage(words);
   return new VmckptError(
-    explained === undefined ? 'QEMU_DIED' : 'QEMU_INCOMPATIBLE',
+    codeOfQemuMessage(words) ?? 'QEMU_DIED',
     `QEMU ended (${how}) while the machine was loaded${words === '' ? '' : `: ${words}`}`,
-    { hint: explained ?? 'The checkpoint is unharmed. Restore it again.' },
+    { hint: explainQemuMessage(words) ?? 'The checkpoint is unharmed. Restore it again.' },
   );
 }

@@ -2,8 +2,8 @@
 import type { ErrorCode } from '../errors.js';
 import { asRoot } from '../util/rights.js';
 
-/** QEMU goes on all the same; QEMU 7.2 also names the modules that it looks for in vain. */
-const WARNING = /^(.*: (warning|info): |qemu: module \S+ not found).*(\n|$)/gm;
+/** QEMU goes on all the same (7.2 names the modules that it looks for in vain), or has said why before. */
+const WARNING = /^(.*: (warning|info): |qemu: module \S+ not found|.*: load of migration failed: ).*(\n|$)/gm;
 
 /** That this QEMU does not know a part of a command line, or has been built without it. */
 const NOT_IN_THIS_QEMU = [
@@ -20,7 +20,7 @@ const NOT_IN_THIS_QEMU = [
 
 interface KnownMessage {
   readonly pattern: RegExp;
-  /** Of a QEMU that says it when it starts. */
+  /** Of what cannot be, where it has not just failed. */
   readonly code?: ErrorCode;
   readonly meaning: string;
 }
@@ -120,39 +120,47 @@ const KNOWN_MESSAGES: readonly KnownMessage[] = [
   // loading
   {
     pattern: /Machine type received is '[^']*' and local is/i,
+    code: 'QEMU_INCOMPATIBLE',
     meaning: 'The machine type differs from the one that was saved.',
   },
   {
     pattern: /Missing section footer/i,
+    code: 'QEMU_INCOMPATIBLE',
     meaning:
       "A device loaded less or more state than was saved: its configuration or QEMU's version differs.",
   },
   {
     pattern: /Unknown savevm section or instance/i,
+    code: 'QEMU_INCOMPATIBLE',
     meaning:
       'The checkpoint holds the state of a device that this VM does not have: the devices must be the same.',
   },
   {
     pattern: /Unknown ramblock|Unknown ram ?block/i,
+    code: 'QEMU_INCOMPATIBLE',
     meaning:
       'The checkpoint holds memory that this VM does not have: memory, firmware and devices must be the same.',
   },
   {
     pattern: /Size mismatch|Length mismatch/i,
+    code: 'QEMU_INCOMPATIBLE',
     meaning:
       'A RAM block has another size than in the checkpoint: memory (-m), firmware and option ROMs must be the same.',
   },
   {
     pattern: /unsupported version|incompatible section version|savevm section version/i,
+    code: 'QEMU_INCOMPATIBLE',
     meaning: 'A device state is newer than this QEMU: use a QEMU at least as new as the saver.',
   },
   {
     pattern:
       /userfaultfd not available|Userfault(fd)?.*(not supported|not permitted)|Postcopy is not supported/i,
+    code: 'QEMU_INCOMPATIBLE',
     meaning: `QEMU may not use userfaultfd. ${asRoot('Run it', 'CAP_SYS_PTRACE')}, set vm.unprivileged_userfaultfd=1 (sysctl), or restore with --mode eager.`,
   },
   {
     pattern: /error while loading state/i,
+    code: 'QEMU_INCOMPATIBLE',
     meaning: 'A device refused its state: its configuration differs from the saved one.',
   },
 ];
@@ -162,7 +170,7 @@ export function explainQemuMessage(logTail: string): string | undefined {
   return knownIn(logTail)?.meaning;
 }
 
-/** The error that a QEMU which says this has not started for, where that is not just a failure. */
+/** The error of a QEMU that ends with these words, where that is not just a failure. */
 export function codeOfQemuMessage(logTail: string): ErrorCode | undefined {
   return knownIn(logTail)?.code;
 }

@@ -1,5 +1,30 @@
-import { describe, expect, it } from 'vitest';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { endOfQemu } from '../../../src/qemu/incoming.js';
 import { codeOfQemuMessage, explainQemuMessage } from '../../../src/qemu/qemu-messages.js';
+
+describe('a QEMU that ends while the machine is loaded', () => {
+  it.each([
+    ['qemu: Unknown savevm section or instance', 'QEMU_INCOMPATIBLE'],
+    ['qemu: Missing section footer for cpu', 'QEMU_INCOMPATIBLE'],
+    ["qemu: error while loading state for instance 0x0 of device 'x'", 'QEMU_INCOMPATIBLE'],
+    [
+      "qemu: error while loading state for instance 0x0 of device 'x'\nqemu: load of migration failed: No such file or directory",
+      'QEMU_INCOMPATIBLE',
+    ],
+    ['qemu: postcopy: Cannot allocate memory', 'QEMU_DIED'],
+    ['qemu: Failed to get "write" lock', 'QEMU_DIED'],
+    ['', 'QEMU_DIED'],
+  ])('has met another machine, or has failed: %j', (said, code) => {
+    const directory = mkdtempSync(path.join(tmpdir(), 'vmckpt-'));
+    onTestFinished(() => rmSync(directory, { recursive: true, force: true }));
+    const log = path.join(directory, 'log');
+    writeFileSync(log, said);
+    expect(endOfQemu({ exitCode: 1, killedBy: null }, log)).toMatchObject({ code });
+  });
+});
 
 describe('explainQemuMessage', () => {
   it.each([
