@@ -5,6 +5,7 @@ import { killAtOnce } from '../vms/processes.js';
 import type { RoomWish } from '../qemu/memory-room.js';
 import type { LaunchedQemu } from '../qemu/launch.js';
 import type { Background } from '../serving-protocol/order.js';
+import type { Generation } from '../store/store.js';
 import type { NameClaim } from '../vms/claim.js';
 import type { VmFolder } from '../vms/folder.js';
 import type { RestoreMode, VmRecord } from '../vms/records.js';
@@ -41,6 +42,7 @@ export interface RestoreOptions extends LaunchWishes {
 /** A restore under way, from the claimed name on. */
 export interface Attempt {
   readonly options: RestoreOptions;
+  readonly located: Generation;
   readonly manifest: Manifest;
   readonly folder: VmFolder;
   /** To be released when the VM is on record. */

@@ -11,16 +11,10 @@ import { CheckpointReader } from '../checkpoint/reader.js';
 import { VmckptError } from '../errors.js';
 import { NO_HOLES_PATH, requireAddon } from '../native/index.js';
 import { isolate } from '../qemu/networks.js';
-import { planLaunch, type LaunchPlan } from '../launch/launch-plan.js';
-import { refuseCollisions } from '../qemu/collisions.js';
 import { requireCompatible } from '../qemu/compatibility.js';
-import { requireRoom } from '../qemu/memory-room.js';
-import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
-import { setWrittenFilesAside } from '../qemu/written-files.js';
+import type { LaunchedQemu } from '../qemu/launch.js';
 import { opensMemoryReadOnly, type MappedMemory } from '../qemu/mapped-memory.js';
 import { holdGeneration, type GenerationUse } from '../store/generation-use.js';
-import type { SealVerdict } from '../store/seal.js';
-import type { Generation } from '../store/store.js';
 import { readMachineState, sendWholeMachine } from '../transfer/whole-machine.js';
 import { nowMs } from '../timeline/clock.js';
 import { leaveControlGroup } from '../util/leave-control-group.js';
@@ -29,29 +23,24 @@ import { beginAftercare } from '../aftercare/begin.js';
 import { connectTo } from '../qemu/migration-socket.js';
 import { endOfQemu, listenForMachine, runWhenLoaded } from '../qemu/incoming.js';
 import { LAST_WORDS_MS } from './loading-failure.js';
-import { makePlaces } from './make-places.js';
-import { imagesOf, requireSameDisks } from './same-disks.js';
+import { requireSameDisks } from './same-disks.js';
 import { compareSettings, replaySettings } from './settings.js';
-import { newRecord } from './new-record.js';
+import { plainQemu } from './machine-host.js';
+import { putOnRecord } from './new-record.js';
 import { buildReport, type RestoreReport } from './report.js';
 import { undo, type Attempt, type PlannedAttempt } from './attempt.js';
 import type { VmFolder } from '../vms/folder.js';
 
-export interface MappedRestore extends Omit<Attempt, 'onLoaded'> {
-  readonly located: Generation;
-  readonly judgeSeal: () => SealVerdict;
-}
-
 /** Ready to be started. */
-interface MappedAttempt extends MappedRestore, PlannedAttempt {
+interface MappedAttempt extends PlannedAttempt {
   readonly reader: CheckpointReader;
   readonly memory: MappedMemory;
   readonly use: GenerationUse;
 }
 
 /** @throws VmckptError NO_RAW_MEMORY, RAW_MEMORY_CHANGED, MAP_REFUSED, and as restore() */
-export async function restoreMapped(subject: MappedRestore): Promise<RestoreReport> {
-  const { options, located, manifest, judgeSeal, folder, claim, verbStartMs } = subject;
+export async function restoreMapped(attempt: Attempt): Promise<RestoreReport> {
+  const { located, manifest, folder, claim } = attempt;
   let isLoaded = false;
   const onLoaded = () => void (isLoaded = true);
   let use: GenerationUse | undefined;
@@ -60,19 +49,8 @@ export async function restoreMapped(subject: MappedRestore): Promise<RestoreRepo
     use = holdGeneration(located.dir);
     reader = await CheckpointReader.open(located.dir);
     const memory = memoryToMap(located.dir, manifest);
-    const plan = await planLaunch({ manifest, judgeSeal, directory: folder.directory, memory }, options);
-    makePlaces(folder, plan);
-    for (const note of plan.notes) options.onMessage(note);
-    const { identity = 'original' } = options;
-    const original = identity === 'original' ? manifest.qemu.process : undefined;
-    await refuseCollisions(plan.args, { original, cwd: plan.cwd, images: imagesOf(subject) });
-    const { ramBytes, nonZeroBytes: dataBytes } = manifest.sizes;
-    const need = { vmCount: 1, ramBytes, dataBytes, isMapped: true, args: plan.args, cwd: plan.cwd };
-    requireRoom(need, options.memoryRoom ?? 'required', options.onMessage);
-    const record = newRecord({ vmName: folder.name, located, manifest, mode: 'map', plan, verbStartMs });
-    folder.write(record);
-    claim.release();
-    return await startAndLoad({ ...subject, onLoaded, reader, memory, plan, record, use });
+    const planned = putOnRecord(attempt, await plainQemu.plan(attempt, memory));
+    return await startAndLoad({ ...planned, onLoaded, reader, memory, use });
   } catch (error) {
     if (!isLoaded) {
       folder.remove();
@@ -95,15 +73,11 @@ function memoryToMap(dir: string, manifest: Manifest): MappedMemory {
 
 async function startAndLoad(attempt: MappedAttempt): Promise<RestoreReport> {
   const { options, manifest, folder, plan, record, verbStartMs } = attempt;
-  const { use } = attempt;
+  const { memory, use } = attempt;
   const { moved, aftercare, runs } = plan;
-  setWrittenFilesAside(plan, options.onMessage);
-  const qemu = await launchQemu({
-    ...plan,
-    ...programOf(attempt),
-    logPath: folder.file('qemu.log'),
-    qmpSocket: folder.file('qmp.sock'),
-    signal: options.signal,
+  // A QEMU that opens the file for writing must not be able to change it.
+  const qemu = await plainQemu.start(attempt, {
+    ...(!memory.readOnly && { through: NO_HOLES_PATH }),
     inheritedFds: use.fd === undefined ? [] : [use.fd],
   });
   let isLoaded = false;
@@ -128,12 +102,6 @@ async function startAndLoad(attempt: MappedAttempt): Promise<RestoreReport> {
   } finally {
     await qemu.qmp.close();
   }
-}
-
-/** A QEMU that has opened the file for writing must not be able to change it. */
-function programOf({ memory, plan }: MappedAttempt): Pick<LaunchPlan, 'binary' | 'args'> {
-  if (memory.readOnly) return plan;
-  return { binary: NO_HOLES_PATH, args: [plan.binary, ...plan.args] };
 }
 
 /** Returns when the machine runs (ms of the wall clock), or is loaded and stays paused. */

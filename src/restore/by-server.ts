@@ -5,8 +5,7 @@
 import { isolate } from '../qemu/networks.js';
 import { requireCompatible } from '../qemu/compatibility.js';
 import { EAGER_TIMEOUT_MS, listenForMachine, runWhenLoaded } from '../qemu/incoming.js';
-import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
-import { setWrittenFilesAside } from '../qemu/written-files.js';
+import type { LaunchedQemu } from '../qemu/launch.js';
 import { findHugePages } from '../qemu/memory-pages.js';
 import type { ServingOrder } from '../serving-protocol/order.js';
 import { debugSteps } from '../util/debug.js';
@@ -15,6 +14,7 @@ import { leaveControlGroup } from '../util/leave-control-group.js';
 import { identifyProcess } from '../util/process-identity.js';
 import { undo, type PlannedAttempt } from './attempt.js';
 import { explainFailure, failedWhileLoading, runsUnlessFailed } from './loading-failure.js';
+import { plainQemu } from './machine-host.js';
 import { chooseDirectMemory } from './memory-path.js';
 import type { ProcessParent } from './parents/parent.js';
 import { buildReport, type RestoreReport } from './report.js';
@@ -33,14 +33,7 @@ export async function startAndFill(attempt: ServedAttempt): Promise<RestoreRepor
   const { options, manifest, folder, parent, verbStartMs } = attempt;
   const { signal, detach } = options;
   const { moved, aftercare, runs } = attempt.plan;
-  setWrittenFilesAside(attempt.plan, options.onMessage);
-  const qemu = await launchQemu({
-    ...attempt.plan,
-    logPath: folder.file('qemu.log'),
-    qmpSocket: folder.file('qmp.sock'),
-    signal,
-    start: (program) => parent.startQemu(program),
-  });
+  const qemu = await plainQemu.start(attempt, { start: (program) => parent.startQemu(program) });
   const step = debugSteps('restore');
   step(`QEMU ${qemu.pid} answers, ${qemu.qemuReadyMs.toFixed(1)} ms after its start`);
   const departure = options.identity === 'trial' ? undefined : leaveControlGroup();

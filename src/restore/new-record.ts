@@ -1,29 +1,38 @@
 /** The record of a VM that is about to be started. */
-import type { Manifest } from '../checkpoint/manifest.js';
 import type { LaunchPlan } from '../launch/launch-plan.js';
-import type { Generation } from '../store/store.js';
-import { identifyProcess } from '../util/process-identity.js';
-import { RECORD_VERSION, type RestoreMode, type VmRecord } from '../vms/records.js';
+import { identifyProcess, type ProcessIdentity } from '../util/process-identity.js';
+import { RECORD_VERSION, type VmRecord } from '../vms/records.js';
+import type { Attempt, PlannedAttempt } from './attempt.js';
+import { makePlaces } from './make-places.js';
 
-export interface VmBeginnings {
-  readonly vmName: string;
-  readonly located: Generation;
-  readonly manifest: Manifest;
-  readonly mode: RestoreMode;
-  readonly plan: LaunchPlan;
-  readonly verbStartMs: number;
+/**
+ * From here on the VM is found by its record, and its name needs no claim.
+ * @param keeper outlives the verb
+ */
+export function putOnRecord<A extends Attempt>(
+  attempt: A,
+  plan: LaunchPlan,
+  keeper?: ProcessIdentity,
+): A & PlannedAttempt {
+  const { options, folder, claim } = attempt;
+  makePlaces(folder, plan);
+  for (const note of plan.notes) options.onMessage(note);
+  const record = { ...newRecord(attempt, plan), ...(keeper && { keeper }) };
+  folder.write(record);
+  claim.release();
+  return { ...attempt, plan, record };
 }
 
 /** What is known of a VM before its QEMU is started. */
-export function newRecord({ vmName, located, manifest, mode, plan, verbStartMs }: VmBeginnings): VmRecord {
+function newRecord({ options, located, manifest, folder, verbStartMs }: Attempt, plan: LaunchPlan): VmRecord {
   return {
     version: RECORD_VERSION,
-    name: vmName,
-    ...(vmName !== located.name && { checkpoint: located.name }),
+    name: folder.name,
+    ...(folder.name !== located.name && { checkpoint: located.name }),
     generation: located.number,
     generationDir: located.dir,
     generationId: manifest.id,
-    mode,
+    mode: options.mode,
     ramBytes: manifest.sizes.ramBytes,
     restoredAt: new Date(verbStartMs).toISOString(),
     verb: identifyProcess(process.pid)!,

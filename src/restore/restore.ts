@@ -3,11 +3,8 @@
  * (by-server.ts), or QEMU alone (by-mapping.ts). Until the VM runs a failure leaves nothing behind; from then on the VM is left alone.
  */
 import { requireMachine } from '../checkpoint/manifest.js';
-import { planLaunch } from '../launch/launch-plan.js';
-import { refuseCollisions } from '../qemu/collisions.js';
-import { requireRoom } from '../qemu/memory-room.js';
 import { lacksUserfaultfd } from '../qemu/migration-control.js';
-import { OnDemandRefusal, refuseOnDemand } from '../qemu/on-demand.js';
+import { OnDemandRefusal } from '../qemu/on-demand.js';
 import { requireName } from '../store/reference.js';
 import { Store } from '../store/store.js';
 import { nowMs } from '../timeline/clock.js';
@@ -15,15 +12,13 @@ import { debugSteps } from '../util/debug.js';
 import { asRoot } from '../util/rights.js';
 import { saysOnce } from '../util/says-once.js';
 import { claimFolder } from '../vms/claim.js';
-import type { VmRecord } from '../vms/records.js';
 import { endAbandoned } from '../vms/stop.js';
 import type { RestoreOptions } from './attempt.js';
 import { restoreMapped } from './by-mapping.js';
 import { startAndFill } from './by-server.js';
-import { makePlaces } from './make-places.js';
-import { newRecord } from './new-record.js';
+import { plainQemu } from './machine-host.js';
+import { putOnRecord } from './new-record.js';
 import { startParent } from './parents/start.js';
-import { imagesOf } from './same-disks.js';
 import { readGenerationAhead } from './read-ahead.js';
 import type { RestoreReport } from './report.js';
 
@@ -57,42 +52,26 @@ async function restoreOnce(options: RestoreOptions): Promise<RestoreReport> {
   const store = await Store.open(options.storeDir, { trustForeign: options.trustCommandLine });
   const located = await store.locate(options.reference);
   const { name, dir, manifest } = located;
-  const judgeSeal = () => located.judgeSeal();
   requireMachine(manifest);
   step(`found ${dir}, ${options.mode}`);
-  const { vmName = name, identity = 'original' } = options;
+  const { vmName = name } = options;
   requireName(vmName, 'a VM');
   if (await endAbandoned(vmName))
     options.onMessage('An earlier restore died before its VM ran; its remains have been removed.');
   const { folder, claim } = claimFolder(vmName);
   let isLoaded = false;
-  const attempt = { options, manifest, folder, claim, verbStartMs, onLoaded: () => void (isLoaded = true) };
-  if (options.mode === 'map') return restoreMapped({ ...attempt, located, judgeSeal });
+  const onLoaded = () => void (isLoaded = true);
+  const attempt = { options, located, manifest, folder, claim, verbStartMs, onLoaded };
+  if (options.mode === 'map') return restoreMapped(attempt);
   // First of all: it opens the checkpoint while everything else is prepared.
   const wishes = options.mode === 'prefetch' ? options.prefetch : undefined;
   const parent = startParent({ folder, generation: located.ref, wishes });
   readGenerationAhead(dir, options.mode);
   try {
-    const plan = await planLaunch({ manifest, judgeSeal, directory: folder.directory }, options);
-    makePlaces(folder, plan);
-    for (const note of plan.notes) options.onMessage(note);
-    if (options.mode !== 'eager') refuseOnDemand(plan.args, plan.cwd);
-    await refuseCollisions(plan.args, {
-      original: identity === 'original' ? manifest.qemu.process : undefined,
-      cwd: plan.cwd,
-      images: imagesOf(attempt),
-    });
-    const { ramBytes, nonZeroBytes: dataBytes } = manifest.sizes;
-    const need = { vmCount: 1, ramBytes, dataBytes, isMapped: false, args: plan.args, cwd: plan.cwd };
-    requireRoom(need, options.memoryRoom ?? 'required', options.onMessage);
-    const record: VmRecord = {
-      ...newRecord({ vmName, located, manifest, mode: options.mode, plan, verbStartMs }),
-      ...(parent.identity && { keeper: parent.identity }),
-    };
-    folder.write(record);
-    claim.release();
+    const plan = await plainQemu.plan(attempt);
+    const planned = putOnRecord(attempt, plan, parent.identity);
     step('QEMU is planned');
-    return await startAndFill({ ...attempt, plan, record, parent });
+    return await startAndFill({ ...planned, parent });
   } catch (error) {
     if (!isLoaded) {
       await parent.kill();
