@@ -31,6 +31,13 @@ describe('vmckpt doctor', () => {
     expect(stdout).toMatch(/^ok {4}QEMU: \d+\.\d+\.\d+/m);
   });
 
+  it('names a QEMU that is missing once', async () => {
+    const { checks } = await examine(['--json', 'doctor'], { env: { PATH: '/nowhere' } });
+    expect(checks.find(({ check }) => check === 'qemu')).toMatchObject({
+      found: 'no qemu-system-x86_64 on PATH',
+    });
+  });
+
   it('says of KVM what it has tried', async () => {
     const { checks } = await examine(['--json', 'doctor']);
     const { status, found } = checks.find(({ check }) => check === 'kvm')!;
