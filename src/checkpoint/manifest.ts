@@ -86,6 +86,8 @@ export const manifestSchema = v.object({
   workingDirectory: v.optional(text),
   /** What QEMU was as a process: the names in its command line mean what they mean there. */
   process: v.optional(processContextSchema),
+  /** How the VM differed from what its command line makes: a restore needs another one. */
+  changedParts: v.optional(v.pipe(v.array(text), v.maxLength(MAX_LIST))),
   /** What a restore would refuse, as the save knew it. */
   restoreProblems: v.optional(
     v.pipe(v.array(v.object({ code: text, message: text })), v.maxLength(MAX_LIST)),

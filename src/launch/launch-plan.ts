@@ -32,7 +32,15 @@ export interface LaunchWishes {
 /** What a launch goes by. */
 export type SavedVm = Pick<
   Manifest,
-  'name' | 'runState' | 'vmState' | 'qemu' | 'machine' | 'commandLine' | 'workingDirectory' | 'process'
+  | 'name'
+  | 'runState'
+  | 'vmState'
+  | 'qemu'
+  | 'machine'
+  | 'commandLine'
+  | 'changedParts'
+  | 'workingDirectory'
+  | 'process'
 >;
 
 export interface LaunchSubject {

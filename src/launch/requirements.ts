@@ -25,7 +25,7 @@ export interface Problem {
 }
 
 export interface Requisites {
-  readonly manifest: Pick<Manifest, 'process' | 'workingDirectory'>;
+  readonly manifest: Pick<Manifest, 'process' | 'workingDirectory' | 'changedParts'>;
   /** As whom it is to run, if not as this process's user. */
   readonly user: User | undefined;
   /** The user's own command line is meant as it stands. */
@@ -51,6 +51,7 @@ const OWN_COMMAND_LINE = 'vmckpt restore NAME -- QEMU ARGS…';
 export const REQUIREMENTS = {
   'readable names': requireReadableNames,
   'nothing of the old process': requireNothingInherited,
+  'the parts it was started with': requireParts,
   'the same place': requirePlace,
   'a user it may be': requireUser,
   'its folder': requireFolder,
@@ -98,6 +99,17 @@ function requireNothingInherited({ saved }: Requisites): Problem | undefined {
     code: 'COMMAND_LINE_UNSUPPORTED',
     message: `${found.join('; ')}: it cannot be repeated for a restore`,
     hint: `Give a complete command line that does without it: ${OWN_COMMAND_LINE}`,
+  };
+}
+
+/** Its command line makes another machine than the one that was saved. */
+function requireParts({ manifest, isOwnCommandLine }: Requisites): Problem | undefined {
+  const { changedParts = [] } = manifest;
+  if (changedParts.length === 0 || isOwnCommandLine) return undefined;
+  return {
+    code: 'COMMAND_LINE_UNSUPPORTED',
+    message: `${changedParts.join('; ')}: the command line of QEMU does not show it`,
+    hint: `Put the VM back to how it was started (a device that is plugged in again counts as another one), or restart it with a command line that shows it. Or give a command line of your own: ${OWN_COMMAND_LINE}`,
   };
 }
 

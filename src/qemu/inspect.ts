@@ -58,6 +58,8 @@ export const VmDescription = v.object({
   devices: v.object({
     named: v.array(v.object({ id: v.string(), type: v.string() })),
     anonymous: v.array(v.string()),
+    /** Those of them that were plugged in while QEMU ran, whatever they are called. */
+    plugged: v.array(v.object({ id: v.optional(v.string()), type: v.string() })),
   }),
   /** How many devices there are of each type, whatever has made them: also QEMU itself, and -serial, -vga and the like. */
   deviceTypes: record(integer),
@@ -67,6 +69,8 @@ export const VmDescription = v.object({
       /** The `-drive` id; empty for a `-blockdev` that a device names. */
       device: v.string(),
       node: v.string(),
+      /** The device that has it, by its id or its path; undefined for a drive that none has. */
+      owner: v.optional(v.string()),
       file: v.string(),
       format: v.string(),
       readOnly: v.boolean(),
@@ -115,10 +119,7 @@ export async function inspectVm(qmp: QmpClient): Promise<VmDescription> {
     memoryBackends: await inspectMemoryBackends(qmp),
     memoryDevices: memoryDevices.map(({ type, data }, index) => ({ id: data.id ?? `#${index}`, kind: type })),
     deviceTypes: countTypes(await devicesIn(qmp, DEVICE_FOLDERS)),
-    devices: {
-      named: (await childrenOf(qmp, '/machine/peripheral')).map(({ name, type }) => ({ id: name, type })),
-      anonymous: (await childrenOf(qmp, '/machine/peripheral-anon')).map(({ type }) => type),
-    },
+    devices: await inspectDevices(qmp),
     disks,
     blockNodes: nodes
       .filter((node) => !node['node-name'].startsWith('#'))
@@ -145,7 +146,9 @@ const Node = v.object({
   image: v.object({ format: v.string(), 'virtual-size': v.number() }),
 });
 const NodeList = v.array(Node);
-const BlockList = v.array(v.object({ device: v.string(), inserted: v.optional(Node) }));
+const BlockList = v.array(
+  v.object({ device: v.string(), qdev: v.optional(v.string()), inserted: v.optional(Node) }),
+);
 const ChardevList = v.array(v.object({ label: v.string(), filename: v.string() }));
 const FeatureWords = v.array(
   v.object({
@@ -250,19 +253,44 @@ function memoryPathOf(qmp: QmpClient, object: string): Promise<string> {
   return qmp.query(v.string(), 'qom-get', { path: object, property: 'mem-path' });
 }
 
+async function inspectDevices(qmp: QmpClient): Promise<VmDescription['devices']> {
+  const [named, anonymous] = await Promise.all(
+    GIVEN_FOLDERS.map((folder) => childrenOf(qmp, `/machine/${folder}`)),
+  );
+  const wasPlugged = (folder: string, name: string) =>
+    qmp.query(v.boolean(), 'qom-get', { path: `/machine/${folder}/${name}`, property: 'hotplugged' });
+  const pluggedIn = async (folder: string, devices: readonly { name: string; type: string }[]) => {
+    const plugged = await Promise.all(devices.map(({ name }) => wasPlugged(folder, name)));
+    return devices.filter((_, index) => plugged[index]);
+  };
+  const [first, second] = GIVEN_FOLDERS;
+  return {
+    named: named!.map(({ name, type }) => ({ id: name, type })),
+    anonymous: anonymous!.map(({ type }) => type),
+    plugged: [
+      ...(await pluggedIn(first, named!)).map(({ name, type }) => ({ id: name, type })),
+      ...(await pluggedIn(second, anonymous!)).map(({ type }) => ({ type })),
+    ],
+  };
+}
+
 /** What the guest has as disks, and media that are in. */
 export async function inspectDisks(qmp: QmpClient): Promise<Disk[]> {
   const block = await qmp.query(BlockList, 'query-block');
-  return block.flatMap(({ device, inserted }) =>
-    inserted === undefined ? [] : [describeDisk(device, inserted)],
+  return block.flatMap(({ device, qdev, inserted }) =>
+    inserted === undefined ? [] : [describeDisk({ device, owner: qdev }, inserted)],
   );
 }
 
-function describeDisk(device: string, node: v.InferOutput<typeof Node>): Disk {
+function describeDisk(
+  { device, owner }: { readonly device: string; readonly owner: string | undefined },
+  node: v.InferOutput<typeof Node>,
+): Disk {
   const temporary = isTemporaryImage(node.file);
   const disk = {
     device,
     node: node['node-name'],
+    ...(owner !== undefined && { owner }),
     file: node.file,
     format: node.image.format,
     readOnly: node.ro,

@@ -5,6 +5,7 @@ import type { SavedVm } from '../launch/launch-plan.js';
 import type { Problem } from '../launch/requirements.js';
 import type { ParsedStream } from '../migration-stream/parser.js';
 import type { Drift } from '../qemu/drift/drift.js';
+import { changedParts } from '../qemu/changed-parts.js';
 import type { VmDescription } from '../qemu/inspect.js';
 import { packageVersion } from '../util/package-paths.js';
 import type { SaveMethod } from './methods.js';
@@ -12,6 +13,7 @@ import type { SavedState } from './run-states.js';
 
 /** What a restore starts QEMU by; known before anything is saved. */
 export function savedVm(name: string, vm: VmDescription): SavedVm {
+  const changed = changedParts(vm);
   return {
     name,
     runState: vm.running ? 'running' : 'paused',
@@ -29,6 +31,7 @@ export function savedVm(name: string, vm: VmDescription): SavedVm {
       deviceTypes: vm.deviceTypes,
     },
     commandLine: vm.args,
+    ...(changed.length > 0 && { changedParts: changed }),
     ...(vm.cwd !== undefined && { workingDirectory: vm.cwd }),
     process: vm.context,
   };

@@ -360,6 +360,27 @@ describeOnEachQemu('a change made at run time', (choice) => {
     expect(await ask((qmp) => qmp.execute('query-status'))).toMatchObject({ running: true });
   });
 
+  it('of devices is known by QEMU’s own mark, and not by their names', async () => {
+    await start(
+      ...['-device', 'qemu-xhci,id=xhci', '-device', 'usb-kbd,id=kb', '-device', 'usb-tablet'],
+      ...['-drive', 'if=none,id=d1', '-drive', 'if=none,id=d2', '-device', 'ide-cd,drive=d1,id=cd'],
+    );
+    await expect(saved({ method: 'stopped' })).resolves.toBe('');
+    await ask(async (qmp) => {
+      await qmp.execute('cont');
+      for (const id of ['kb', '/machine/peripheral-anon/device[0]']) {
+        await qmp.execute('device_del', { id });
+        await qmp.execute('device_add', { driver: 'usb-mouse', ...(id === 'kb' && { id }) });
+      }
+    });
+    const parts = ['the device "kb" (usb-mouse) was plugged in', 'a device without an id (usb-mouse) was'];
+    const refused = { code: 'COMMAND_LINE_UNSUPPORTED', exitCode: 14 };
+    await expect(saved({ method: 'stopped' })).rejects.toMatchObject(refused);
+    const said = await saved();
+    for (const part of parts) expect(said.split(part)).toHaveLength(2);
+    await expect(restored()).rejects.toMatchObject(refused);
+  });
+
   it.each(newerThan(choice))(
     'is no default of QEMU %s, which may differ, and comes along to it',
     async (newer) => {

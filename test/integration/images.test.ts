@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { existsSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { beforeAll, expect, it } from 'vitest';
-import { blockersOfSave } from '../../src/qemu/blockers.js';
+import { changedParts } from '../../src/qemu/changed-parts.js';
 import { inspectVm } from '../../src/qemu/inspect.js';
 import { poll } from '../../src/util/deadline.js';
 import { qemuBinary } from '../support/cache.js';
@@ -57,9 +57,8 @@ describeOnEachQemu('a disk', (choice) => {
     const ended = once(child, 'exit').then(() => Promise.reject(new Error(readFileSync(log, 'utf8'))));
     const qmp = await Promise.race([connectWhenReady(qmpSocket), ended]);
     ended.catch(() => undefined);
-    const blockers = async () =>
-      (await blockersOfSave(qmp, await inspectVm(qmp))).map(({ message }) => message);
-    return { qmp, blockers, end: () => qmp.close().then(() => killAndWait(child.pid)) };
+    const changes = async () => changedParts(await inspectVm(qmp));
+    return { qmp, changes, end: () => qmp.close().then(() => killAndWait(child.pid)) };
   }
 
   it('may be spelled in many ways', async () => {
@@ -97,7 +96,7 @@ describeOnEachQemu('a disk', (choice) => {
       'driver=throttle,node-name=n3,read-only=on,throttle-group=g,file=bottom',
       'driver=null-co,node-name=n4,read-only=on,size=1048576',
     ];
-    const { blockers, end } = await start(
+    const { changes, end } = await start(
       ...['-object', 'throttle-group,id=g'],
       ...[...images, ...trees].flatMap((drive, index) => [
         '-drive',
@@ -107,7 +106,7 @@ describeOnEachQemu('a disk', (choice) => {
       ...[1, 2, 3, 4].flatMap((number) => ['-device', `virtio-blk-pci,drive=n${number}`]),
       ...['-drive', 'file=disk.raw,format=raw,if=virtio,readonly=on'],
     );
-    expect(await blockers()).toEqual([]);
+    expect(await changes()).toEqual([]);
     await end();
   });
 
@@ -115,15 +114,15 @@ describeOnEachQemu('a disk', (choice) => {
     ['-hda', 'a.qcow2', '-cdrom', 'disk.raw'],
     ['-drive', 'file=a.qcow2,if=virtio', '-fda', 'disk.raw', '-snapshot'],
   ])('may be given as %s %s', async (...args) => {
-    const { blockers, end } = await start(...args);
-    expect(await blockers()).toEqual([]);
+    const { changes, end } = await start(...args);
+    expect(await changes()).toEqual([]);
     await end();
   });
 
   it('that is another one now is named, also behind the same node name and as a tree of options', async () => {
     const tree = (filename: string) => ({ driver: 'raw', offset: 512, file: { driver: 'file', filename } });
     const cd = ['-device', 'ide-cd,id=cd'];
-    const { qmp, blockers, end } = await start(
+    const { qmp, changes, end } = await start(
       '-blockdev',
       json({ 'node-name': 'n', 'read-only': true, ...tree(raw) }),
       ...cd,
@@ -133,7 +132,7 @@ describeOnEachQemu('a disk', (choice) => {
     await qmp.execute('blockdev-add', other);
     await qmp.execute('blockdev-open-tray', { id: 'cd' });
     await qmp.execute('blockdev-insert-medium', { id: 'cd', 'node-name': 'n' });
-    expect(await blockers()).toEqual([expect.stringMatching(/the image \/.*\/other\.raw, which is not/)]);
+    expect(await changes()).toEqual([expect.stringMatching(/the image \/.*\/other\.raw, which is not/)]);
     await end();
   });
 });

@@ -10,8 +10,15 @@ import { readManifest } from '../../src/checkpoint/manifest.js';
 import { REQUIREMENTS } from '../../src/launch/requirements.js';
 import { identifyProcess } from '../../src/util/process-identity.js';
 import { cliSuite, isRoot } from '../support/cli.js';
-import { endTinyVm, endTinyVms, restoreTinyVm, saveTinyVm, startTinyVm } from '../support/tiny-vm.js';
-import { TINY } from './qemu-helper.js';
+import {
+  endTinyVm,
+  endTinyVms,
+  restoreTinyVm,
+  saveTinyVm,
+  startTinyVm,
+  type TinyVm,
+} from '../support/tiny-vm.js';
+import { connectWhenReady, TINY } from './qemu-helper.js';
 
 interface Case {
   readonly title: string;
@@ -20,6 +27,8 @@ interface Case {
   readonly script: string;
   /** Once QEMU runs. */
   readonly afterwards?: (dir: string) => void;
+  /** Said to its monitor. */
+  readonly monitor?: readonly (readonly [string, Record<string, unknown>])[];
   /** Of the saves and the restore. */
   readonly env?: (dir: string) => Record<string, string>;
   readonly needsRoot?: boolean;
@@ -28,6 +37,34 @@ interface Case {
   /** What the message names. */
   readonly named: string;
 }
+
+/** Devices that have the name of others. */
+const REPLACED = [
+  {
+    title: 'a device of another kind in the place of one',
+    driver: 'usb-kbd,id=part',
+    again: { driver: 'usb-mouse', id: 'part' },
+    named: 'the device "part" (usb-mouse) was plugged in after the start, in the place of',
+  },
+  {
+    title: 'a device that is in another place now',
+    driver: 'usb-kbd,id=part',
+    again: { driver: 'usb-kbd', id: 'part', port: '4' },
+    named: 'the device "part" (usb-kbd) was plugged in',
+  },
+  {
+    title: 'a device that has another disk now',
+    driver: 'usb-storage,id=part,drive=one',
+    again: { driver: 'usb-storage', id: 'part', drive: 'two' },
+    named: 'the device "part" (usb-storage) was plugged in',
+  },
+  {
+    title: 'a device without an id in the place of one',
+    driver: 'usb-kbd',
+    again: { driver: 'usb-mouse' },
+    named: 'a device without an id (usb-mouse) was plugged in',
+  },
+];
 
 const CASES: readonly Case[] = [
   {
@@ -89,6 +126,30 @@ os.execvp(sys.argv[1], sys.argv[1:])' "$@" -chardev socket,id=c,fd=9`,
     code: 'COMMAND_LINE_UNSUPPORTED',
     exitCode: 14,
     named: '-chroot jail',
+  },
+  ...REPLACED.map(({ title, driver, again, named }): Case => ({
+    title,
+    requirement: 'the parts it was started with',
+    script: `truncate -s 1M one two; exec "$@" -device qemu-xhci,id=xhci \
+        -drive if=none,id=one,readonly=on,format=raw,file=one -drive if=none,id=two,readonly=on,format=raw,file=two \
+        -device ${driver},bus=xhci.0,port=3`,
+    monitor: [
+      ['device_del', { id: driver.includes('id=part') ? 'part' : '/machine/peripheral-anon/device[0]' }],
+      ['device_add', { bus: 'xhci.0', port: '3', ...again }],
+    ],
+    code: 'COMMAND_LINE_UNSUPPORTED',
+    exitCode: 14,
+    named,
+  })),
+  {
+    title: 'a disk that was given another of its drives',
+    requirement: 'the parts it was started with',
+    script: `truncate -s 1M one two; exec "$@" -device virtio-blk-pci,id=part,drive=one \
+      -blockdev driver=file,node-name=one,filename=one,read-only=on -blockdev driver=file,node-name=two,filename=two,read-only=on`,
+    monitor: [['qom-set', { path: '/machine/peripheral/part', property: 'drive', value: 'two' }]],
+    code: 'COMMAND_LINE_UNSUPPORTED',
+    exitCode: 14,
+    named: 'the device "part" has the drive "two", and "one" in the command line',
   },
   {
     title: 'another network namespace',
@@ -229,6 +290,13 @@ describe('a save knows what its restore would refuse', () => {
     return startTinyVm({ script, dir });
   }
 
+  async function tell({ qmpSocket }: TinyVm, commands: NonNullable<Case['monitor']>): Promise<void> {
+    if (commands.length === 0) return;
+    const qmp = await connectWhenReady(qmpSocket);
+    for (const [command, args] of commands) await qmp.execute(command, args);
+    await qmp.close();
+  }
+
   it('in each of its requirements', () => {
     const tried = new Set(CASES.map(({ requirement }) => requirement));
     expect([...tried].sort()).toEqual(Object.keys(REQUIREMENTS).sort());
@@ -239,6 +307,7 @@ describe('a save knows what its restore would refuse', () => {
       const { code, exitCode } = each;
       const vm = await start(each);
       each.afterwards?.(vm.dir);
+      await tell(vm, each.monitor ?? []);
       const message = expect.stringContaining(each.named) as string;
       const hint = expect.stringContaining('--own-command-line') as string;
       await expect(saveTinyVm(vm, { quit: true, method: 'stopped' })).rejects.toMatchObject({
