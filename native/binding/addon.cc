@@ -86,12 +86,15 @@ Napi::Value SyncFileRange(const Napi::CallbackInfo& info) {
 
 // → promise: it may wait for the disk
 Napi::Value ReadAhead(const Napi::CallbackInfo& info) {
-  auto work = [fd = IntAt(info, 0)] {
-    vmckpt::ReadAhead(fd);
+  auto work = [fd = IntAt(info, 0), max_bytes = Int64At(info, 1)] {
+    vmckpt::ReadAhead(fd, max_bytes);
     return true;
   };
   return InBackground(info.Env(), work, [](Napi::Env env, bool) { return env.Undefined(); });
 }
+
+// Never returns: threads that wait for a disk are not waited for.
+Napi::Value ExitNow(const Napi::CallbackInfo& info) { ::_exit(IntAt(info, 0)); }
 
 Napi::Value NextData(const Napi::CallbackInfo& info) {
   int64_t found = vmckpt::NextData(IntAt(info, 0), Int64At(info, 1));
@@ -175,6 +178,7 @@ Napi::Object Initialize(Napi::Env, Napi::Object exports) {
   Export<SyncFileRange>(exports, "syncFileRange");
   Export<NextData>(exports, "nextData");
   Export<ReadAhead>(exports, "readAhead");
+  Export<ExitNow>(exports, "exitNow");
   Export<PidfdOpen>(exports, "pidfdOpen");
   Export<PidfdGetfd>(exports, "pidfdGetfd");
   Export<PidfdSendSignal>(exports, "pidfdSendSignal");

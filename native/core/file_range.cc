@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "core/system_error.h"
 
 namespace vmckpt {
@@ -47,10 +49,11 @@ int64_t NextData(int fd, int64_t offset_bytes) {
   return Check(found, "lseek");
 }
 
-void ReadAhead(int fd) {
+void ReadAhead(int fd, int64_t max_bytes) {
   struct stat status;
   Check(::fstat(fd, &status), "fstat");
-  for (off_t at = 0; at < status.st_size; at += kReadAheadBytes)
+  const off_t end = std::min<off_t>(status.st_size, max_bytes);
+  for (off_t at = 0; at < end; at += kReadAheadBytes)
     if (int error = ::posix_fadvise(fd, at, kReadAheadBytes, POSIX_FADV_WILLNEED))
       throw SystemError(error, "posix_fadvise");
 }

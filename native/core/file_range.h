@@ -28,7 +28,7 @@ int64_t NextData(int fd, int64_t offset_bytes);
  * asked. */
 constexpr int64_t kReadAheadBytes = 128 << 10;
 
-/** Begins to read the whole file into the page cache; may wait for room in the disk's queue. */
-void ReadAhead(int fd);
+/** Begins to read the file into the page cache, up to this length; may wait for room in the disk's queue. */
+void ReadAhead(int fd, int64_t max_bytes);
 
 }  // namespace vmckpt

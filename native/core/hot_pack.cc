@@ -52,10 +52,13 @@ bool HotPack::ReadTable(uint64_t extent_index_root) {
   const size_t table_bytes = entries_.size() * sizeof(Entry);
   auto copy = [&] { std::memcpy(entries_.data(), file_.data() + sizeof(header), table_bytes); };
   if (!ReadGuarded(copy) || Checksum(entries_.data(), table_bytes) != header.table_checksum) return false;
-  return std::ranges::is_sorted(entries_, {}, &Entry::extent) &&
-         std::ranges::all_of(entries_, [this](const Entry& entry) {
-           return entry.offset <= file_.size() && entry.stored_bytes <= file_.size() - entry.offset;
-         });
+  // Behind the last extent there is nothing: all of the file is read ahead.
+  uint64_t end = sizeof(header) + table_bytes;
+  for (const Entry& entry : entries_) {
+    if (entry.offset > file_.size() || entry.stored_bytes > file_.size() - entry.offset) return false;
+    end = std::max(end, entry.offset + entry.stored_bytes);
+  }
+  return end == file_.size() && std::ranges::is_sorted(entries_, {}, &Entry::extent);
 }
 
 const HotPack::Entry* HotPack::EntryOf(uint64_t extent) const {

@@ -23,6 +23,7 @@ export const GENERATION_FILES = {
 /** A whole page, so that what follows can be mapped and is aligned. */
 export const HEADER_BYTES = 4096;
 export const CHUNK_BYTES = 64 * 1024;
+const CHECKSUM_BYTES = 8;
 
 /** More pages together compress better; stored raw they only take longer to read for one of them. */
 export const DEFAULT_EXTENT_PAGES = { compressed: 8, raw: 4 } as const;
@@ -51,6 +52,12 @@ function indexSpec(magic: string, entryBytes: number): IndexSpec {
     entriesPerChunk: CHUNK_BYTES / entryBytes,
     entryWords: entryBytes / 4,
   };
+}
+
+/** Of an index file: a header, whole chunks, and a checksum for each of them. */
+export function indexBytes({ entriesPerChunk }: IndexSpec, entryCount: number): number {
+  const chunkCount = Math.ceil(entryCount / entriesPerChunk);
+  return HEADER_BYTES + chunkCount * (CHUNK_BYTES + CHECKSUM_BYTES);
 }
 
 /** How an extent's bytes are stored. */

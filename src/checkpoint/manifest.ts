@@ -3,10 +3,10 @@
  * whose last line carries the checksum of all bytes before it (docs/format.md). Unknown fields are ignored,
  * because fields are only ever added.
  */
-import { lstatSync } from 'node:fs';
+import { lstatSync, type Stats } from 'node:fs';
 import path from 'node:path';
 import * as v from 'valibot';
-import { ANOTHER_GENERATION, VmckptError, type ErrorCode } from '../errors.js';
+import { ANOTHER_GENERATION, DAMAGE_HINT, VmckptError, type ErrorCode } from '../errors.js';
 import { xxh3 } from '../native/index.js';
 import { MAX_EXTENT_PAGES } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
@@ -16,9 +16,12 @@ import { integer, misfit, natural, parse, record } from '../util/schema.js';
 import { errnoOf } from './files.js';
 import {
   CHECKSUM_ALGORITHM,
+  EXTENT_INDEX_SPEC,
   FORMAT_VERSION,
   GENERATION_FILES,
+  PAGE_INDEX_SPEC,
   checksumText,
+  indexBytes,
   unsupportedVersion,
 } from './format.js';
 
@@ -245,9 +248,10 @@ export function decodeManifest(encoded: Buffer, label: string): Manifest {
 }
 
 /**
- * Reads and verifies the manifest of the generation in `dir`, and looks whether all the other files are there: what lacks
- * one is of no use to anybody.
- * @throws VmckptError MANIFEST_DAMAGED, FORMAT_UNSUPPORTED, FILE_MISSING, NOT_A_FILE, NOT_PERMITTED
+ * Reads and verifies the manifest of the generation in `dir`, and looks whether all the other files are there, as long as they
+ * must be: what lacks one is of no use to anybody.
+ * @throws VmckptError MANIFEST_DAMAGED, FORMAT_UNSUPPORTED, FILE_MISSING, NOT_A_FILE, NOT_PERMITTED, and
+ *   DEVICE_STATE_DAMAGED, INDEX_DAMAGED, EXTENT_DAMAGED for a file of another length
  */
 export function readManifest(dir: string): Manifest {
   return readEncodedManifest(dir).manifest;
@@ -266,7 +270,7 @@ export function readEncodedManifest(dir: string): { readonly manifest: Manifest;
   if (encoded === undefined)
     throw damaged(label, `it has more than the ${MAX_MANIFEST_BYTES} bytes that it may have`);
   const manifest = calledByFolder(decodeManifest(encoded, label), dir);
-  requireFiles(dir);
+  requireFiles(dir, manifest);
   return { manifest, encoded };
 }
 
@@ -278,15 +282,38 @@ function calledByFolder(manifest: Manifest, dir: string): Manifest {
   return { ...manifest, name: path.basename(path.dirname(absolute)), generation: Number(generation) };
 }
 
+/** Nothing is read that is longer than it can be. @throws VmckptError as readManifest() */
+function requireFiles(dir: string, manifest: Manifest): void {
+  const label = generationLabel(dir);
+  for (const [name, expected] of Object.entries(fileBytesOf(manifest))) {
+    const { size } = lstatRegular(dir, name);
+    if (size !== expected)
+      throw new VmckptError(DAMAGE[name]!, `${label}/${name} has ${size} bytes, ${expected} expected`, {
+        hint: DAMAGE_HINT,
+      });
+  }
+}
+
+/** How long every file is that lies beside the manifest. */
+export function fileBytesOf({ pages, sizes, ram }: Manifest): Readonly<Record<string, number>> {
+  return {
+    [GENERATION_FILES.deviceState]: sizes.deviceStateBytes,
+    [GENERATION_FILES.pageIndex]: indexBytes(PAGE_INDEX_SPEC, sizes.ramBytes / ram.pageBytes),
+    [GENERATION_FILES.extentIndex]: indexBytes(EXTENT_INDEX_SPEC, pages.extentCount),
+    [GENERATION_FILES.pages]: pages.fileBytes,
+  };
+}
+
 /** @throws VmckptError FILE_MISSING, NOT_A_FILE, NOT_PERMITTED */
-function requireFiles(dir: string): void {
-  for (const name of Object.values(GENERATION_FILES))
-    try {
-      const file = path.join(dir, name);
-      requireRegular(file, lstatSync(file));
-    } catch (error) {
-      throw openFailure(error, generationLabel(dir), name);
-    }
+function lstatRegular(dir: string, name: string): Stats {
+  try {
+    const file = path.join(dir, name);
+    const found = lstatSync(file);
+    requireRegular(file, found);
+    return found;
+  } catch (error) {
+    throw openFailure(error, generationLabel(dir), name);
+  }
 }
 
 /** How messages name a generation: by its directory's last two names, `web/3`. */

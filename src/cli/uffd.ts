@@ -4,6 +4,10 @@ import { serveMemory, type ServeReport } from '../uffd/serve.js';
 import { formatBytes, formatMs } from '../util/units.js';
 import { contextOf, interruptible, option, referenceArgument, verb } from './verb.js';
 
+const LOADS_THE_REST =
+  'Interrupted; loading the rest of the VM’s memory first. ' +
+  'Press Ctrl-C again to exit immediately; the VM will then hang on its first missing page.';
+
 interface UffdFlags {
   readonly socket: string;
   readonly onFailure: 'report' | 'kill';
@@ -28,6 +32,8 @@ export function uffdCommand(): Command {
     .addOption(option('--demand-only', 'load only pages that the VM touches, and stay until it ends'))
     .action(async (reference: string, flags: UffdFlags, command: Command) => {
       const { output, storeDir } = contextOf(command);
+      let isServed = false;
+      const whatHappens = (): string => (isServed ? LOADS_THE_REST : 'Interrupted.');
       const report = await serveMemory({
         storeDir,
         reference,
@@ -36,11 +42,8 @@ export function uffdCommand(): Command {
         demandOnly: flags.demandOnly === true,
         onProgress: (done, total) => output.progress(done, total),
         onMessage: (text) => output.message(text),
-        signal: interruptible(
-          output,
-          'Interrupted; loading the rest of the VM’s memory first. ' +
-            'Press Ctrl-C again to exit immediately; the VM will then hang on its first missing page.',
-        ).signal,
+        onPeer: () => (isServed = true),
+        signal: interruptible(output, whatHappens).signal,
       });
       output.result(report, describe(report));
     });

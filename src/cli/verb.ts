@@ -2,6 +2,7 @@
 import path from 'node:path';
 import { Argument, Command, InvalidArgumentError, Option } from 'commander';
 import { EXIT_CODES, VmckptError, type ErrorKind } from '../errors.js';
+import { exitNow } from '../native/index.js';
 import { parseReference, requireName } from '../store/reference.js';
 import { homeDir } from '../util/user-folders.js';
 import { Output } from './output.js';
@@ -112,19 +113,23 @@ export interface Interruption {
   readonly tooLate: () => void;
 }
 
-/** Aborts on the first SIGINT, SIGTERM or SIGHUP (a terminal that is closed). A second one ends the process at once, as the user insists. */
-export function interruptible(output: Pick<Output, 'message'>, whatHappens: string): Interruption {
+/** Aborts on the first SIGINT, SIGTERM or SIGHUP (a terminal that is closed). A second one ends the process at once, as the user insists. No thread that waits for a disk holds it up then. */
+export function interruptible(
+  output: Pick<Output, 'message'>,
+  whatHappens: string | (() => string),
+): Interruption {
   const controller = new AbortController();
   let asked = false;
   let isDone = false;
   const onSignal = () => {
     if (asked) process.exit(EXIT_CODES.interrupted);
     asked = true;
+    process.on('exit', exitNow);
     if (isDone)
       return output.message(
         'Too late to interrupt: the work is done. Press Ctrl-C again to exit immediately.',
       );
-    output.message(whatHappens);
+    output.message(typeof whatHappens === 'string' ? whatHappens : whatHappens());
     controller.abort(new VmckptError('INTERRUPTED', 'interrupted'));
   };
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, onSignal);

@@ -61,7 +61,8 @@ export interface Addon {
   isFileLocked(fd: number, byte?: number): boolean;
   syncFileRange(fd: number, offsetBytes: number, lengthBytes: number): void;
   nextData(fd: number, offsetBytes: number): number;
-  readAhead(fd: number): Promise<void>;
+  readAhead(fd: number, maxBytes: number): Promise<void>;
+  exitNow(code: number): never;
   pidfdOpen(pid: number): number;
   pidfdGetfd(pidfd: number, targetFd: number): number;
   pidfdSendSignal(pidfd: number, signal: number): void;
@@ -194,14 +195,19 @@ export function syncFileRange(fd: number, offsetBytes: number, lengthBytes: numb
   );
 }
 
-/** Has the system read a file into its page cache. What cannot be read is left to whoever needs it. */
-export async function readAhead(file: string): Promise<void> {
+/** Has the system read the first bytes of a file into its page cache. What cannot be read is left to whoever needs it. */
+export async function readAhead(file: string, maxBytes: number): Promise<void> {
   try {
     const fd = openRegular(file);
-    await common.readAhead(fd).finally(() => closeSync(fd));
+    await common.readAhead(fd, maxBytes).finally(() => closeSync(fd));
   } catch {
     // The one who needs it says what is wrong with it.
   }
+}
+
+/** Ends this process without its threads, which may be waiting for a disk. */
+export function exitNow(code: number): never {
+  return common.exitNow(code);
 }
 
 /** Where data begins that is not in a hole of the file, at `offsetBytes` or behind it; undefined when none follows. */

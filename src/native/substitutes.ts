@@ -15,6 +15,7 @@ import { perlCall, perlSendFd } from './perl.js';
 export type Substitutable = Pick<
   Addon,
   | 'isFileLocked'
+  | 'exitNow'
   | 'makePipe'
   | 'nextData'
   | 'peerCredentials'
@@ -83,6 +84,8 @@ export const substitutes: Substitutable = {
   syncFileRange: () => undefined,
 
   readAhead: () => Promise.resolve(),
+
+  exitNow: (code) => process.exit(code),
 
   /** A hole is not known as one, and read as the zeros that it holds. */
   nextData: (fd, offsetBytes) => (offsetBytes < fs.fstatSync(fd).size ? offsetBytes : -1),

@@ -66,7 +66,7 @@ async function restoreOnce(options: RestoreOptions): Promise<RestoreReport> {
   // First of all: it opens the checkpoint while everything else is prepared.
   const wishes = options.mode === 'prefetch' ? options.prefetch : undefined;
   const parent = startParent({ folder, generation: located.ref, wishes });
-  readGenerationAhead(dir, options.mode);
+  readGenerationAhead(dir, manifest, options.mode);
   try {
     const plan = await plainQemu.plan(attempt);
     const planned = putOnRecord(attempt, plan, parent.identity);

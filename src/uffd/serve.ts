@@ -31,6 +31,8 @@ export interface ServeOptions {
   readonly demandOnly: boolean;
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
   readonly onMessage: (text: string) => void;
+  /** A VM has handed over its memory. */
+  readonly onPeer: () => void;
   /** A VM that is being served gets all of its memory first. */
   readonly signal: AbortSignal;
 }
@@ -88,6 +90,7 @@ export async function serveMemory(options: ServeOptions): Promise<ServeReport> {
     if (prediction.problem !== undefined) options.onMessage(`Nothing is predicted: ${prediction.problem}.`);
     image.readAhead(prediction.worthReading);
     const peer = await awaitPeer(manifest, options);
+    options.onPeer();
     try {
       return await serve({ manifest, image, prediction, peer }, options);
     } finally {

@@ -7,6 +7,7 @@ import fs from 'node:fs';
 import { errnoOf, readAt, writeAt, writeFailure } from '../checkpoint/files.js';
 import { HOT_PACK_FILE } from '../checkpoint/format.js';
 import type { Hints } from '../checkpoint/hints.js';
+import type { Manifest } from '../checkpoint/manifest.js';
 import type { CheckpointReader } from '../checkpoint/reader.js';
 import { VmckptError } from '../errors.js';
 import { PAGE_KINDS } from '../pages/contracts.js';
@@ -32,6 +33,11 @@ interface Entry {
   readonly offset: number;
 }
 
+/** How long the pack of a generation can be. */
+export function maxPackBytes({ pages }: Manifest): number {
+  return Math.floor(pages.fileBytes * MAX_SHARE);
+}
+
 /**
  * Makes the pack fit the set, unless it does so well enough.
  * @returns why that was not possible, as a clause for the user. Never throws but for bugs.
@@ -44,11 +50,15 @@ export async function refreshHotPack(
   // It may be half as large as the checkpoint: too much for a state folder.
   if (!hints.areBeside) return undefined;
   const file = hints.place(HOT_PACK_FILE);
+  const maxBytes = maxPackBytes(reader.manifest);
   try {
     const extents = extentsOf(reader, set);
-    if (fits(packedExtents(file), extents)) return undefined;
+    if (fits(packedExtents(file, maxBytes), extents)) return undefined;
     // Somebody else may have written it while this one waited for its turn.
-    await replaceFile(file, (fd) => !fits(packedExtents(file), extents) && writePack(fd, reader, extents));
+    await replaceFile(
+      file,
+      (fd) => !fits(packedExtents(file, maxBytes), extents) && writePack(fd, reader, extents),
+    );
     return undefined;
   } catch (error) {
     if (!(error instanceof VmckptError) && errnoOf(error) === undefined) throw error;
@@ -80,8 +90,8 @@ function fits(packed: ReadonlySet<number>, wanted: ReadonlySet<number>): boolean
   return changes <= wanted.size * TOLERATED_CHANGE;
 }
 
-/** The extents that a pack claims to hold; none when there is no such file. Whoever reads it verifies it. */
-function packedExtents(file: string): Set<number> {
+/** The extents that a pack claims to hold; none when there is no such file, or a longer one than is written. Whoever reads it verifies it. */
+function packedExtents(file: string, maxBytes: number): Set<number> {
   let fd: number;
   try {
     fd = openRegular(file);
@@ -90,11 +100,13 @@ function packedExtents(file: string): Set<number> {
     throw error;
   }
   try {
+    const { size } = fs.fstatSync(fd);
+    if (size > maxBytes) return new Set();
     const header = Buffer.alloc(HEADER_BYTES);
     const isWhole =
       readAt(fd, header, 0) === HEADER_BYTES && header.toString('latin1', 0, AT.version) === ENVELOPE.magic;
     const count = isWhole ? Number(header.readBigUInt64LE(AT.bodySize)) : 0;
-    if (HEADER_BYTES + count * ENTRY_BYTES > fs.fstatSync(fd).size) return new Set();
+    if (HEADER_BYTES + count * ENTRY_BYTES > size) return new Set();
     const table = Buffer.alloc(count * ENTRY_BYTES);
     readAt(fd, table, HEADER_BYTES);
     return new Set(Array.from({ length: count }, (_, at) => table.readUInt32LE(at * ENTRY_BYTES)));
@@ -112,7 +124,7 @@ function writePack(fd: number, reader: CheckpointReader, extents: ReadonlySet<nu
     entries.push({ extent, storedBytes, offset });
     offset += storedBytes;
   }
-  if (offset > reader.manifest.pages.fileBytes * MAX_SHARE) return false;
+  if (offset > maxPackBytes(reader.manifest)) return false;
   for (const { extent, storedBytes, offset } of entries) {
     const stored = Buffer.alloc(storedBytes);
     readAt(reader.pagesFd, stored, reader.extentInfo(extent).offset);

@@ -27,7 +27,7 @@ type Parts = [PageRuns, PageRuns, PageRuns, PageRuns, PageRuns, PageRuns, PageRu
 const AT = { budgetMs: 0, explore: 8, explorePhase: 16, restMs: 20, lengths: 24 } as const;
 const FIXED_BYTES = AT.lengths + 4 * PARTS.length;
 /** Of 2²⁰ units, each in two parts at most. */
-const MAX_BYTES = 32 << 20;
+export const MAX_PLAN_BYTES = 32 << 20;
 /** Nobody would want to wait longer for all of a VM's memory to begin to come. */
 const MAX_REST_MS = 60_000;
 
@@ -63,7 +63,7 @@ export interface PlanSubject {
 
 /** What `writeNextPlan` has left, if it was for this. */
 export function readNextPlan(hints: Hints, subject: PlanSubject): Opened<PrefetchPlan> | undefined {
-  return readHint(hints.find(NEXT_PLAN_FILE), MAX_BYTES, (bytes) => decodePlan(bytes, subject));
+  return readHint(hints.find(NEXT_PLAN_FILE), MAX_PLAN_BYTES, (bytes) => decodePlan(bytes, subject));
 }
 
 /**
@@ -78,7 +78,7 @@ export async function writeNextPlan(
   if (known.histogram.memberCount === 0) return undefined;
   const tie = tieTo(encodeWorkingSet(known))!;
   const bytes = encodePlan(planPrefetch(known, wishes), tie, wishes);
-  if (bytes.length > MAX_BYTES) return undefined;
+  if (bytes.length > MAX_PLAN_BYTES) return undefined;
   try {
     await replaceFile(hints.place(NEXT_PLAN_FILE), (fd) => {
       // Somebody may have learnt since, and be quicker with a plan of that.

@@ -1,9 +1,12 @@
+import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { readManifest } from '../../src/checkpoint/manifest.js';
 import { PAGE_BYTES, RamLayout } from '../../src/pages/layout.js';
+import { poll } from '../../src/util/deadline.js';
 import { cliSuite } from '../support/cli.js';
+import { startCli } from '../support/command.js';
 import { readStream } from '../unit/interchange/machines.js';
 import { buildStream, SMALL_STREAM } from '../unit/migration-stream/streams.js';
 
@@ -121,5 +124,25 @@ describe('vmckpt import and export', () => {
     const { code, json } = await run(['--json', 'export', 'hurt', at('hurt.stream')]);
     expect([code, json]).toMatchObject([13, { error: { code: 'EXTENT_DAMAGED' } }]);
     expect(readdirSync(directory)).toEqual(before);
+  });
+
+  it('end on a signal, whatever a thread of theirs waits for, and tell what holds', async () => {
+    writeFileSync(at('memory'), Buffer.alloc(2 * PAGE_BYTES, 1));
+    await run(['import', '--raw-memory', at('memory'), 'waiting']);
+    execFileSync('mkfifo', [at('fifo')]);
+    // Opening it takes until another process does the same, in a thread of Node's pool.
+    writeFileSync(at('wait.cjs'), `require('fs').open('${at('fifo')}', 'r', () => undefined)`);
+    const server = startCli(['--store', storeDir, 'uffd', 'waiting', '--socket', at('socket')], {
+      env: { NODE_OPTIONS: `--require ${at('wait.cjs')}` },
+    });
+    await poll(() => server.said().includes('Waiting for a VM') || undefined, {
+      what: 'it to wait',
+      timeoutMs: 30_000,
+      everyMs: 20,
+    });
+    server.kill('SIGTERM');
+    const { code, stderr } = await server.ended;
+    expect(code).toBe(130);
+    expect(stderr).toContain('\nInterrupted.\n');
   });
 });

@@ -1,5 +1,14 @@
 import { execFileSync } from 'node:child_process';
-import { chmodSync, cpSync, mkdirSync, openSync, closeSync, readFileSync, writeSync } from 'node:fs';
+import {
+  chmodSync,
+  cpSync,
+  mkdirSync,
+  openSync,
+  closeSync,
+  readFileSync,
+  truncateSync,
+  writeSync,
+} from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { cliSuite, deadProcess, isRoot, WITHOUT_CAPABILITIES } from '../support/cli.js';
@@ -131,6 +140,33 @@ describe('checkpoints in a store', () => {
     expect(await run(['show', 'torn'])).toMatchObject({ code: 13 });
     expect(await run(['rm', 'torn@1'])).toMatchObject({ code: 0 });
   });
+
+  it.each(['device-state', 'page-index', 'extent-index', 'pages'])(
+    'are refused by every verb when the file %s is of another length, however long',
+    async (file) => {
+      const name = `long-${file}`;
+      const dir = await storeGeneration(storeDir, name);
+      truncateSync(path.join(dir, file), 3 * 2 ** 40);
+      const verbs = [
+        ['check', name],
+        ['show', name],
+        ['restore', name],
+        ['learn', name],
+        ['export', name, path.join(storeDir, 'stream')],
+        ['materialize', name],
+        ['uffd', name, '--socket', path.join(storeDir, 'uffd.sock')],
+      ];
+      for (const args of verbs) {
+        const { code, stdout, stderr } = await run(args);
+        expect([args[0], code, stdout + stderr]).toEqual([
+          args[0],
+          13,
+          expect.stringContaining(`${name}/1/${file} has ${3 * 2 ** 40} bytes, `),
+        ]);
+      }
+      expect(await run(['rm', `${name}@1`])).toMatchObject({ code: 0 });
+    },
+  );
 
   it('are removed only when the generation is said', async () => {
     await storeGeneration(storeDir, 'old');

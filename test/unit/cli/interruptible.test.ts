@@ -1,17 +1,21 @@
+import type { EventEmitter } from 'node:events';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { interruptible } from '../../../src/cli/verb.js';
 
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+/** Signals look to Node like any other event. */
+const EVENTS: readonly string[] = [...SIGNALS, 'exit'];
+const emitter: EventEmitter = process;
 
 /** Those of the test runner are spared. */
 function begin() {
-  const before = SIGNALS.map((name) => process.listeners(name));
+  const before = EVENTS.map((name) => emitter.listeners(name));
   const said: string[] = [];
   const interruption = interruptible({ message: (text) => said.push(text) }, 'Interrupted: undoing it.');
   onTestFinished(() => {
-    SIGNALS.forEach((name, index) => {
-      for (const listener of process.listeners(name))
-        if (!before[index]!.includes(listener)) process.off(name, listener);
+    EVENTS.forEach((name, index) => {
+      for (const listener of emitter.listeners(name))
+        if (!before[index]!.includes(listener)) emitter.off(name, listener as () => void);
     });
   });
   const interrupt = (name: (typeof SIGNALS)[number] = 'SIGINT') => {

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { expect, test } from 'vitest';
 import { bringTo, cachedBytes } from '../../../src/bench/page-cache.js';
@@ -17,10 +17,22 @@ test('a file is read ahead to its end, however little the kernel reads at a time
     await bringTo('cold', [file]);
     // Again and again: the kernel may take pages back. What is not read ahead at all never comes.
     const isWhole = async () => {
-      await readAhead(file);
+      await readAhead(file, BYTES);
       return (await cachedBytes([file])) === BYTES || undefined;
     };
     expect(await poll(isWhole, { what: 'the file to be read', timeoutMs: 30_000, everyMs: 50 })).toBe(true);
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
+});
+
+test('no more of a file is read ahead than it may hold', async () => {
+  const dir = mkdtempSync(path.join(PACKAGE_ROOT, '.cache', 'read-ahead-'));
+  try {
+    const file = path.join(dir, 'file');
+    writeFileSync(file, 'short');
+    truncateSync(file, 3 * 2 ** 40);
+    await readAhead(file, BYTES);
   } finally {
     rmSync(dir, { recursive: true });
   }

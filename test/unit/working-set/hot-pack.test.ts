@@ -1,4 +1,4 @@
-import { readFileSync, statSync, writeFileSync, existsSync, readdirSync } from 'node:fs';
+import { readFileSync, statSync, truncateSync, writeFileSync, existsSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { Hints } from '../../../src/checkpoint/hints.js';
@@ -74,6 +74,16 @@ describe('refreshHotPack', () => {
     const { dir, reader } = await generation();
     expect(await refreshHotPack(Hints.beside(dir), reader, setOf(reader, firstPages(60)))).toBeUndefined();
     expect(existsSync(path.join(dir, HOT_PACK_FILE))).toBe(false);
+  });
+
+  it('replaces one that is longer than any that is written', async () => {
+    const { dir, reader } = await generation();
+    const file = path.join(dir, HOT_PACK_FILE);
+    await refreshHotPack(Hints.beside(dir), reader, setOf(reader, firstPages(16)));
+    const { size } = statSync(file);
+    truncateSync(file, 3 * 2 ** 40);
+    expect(await refreshHotPack(Hints.beside(dir), reader, setOf(reader, firstPages(16)))).toBeUndefined();
+    expect(statSync(file).size).toBe(size);
   });
 
   it('replaces what is no pack, and says why where it cannot', async () => {
