@@ -3,7 +3,8 @@ import type { ErrorCode } from '../errors.js';
 import { asRoot } from '../util/rights.js';
 
 /** QEMU goes on all the same (7.2 names the modules that it looks for in vain), or has said why before. */
-const WARNING = /^(.*: (warning|info): |qemu: module \S+ not found|.*: load of migration failed: ).*(\n|$)/gm;
+const WARNING =
+  /^((.*: (warning|info): |qemu: module \S+ not found).*|.*: load of migration failed: [^:\n]*)(\n|$)/gm;
 
 /** That this QEMU does not know a part of a command line, or has been built without it. */
 const NOT_IN_THIS_QEMU = [
@@ -130,7 +131,7 @@ const KNOWN_MESSAGES: readonly KnownMessage[] = [
       "A device loaded less or more state than was saved: its configuration or QEMU's version differs.",
   },
   {
-    pattern: /Unknown savevm section or instance/i,
+    pattern: /Unknown (savevm )?section or instance/i,
     code: 'QEMU_INCOMPATIBLE',
     meaning:
       'The checkpoint holds the state of a device that this VM does not have: the devices must be the same.',
@@ -159,7 +160,7 @@ const KNOWN_MESSAGES: readonly KnownMessage[] = [
     meaning: `QEMU may not use userfaultfd. ${asRoot('Run it', 'CAP_SYS_PTRACE')}, set vm.unprivileged_userfaultfd=1 (sysctl), or restore with --mode eager.`,
   },
   {
-    pattern: /error while loading state/i,
+    pattern: /error while loading state|(loadvm failed|Failed to load (vmstate|section))[^\n]*: -22\b/i,
     code: 'QEMU_INCOMPATIBLE',
     meaning: 'A device refused its state: its configuration differs from the saved one.',
   },

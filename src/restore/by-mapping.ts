@@ -22,7 +22,7 @@ import { identifyProcess } from '../util/process-identity.js';
 import { beginAftercare } from '../aftercare/begin.js';
 import { connectTo } from '../qemu/migration-socket.js';
 import { endOfQemu, listenForMachine, runWhenLoaded } from '../qemu/incoming.js';
-import { LAST_WORDS_MS } from './loading-failure.js';
+import { isCutOff, LAST_WORDS_MS } from './loading-failure.js';
 import { requireSameDisks } from './same-disks.js';
 import { compareSettings, replaySettings } from './settings.js';
 import { plainQemu } from './machine-host.js';
@@ -144,7 +144,7 @@ function noteLoaded(folder: VmFolder, { pid }: LaunchedQemu): void {
 
 /** A QEMU that ends closes its sockets, and has more to say about it than that. */
 async function explain(error: unknown, { exited }: LaunchedQemu, logPath: string): Promise<unknown> {
-  if (!(error instanceof VmckptError) || error.kind !== 'failed') return error;
+  if (!isCutOff(error) && !(error instanceof VmckptError && error.kind === 'failed')) return error;
   const end = await Promise.race([exited, sleep(LAST_WORDS_MS)]);
   return end === undefined ? error : endOfQemu(end, logPath);
 }

@@ -24,11 +24,17 @@ export async function failedWhileLoading({ qemu, server, logPath }: Loading): Pr
   const serverEnd = await Promise.race([server.ended, sleep(LAST_WORDS_MS)]);
   if (serverEnd?.type === 'lost')
     throw new VmckptError('TRANSFER_FAILED', 'the serving process was killed before the VM ran');
-  if (serverEnd?.type === 'failed' && serverEnd.error.code !== 'TRANSFER_FAILED') throw serverEnd.error;
+  if (serverEnd?.type === 'failed' && !isCutOff(serverEnd.error)) throw serverEnd.error;
   const end = await Promise.race([exited, sleep(LAST_WORDS_MS)]);
   if (end !== undefined) throw endOfQemu(end, logPath);
   if (serverEnd?.type === 'failed') throw serverEnd.error;
   throw new VmckptError('TRANSFER_FAILED', 'the serving process ended before the VM ran');
+}
+
+/** A connection to QEMU has ended, by its monitor or by what was sent to it: the reason is QEMU's to say. */
+export function isCutOff(error: unknown): boolean {
+  if (error instanceof VmckptError) return error.code === 'TRANSFER_FAILED' || error.code === 'QMP_CLOSED';
+  return ['EPIPE', 'ECONNRESET'].includes((error as NodeJS.ErrnoException).code ?? '');
 }
 
 /**
