@@ -3,11 +3,13 @@
  * `-serial`, `-monitor`, `-qmp`, … (`unix:PATH,server,nowait`, `mon:stdio`), as one shape.
  */
 import {
+  formatProperties,
   isOn,
   mapValues,
-  type Option,
   parseProperties,
   propertiesOf,
+  valueIn,
+  type Option,
   type Property,
 } from './command-line.js';
 
@@ -47,9 +49,11 @@ const NETWORK_PREFIXES: ReadonlySet<string> = new Set(['tcp', 'telnet', 'tn3270'
 
 /** @returns undefined when the option is no character device, or refers to a `-chardev` (`chardev:ID`). */
 export function characterDeviceOf(option: Option): CharacterDevice | undefined {
-  if (option.name === 'chardev') return fromChardev(option);
+  if (option.name === 'chardev') return fromProperties(propertiesOf(option), false);
   if (!(CHARACTER_DEVICE_OPTIONS as readonly string[]).includes(option.name)) return undefined;
-  return fromOlderNotation(option.value ?? '');
+  const { mon, properties } = olderNotation(option.value ?? '');
+  const device = fromProperties(properties, mon !== '');
+  return device.backend === 'chardev' ? undefined : device;
 }
 
 /** What of a character device may lie elsewhere. */
@@ -62,22 +66,22 @@ export interface Redirection {
 
 /** The option with its socket or file, and its log, in another place. `to` names only what the option has. */
 export function redirect(option: Option, to: Redirection): Option {
-  if (option.name === 'chardev')
-    return mapValues(option, ({ key, value }) => (to as Record<string, string | undefined>)[key] ?? value);
-  const [, mon = '', head = '', tail = ''] = /^(mon:)?((?:[^,]|,,)*)(.*)$/s.exec(option.value!)!;
-  const prefix = head.slice(0, head.indexOf(':'));
-  const withPath = to.path === undefined ? head : `${prefix}:${to.path.replaceAll(',', ',,')}`;
-  const port = to.port ?? to.localport;
-  const target = port === undefined ? withPath : `${head.slice(0, head.lastIndexOf(':'))}:${port}`;
-  const log = to.logfile?.replaceAll(',', ',,');
-  const settings = log === undefined ? tail : tail.replace(/(,logfile=)(?:[^,]|,,)*/, (_, key) => key + log);
-  return { name: option.name, value: `${mon}${target}${settings}` };
+  const places: Readonly<Record<string, string | undefined>> = { ...to };
+  const before = characterDeviceOf(option)!.properties;
+  // What loses against a later setting stays.
+  const moved = ({ key, value }: Property) =>
+    (value === valueIn(before, key) ? places[key] : undefined) ?? value;
+  if (option.name === 'chardev') return mapValues(option, moved);
+  const after = before.map((property) => ({ key: property.key, value: moved(property) }));
+  if (after.every(({ value }, index) => value === before[index]!.value)) return option;
+  const { mon, write } = olderNotation(option.value!);
+  return { name: option.name, value: mon + write(after) };
 }
 
-function fromChardev(option: Option): CharacterDevice {
-  const properties = propertiesOf(option);
-  const get = (key: string): string | undefined =>
-    properties.findLast((property) => property.key === key)?.value;
+/** A later setting wins against what stands in the first word: `unix:A,path=B` is the socket B. */
+function fromProperties(properties: readonly Property[], withMonitor: boolean): CharacterDevice {
+  const get = (key: string) => valueIn(properties, key);
+  const server = isOn(get('server'));
   return {
     backend: get('backend') ?? '',
     id: get('id'),
@@ -86,55 +90,80 @@ function fromChardev(option: Option): CharacterDevice {
     port: get('port'),
     localHost: get('localaddr'),
     localPort: get('localport'),
-    withMonitor: false,
+    server,
+    waits: server && isOn(get('wait') ?? 'on'),
+    withMonitor,
     properties,
-    ...listening(properties),
   };
 }
 
-function fromOlderNotation(text: string): CharacterDevice | undefined {
-  const withMonitor = text.startsWith('mon:');
-  const rest = withMonitor ? text.slice(4) : text;
-  if (rest.startsWith('chardev:')) return undefined;
-  const [first = '', ...others] = splitHead(rest);
-  const properties = parseProperties(others.join(','));
-  const colon = first.indexOf(':');
-  const prefix = colon === -1 ? first : first.slice(0, colon);
-  const target = colon === -1 ? '' : first.slice(colon + 1);
-  const base = { withMonitor, properties, ...listening(properties) };
-  if (prefix === 'unix') return { backend: 'socket', path: target, ...base };
-  if (NETWORK_PREFIXES.has(prefix)) {
-    const at = target.lastIndexOf(':');
-    return { backend: 'socket', host: target.slice(0, at), port: target.slice(at + 1), ...base };
-  }
-  if (prefix === 'udp') return { backend: 'udp', ...datagramEnds(target), ...base };
-  if (prefix === 'file' || prefix === 'pipe') return { backend: prefix, path: target, ...base };
-  if (first.startsWith('/dev/')) return { backend: 'serial', path: first, ...base };
-  return { backend: prefix, ...base };
+interface OlderNotation {
+  readonly mon: string;
+  /** Those of the first word come first. */
+  readonly properties: readonly Property[];
+  /** Writes the same properties with other values. */
+  readonly write: (properties: readonly Property[]) => string;
+}
+
+/** What QEMU makes of it. In `file:` and `pipe:` a comma belongs to the name, and `udp:` has no settings. */
+function olderNotation(text: string): OlderNotation {
+  const [, mon = '', word = ''] = /^(mon:)?(.*)$/s.exec(text)!;
+  const [, prefix = '', rest = ''] = /^([^:,]*):?(.*)$/s.exec(word)!;
+  const named = (backend: string, path: string, before: string): OlderNotation => ({
+    mon,
+    properties: [property('backend', backend), property('path', path)],
+    write: ([, { value } = property('path', '')]) => before + value,
+  });
+  if (prefix === 'unix')
+    return {
+      mon,
+      properties: [property('backend', 'socket'), ...parseProperties(rest, 'path')],
+      write: ([, ...settings]) => `unix:${formatProperties(settings, 'path')}`,
+    };
+  if (NETWORK_PREFIXES.has(prefix)) return { mon, ...networkNotation(prefix, rest) };
+  if (prefix === 'udp') return { mon, ...datagramNotation(rest) };
+  if (prefix === 'file' || prefix === 'pipe') return named(prefix, rest, `${prefix}:`);
+  if (word.startsWith('/dev/')) return named('serial', word, '');
+  return { mon, properties: [property('backend', prefix)], write: () => word };
+}
+
+/** `host:port[,settings]` */
+function networkNotation(prefix: string, text: string): Omit<OlderNotation, 'mon'> {
+  const [, target = '', settings = ''] = /^([^,]*),?(.*)$/s.exec(text)!;
+  const [host, port] = hostAndPort(target);
+  return {
+    properties: [
+      property('backend', 'socket'),
+      property('host', host),
+      property('port', port),
+      ...parseProperties(settings),
+    ],
+    write: ([, to, toPort, ...others]) =>
+      [`${prefix}:${to!.value}:${toPort!.value}`, ...others.map((other) => formatProperties([other]))].join(
+        ',',
+      ),
+  };
 }
 
 /** `[remote_host]:remote_port[@[src_ip]:src_port]` */
-function datagramEnds(target: string): Partial<CharacterDevice> {
-  const [remote = '', local] = target.split('@');
-  const at = remote.lastIndexOf(':');
-  const ends = { host: remote.slice(0, at), port: remote.slice(at + 1) };
-  if (local === undefined) return ends;
-  const colon = local.lastIndexOf(':');
-  return { ...ends, localHost: local.slice(0, colon), localPort: local.slice(colon + 1) };
-}
-
-/** Cuts at the first single comma; the tail stays as it is. */
-function splitHead(text: string): string[] {
-  const match = /^((?:[^,]|,,)*)(?:,(.*))?$/s.exec(text);
-  const head = (match?.[1] ?? text).replaceAll(',,', ',');
-  return match?.[2] === undefined ? [head] : [head, match[2]];
-}
-
-function listening(properties: readonly Property[]): { server: boolean; waits: boolean } {
-  const last = (on: string, off: string): boolean | undefined => {
-    const found = properties.findLast(({ key }) => key === on || key === off);
-    return found === undefined ? undefined : found.key === on && isOn(found.value);
+function datagramNotation(text: string): Omit<OlderNotation, 'mon'> {
+  const [, remote = '', local, tail = ''] = /^([^@,]*)(?:@([^,]*))?(.*)$/s.exec(text)!;
+  const [host, port] = hostAndPort(remote);
+  const [localHost, localPort] = local === undefined ? [] : hostAndPort(local);
+  const own =
+    localPort === undefined ? [] : [property('localaddr', localHost!), property('localport', localPort)];
+  return {
+    properties: [property('backend', 'udp'), property('host', host), property('port', port), ...own],
+    write: ([, to, toPort, from, fromPort]) =>
+      `udp:${to!.value}:${toPort!.value}${from === undefined ? '' : `@${from.value}:${fromPort!.value}`}${tail}`,
   };
-  const server = last('server', 'noserver') ?? false;
-  return { server, waits: server && (last('wait', 'nowait') ?? true) };
+}
+
+function hostAndPort(text: string): [string, string] {
+  const colon = text.lastIndexOf(':');
+  return [text.slice(0, Math.max(0, colon)), text.slice(colon + 1)];
+}
+
+function property(key: string, value: string): Property {
+  return { key, value };
 }

@@ -11,7 +11,7 @@ export interface Option {
   readonly value?: string;
 }
 
-/** One `key=value` of an option's value; `on` stands for a key without value. */
+/** One `key=value` of an option's value. */
 export interface Property {
   readonly key: string;
   readonly value: string;
@@ -65,6 +65,7 @@ const IMPLIED_KEYS: Readonly<Record<string, string>> = {
   audiodev: 'driver',
   audio: 'driver',
   fw_cfg: 'name',
+  'option-rom': 'romfile',
   sandbox: 'enable',
   trace: 'enable',
   plugin: 'file',
@@ -101,25 +102,62 @@ export function toArgv(options: readonly Option[]): string[] {
   return options.flatMap(({ name, value }) => (value === undefined ? [`-${name}`] : [`-${name}`, value]));
 }
 
+/** Options that take JSON; to the others a brace is a character like any other. */
+const TAKE_JSON: ReadonlySet<string> = new Set('device object blockdev netdev display audiodev'.split(' '));
+
+/** QEMU reads them by its newer grammar, in which an `id` is a key like any other. */
+const NEWER_GRAMMAR: ReadonlySet<string> = new Set(
+  'object blockdev display audiodev audio machine M'.split(' '),
+);
+
 /** The properties of an option's value: `key=value,…` with `,,` for a comma, or JSON, whose members become `a.b`. */
-export function propertiesOf({ name, value = '' }: Option): Property[] {
-  if (value.startsWith('{')) return flatten(parseJson(name, value));
+export function propertiesOf(option: Option): Property[] {
+  const { name, value = '' } = option;
+  if (isJson(option)) return flatten(parseJson(name, value));
   return parseProperties(value, IMPLIED_KEYS[name]);
 }
 
-/** The last property called `key` wins, as in QEMU. */
-export function propertyOf(option: Option, key: string): string | undefined {
-  return propertiesOf(option).findLast((property) => property.key === key)?.value;
+export function isJson({ name, value = '' }: Option): boolean {
+  return TAKE_JSON.has(name) && value.startsWith('{');
 }
 
+export function propertyOf(option: Option, key: string): string | undefined {
+  return valueIn(propertiesOf(option), key, key === 'id' && !NEWER_GRAMMAR.has(option.name));
+}
+
+/** As QEMU looks it up: the last one called `key` wins, and the first `id`. */
+export function valueIn(
+  properties: readonly Property[],
+  key: string,
+  isFirst = key === 'id',
+): string | undefined {
+  const isCalledSo = (property: Property) => property.key === key;
+  return (isFirst ? properties.find(isCalledSo) : properties.findLast(isCalledSo))?.value;
+}
+
+/** To the letter as QEMU: a key ends at `=` or a comma, and a word alone is `on`, or `off` behind `no` (`nowait`). */
 export function parseProperties(text: string, impliedKey?: string): Property[] {
-  if (text === '') return [];
-  return splitAtCommas(text).map((word, index) => {
-    const equals = word.indexOf('=');
-    if (equals !== -1) return { key: word.slice(0, equals), value: word.slice(equals + 1) };
-    if (index === 0 && impliedKey !== undefined) return { key: impliedKey, value: word };
-    return { key: word, value: 'on' };
-  });
+  const properties: Property[] = [];
+  const word = /([^=,]*)(=?)/y;
+  const value = /(?:[^,]|,,)*/y;
+  const valueAt = (at: number): string => {
+    value.lastIndex = at;
+    return value.exec(text)![0];
+  };
+  for (let at = 0; at < text.length; at++) {
+    word.lastIndex = at;
+    const [head, key = '', equals] = word.exec(text)!;
+    const isImplied = equals === '' && at === 0 && impliedKey !== undefined;
+    const written = isImplied ? valueAt(at) : equals === '' ? '' : valueAt(at + head.length);
+    at += isImplied ? written.length : head.length + written.length;
+    if (equals === '' && !isImplied) properties.push(flag(key));
+    else properties.push({ key: isImplied ? impliedKey : key, value: written.replaceAll(',,', ',') });
+  }
+  return properties;
+}
+
+function flag(word: string): Property {
+  return word.startsWith('no') ? { key: word.slice(2), value: 'off' } : { key: word, value: 'on' };
 }
 
 /** The opposite of `parseProperties`; a leading implied key is left out where its value allows. */
@@ -150,7 +188,7 @@ export function mapValues(option: Option, change: (property: Property) => string
   const properties = propertiesOf(option);
   const changed = properties.map((property) => ({ key: property.key, value: change(property) }));
   if (changed.every((property, index) => property.value === properties[index]!.value)) return option;
-  if (!value.startsWith('{')) return { name, value: formatProperties(changed, IMPLIED_KEYS[name]) };
+  if (!isJson(option)) return { name, value: formatProperties(changed, IMPLIED_KEYS[name]) };
   const values = changed.map((property) => property.value);
   return { name, value: JSON.stringify(withLeaves(parseJson(name, value), values)) };
 }
@@ -159,25 +197,28 @@ export function isOn(value: string | undefined): boolean {
   return value === 'on' || value === 'yes' || value === 'true' || value === 'y';
 }
 
-function splitAtCommas(text: string): string[] {
-  const words = [''];
-  for (let index = 0; index < text.length; index++) {
-    const character = text[index]!;
-    if (character !== ',') words[words.length - 1] += character;
-    else if (text[index + 1] === ',') {
-      words[words.length - 1] += ',';
-      index++;
-    } else words.push('');
-  }
-  return words;
-}
-
 function parseJson(name: string, text: string): unknown {
+  let parsed: unknown;
   try {
-    return JSON.parse(text);
+    parsed = JSON.parse(text);
   } catch (cause) {
     throw new VmckptError('COMMAND_LINE_UNSUPPORTED', `-${name} holds JSON that cannot be parsed`, { cause });
   }
+  // QEMU refuses it.
+  if (writtenMembers(text) !== membersOf(parsed))
+    throw new VmckptError('COMMAND_LINE_UNSUPPORTED', `-${name} holds JSON with the same key twice`);
+  return parsed;
+}
+
+function writtenMembers(json: string): number {
+  return [...json.matchAll(/"(?:[^"\\]|\\.)*"\s*(:?)/gs)].filter(([, colon]) => colon === ':').length;
+}
+
+function membersOf(value: unknown): number {
+  if (!isObject(value)) return 0;
+  const inner = Object.values(value);
+  const own = Array.isArray(value) ? 0 : inner.length;
+  return inner.reduce<number>((sum, member) => sum + membersOf(member), own);
 }
 
 function flatten(value: unknown, prefix = ''): Property[] {

@@ -15,4 +15,4 @@ export const EMULATED_DEVICES: readonly RegExp[] = [
 ];
 /** Properties of emulated devices that reach for the host. */
 export const REACHING_PROPERTY =
-  /^(sysfsdev|host|hostbus|hostaddr|hostdevice|evdev|rootdir|vhostfds?|vhost|file|path|datafile)$/;
+  /^(sysfsdev|host|hostbus|hostaddr|hostdevice|evdev|rootdir|vhostfds?|vhost|file|path|datafile|pcap|spdm_port|ebpf-rss-fds)$/;

@@ -165,9 +165,11 @@ function vnc(visit: HostVisit): Option {
   if (isOn(visit.get('reverse'))) return visit.touches('shared');
   const listen = (value: string) =>
     value.startsWith('unix:') ? `unix:${visit.socket(value.slice('unix:'.length))}` : visit.display(value);
+  // Without an address of its own it listens where the display does.
+  const host = /^(.*):\d+$/.exec(visit.get('vnc') ?? '')?.[1] ?? '';
   return visit.map({
     vnc: listen,
-    websocket: (port) => (/^\d+$/.test(port) ? visit.port('', port) : port),
+    websocket: (at) => (at.includes(':') ? visit.endpoint(at) : visit.port(host, at)),
   });
 }
 

@@ -28,10 +28,9 @@ export function discardWrites(options: readonly Option[]): OwnDisks {
   const own = options.map((option) => {
     if (option.name === 'blockdev' && isWritableNode(option, options))
       refused.push(`-blockdev ${option.value}`);
-    if (discardsAll) return option;
     const drive = asDrive(option);
-    if (OTHER_SHORT_DISK.test(option.name)) refused.push(`-${option.name} ${option.value}`);
-    const image = drive && writableImage(drive);
+    if (OTHER_SHORT_DISK.test(option.name) && !discardsAll) refused.push(`-${option.name} ${option.value}`);
+    const image = drive && writableImage(drive, discardsAll);
     if (image === undefined) return option;
     overlaid.push(image);
     return withProperties(drive!, { snapshot: 'on' });
@@ -47,14 +46,18 @@ function asDrive(option: Option): Option | undefined {
   return { name: 'drive', value: `file=${file},index=${letter.charCodeAt(0) - 0x61},media=disk` };
 }
 
-/** Undefined for a drive that is empty, read-only, or has an overlay; one on the network goes by its driver. */
-function writableImage(drive: Option): string | undefined {
+/**
+ * Undefined for a drive that is empty, read-only, or has an overlay; one on the network goes by its driver.
+ * @param discardsAll with `-snapshot` a drive has one where it does not say otherwise itself
+ */
+function writableImage(drive: Option, discardsAll: boolean): string | undefined {
   const get = (key: string) => propertyOf(drive, key);
   const ofImage = ({ key }: { readonly key: string }) => key === 'driver' || key.startsWith('file.');
   const described = propertiesOf(drive).find(ofImage)?.value;
   const image = get('file') ?? get('filename') ?? get('file.filename') ?? described;
+  const snapshot = get('snapshot') ?? (discardsAll ? 'on' : 'off');
   const harmless =
-    isOn(get('readonly')) || isOn(get('read-only')) || isOn(get('snapshot')) || get('media') === 'cdrom';
+    isOn(get('readonly')) || isOn(get('read-only')) || isOn(snapshot) || get('media') === 'cdrom';
   return harmless || image === undefined || NO_IMAGE.test(image) ? undefined : image;
 }
 

@@ -73,6 +73,26 @@ describe('properties', () => {
     expect(propertyOf({ name: 'machine', value: 'pc,type=q35' }, 'type')).toBe('q35');
   });
 
+  it('lets the first id win, but in the newer grammar the last', () => {
+    expect(propertyOf({ name: 'chardev', value: 'null,id=a,id=b' }, 'id')).toBe('a');
+    expect(propertyOf({ name: 'object', value: 'iothread,id=a,id=b' }, 'id')).toBe('b');
+  });
+
+  it('reads words as QEMU does', () => {
+    const read = (text: string) => parseProperties(text, 'path').map(({ key, value }) => `${key}=${value}`);
+    expect(read('server,nowait,noscript')).toEqual(['path=server', 'wait=off', 'script=off']);
+    expect(read('a,,b=c,d')).toEqual(['path=a,b=c', 'd=on']);
+    expect(read('a=b,,,c=d,')).toEqual(['a=b,', 'c=d']);
+    expect(read('a=b,c,,d=e')).toEqual(['a=b', 'c=on', '=on', 'd=e']);
+  });
+
+  it('reads JSON only where QEMU does, and refuses a key that is there twice', () => {
+    expect(propertyOf({ name: 'drive', value: '{"a":1,file=x' }, 'file')).toBe('x');
+    const twice = '{"driver":"raw","file":{"driver":"file","filename":"a:\\"","filename":"b"}}';
+    expect(() => propertiesOf({ name: 'blockdev', value: twice })).toThrow(/same key twice/);
+    expect(propertyOf({ name: 'device', value: '{"driver":"a\\":b","x" : ":"}' }, 'x')).toBe(':');
+  });
+
   it('replaces, adds and removes without touching the others', () => {
     const option = { name: 'chardev', value: 'stdio,id=c,mux=on,signal=off,logfile=a,,b' };
     expect(withProperties(option, { backend: 'socket', signal: undefined, wait: 'off' }).value).toBe(

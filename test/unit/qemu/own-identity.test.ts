@@ -52,6 +52,8 @@ describe('a clone', () => {
   it.each([
     ['-drive', 'file=x,if=virtio', 'file=x,if=virtio,snapshot=on'],
     ['-drive', 'file=x,snapshot=off', 'file=x,snapshot=on'],
+    ['-drive', 'file=x,snapshot=on,nosnapshot', 'file=x,snapshot=on,snapshot=on'],
+    ['-drive', 'file=x,read-only=on,noread-only', 'file=x,read-only=on,read-only=off,snapshot=on'],
     ['-drive', 'file=x,readonly=on', 'file=x,readonly=on'],
     ['-drive', 'file=x,media=cdrom', 'file=x,media=cdrom'],
     ['-drive', 'if=none,id=empty', 'if=none,id=empty'],
@@ -77,6 +79,8 @@ describe('a clone', () => {
       'file=a,,b,index=1,media=disk,snapshot=on',
     ]);
     expect((await cloneOf('-hda', 'x', '-snapshot')).args).toEqual(['-hda', 'x', '-snapshot']);
+    const explicit = ['-drive', 'file=x,snapshot=off', '-snapshot'];
+    expect((await cloneOf(...explicit)).args).toEqual(['-drive', 'file=x,snapshot=on', '-snapshot']);
   });
 
   it.each([
@@ -128,11 +132,11 @@ describe('a VM that learns', () => {
     ],
     [
       ['-monitor', 'unix:/run/m,server,nowait'],
-      ['-monitor', `unix:${DIRECTORY}/own/m,server,nowait`],
+      ['-monitor', `unix:${DIRECTORY}/own/m,server=on,wait=off`],
     ],
     [
       ['-serial', 'mon:unix:a,,b,server'],
-      ['-serial', `mon:unix:${DIRECTORY}/own/a,,b,server`],
+      ['-serial', `mon:unix:${DIRECTORY}/own/a,,b,server=on`],
     ],
     [
       ['-serial', 'file:/var/log/vm.log'],
