@@ -169,6 +169,11 @@ export function formatProperties(properties: readonly Property[], impliedKey?: s
   return words.join(',');
 }
 
+/** An option with these properties, in their order. */
+export function optionOf(name: string, properties: readonly Property[]): Option {
+  return { name, value: formatProperties(properties, IMPLIED_KEYS[name]) };
+}
+
 /** The option with properties replaced or added (`undefined` removes): the others stay as and where they are. */
 export function withProperties(
   option: Option,
@@ -179,7 +184,7 @@ export function withProperties(
   const added = Object.entries(changes).flatMap(([key, value]) =>
     value === undefined || kept.some((property) => property.key === key) ? [] : [{ key, value }],
   );
-  return { name: option.name, value: formatProperties([...changed, ...added], IMPLIED_KEYS[option.name]) };
+  return optionOf(option.name, [...changed, ...added]);
 }
 
 /** The option with values of its properties changed; JSON stays JSON. Unchanged values leave it as it is, to the letter. */

@@ -5,11 +5,12 @@
 import { readFileSync, statSync } from 'node:fs';
 import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
-import { identifyProcess } from '../util/process-identity.js';
+import { identifyProcess, startOfThread } from '../util/process-identity.js';
 import { processContextSchema } from '../util/process-schema.js';
 import { asOwner } from '../util/rights.js';
 import { integer, record } from '../util/schema.js';
-import { parseCommandLine } from './command-line.js';
+import { parseCommandLine, toArgv } from './command-line.js';
+import { withoutConfigFiles } from './config-file.js';
 import { fromOwnFolder, namedFiles } from './named-files.js';
 import { differingPlaces, placesOf, readProcessContext } from './process-context.js';
 import type { QmpClient } from './qmp.js';
@@ -108,7 +109,11 @@ export async function inspectVm(qmp: QmpClient): Promise<VmDescription> {
   const machine = await typeOf(qmp, '/machine');
   const images = nodes.filter(({ drv, file }) => FILE_DRIVERS.has(drv) && !TEMPORARY.test(file));
   return {
-    ...readProcess(pid, { qmpSocket: qmp.path, images: images.map(({ file }) => fromOwnFolder(file)) }),
+    ...readProcess(pid, {
+      qmpSocket: qmp.path,
+      images: images.map(({ file }) => fromOwnFolder(file)),
+      vcpuThread: cpus[0]?.['thread-id'],
+    }),
     version: qmp.version,
     status: status.status,
     running: status.running,
@@ -183,10 +188,13 @@ type ProcessFacts = Pick<
   'pid' | 'startTicks' | 'isOwn' | 'binary' | 'args' | 'cwd' | 'context'
 >;
 
-function readProcess(
-  pid: number,
-  { qmpSocket, images }: { readonly qmpSocket: string; readonly images: readonly string[] },
-): ProcessFacts {
+interface Known {
+  readonly qmpSocket: string;
+  readonly images: readonly string[];
+  readonly vcpuThread: number | undefined;
+}
+
+function readProcess(pid: number, { qmpSocket, images, vcpuThread }: Known): ProcessFacts {
   const identity = identifyProcess(pid);
   if (identity === undefined)
     throw new VmckptError('FAILED', `QEMU's process ${pid} is not visible from here`, {
@@ -194,14 +202,18 @@ function readProcess(
     });
   try {
     const isOwn = runsAsThisUser(pid);
-    const [binary = '', ...args] = readFileSync(`/proc/${pid}/cmdline`, 'utf8')
+    const [binary = '', ...written] = readFileSync(`/proc/${pid}/cmdline`, 'utf8')
       .replace(/\0$/, '')
       .split('\0');
-    const options = parseCommandLine(args);
-    const hasLeft = options.some(({ name }) => name === 'daemonize');
-    const surroundings = { pid, files: namedFiles(options), images, hasLeft, qmpSocket };
-    const context = readProcessContext(pid, options);
+    const given = parseCommandLine(written);
+    const hasLeft = given.some(({ name }) => name === 'daemonize');
+    const surroundings = { pid, files: namedFiles(given), images, hasLeft, qmpSocket };
     const cwd = findStartFolder(surroundings);
+    // Processors begin when all files of options have been read.
+    const readAtMs = vcpuThread === undefined ? undefined : startOfThread(pid, vcpuThread);
+    const options = withoutConfigFiles(given, { cwd, readAtMs });
+    const args = toArgv(options);
+    const context = readProcessContext(pid, options);
     // Elsewhere their names mean nothing to us.
     const lost = context.elsewhere.length === 0 ? lostImages(surroundings, cwd) : [];
     return { ...identity, isOwn, binary, args, cwd, context: { ...context, lostImages: lost } };

@@ -34,7 +34,8 @@ function takesFrom({ name, value = '' }: Option, set: string): boolean {
 
 function whyNot(option: Option): string | undefined {
   const { name, value = '' } = option;
-  if (name === 'readconfig') return 'reads options from a file';
+  if (name === 'readconfig')
+    return 'reads options from a file that was changed or removed since, or that vmckpt does not understand';
   if (name === 'chroot' || (name === 'run-with' && propertiesOf(option).some(({ key }) => key === 'chroot')))
     return 'leaves QEMU no way to the sockets of a restore';
   return usesDescriptor(option, value) ? 'uses a file descriptor of the old process' : undefined;

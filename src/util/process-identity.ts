@@ -37,8 +37,18 @@ export function isStopped(pid: number): boolean {
   return ['T', 't'].includes(statOf(pid)?.[0] ?? '');
 }
 
+const TICKS_PER_SECOND = 100;
+
+/** In milliseconds since 1970, by the clock as it is now. */
+export function startOfThread(pid: number, thread: number): number | undefined {
+  const ticks = statOf(`${pid}/task/${thread}`)?.[19];
+  if (ticks === undefined) return undefined;
+  const uptimeS = Number(readFileSync('/proc/uptime', 'latin1').split(' ')[0]);
+  return Date.now() - (uptimeS - Number(ticks) / TICKS_PER_SECOND) * 1000;
+}
+
 /** The fields of /proc/PID/stat from the third, the state, on. */
-function statOf(pid: number): string[] | undefined {
+function statOf(pid: number | string): string[] | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
     // The command name, field 2, may hold spaces and parentheses: count from its last one.

@@ -3,7 +3,7 @@
  * here, with a real QEMU that does not meet it.
  */
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, renameSync, rmSync } from 'node:fs';
+import { appendFileSync, mkdirSync, renameSync, rmSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { readManifest } from '../../src/checkpoint/manifest.js';
@@ -103,17 +103,23 @@ os.execvp(sys.argv[1], sys.argv[1:])' "$@" -chardev socket,id=c,fd=9`,
     named: 'fd=9',
   },
   {
-    title: 'options in a file',
+    title: 'options in a file that is gone',
     requirement: 'nothing of the old process',
     script: String.raw`printf '[name]\n  guest = "web"\n' > vm.cfg; exec "$@" -readconfig vm.cfg`,
+    afterwards: (dir) => rmSync(path.join(dir, 'vm.cfg')),
     code: 'COMMAND_LINE_UNSUPPORTED',
     exitCode: 14,
     named: '-readconfig vm.cfg',
   },
   {
-    title: 'a device in a file of options',
+    title: 'options in a file that has changed',
     requirement: 'nothing of the old process',
-    script: String.raw`printf '[chardev "c"]\n  backend = "null"\n' > vm.cfg; exec "$@" -readconfig vm.cfg`,
+    script: String.raw`printf '[device "rng0"]\n  driver = "virtio-rng-pci"\n' > vm.cfg; exec "$@" -readconfig vm.cfg`,
+    afterwards: (dir) => {
+      const file = path.join(dir, 'vm.cfg');
+      const before = statSync(file).ctimeMs;
+      while (statSync(file).ctimeMs < before + 1000) appendFileSync(file, '# changed\n');
+    },
     code: 'COMMAND_LINE_UNSUPPORTED',
     exitCode: 14,
     named: '-readconfig vm.cfg',
@@ -271,6 +277,50 @@ os.execvp(sys.argv[1], sys.argv[1:])' "$@" -chardev socket,id=c,fd=9`,
 /** A restore without a word about it. */
 const RESTORABLE = [
   {
+    title: 'options in a file',
+    script: String.raw`cat > vm.cfg <<'CONFIG'
+# comment
+[name]
+  guest = "a,b"
+[memory]
+  size = "32M"
+[chardev "c"]
+  backend = "socket"
+  path = "c,1.sock"
+  server = "on"
+  wait = "off"
+[device "serial"]
+  driver = "virtio-serial-pci"
+
+[device]
+  driver = "virtserialport"
+  chardev = "c"
+[device "rng0"]
+  driver = "virtio-rng-pci"
+  addr = "0x1e"
+[global]
+  driver = "virtio-balloon-pci"
+  property = "deflate-on-oom"
+  value = "on"
+[object "io0"]
+  qom-type = "iothread"
+[drive "d"]
+  if = "none"
+  file = "null-co://"
+  format = "raw"
+  readonly = "on"
+[netdev "n"]
+  type = "user"
+[boot-opts]
+  menu = "off"
+[smp-opts]
+  cpus = "2"
+[machine]
+  usb = "off"
+CONFIG
+exec "$@" -device virtio-net-pci,netdev=n -readconfig vm.cfg -device virtio-balloon-pci`,
+  },
+  {
     title: 'a disk in the folder of the process',
     script:
       'truncate -s 1M x.img; mkdir in; cd in; exec "$@" -drive if=none,id=d,readonly=on,format=raw,file=/proc/self/cwd/../x.img',
@@ -324,6 +374,7 @@ describe('a save knows what its restore would refuse', () => {
       expect(said.filter((text) => text.startsWith('A restore would refuse'))).toEqual([message]);
       const { restoreProblems } = readManifest(path.join(vm.dir, 'store', 'web', '1'));
       expect(restoreProblems).toContainEqual({ code, message });
+      await saveTinyVm(vm, { method: 'stopped', ownCommandLine: true });
       await endTinyVm(vm);
       await expect(restoreTinyVm(vm)).rejects.toMatchObject({ code, exitCode, message });
     });
