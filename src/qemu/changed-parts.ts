@@ -96,10 +96,14 @@ function otherDrive({ device, node, owner = '' }: Disk, options: readonly Option
   return [`the device "${id}" has the drive "${device || node}", and "${given}" in the command line`];
 }
 
+/** One with the name of another saves its state under another number. */
 function addedNetdevs(vm: VmDescription, options: readonly Option[]): string[] {
   const given = new Set(options.map((option) => propertyOf(option, 'id')));
   // QEMU gives names with # to what -nic and -net create without an id, and "hub" to its own hubs.
-  return vm.netdevs
-    .filter((id) => !given.has(id) && !id.startsWith('#') && !/^hub ?\d/.test(id))
-    .map((id) => `the network back-end "${id}" was added after the start`);
+  const added = vm.netdevs.filter((id) => !given.has(id) && !id.startsWith('#') && !/^hub ?\d/.test(id));
+  const again = vm.addedNetdevs.filter((id) => given.has(id));
+  return [
+    ...added.map((id) => `the network back-end "${id}" was added after the start`),
+    ...again.map((id) => `the network back-end "${id}" was removed and added again after the start`),
+  ];
 }

@@ -87,6 +87,8 @@ export const VmDescription = v.object({
     v.object({ node: v.string(), driver: v.string(), file: v.string(), readOnly: v.boolean() }),
   ),
   netdevs: v.array(v.string()),
+  /** Those of them that came while QEMU ran, whatever they are called. */
+  addedNetdevs: v.array(v.string()),
   chardevs: v.array(v.object({ id: v.string(), target: v.string() })),
 });
 export type VmDescription = v.InferOutput<typeof VmDescription>;
@@ -129,7 +131,7 @@ export async function inspectVm(qmp: QmpClient): Promise<VmDescription> {
     blockNodes: nodes
       .filter((node) => !node['node-name'].startsWith('#'))
       .map((node) => ({ node: node['node-name'], driver: node.drv, file: node.file, readOnly: node.ro })),
-    netdevs: await listNetdevs(qmp),
+    ...(await listNetdevs(qmp)),
     chardevs: chardevs.map(({ label, filename }) => ({ id: label, target: filename })),
   };
 }
@@ -317,11 +319,20 @@ export function isTemporaryImage(file: string): boolean {
   return TEMPORARY.test(file);
 }
 
-/** QMP has no list of network back-ends; the monitor for people has: `net0: index=0,type=user,…`. */
-async function listNetdevs(qmp: QmpClient): Promise<string[]> {
+/**
+ * QMP has no list of network back-ends; the monitor for people has: `net0: index=0,type=user,…`. QEMU makes them before all
+ * cards and lists them so, or with their cards: what stands alone behind a card was added.
+ */
+async function listNetdevs(qmp: QmpClient): Promise<Pick<VmDescription, 'netdevs' | 'addedNetdevs'>> {
   const text = await qmp.query(v.string(), 'human-monitor-command', { 'command-line': 'info network' });
   const ids = text.matchAll(/^[ \\]*([^:\s]+): index=\d+,type=(?!nic)/gm);
-  return [...new Set([...ids].map(([, id]) => id!))];
+  const firstCard = text.search(/^\S+: index=\d+,type=nic/m);
+  const behind = firstCard === -1 ? '' : text.slice(firstCard);
+  const added = behind.matchAll(/^([^\s:]+): index=\d+,type=(?!nic|hubport)/gm);
+  return {
+    netdevs: [...new Set(Array.from(ids, ([, id]) => id!))],
+    addedNetdevs: Array.from(added, ([, id]) => id!),
+  };
 }
 
 /** Where QEMU keeps devices of the command line, and its own. */

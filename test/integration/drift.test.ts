@@ -209,6 +209,7 @@ describeOnEachQemu('a change made at run time', (choice) => {
       ],
       ...['-object', 'iothread,id=io0', '-object', 'throttle-group,id=tg0', '-object', 'iothread,id=gone'],
       ...['-device', 'virtio-balloon,id=balloon', '-device', 'qemu-xhci', '-device', 'usb-tablet', '-s'],
+      ...['-trace', 'qmp_job_pause'],
     );
     const none = { bps: 0, bps_rd: 0, bps_wr: 0, iops: 0, iops_rd: 0, iops_wr: 0 };
     await ask(async (qmp) => {
@@ -231,6 +232,7 @@ describeOnEachQemu('a change made at run time', (choice) => {
       await qmp.execute('object-add', { 'qom-type': 'iothread', id: 'io1', 'poll-max-ns': 7 });
       await qmp.execute('object-del', { id: 'gone' });
       await qmp.execute('trace-event-set-state', { name: 'qmp_job_cancel', enable: true });
+      await qmp.execute('trace-event-set-state', { name: 'qmp_job_pause', enable: false });
       await hmp(qmp, 'gdbserver none');
       await hmp(qmp, 'mouse_set 3');
     });
@@ -252,7 +254,7 @@ describeOnEachQemu('a change made at run time', (choice) => {
           property: 'guest-stats-polling-interval',
         }),
         bootindex: await qmp.execute('qom-get', { path: '/machine/peripheral/blk', property: 'bootindex' }),
-        trace: await qmp.execute('trace-event-get-state', { name: 'qmp_job_cancel' }),
+        traces: await qmp.execute('trace-event-get-state', { name: 'qmp_job_*' }),
         debugger: ((await qmp.execute('query-chardev')) as Answer[]).filter(({ label }) => label === 'gdb'),
         mouse: ((await qmp.execute('query-mice')) as Answer[]).find(({ current }) => current === true)?.[
           'name'
@@ -360,10 +362,11 @@ describeOnEachQemu('a change made at run time', (choice) => {
     expect(await ask((qmp) => qmp.execute('query-status'))).toMatchObject({ running: true });
   });
 
-  it('of devices is known by QEMU’s own mark, and not by their names', async () => {
+  it('of devices and back-ends is known by marks of QEMU’s own, and not by their names', async () => {
     await start(
       ...['-device', 'qemu-xhci,id=xhci', '-device', 'usb-kbd,id=kb', '-device', 'usb-tablet'],
       ...['-drive', 'if=none,id=d1', '-drive', 'if=none,id=d2', '-device', 'ide-cd,drive=d1,id=cd'],
+      ...['-netdev', 'user,id=n1', '-device', 'e1000,netdev=n1', '-netdev', 'user,id=n2', '-nic', 'user'],
     );
     await expect(saved({ method: 'stopped' })).resolves.toBe('');
     await ask(async (qmp) => {
@@ -372,13 +375,74 @@ describeOnEachQemu('a change made at run time', (choice) => {
         await qmp.execute('device_del', { id });
         await qmp.execute('device_add', { driver: 'usb-mouse', ...(id === 'kb' && { id }) });
       }
+      await qmp.execute('netdev_del', { id: 'n1' });
+      await qmp.execute('netdev_add', { type: 'user', id: 'n1', net: '10.9.0.0/24' });
     });
-    const parts = ['the device "kb" (usb-mouse) was plugged in', 'a device without an id (usb-mouse) was'];
+    const parts = [
+      ...['the device "kb" (usb-mouse) was plugged in', 'a device without an id (usb-mouse) was'],
+      'the network back-end "n1" was removed and added again',
+    ];
     const refused = { code: 'COMMAND_LINE_UNSUPPORTED', exitCode: 14 };
     await expect(saved({ method: 'stopped' })).rejects.toMatchObject(refused);
     const said = await saved();
     for (const part of parts) expect(said.split(part)).toHaveLength(2);
     await expect(restored()).rejects.toMatchObject(refused);
+  });
+
+  it('behind the name of another part is named, too', async () => {
+    for (const name of ['r1', 'r2', 'r3']) writeFileSync(file(name), Buffer.alloc(1 << 20));
+    const raw = (name: string, node: string) => ({
+      driver: 'raw',
+      'node-name': node,
+      'read-only': true,
+      file: { driver: 'file', filename: file(name) },
+    });
+    const args = [
+      ...['-chardev', `socket,id=c1,path=${file('c1')},server=on,wait=off`, '-chardev', 'null,id=c2'],
+      ...['-chardev', `socket,id=c3,path=${file('c3')},server=on,wait=off`, '-chardev', 'ringbuf,id=c4'],
+      ...['-serial', 'null', '-serial', 'chardev:c2', '-netdev', 'user,id=n1', '-netdev', 'user,id=n2'],
+      ...['-device', 'e1000,netdev=n1', '-device', 'e1000,netdev=n2', '-netdev', 'user,id=n3'],
+      ...['-blockdev', JSON.stringify(raw('r1', 'b1')), '-blockdev', JSON.stringify(raw('r2', 'b2'))],
+      ...[
+        '-blockdev',
+        `driver=raw,node-name=b3,read-only=on,size=65536,file.driver=file,file.filename=${file('r3')}`,
+      ],
+      ...['-object', 'secret,id=s1,data=first', '-object', 'secret,id=s2,data=same'],
+      ...['-object', 'rng-random,id=r1,filename=/dev/urandom', '-object', 'rng-builtin,id=r2'],
+    ];
+    await start(...args);
+    expect(await saved({ method: 'stopped' })).toBe('');
+    await ask(async (qmp) => {
+      await qmp.execute('cont');
+      const toFile = { type: 'file', data: { out: file('out') } };
+      for (const id of ['c1', 'serial0']) await qmp.execute('chardev-change', { id, backend: toFile });
+      await qmp.execute('blockdev-del', { 'node-name': 'b1' });
+      await qmp.execute('blockdev-add', raw('r3', 'b1'));
+      await qmp.execute('blockdev-reopen', { options: [{ ...raw('r2', 'b2'), size: 4096 }] });
+      await qmp.execute('object-del', { id: 's1' });
+      await qmp.execute('object-add', { 'qom-type': 'secret', id: 's1', data: 'second' });
+      await qmp.execute('object-del', { id: 'r1' });
+      await qmp.execute('object-add', { 'qom-type': 'rng-random', id: 'r1', filename: '/dev/random' });
+      await qmp.execute('object-del', { id: 'r2' });
+      await qmp.execute('object-add', { 'qom-type': 'iothread', id: 'r2' });
+    });
+    const parts = [
+      ...['character device "c1" leads to file', 'character device "serial0" leads to file'],
+      `block node "b1" is ${file('r3')} now`,
+      ...[
+        'block node "b2" has a size of 4096',
+        'object "s1" has another data',
+        'object "r1" has another filename',
+      ],
+      'object "r2" is of the type "iothread"',
+    ];
+    await expect(saved({ method: 'stopped' })).rejects.toMatchObject({ code: 'MIGRATION_BLOCKED' });
+    const said = await saved();
+    for (const part of parts) expect(said).toContain(part);
+    expect(said).not.toMatch(/"(c2|c3|c4|serial1|n1|n2|n3|b3|s2)"|second/);
+    const told = await restored();
+    for (const part of parts) expect(told.split(part)).toHaveLength(2);
+    expect(told).not.toContain('Differs from the saved VM');
   });
 
   it.each(newerThan(choice))(

@@ -11,6 +11,7 @@ import { unexplainedListeners } from './listeners.js';
 import { withForwards } from './forwards.js';
 import { DriveNow, withMedia } from './media.js';
 import { withAddedObjects, withoutRemoved } from './rewriting.js';
+import { findReplaced } from './replaced.js';
 import { keyOfPart, readDevices, readSettings, SETTINGS, type Setting } from './settings.js';
 import { findUnaccounted, findUnreadable, saysAll, type Loss } from './unaccounted.js';
 
@@ -65,9 +66,10 @@ export async function findDrift(
     findUnaccounted(qmp, subject),
     findUnreadable(qmp, options, network),
   ]);
+  const replaced = await findReplaced(qmp, { ...subject, cwd: vm.cwd ?? '/' });
   const kept = [...settings, ...others].map((setting) => withReplay(setting, options));
   const changed = kept.filter(({ kind, replay }) => SETTINGS[kind]?.read !== undefined || replay);
-  const losses = [...unaccounted, ...otherLosses(vm, options, changed)];
+  const losses = [...unaccounted, ...replaced, ...otherLosses(vm, options, changed)];
   return {
     args,
     settings: withoutLost(changed.filter(isRepeatable), losses),
@@ -83,7 +85,7 @@ async function readOthers(qmp: QmpClient): Promise<Setting[]> {
   const [devices, nodes, traces] = await Promise.all([
     readDevices(qmp),
     qmp.query(Thresholds, 'query-named-block-nodes', { flat: true }),
-    enabledTraces(qmp),
+    readTraces(qmp),
   ]);
   return [
     ...devices,
@@ -95,17 +97,22 @@ async function readOthers(qmp: QmpClient): Promise<Setting[]> {
         name: 'write-threshold',
         value: String(node.write_threshold),
       })),
-    ...traces.map((id) => ({ kind: 'trace', id, name: 'enabled', value: 'true' })),
+    ...traces,
   ];
 }
 
 /** There are thousands, and QEMU does nothing else while it lists them: some at a time, so that no guest notices. */
-async function enabledTraces(qmp: QmpClient): Promise<string[]> {
+async function readTraces(qmp: QmpClient): Promise<Setting[]> {
   const lists = Array.from('abcdefghijklmnopqrstuvwxyz', (letter) =>
     qmp.query(Traces, 'trace-event-get-state', { name: `${letter}*` }).catch(() => []),
   );
-  const events = (await Promise.all(lists)).flat();
-  return events.filter(({ state }) => state === 'enabled').map(({ name }) => name);
+  const events = (await Promise.all(lists)).flat().filter(({ state }) => state !== 'unavailable');
+  return events.map(({ name, state }) => ({
+    kind: 'trace',
+    id: name,
+    name: 'enabled',
+    value: String(state === 'enabled'),
+  }));
 }
 
 function withReplay(setting: Setting, options: readonly Option[]): KeptSetting {

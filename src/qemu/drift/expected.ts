@@ -58,11 +58,12 @@ function deviceSetting({ id, name }: Setting, options: readonly Option[]): strin
 
 /** Patterns of `-trace` and of `-d trace:`; a file of them is not looked into. */
 function traces(event: string, options: readonly Option[]): string | undefined {
+  if (options.some((option) => option.name === 'trace' && propertyOf(option, 'events') !== undefined))
+    return undefined;
   const patterns = options.flatMap((option) => {
     if (option.name === 'd')
       return (option.value ?? '').split(',').flatMap((item) => /^trace:(.*)$/.exec(item)?.[1] ?? []);
-    if (option.name !== 'trace') return [];
-    return propertyOf(option, 'events') === undefined ? (propertyOf(option, 'enable') ?? []) : '*';
+    return option.name === 'trace' ? (propertyOf(option, 'enable') ?? []) : [];
   });
   return String(patterns.some((pattern) => matches(pattern, event)));
 }

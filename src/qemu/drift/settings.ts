@@ -39,7 +39,7 @@ export const SETTINGS: Readonly<Record<string, Kind>> = {
   threshold: { called: 'the node', apply: setThreshold },
   object: { called: 'the object', read: readObjects, apply: setObject, isQemus: isObjectsOwn },
   device: { called: 'the device', apply: setDevice },
-  trace: { called: 'the trace event', apply: enableTrace },
+  trace: { called: 'the trace event', apply: setTrace },
   link: { called: 'the link of', apply: cutLink },
   mouse: { called: 'the mouse', read: readMouse, apply: chooseMouse },
   chardev: { called: 'the character device', read: readChardevs },
@@ -206,8 +206,9 @@ async function setDevice(qmp: QmpClient, { id, name, value }: Setting): Promise<
   return qmp.execute('qom-set', { path: `/machine/${id}`, property: name, value: Number(value) });
 }
 
-function enableTrace(qmp: QmpClient, { id }: Setting): Promise<unknown> {
-  return qmp.execute('trace-event-set-state', { name: id, enable: true, 'ignore-unavailable': true });
+function setTrace(qmp: QmpClient, { id, value }: Setting): Promise<unknown> {
+  const enable = value === 'true';
+  return qmp.execute('trace-event-set-state', { name: id, enable, 'ignore-unavailable': true });
 }
 
 function cutLink(qmp: QmpClient, { id }: Setting): Promise<unknown> {
