@@ -58,16 +58,19 @@ export class Server {
   /** @throws VmckptError VM_STATE when another process is at it, and as CheckpointReader.open() */
   static async open(service: Service): Promise<Server> {
     const { name } = service;
-    if (LockFile.tryTake(new VmFolder(name).file('transfer.lock')) === undefined)
+    const folder = new VmFolder(name);
+    if (LockFile.tryTake(folder.file('transfer.lock')) === undefined)
       throw new VmckptError('VM_STATE', `another process serves the memory of "${name}" already`, {
         hint: 'vmckpt ps shows the status of every restored VM.',
       });
     const generation = new Generation(service.generation);
-    const use = generation.hold();
+    let use: GenerationUse | undefined;
     try {
+      use = generation.hold();
       return new Server(service, generation.openReader(), use);
     } catch (error) {
-      use.release();
+      use?.release();
+      if (error instanceof VmckptError) noteNotOpened(folder, error);
       throw error;
     }
   }
@@ -190,4 +193,10 @@ export class Server {
       countTransfer({ feeder: undefined, direct: undefined, filledPages: 0, sentBytes: 0 })
     );
   }
+}
+
+/** What can be put right: the next one may find the generation, and goes on where the one before has been. */
+function noteNotOpened(folder: VmFolder, error: VmckptError): void {
+  const { counters } = folder.readTransfer() ?? {};
+  new TransferStatus(folder, () => counters ?? {}).write('failed', error);
 }

@@ -16,12 +16,12 @@ export class TransferStatus {
   /** Whether what comes after the load has begun (aftercare.ts). */
   caredFor: boolean;
   completeAtMs: number | undefined;
-  readonly #counters: () => TransferCounters;
+  readonly #counters: () => Partial<TransferCounters>;
   readonly #folder: VmFolder;
   #writeFailed = false;
 
   /** What a process before this one has noted, whoever comes after this one may need as well. */
-  constructor(folder: VmFolder, counters: () => TransferCounters) {
+  constructor(folder: VmFolder, counters: () => Partial<TransferCounters>) {
     const former = folder.readTransfer();
     this.held = former?.held;
     this.loaded = former?.loaded ?? false;

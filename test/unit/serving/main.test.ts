@@ -41,3 +41,24 @@ it('a serving process that is never told what to do keeps what the one before it
     held,
   });
 });
+
+it('a successor that cannot open the generation says why, and keeps what the one before it has noted', async () => {
+  const generation = { name: 'gone', number: 1, dir: path.join(directory, 'store', 'gone', '1') };
+  const folder = new VmFolder('gone');
+  folder.create();
+  const held = { pid: process.pid, inode: 4711 };
+  const counters = { demandFaults: 7 };
+  folder.writeTransfer({ process: deadProcess(), status: 'serving', loaded: true, held, counters });
+  const args = toArguments({ name: 'gone', generation, isSuccessor: true });
+  const transfer = spawn(process.execPath, [distFile('serving/main.js'), ...args], {
+    stdio: ['ignore', 'ignore', 'ignore', 'pipe'],
+  });
+  await once(transfer, 'exit');
+  expect(folder.readTransfer()).toMatchObject({
+    status: 'failed',
+    error: { code: 'NO_CHECKPOINT', message: expect.stringContaining(generation.dir) as string },
+    loaded: true,
+    held,
+    counters,
+  });
+});
