@@ -221,7 +221,11 @@ function transferMonitor(socketFolder: string): readonly string[] {
 function stateNotes({ vmState }: Pick<SavedVm, 'vmState'>, runs: boolean): string[] {
   if (vmState === 'suspended')
     return ['The guest sleeps, as it was saved: system_wakeup in its monitor wakes it.'];
-  if (vmState === undefined || runs) return [];
+  if (runs) return [];
+  if (vmState === undefined)
+    return [
+      'The VM stays paused, as it was saved: cont in its monitor lets it run, or vmckpt restore --run.',
+    ];
   const why = vmState === 'io-error' ? 'an I/O error had stopped it' : `it was in the state "${vmState}"`;
   return [
     `The VM stays paused, because ${why} when it was saved. See to that, and then: cont in its monitor.`,

@@ -144,6 +144,8 @@ async function socketTaken(file: string): Promise<string | undefined> {
 function pidfileTaken(file: string): string | undefined {
   const pid = Number(readText(file) ?? Number.NaN);
   if (!Number.isInteger(pid) || pid <= 0 || identifyProcess(pid) === undefined) return undefined;
+  // A number that another process has got since is none of a QEMU that keeps it there.
+  if (readText(`/proc/${pid}/cmdline`)?.includes('-pidfile\0') === false) return undefined;
   return `the pid file ${file} names the running process ${pid}`;
 }
 

@@ -288,7 +288,7 @@ const OPTIONS: Readonly<Record<string, Row>> = {
       : visit.touches('single'),
   trace: (visit) => visit.map({ file: visit.file }),
   icount: (visit) => (visit.get('rrfile') === undefined ? visit.option : visit.touches('single')),
-  pidfile: (visit) => visit.takes({ kind: 'pidfile', path: visit.option.value ?? '' }),
+  pidfile: ({ option, pidfile }) => ({ ...option, value: pidfile(option.value ?? '') }),
 };
 
 /** A claim and the option that makes it. */
@@ -309,6 +309,7 @@ export function collisionCandidates(args: readonly string[], cwd: string): Claim
     visitHost(option, {
       ...STAYING,
       socket: (file) => (take({ kind: 'socket', path: file }), file),
+      pidfile: (file) => (take({ kind: 'pidfile', path: file }), file),
       port: ({ protocol, host, port }) => (take({ kind: 'port', protocol, host, port }), port),
       vsockId: (cid) => (take({ kind: 'vsock', cid }), cid),
       takes: take,
@@ -328,6 +329,7 @@ export function touchesOf(option: Option): Touch[] {
 export const STAYING: HostVisitor = {
   socket: (file) => file,
   file: (file) => file,
+  pidfile: (file) => file,
   port: ({ port }) => port,
   vsockId: (id) => id,
   takes: () => undefined,

@@ -32,6 +32,8 @@ export interface HostVisitor {
   socket(path: string): string;
   /** A file that QEMU writes. */
   file(path: string): string;
+  /** The file with QEMU's process id, which goes with QEMU. */
+  pidfile(path: string): string;
   /** A port that QEMU binds. @param isDisplay it is written as a VNC display */
   port(address: PortAddress, isDisplay: boolean): number;
   vsockId(id: number): number;
@@ -77,6 +79,7 @@ export class HostVisit {
   }
 
   readonly file = (path: string): string => this.#visitor.file(path);
+  readonly pidfile = (path: string): string => this.#visitor.pidfile(path);
   readonly socket = (path: string): string => this.#visitor.socket(path);
   readonly vsockId = (id: string): string => String(this.#visitor.vsockId(Number(id)));
 

@@ -41,6 +41,7 @@ function mover({ name }: Option, places: Places, moved: Moved[]): HostVisitor {
     ...STAYING,
     socket: (path) => note('socket', path, places.file(path)),
     file: (path) => note('file', path, places.file(path)),
+    pidfile: (path) => note('file', path, places.file(path)),
     port: (address, isDisplay) => {
       const host = address.host.includes(':') ? `[${address.host}]` : address.host;
       const written = (port: number) => `${host}:${isDisplay ? port - VNC_BASE_PORT : port}`;

@@ -13,13 +13,13 @@ import { appendToFiles } from './written-files.js';
 
 /** Character devices with such ids are vmckpt's own: the next restore of the VM leaves them out. */
 const OWN_ID_PREFIX = 'vmckpt-';
+export const OWN_MONITOR = `${OWN_ID_PREFIX}monitor`;
 
 /** What belongs to one run of QEMU and not to the machine. */
 export const RUN_ONLY_OPTIONS: ReadonlySet<string> = new Set([
   'incoming',
   'loadvm',
   'daemonize',
-  'pidfile',
   'preconfig',
   'S',
 ]);
@@ -56,10 +56,8 @@ export function rewriteForRestore(
 ): RestoreCommandLine {
   const notes: string[] = [];
   const given = parseCommandLine(argv);
-  for (const { option, name, use } of namedFiles(given)) {
-    if (use === 'pidfile') notes.push(`${option} is left out: vmckpt ps tells the process id of QEMU.`);
+  for (const { option, name } of namedFiles(given))
     if (OF_THE_PROCESS.test(name)) notes.push(`${option} goes to QEMU's log now: vmckpt logs shows it.`);
-  }
   const kept = given.filter((option) => !RUN_ONLY_OPTIONS.has(option.name) && !isOwn(option));
   const console = new ConsoleMove(options.consoleSocket, notes);
   const rewritten = appendToFiles(
@@ -68,10 +66,10 @@ export function rewriteForRestore(
   rewritten.push(...console.replaceNographicDefaults(rewritten));
   const pinned =
     options.machineType === undefined ? rewritten : pinMachineType(rewritten, options.machineType);
-  const monitor = `socket,id=${OWN_ID_PREFIX}monitor,path=${escapeCommas(options.monitorSocket)},server=on,wait=off`;
+  const monitor = `socket,id=${OWN_MONITOR},path=${escapeCommas(options.monitorSocket)},server=on,wait=off`;
   const added: Option[] = [
     { name: 'chardev', value: monitor },
-    { name: 'mon', value: `chardev=${OWN_ID_PREFIX}monitor,mode=control` },
+    { name: 'mon', value: `chardev=${OWN_MONITOR},mode=control` },
     { name: 'incoming', value: 'defer' },
     ...(options.paused ? [{ name: 'S' }] : []),
   ];

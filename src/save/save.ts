@@ -145,6 +145,8 @@ async function saveOnce(
         });
         step(`generation ${pending.generation} is stored: ${elided(manifest.sizes)}`);
         if (options.quit) await source.end(onMessage);
+        if (options.quit && manifest.runState === 'paused' && manifest.vmState === undefined)
+          onMessage('The VM was paused. It stays so when it is restored, unless with vmckpt restore --run.');
         return { ...reportOf(manifest, result, roundMs(nowMs() - startMs)), isSealed };
       } catch (error) {
         await pending.abort();

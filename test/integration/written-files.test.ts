@@ -1,5 +1,5 @@
 /** What a VM has written to files of the host before its restore is still there afterwards. */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { useOwnFolders } from '../support/checkpointing.js';
@@ -51,6 +51,32 @@ describe('the files that QEMU writes', () => {
     await restoreTinyVm(vm);
     expect(APPENDED.filter((name) => !begins(name))).toEqual([]);
     expect(SET_ASIDE.filter((name) => !begins(`${name}.1`))).toEqual([]);
+  });
+
+  it('have the number of the process that runs, and go with it', async () => {
+    const pidfile = path.join(dir, 'vm.pid');
+    const numberIn = (file: string) => Number(readFileSync(file, 'latin1'));
+    const options = { dir, qmp: path.join(dir, 'third.sock') };
+    const vm = await startTinyVm({ ...options, script: 'exec "$@" -pidfile vm.pid -daemonize' });
+    expect(numberIn(pidfile)).toBe(vm.pid);
+    await saveTinyVm(vm, { name: 'numbered' });
+    const messages: string[] = [];
+    const onMessage = (text: string) => void messages.push(text);
+    const reference = 'numbered';
+    const clone = await restoreTinyVm(vm, { reference, vmName: 'twin', identity: 'clone', onMessage });
+    expect(messages).toContainEqual(expect.stringMatching(/^The VM stays paused.*--run/));
+    expect(numberIn(pidfile)).toBe(vm.pid);
+    const moved = clone.moved.find(({ option }) => option === '-pidfile')!;
+    expect(numberIn(moved.to)).toBe(clone.qemuPid);
+    // Killed, it leaves the file, and another process may get the number.
+    await endTinyVm(vm);
+    writeFileSync(pidfile, `${process.pid}\n`);
+    const { qemuPid, qmpSocket } = await restoreTinyVm(vm, { reference });
+    expect(numberIn(pidfile)).toBe(qemuPid);
+    const said: string[] = [];
+    await saveTinyVm({ ...vm, qmpSocket }, { quit: true, onMessage: (text) => void said.push(text) });
+    expect(said).toContainEqual(expect.stringContaining('vmckpt restore --run'));
+    expect(existsSync(pidfile)).toBe(false);
   });
 
   it('are emptied where their option says so', async () => {

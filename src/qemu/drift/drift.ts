@@ -2,10 +2,12 @@
  * What a QEMU is now and its command line does not say: changes made through its monitors. Each has the best of three ways
  * out: the command line is rewritten to what is now, the setting is set again at the restore, or it is named.
  */
+import path from 'node:path';
 import * as v from 'valibot';
 import { parseCommandLine, propertyOf, toArgv, type Option } from '../command-line.js';
 import type { VmDescription } from '../inspect.js';
 import type { QmpClient } from '../qmp.js';
+import { OWN_MONITOR } from '../restore-command-line.js';
 import { expectedValue } from './expected.js';
 import { unexplainedListeners } from './listeners.js';
 import { withForwards } from './forwards.js';
@@ -74,10 +76,20 @@ export async function findDrift(
     args,
     settings: withoutLost(changed.filter(isRepeatable), losses),
     lost: losses.map(({ text }) => text),
-    unexplained: unexplainedListeners(vm.pid, args).map((where) => `QEMU listens at ${where}`),
+    unexplained: unexplainedListeners(vm.pid, [...args, ...ownSockets(options)]).map(
+      (where) => `QEMU listens at ${where}`,
+    ),
     unreadable,
     network,
   };
+}
+
+/** Where the serving process of a restored VM connects to while memory is loaded: beside vmckpt's monitor. */
+function ownSockets(options: readonly Option[]): string[] {
+  return options.flatMap((option) => {
+    const monitor = propertyOf(option, 'id') === OWN_MONITOR ? propertyOf(option, 'path') : undefined;
+    return monitor === undefined ? [] : [path.join(path.dirname(monitor), 'migration.sock')];
+  });
 }
 
 /** What is only worth a question at a save. */

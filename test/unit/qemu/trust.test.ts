@@ -16,11 +16,12 @@ const HARMLESS: readonly (readonly string[])[] = [
   ['-chardev', 'socket,id=c,path=/run/c.sock,server=on', '-serial', 'chardev:c'],
   ['-object', 'rng-random,id=r,filename=/dev/urandom', '-device', 'virtio-rng-pci,rng=r'],
   ['-object', 'memory-backend-memfd,id=m,size=1G', '-vnc', '127.0.0.1:1', '-usbdevice', 'tablet'],
-  ['-incoming', 'exec:sh', '-pidfile', '/etc/passwd', '-daemonize'],
+  ['-incoming', 'exec:sh', '-daemonize'],
 ];
 
 const HARMFUL: readonly (readonly [string, ...string[]])[] = [
   ['-D', '/etc/cron.d/x'],
+  ['-pidfile', '/etc/passwd'],
   ['-plugin', '/tmp/evil.so'],
   ['-trace', 'file=/etc/x'],
   ['-readconfig', 'x'],
