@@ -50,11 +50,11 @@ export async function restoreClones(options: ClonesOptions): Promise<ClonesRepor
   const need = { vmCount: options.count, ramBytes, dataBytes, isMapped: options.mode === 'map' };
   const from = { args: options.qemuArgs ?? manifest.commandLine, cwd: manifest.workingDirectory ?? '/' };
   requireRoom({ ...need, ...from }, options.memoryRoom ?? 'required', options.onMessage);
-  const names = freeNames(options.baseName ?? name, options.count);
+  const names = new CloneNames(options.baseName ?? name);
   // A save in between must not make siblings of different generations.
   const start = startOf({ ...options, reference: `${name}@${generation}` }, manifest);
-  const { clones, failures } = await startAll(names, start, options.signal);
-  if (options.signal.aborted) throw interrupted(names);
+  const { clones, failures, tried } = await startAll(names, start, options);
+  if (options.signal.aborted) throw interrupted(tried);
   const [first] = failures;
   if (first !== undefined && clones.length === 0) throw noneCameUp(first.error, options.count);
   const failed = failures.map(({ vmName, error: { code, message, hint } }) => ({
@@ -66,18 +66,27 @@ export async function restoreClones(options: ClonesOptions): Promise<ClonesRepor
   return { name, generation, clones, failed };
 }
 
-/** Numbers go on behind those of the clones that live. */
-function freeNames(base: string, count: number): string[] {
-  const numbers = listVmFolders().flatMap((folder) => {
-    const record = folder.read();
-    const lives = record !== undefined && statusOf(record, folder.readTransfer()) !== 'ended';
-    const number = folder.name.startsWith(`${base}.`)
-      ? Number(folder.name.slice(base.length + 1))
-      : Number.NaN;
-    return lives && Number.isInteger(number) ? [number] : [];
-  });
-  const last = Math.max(0, ...numbers);
-  return Array.from({ length: count }, (_, index) => `${base}.${last + index + 1}`);
+/** Numbers go on behind those of the clones that live; one that another restore takes meanwhile is passed over. */
+class CloneNames {
+  readonly #base: string;
+  #last: number;
+
+  constructor(base: string) {
+    this.#base = base;
+    const numbers = listVmFolders().flatMap((folder) => {
+      const record = folder.read();
+      const lives = record !== undefined && statusOf(record, folder.readTransfer()) !== 'ended';
+      const number = folder.name.startsWith(`${base}.`)
+        ? Number(folder.name.slice(base.length + 1))
+        : Number.NaN;
+      return lives && Number.isInteger(number) ? [number] : [];
+    });
+    this.#last = Math.max(0, ...numbers);
+  }
+
+  next(): string {
+    return `${this.#base}.${++this.#last}`;
+  }
 }
 
 /** Starts one clone; its words are told apart by its name, its progress is part of that of all. */
@@ -103,28 +112,48 @@ interface Failure {
   readonly error: VmckptError;
 }
 
+interface Started {
+  readonly clones: readonly RestoreReport[];
+  readonly failures: readonly Failure[];
+  /** In the order of their numbers. */
+  readonly tried: readonly string[];
+}
+
 async function startAll(
-  names: readonly string[],
+  names: CloneNames,
   start: (vmName: string) => Promise<RestoreReport>,
-  signal: AbortSignal,
-): Promise<{ clones: RestoreReport[]; failures: Failure[] }> {
+  { count, signal }: Pick<ClonesOptions, 'count' | 'signal'>,
+): Promise<Started> {
   const clones: RestoreReport[] = [];
   const failures: Failure[] = [];
-  const waiting = [...names];
-  const startSome = async () => {
-    while (waiting.length > 0 && !signal.aborted) {
-      const vmName = waiting.shift()!;
+  const tried: string[] = [];
+  let left = count;
+  const startOne = async (): Promise<void> => {
+    for (;;) {
+      const vmName = names.next();
+      tried.push(vmName);
       try {
         clones.push(await start(vmName));
+        return;
       } catch (error) {
         if (!(error instanceof VmckptError)) throw error;
+        // By another restore, since the numbers were looked at.
+        if (error.code === 'VM_BUSY') continue;
         failures.push({ vmName, error });
-        if (COMMON_KINDS.has(error.kind)) waiting.length = 0;
+        if (COMMON_KINDS.has(error.kind)) left = 0;
+        return;
       }
     }
   };
+  const startSome = async () => {
+    while (left > 0 && !signal.aborted) {
+      left--;
+      await startOne();
+    }
+  };
   await Promise.all(Array.from({ length: availableParallelism() }, startSome));
-  return { clones: clones.sort((a, b) => names.indexOf(a.vmName) - names.indexOf(b.vmName)), failures };
+  clones.sort((a, b) => tried.indexOf(a.vmName) - tried.indexOf(b.vmName));
+  return { clones, failures, tried };
 }
 
 function interrupted(names: readonly string[]): VmckptError {

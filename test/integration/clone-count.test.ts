@@ -72,6 +72,14 @@ describeOnEachQemu('restore --count', (qemu) => {
     });
   });
 
+  it('passes over numbers that another restore takes meanwhile', async () => {
+    const restores = [1, 2].map(() => start(['web', '--count', '2', '--detach']).ended);
+    const found = await Promise.all(restores);
+    expect(found.map(({ code }) => code)).toEqual([0, 0]);
+    const names = found.flatMap(({ json }) => (json as ClonesReport).clones.map(({ vmName }) => vmName));
+    expect(names.sort()).toEqual(['web.1', 'web.2', 'web.3', 'web.4']);
+  });
+
   it.runIf(isRoot)('leaves nothing of a clone that cannot have its ports, and the others alone', async () => {
     // With a command line of the user's own, who may start it in another network than the one where it ran.
     const { code, json } = await start(['web', '--count', '3', '--', ...guest.argv.slice(1)], {
