@@ -53,8 +53,7 @@ export function learnCommand(): Command {
         return;
       }
       const { output, storeDir } = contextOf(command);
-      if (flags.probe === undefined)
-        output.message(`No --probe: an idle guest is watched for ${flags.seconds} s each time.`);
+      const idle = `No --probe: an idle guest is watched for ${flags.seconds} s each time.`;
       const report = await learn({
         storeDir,
         reference,
@@ -63,6 +62,7 @@ export function learnCommand(): Command {
         seconds: flags.seconds,
         qemuBinary: flags.qemu,
         trustCommandLine: flags.trustCommandLine === true,
+        onBegin: () => flags.probe === undefined && output.message(idle),
         onRun: (run) => output.message(describeRun(run)),
         onMessage: (text) => output.detail(text),
         signal: interruptible(

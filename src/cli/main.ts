@@ -13,8 +13,12 @@ const program = buildProgram(await verbsFor(process.argv[2]));
 // A verb may wait for something that does not keep Node alive, such as the end of a detached QEMU.
 setInterval(() => undefined, 1 << 30);
 
-// A reader such as head(1) has had enough.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1));
+// A reader such as head(1) has had enough; a disk that is full is a failure.
+process.stdout.on('error', (error: NodeJS.ErrnoException) =>
+  process.exit(error.code === 'EPIPE' ? 0 : report(notWritten(error))),
+);
+// Messages that cannot be written spoil no work.
+process.stderr.on('error', () => undefined);
 
 debug('verb', () => elidedCommand(process.argv));
 try {
@@ -22,6 +26,7 @@ try {
 } catch (error) {
   process.exitCode = report(error);
 }
+await stdoutWritten();
 debug('verb', () => `ends with exit code ${process.exitCode ?? 0}`);
 // Sockets and workers of an interrupted verb must not keep the process.
 process.exit();
@@ -30,6 +35,18 @@ process.exit();
 async function verbsFor(verb: string | undefined): Promise<readonly MakeVerb[]> {
   if (verb === 'restore') return [(await import('./restore.js')).restoreCommand];
   return (await import('./verbs.js')).VERBS;
+}
+
+/** What went wrong with it has been reported then. */
+function stdoutWritten(): Promise<void> {
+  return new Promise((resolve) => process.stdout.write('', () => resolve()));
+}
+
+function notWritten({ message, code }: NodeJS.ErrnoException): VmckptError {
+  return new VmckptError(
+    code === 'ENOSPC' ? 'NO_SPACE' : 'FAILED',
+    `stdout cannot be written to: ${message}`,
+  );
 }
 
 function report(error: unknown): number {

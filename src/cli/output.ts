@@ -1,6 +1,6 @@
 /**
  * Results go to stdout, progress and messages to stderr. With `--json` stdout carries one document and nothing
- * else; a failure is one JSON line on stderr.
+ * else, and each message is a line of JSON on stderr; a failure is the last one.
  */
 import type { VmckptError } from '../errors.js';
 import { formatBytes } from '../util/units.js';
@@ -43,7 +43,7 @@ export class Output {
   message(text: string): void {
     if (this.#quiet) return;
     this.#clearBar();
-    process.stderr.write(`${text}\n`);
+    process.stderr.write(`${this.json ? JSON.stringify({ message: text }) : text}\n`);
   }
 
   detail(text: string): void {

@@ -35,6 +35,8 @@ export interface LearnOptions {
   readonly seconds: number;
   readonly qemuBinary: string | undefined;
   readonly trustCommandLine: boolean;
+  /** The checkpoint is there, and the first run begins. */
+  readonly onBegin: () => void;
   readonly onRun: (run: LearnRun) => void;
   /** What restores say. */
   readonly onMessage: (text: string) => void;
@@ -76,6 +78,7 @@ export async function learn(options: LearnOptions): Promise<LearnReport> {
   const generation = await store.locate(options.reference);
   const { name, number, manifest } = generation;
   requireMachine(manifest);
+  options.onBegin();
   const runs: LearnRun[] = [];
   for (let run = 1; run <= options.runs; run++) {
     const done = await runOnce(run, { options, generation });

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { describe, expect, it } from 'vitest';
+import { mkdirSync } from 'node:fs';
+import { beforeAll, describe, expect, it } from 'vitest';
 import { buildProgram } from '../../src/cli/program.js';
 import { VERBS } from '../../src/cli/verbs.js';
 import { distFile } from '../../src/util/package-paths.js';
@@ -178,5 +179,37 @@ describe('vmckpt', () => {
     child.stderr.on('data', (chunk: Buffer) => (stderr += chunk.toString()));
     await once(child, 'close');
     expect(stderr).toBe('');
+  });
+});
+
+describe('vmckpt with an empty store', () => {
+  const { run, storeDir } = cliSuite();
+  beforeAll(() => void mkdirSync(storeDir, { recursive: true, mode: 0o700 }));
+
+  it.each([[['list']], [['--json', 'list']], [['ps', '--json']], [['man']], [['completion', 'bash']]])(
+    'fails when its result cannot be written: %j',
+    async (args) => {
+      const full = await run(['--json', ...args], { wrapper: ['sh', '-c', '"$@" >/dev/full', 'sh'] });
+      expect(full).toMatchObject({
+        code: 1,
+        json: { error: { code: 'NO_SPACE', message: expect.stringContaining('stdout') as string } },
+      });
+      const deaf = await run(args, { wrapper: ['sh', '-c', '"$@" 2>/dev/full', 'sh'] });
+      expect(deaf.code).toBe(0);
+    },
+  );
+
+  it.each(
+    NAMES.filter((name) => !['bench', 'completion', 'doctor', 'list', 'man', 'ps', 'save'].includes(name)),
+  )('%s of what is not there fails with one document on stderr', async (name) => {
+    mkdirSync(storeDir, { recursive: true, mode: 0o700 });
+    const more: Record<string, string[]> = {
+      export: ['/tmp/nowhere'],
+      uffd: ['--socket', '/tmp/nowhere'],
+      import: ['nope'],
+    };
+    const what = name === 'rescue' ? '4194305' : name === 'rm' ? 'nope@1' : 'nope';
+    const { code, stderr } = await run(['--json', name, what, ...(more[name] ?? [])]);
+    expect([code, JSON.parse(stderr)]).toEqual([10, { error: expect.any(Object) as object }]);
   });
 });
