@@ -1,6 +1,8 @@
 /** `vmckpt ps` */
 import type { Command } from 'commander';
 import { adviceOn } from '../vms/advice.js';
+import { listAbandonedSaves } from '../save/vm-journal.js';
+import { listLostVms } from '../vms/folder.js';
 import { listVms, type VmSummary } from '../vms/list.js';
 import { withRunStates, type WithRunState } from '../vms/run-state.js';
 import { table } from './text.js';
@@ -16,12 +18,32 @@ export function psCommand(): Command {
     const vms = await withRunStates(listVms());
     if (vms.length === 0 && !output.json) output.message('No restored VMs.');
     output.result({ vms }, describe(vms));
+    for (const { name, consoleSocket } of vms)
+      if (consoleSocket !== null) output.detail(`${name}: its console is ${consoleSocket}`);
     for (const { name, status, error } of vms) {
       const advice = adviceOn({ name, status });
       if (advice !== undefined && !output.json)
-        output.message(`${name}: ${error === null ? '' : `${error.message}. `}${advice}`);
+        output.message(
+          `${name}: ${error === null || status === 'abandoned' ? '' : `${error.message}. `}${advice}`,
+        );
     }
+    if (!output.json) for (const text of strays()) output.message(text);
   });
+}
+
+/** What needs care, and is no VM that is listed. */
+function strays(): string[] {
+  const lost = listLostVms().map(
+    ({ name, pid }) =>
+      `${name}: its folder was deleted, and nothing is known of it. Its QEMU still runs; end it with: kill ${pid}`,
+  );
+  const paused = listAbandonedSaves()
+    .filter(({ vmAlive, isPaused }) => vmAlive && isPaused)
+    .map(
+      ({ pid }) =>
+        `Process ${pid}: a save was killed and left this VM paused. Let it run: vmckpt rescue ${pid} --qmp /path/to/its/qmp.sock`,
+    );
+  return [...lost, ...paused];
 }
 
 function describe(vms: readonly (VmSummary & WithRunState)[]): string {

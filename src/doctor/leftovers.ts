@@ -19,7 +19,15 @@ export async function findLeftovers(storeDir: string): Promise<Finding[]> {
   return findings.length > 0 ? findings : [{ ...CHECK, status: 'ok', found: 'none' }];
 }
 
-function findingOfSave({ pid, vmAlive, unsettled, directory }: AbandonedSave): Finding {
+function findingOfSave({ pid, vmAlive, unsettled, isPaused, directory }: AbandonedSave): Finding {
+  if (vmAlive && isPaused)
+    return {
+      ...CHECK,
+      status: 'fail',
+      found: `a save of the VM with process ${pid} was cut off, and has left the VM paused`,
+      meaning: 'The VM stands still. The next vmckpt save lets it run again by itself.',
+      remedy: `vmckpt rescue ${pid} --qmp /path/to/its/qmp.sock`,
+    };
   if (vmAlive && unsettled)
     return {
       ...CHECK,

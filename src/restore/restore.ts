@@ -2,10 +2,12 @@
  * The story of a restore: find the checkpoint, refuse what cannot be, plan, and start QEMU and the serving process side by side
  * (by-server.ts), or QEMU alone (by-mapping.ts). Until the VM runs a failure leaves nothing behind; from then on the VM is left alone.
  */
+import path from 'node:path';
 import { requireMachine } from '../checkpoint/manifest.js';
 import { lacksUserfaultfd } from '../qemu/migration-control.js';
 import { OnDemandRefusal } from '../qemu/on-demand.js';
 import { requireName } from '../store/reference.js';
+import { clearStaleUses } from '../store/generation-use.js';
 import { Store } from '../store/store.js';
 import { nowMs } from '../timeline/clock.js';
 import { debugSteps } from '../util/debug.js';
@@ -75,6 +77,7 @@ async function restoreOnce(options: RestoreOptions): Promise<RestoreReport> {
   } catch (error) {
     if (!isLoaded) {
       await parent.kill();
+      clearStaleUses(path.dirname(dir));
       folder.remove();
       claim.release();
     }

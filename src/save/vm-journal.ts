@@ -95,6 +95,8 @@ export interface AbandonedSave {
   readonly vmAlive: boolean;
   /** Whether settings of the VM are still to be put back. */
   readonly unsettled: boolean;
+  /** The save had paused it, and it would run otherwise. */
+  readonly isPaused: boolean;
   readonly directory: string;
 }
 
@@ -107,8 +109,10 @@ export function listAbandonedSaves(): AbandonedSave[] {
   return found.flatMap((directory) => {
     const [pid = NaN, startTicks = NaN] = path.basename(directory).split('-').map(Number);
     if (isHeld(path.join(directory, 'lock'))) return [];
+    const note = readJsonFile(noteSchema, path.join(directory, NOTE));
     const unsettled = existsSync(path.join(directory, NOTE));
-    return [{ pid, vmAlive: isAlive({ pid, startTicks }), unsettled, directory }];
+    const isPaused = note?.method === 'stopped' && note.wasRunning;
+    return [{ pid, vmAlive: isAlive({ pid, startTicks }), unsettled, isPaused, directory }];
   });
 }
 

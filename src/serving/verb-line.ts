@@ -61,7 +61,10 @@ export class VerbLine {
   async #required<Type extends VerbMessage['type']>(type: Type): Promise<MessageOf<Type>> {
     const message = await this.#next(type);
     if (message !== undefined) return message;
-    throw new VmckptError('TRANSFER_FAILED', 'the verb ended before it had said what to do');
+    throw new VmckptError(
+      'TRANSFER_FAILED',
+      'vmckpt restore was killed before it had said how to load the VM',
+    );
   }
 
   /** Undefined when the verb ends before. */

@@ -5,8 +5,10 @@ import { statusOf, type VmStatus } from './status.js';
 
 const ADVICE: Partial<Record<VmStatus, (name: string) => string>> = {
   'transfer-lost': (name) => `Nothing serves its memory. Go on with: vmckpt restore --resume ${name}`,
-  damaged: (name) => `It was halted. End it (vmckpt stop ${name}) and restore another generation.`,
-  abandoned: (name) => `It was never loaded. End it with: vmckpt stop ${name}`,
+  damaged: (name) =>
+    `It stands still at a page that cannot be had. End it (vmckpt stop ${name}), then restore another generation.`,
+  abandoned: (name) =>
+    `vmckpt restore was killed before the VM ran. Remove what is left: vmckpt stop ${name}`,
 };
 
 /** Undefined when nothing is wrong with it. */

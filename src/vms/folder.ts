@@ -9,7 +9,7 @@ import { readJsonFile, writeJsonFile } from '../util/json-file.js';
 import { isAlive } from '../util/process-identity.js';
 import { ensureRuntimeDir, findRuntimePath, runtimeDirs } from '../util/runtime-dir.js';
 import { parse } from '../util/schema.js';
-import { findListener, hasLeftProcesses } from './orphans.js';
+import { findListener, findLostVms, hasLeftProcesses, type LostVm } from './orphans.js';
 import { shortFolderOf } from './places.js';
 import { anyVmSchema, transferSchema, vmSchema, type TransferRecord, type VmRecord } from './records.js';
 
@@ -119,12 +119,22 @@ export function listVmFolders(): VmFolder[] {
   return [...new Set(names)].sort().map((name) => new VmFolder(name));
 }
 
+/** VMs that run, and of which nothing else is known any more. */
+export function listLostVms(): LostVm[] {
+  return findLostVms(runtimeDirs());
+}
+
 /** @throws VmckptError BAD_NAME, NO_SUCH_VM */
 export function requireVm(name: string): { folder: VmFolder; record: VmRecord } {
   requireName(name, 'a VM');
   const folder = new VmFolder(name);
   const record = folder.read();
   if (record !== undefined) return { folder, record };
+  const lost = listLostVms().find((vm) => vm.name === name);
+  if (lost !== undefined)
+    throw new VmckptError('NO_SUCH_VM', `the folder of "${name}" was deleted: nothing is known of it`, {
+      hint: `Its QEMU still runs, as process ${lost.pid}. End it with: kill ${lost.pid}`,
+    });
   const known = listVmFolders()
     .map((vm) => vm.name)
     .join(', ');

@@ -1,6 +1,9 @@
 /** QEMUs whose verb died before it could note that they run: found by their command line. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
 import { identifyProcess, processesOfSession, type ProcessIdentity } from '../util/process-identity.js';
+
+const MONITOR = /^socket,id=vmckpt-monitor,path=((?:[^,]|,,)+)\/qmp\.sock,/;
 
 /** The QEMU that was told to listen there. Not asked through the socket: it may not be listening yet, or not answer. */
 export function findListener(socket: string): ProcessIdentity | undefined {
@@ -14,6 +17,26 @@ export function findListener(socket: string): ProcessIdentity | undefined {
 /** A keeper that is killed while it starts QEMU leaves a process with its own command line, until that becomes QEMU. */
 export function hasLeftProcesses(keeper: ProcessIdentity | undefined): boolean {
   return keeper !== undefined && processesOfSession(keeper).length > 0;
+}
+
+/** A restored VM whose folder was deleted under it. */
+export interface LostVm {
+  readonly name: string;
+  readonly pid: number;
+}
+
+/** By the monitor that a restore gives to QEMU, in the folder of the VM. */
+export function findLostVms(runtimeDirs: readonly string[]): LostVm[] {
+  const pids = readdirSync('/proc').filter((entry) => /^\d+$/.test(entry));
+  return pids.flatMap((pid) => {
+    const [, directory = ''] =
+      commandLineOf(pid)
+        .map((argument) => MONITOR.exec(argument))
+        .find((match) => match !== null) ?? [];
+    const folder = directory.replaceAll(',,', ',');
+    const isOurs = runtimeDirs.some((root) => path.dirname(folder) === path.join(root, 'vms'));
+    return isOurs && !existsSync(folder) ? [{ name: path.basename(folder), pid: Number(pid) }] : [];
+  });
 }
 
 /** Empty for a process that has just ended, or is not ours to see. */

@@ -2,9 +2,11 @@
  * Ends a VM that vmckpt has restored: QEMU, the process that serves its memory, and their folder. A QEMU that waits
  * for a page does not answer, so what it is asked for politely has a short deadline and signals come behind it.
  */
+import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError } from '../errors.js';
 import { QmpClient } from '../qemu/qmp.js';
+import { clearStaleUses } from '../store/generation-use.js';
 import { isAlive, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
 import { endProcess, SIGKILL, SIGTERM } from './processes.js';
 import { beingRestored, NameClaim } from './claim.js';
@@ -38,6 +40,7 @@ export async function stopVm(name: string): Promise<StopReport> {
     await endProcess(record.keeper, SIGKILL, KILL_TIMEOUT_MS);
     await endTransfer(folder);
   }
+  clearStaleUses(path.dirname(record.generationDir));
   forget(folder, record);
   return { name, qemuPid: endedBy === null ? null : qemu!.pid, endedBy };
 }

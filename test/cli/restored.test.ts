@@ -1,6 +1,7 @@
-import { existsSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { VmJournal } from '../../src/save/vm-journal.js';
 import { VmFolder } from '../../src/vms/folder.js';
 import type { VmRecord } from '../../src/vms/records.js';
 import { identifyProcess } from '../../src/util/process-identity.js';
@@ -148,7 +149,10 @@ describe('restored VMs', () => {
     const folder = folderOf('orphan');
     const qemu = await startQemu(folder);
     record(folder, {});
+    const error = { code: 'TRANSFER_FAILED', message: 'what a process said of it' };
+    folder.writeTransfer({ process: deadProcess(), status: 'failed', error });
     const { stdout, stderr } = await run(['ps']);
+    expect(stderr).toMatch(/^orphan: vmckpt restore was killed before the VM ran\./);
     expect(stdout).toMatch(new RegExp(`^orphan +3 +abandoned +${qemu.pid} `, 'm'));
     expect(stderr).toContain('vmckpt stop orphan');
     expect((await run(['--json', 'stop', 'orphan'])).json).toMatchObject({
@@ -170,6 +174,48 @@ describe('restored VMs', () => {
       vms: [{ name: 'lost', status: 'damaged', error }],
     });
     folder.remove();
+  });
+
+  it('leave no use of their generation when they are ended', async () => {
+    const folder = folderOf('user');
+    const nameDir = path.join(directory, 'store', 'user');
+    mkdirSync(nameDir, { recursive: true });
+    writeFileSync(path.join(nameDir, '.use-3-4711-abc'), '4711\n');
+    const qemu = await startQemu(folder);
+    record(folder, { qemu: identifyProcess(qemu.pid)!, consoleSocket: '/run/console.sock' });
+    folder.writeTransfer({ process: deadProcess(), status: 'complete' });
+    expect((await run(['ps', '-v'])).stderr).toContain('user: its console is /run/console.sock');
+    await run(['stop', 'user']);
+    expect(readdirSync(nameDir)).toEqual([]);
+  });
+
+  it('are named when their folder was deleted under them', async () => {
+    const folder = folderOf('deleted');
+    const qmp = folder.file('qmp.sock');
+    const monitor = [
+      `socket,id=vmckpt-monitor,path=${qmp},server=on,wait=off`,
+      'chardev=vmckpt-monitor,mode=control',
+    ];
+    const qemu = start([QEMU, ...TINY, '-S', '-chardev', monitor[0]!, '-mon', monitor[1]!]);
+    await (await connectWhenReady(qmp)).close();
+    rmSync(runtimeDir, { recursive: true });
+    expect((await run(['ps'])).stderr).toMatch(new RegExp(`^deleted: .*kill ${qemu.pid}$`, 'm'));
+    const { code, stderr } = await run(['stop', 'deleted']);
+    expect([code, stderr]).toEqual([10, expect.stringContaining(`kill ${qemu.pid}`)]);
+  });
+
+  it('are listed with a VM that a killed save has left paused', async () => {
+    const qemu = start(['sleep', '1000']);
+    const journal = VmJournal.open(identifyProcess(qemu.pid)!);
+    journal.write({ wasRunning: true, method: 'stopped', capabilities: {}, parameters: {} });
+    journal.close();
+    const order = `vmckpt rescue ${qemu.pid} --qmp`;
+    expect((await run(['ps'])).stderr).toContain(order);
+    const { stdout } = await run(['doctor']);
+    expect(stdout).toMatch(
+      new RegExp(`process ${qemu.pid} was cut off, and has left the VM paused[^]*${order}`),
+    );
+    rmSync(journal.directory, { recursive: true });
   });
 
   it('give out what their processes have said', async () => {
