@@ -30,7 +30,7 @@ export function rescueCommand(): Command {
         signal: interruptible(output, 'Interrupted.').signal,
       });
       output.result(report, describe(report));
-      if (!report.settingsPutRight)
+      if (!report.settingsPutRight && report.regions > 0)
         output.message(
           `Before the next save switch background-snapshot off: vmckpt rescue ${pid} --qmp /path/to/qmp.sock`,
         );

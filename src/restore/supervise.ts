@@ -46,8 +46,8 @@ export async function superviseTransfer(supervision: Supervision): Promise<Trans
       const { counters, faultPercentilesUs, completeAtMs } = end;
       return { counters, faultPercentilesUs, completeAtMs, recoveries: transfer.takeoverCount };
     }
-    if (end.type === 'failed' && (end.error.kind === 'damaged' || end.error.code === 'VM_STATE'))
-      throw end.error;
+    if (end.type === 'failed' && end.error.kind === 'damaged') throw halted(folder.name, end.error);
+    if (end.type === 'failed' && end.error.code === 'VM_STATE') throw end.error;
     // A transfer that says that it has failed has most often lost its QEMU.
     await Promise.race([qemuGone(supervision), sleep(QEMU_END_MS)]);
     throw lost(folder.name, end.type === 'failed' ? end.error : undefined);
@@ -66,7 +66,7 @@ async function qemuGone({ folder, qemuEnded, transfer }: Supervision): Promise<n
   await qemuEnded;
   // It may have been ended for a reason.
   const end = await Promise.race([transfer.ended, sleep(QEMU_END_MS)]);
-  if (end?.type === 'failed' && end.error.kind === 'damaged') throw end.error;
+  if (end?.type === 'failed' && end.error.kind === 'damaged') throw halted(folder.name, end.error);
   throw new VmckptError('QEMU_DIED', 'QEMU ended while its memory was still being restored', {
     hint: `See vmckpt logs ${folder.name}. The checkpoint is unharmed; restore it again.`,
   });
@@ -81,6 +81,13 @@ function interrupted(name: string, signal: AbortSignal, over: AbortSignal): Prom
     const stop = () => reject(goesOn);
     if (signal.aborted) stop();
     signal.addEventListener('abort', stop, { once: true, signal: over });
+  });
+}
+
+/** The VM ran until it came to what is damaged, and keeps its name. */
+function halted(name: string, { code, message }: VmckptError): VmckptError {
+  return new VmckptError(code, message, {
+    hint: `The VM is halted. End it (vmckpt stop ${name}), then restore another generation; vmckpt check lists all damage.`,
   });
 }
 

@@ -6,6 +6,7 @@ const NAME = /^[A-Za-z0-9_][A-Za-z0-9._-]*$/;
 const GENERATION = /^[1-9][0-9]{0,8}$/;
 /** A name this close to the one asked for may be what was meant. */
 const NEAR_EDITS = 2;
+const MAX_NEAR = 3;
 
 export interface Reference {
   readonly name: string;
@@ -46,9 +47,14 @@ export function parseReference(text: string): Reference {
   );
 }
 
-/** The names that somebody who typed `wanted` may have meant. */
+/** The names that somebody who typed `wanted` may have meant, the nearest first, and no more than can be read at a glance. */
 export function nearNames(wanted: string, names: readonly string[]): string[] {
-  return names.filter((name) => name.startsWith(wanted) || editDistance(wanted, name) <= NEAR_EDITS);
+  return names
+    .map((name) => ({ name, edits: editDistance(wanted, name) }))
+    .filter(({ name, edits }) => name.startsWith(wanted) || edits <= NEAR_EDITS)
+    .sort((a, b) => a.edits - b.edits)
+    .slice(0, MAX_NEAR)
+    .map(({ name }) => name);
 }
 
 /** Insertions, deletions and replacements that turn one text into the other. */

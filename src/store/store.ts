@@ -78,7 +78,7 @@ export class Store {
         'NO_STORE',
         `${path.resolve(dir)} is in the way of the store: it is not a folder`,
         {
-          hint: 'Remove it, or name another place with --store DIR.',
+          hint: 'Name another place with --store DIR.',
         },
       );
     return Store.open(dir, options);
@@ -283,7 +283,7 @@ export class Store {
     const generations = await this.generations(name);
     if (generations.length > 0)
       return new VmckptError('NO_CHECKPOINT', `"${name}" has no generation ${generation}`, {
-        hint: `It has ${generations.join(', ')}.`,
+        hint: `Its generations: ${generations.join(', ')}`,
       });
     const near = nearNames(name, await this.names());
     return new VmckptError('NO_CHECKPOINT', `there is no checkpoint "${name}" in ${this.dir}`, {

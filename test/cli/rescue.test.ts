@@ -74,6 +74,7 @@ describe('vmckpt rescue', () => {
 
     const again = await run(['rescue', pid]);
     expect(again).toMatchObject({ code: 0, stdout: expect.stringContaining('Nothing of process') as string });
-    expect(again.stderr).toContain('--qmp');
+    // Nothing is known of its settings.
+    expect(again.stderr).toBe('');
   });
 });

@@ -113,8 +113,10 @@ describe('Store', () => {
     });
     await expect(store.locate('webserver@7')).rejects.toMatchObject({
       code: 'NO_CHECKPOINT',
-      hint: 'It has 1.',
+      hint: 'Its generations: 1',
     });
+    for (const name of ['web', 'web-1', 'web-2', 'web-30', 'web-40']) await save(store, name);
+    await expect(store.locate('we')).rejects.toMatchObject({ hint: 'Did you mean web, web-1, web-2?' });
   });
 
   it('reports a missing store, and does not make one by opening it', async () => {
