@@ -12,7 +12,7 @@ import { MAX_EXTENT_PAGES } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import { processContextSchema } from '../util/process-schema.js';
 import { readRegular, requireRegular } from '../util/regular-file.js';
-import { integer, misfit, natural, parse, record } from '../util/schema.js';
+import { integer, misfit, natural, parse, record, text as anyText } from '../util/schema.js';
 import { errnoOf } from './files.js';
 import {
   CHECKSUM_ALGORITHM,
@@ -31,7 +31,7 @@ const MAX_LIST = 65536;
 const MAX_TEXT = 128 * 1024;
 const MAX_DESCRIPTION = 8 << 20;
 
-const text = v.pipe(v.string(), v.maxLength(MAX_TEXT));
+const text = v.pipe(anyText, v.maxLength(MAX_TEXT));
 const count = v.pipe(natural, v.maxValue(0xffff_ffff));
 /** 128 bits, written in hexadecimal digits. */
 const identity = v.pipe(v.string(), v.regex(/^[0-9a-f]{32}$/));
@@ -81,7 +81,7 @@ export const manifestSchema = v.object({
     configuration: v.config(v.pipe(text, v.base64()), { abortPipeEarly: true }),
     ramSectionId: count,
     /** QEMU's own JSON description of the device state, when the stream had one. */
-    description: v.optional(v.pipe(v.string(), v.maxLength(MAX_DESCRIPTION))),
+    description: v.optional(v.pipe(anyText, v.maxLength(MAX_DESCRIPTION))),
   }),
   /** QEMU's arguments without the binary; empty when unknown. */
   commandLine: v.pipe(v.array(text), v.maxLength(MAX_LIST)),

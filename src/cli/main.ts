@@ -54,7 +54,7 @@ function report(error: unknown): number {
   if (error instanceof CommanderError && error.exitCode === 0) return 0;
   const known = error instanceof CommanderError ? usageError(error, program) : fromSystemError(error);
   const output = new Output(outputOptions());
-  if (process.argv.length <= 2) output.message(program.helpInformation());
+  if (process.argv.length <= 2) program.outputHelp({ error: true });
   output.failure(named(known));
   return known.exitCode;
 }

@@ -1,12 +1,15 @@
 /**
  * Results go to stdout, progress and messages to stderr. With `--json` stdout carries one document and nothing
- * else, and each message is a line of JSON on stderr; a failure is the last one.
+ * else, and each message is a line of JSON on stderr; a failure is the last one. Whatever a text holds (names out of
+ * a checkpoint, words of QEMU), no control character of it reaches the terminal.
  */
 import type { VmckptError } from '../errors.js';
 import { formatBytes } from '../util/units.js';
+import { printableJson, printableLines } from './text.js';
 
 const REDRAW_MS = 100;
 const BAR_CELLS = 24;
+const INDENT = ' '.repeat('vmckpt: '.length);
 
 export interface OutputOptions {
   readonly json?: true;
@@ -37,13 +40,14 @@ export class Output {
   /** The verb's result: `document` with --json, else `text`. */
   result(document: unknown, text: string): void {
     this.#clearBar();
-    process.stdout.write(this.json ? `${JSON.stringify(document)}\n` : text === '' ? '' : `${text}\n`);
+    if (this.json) process.stdout.write(`${printableJson(document)}\n`);
+    else if (text !== '') process.stdout.write(`${printableLines(text)}\n`);
   }
 
   message(text: string): void {
     if (this.#quiet) return;
     this.#clearBar();
-    process.stderr.write(`${this.json ? JSON.stringify({ message: text }) : text}\n`);
+    process.stderr.write(`${this.json ? printableJson({ message: text }) : indented(text)}\n`);
   }
 
   detail(text: string): void {
@@ -72,18 +76,24 @@ export class Output {
     this.#clearBar();
     const { code, message, hint } = error;
     if (this.json) {
-      process.stderr.write(
-        `${JSON.stringify({ error: { code, message, ...(hint !== undefined && { hint }) } })}\n`,
-      );
+      const document = { error: { code, message, ...(hint !== undefined && { hint }) } };
+      process.stderr.write(`${printableJson(document)}\n`);
       return;
     }
     const label = this.#color ? '\x1b[31mvmckpt:\x1b[0m' : 'vmckpt:';
-    process.stderr.write(`${label} ${message}\n${hint === undefined ? '' : `        ${hint}\n`}`);
-    if (this.#verbose && error.cause instanceof Error) process.stderr.write(`${error.cause.stack ?? ''}\n`);
+    process.stderr.write(`${label} ${indented(message)}\n`);
+    if (hint !== undefined) process.stderr.write(`${INDENT}${indented(hint)}\n`);
+    if (this.#verbose && error.cause instanceof Error)
+      process.stderr.write(`${indented(error.cause.stack ?? '')}\n`);
   }
 
   #clearBar(): void {
     if (this.#barShown) process.stderr.write('\r\x1b[K');
     this.#barShown = false;
   }
+}
+
+/** Further lines are behind an indent, so that none of them is taken for another message. */
+function indented(text: string): string {
+  return printableLines(text).replaceAll('\n', `\n${INDENT}`);
 }

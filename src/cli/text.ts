@@ -2,7 +2,7 @@
 
 /** Columns padded to their widest cell, two spaces between them; the last one is left as it is. */
 export function table(header: readonly string[], rows: readonly (readonly string[])[]): string {
-  const lines = [header, ...rows];
+  const lines = [header, ...rows.map((row) => row.map(printable))];
   const widths = header.map((_, column) => Math.max(...lines.map((line) => line[column]!.length)));
   return lines
     .map((line) =>
@@ -14,11 +14,23 @@ export function table(header: readonly string[], rows: readonly (readonly string
     .join('\n');
 }
 
+const CONTROL_CHARACTERS = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
+
 /** Without control characters: a checkpoint or a guest must not steer the terminal. */
 export function printable(text: string): string {
-  return text.replace(
-    /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu,
-    (character) => `\\u{${character.codePointAt(0)!.toString(16)}}`,
+  return text.replace(CONTROL_CHARACTERS, (character) => `\\u{${character.codePointAt(0)!.toString(16)}}`);
+}
+
+/** The same for text of several lines, which stay. */
+export function printableLines(text: string): string {
+  return text.split('\n').map(printable).join('\n');
+}
+
+/** One line of JSON, which a terminal may be shown as well. */
+export function printableJson(value: unknown): string {
+  const escape = (unit: string) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`;
+  return JSON.stringify(value).replace(CONTROL_CHARACTERS, (character) =>
+    character.split('').map(escape).join(''),
   );
 }
 

@@ -115,6 +115,11 @@ function partsOf(
       'STREAM_MALFORMED',
       `at most ${MAX_DESCRIPTION_BYTES} bytes of device description expected, found ${descriptionBytes}`,
     );
+  if (stream.description.includes(0) || stream.machineName.includes('\0'))
+    throw new VmckptError(
+      'STREAM_MALFORMED',
+      'names without a NUL character expected, found one that has it',
+    );
   return {
     name,
     generation,

@@ -438,7 +438,9 @@ export class StreamParser {
     const usedBytes = be64(bytes, usedAt);
     if (usedBytes > this.#announcedBytes || usedBytes % PAGE_BYTES !== 0)
       this.#fail(usedAt, `whole pages, at most ${this.#announcedBytes} bytes more of RAM`, `${usedBytes}`);
-    this.#announced.push({ name: latin1(bytes, at + 1, bytes[at]!), usedBytes });
+    const name = latin1(bytes, at + 1, bytes[at]!);
+    if (name.includes('\0')) this.#fail(at, 'a RAM block name without NUL', JSON.stringify(name));
+    this.#announced.push({ name, usedBytes });
     this.#announcedBytes -= usedBytes;
     return usedAt + 8;
   }

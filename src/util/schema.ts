@@ -9,12 +9,18 @@ export const finite = v.pipe(v.number(), v.finite());
 export const integer = v.pipe(v.number(), v.safeInteger());
 export const natural = v.pipe(integer, v.minValue(0));
 
+/** Text that can become a part of a command line, whose parts end with a NUL. */
+export const text = v.pipe(
+  v.string(),
+  v.check((value) => !value.includes('\0'), 'Invalid text: Expected no NUL character'),
+);
+
 /** Any names, one kind of value. An array is none. */
 export function record<T extends v.GenericSchema>(values: T) {
   return v.pipe(
     v.unknown(),
     v.check((input) => !Array.isArray(input), 'Invalid type: Expected Object but received Array'),
-    v.record(v.string(), values),
+    v.record(text, values),
   );
 }
 

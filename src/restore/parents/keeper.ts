@@ -13,6 +13,7 @@ import type { ProcessEnd, StartedProcess, StartOptions } from '../../qemu/launch
 import { debug, elidedCommand } from '../../util/debug.js';
 import { withDeadline } from '../../util/deadline.js';
 import { readLines } from '../../util/lines.js';
+import { quote } from '../../util/schema.js';
 import { ownEnvironment } from '../../util/own-environment.js';
 import {
   identifyProcess,
@@ -83,13 +84,13 @@ export class Keeper implements ProcessParent {
     return this.server;
   }
 
-  /** @throws VmckptError QEMU_FAILED_TO_START, TIMEOUT */
+  /** @throws VmckptError COMMAND_LINE_UNSUPPORTED, QEMU_FAILED_TO_START, TIMEOUT */
   async startQemu({ binary, args, cwd, logPath }: StartOptions): Promise<StartedProcess> {
+    const text = nulEnded([cwd, logPath, binary, ...args]);
     const started = new Promise<number>((resolve, reject) => {
       this.#onStarted = (pid) => (typeof pid === 'number' ? resolve(pid) : reject(pid));
     });
     const ended = new Promise<ProcessEnd>((resolve) => (this.#onQemuEnd = resolve));
-    const text = Buffer.from([cwd, logPath, binary, ...args].map((part) => `${part}\0`).join(''));
     const length = Buffer.alloc(4);
     length.writeUInt32BE(text.length);
     this.#control.write(Buffer.concat([length, text]));
@@ -174,6 +175,16 @@ export class Keeper implements ProcessParent {
     this.#givenUp = setTimeout(() => this.server.giveUp(), GIVEN_UP_MS);
     this.#givenUp.unref();
   }
+}
+
+/** A NUL in a part would make two of it. */
+function nulEnded(parts: readonly string[]): Buffer {
+  const broken = parts.find((part) => part.includes('\0'));
+  if (broken !== undefined)
+    throw new VmckptError('COMMAND_LINE_UNSUPPORTED', `${quote(broken)} holds a NUL character`, {
+      hint: 'No argument and no file name may have one: remove it.',
+    });
+  return Buffer.from(parts.map((part) => `${part}\0`).join(''));
 }
 
 function failedToStart(step: string, errno: number): VmckptError {

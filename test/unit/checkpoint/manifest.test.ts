@@ -34,6 +34,23 @@ function rewrite(change: (fields: Record<string, unknown>) => void): void {
   writeFileSync(file, `${covered}  "manifestXxh3": "${checksum}"\n}\n`);
 }
 
+type Tree = Record<string, unknown>;
+
+/** Where an object has texts. */
+function leavesOf(value: unknown, place: readonly string[] = []): string[][] {
+  if (typeof value === 'string') return [[...place]];
+  if (typeof value !== 'object' || value === null) return [];
+  return Object.entries(value).flatMap(([key, inner]) => leavesOf(inner, [...place, key]));
+}
+
+function withNul(manifest: object, place: readonly string[]): Tree {
+  const copy = structuredClone(manifest) as Tree;
+  const last = place.at(-1)!;
+  const parent = place.slice(0, -1).reduce<Tree>((inner, key) => inner[key] as Tree, copy);
+  parent[last] = `${String(parent[last])}\0-netdev`;
+  return copy;
+}
+
 describe('a manifest', () => {
   it('is JSON that says what was written', () => {
     expect(JSON.parse(readFileSync(path.join(dir, 'manifest.json'), 'utf8'))).toMatchObject(written);
@@ -64,6 +81,31 @@ describe('a manifest', () => {
   it('of a later format version is refused as such, not as damage', () => {
     rewrite((fields) => (fields['formatVersion'] = 2));
     expect(() => readManifest(dir)).toThrow(expect.objectContaining({ code: 'FORMAT_UNSUPPORTED' }) as Error);
+  });
+
+  it('with a NUL in any of its texts is damaged: it would end an argument', () => {
+    const process = {
+      ...{ executable: 'x', uid: 0, gid: 0, groups: [], bootId: 'x', places: { x: 'x' }, elsewhere: ['x'] },
+      ...{ cgroup: 'x', taps: [{ name: 'x', persistent: true }], lostImages: ['x'] },
+    };
+    const more = {
+      ...{ process, vmState: 'x', lost: ['x'], workingDirectory: 'x', commandLine: ['-name', 'x'] },
+      restoreProblems: [{ code: 'x', message: 'x' }],
+      settings: [{ kind: 'x', id: 'x', name: 'x', value: 'x' }],
+      blockDevices: [{ node: 'x', file: 'x', format: 'x', readOnly: true }],
+      devices: [{ qomPath: 'x', type: 'x' }],
+      memoryBackends: [{ id: 'x', sizeBytes: 1, share: false }],
+    };
+    rewrite((fields) => Object.assign(fields, more));
+    const whole = readManifest(dir);
+    const places = leavesOf(whole);
+    expect(places.length).toBeGreaterThan(30);
+    for (const place of places) {
+      rewrite((fields) => Object.assign(fields, structuredClone(whole), withNul(whole, place)));
+      expect(() => readManifest(dir), place.join('.')).toThrow(
+        expect.objectContaining({ code: 'MANIFEST_DAMAGED' }) as Error,
+      );
+    }
   });
 
   it('that makes no sense is named by its field', () => {
