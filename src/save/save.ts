@@ -20,6 +20,7 @@ import { VmckptError } from '../errors.js';
 import { writeRawMemory } from '../transfer/raw-memory.js';
 import { untilEnded, type ProcessIdentity } from '../util/process-identity.js';
 import { debugSteps, elided } from '../util/debug.js';
+import { parkAt } from '../util/park.js';
 import { saysOnce } from '../util/says-once.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
 import { accountForChanges, withLinks } from './account-for-changes.js';
@@ -212,6 +213,7 @@ async function saveInto(
     const problem = await teachWorkingSet({ dir, formerDir, dirtyPages: dirty.pages });
     if (problem !== undefined) options.onMessage(`Restores begin without a prediction: ${problem}.`);
     if (options.layout === 'raw') await writeRawMemory(pending.dir, { signal: options.signal });
+    await parkAt('committing');
     await pending.commit(options);
     saved = true;
     return { manifest, result, isSealed: unsealed === undefined };

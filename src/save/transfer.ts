@@ -8,6 +8,7 @@ import type { VmDescription } from '../qemu/inspect.js';
 import type { QemuVersion, QmpClient } from '../qemu/qmp.js';
 import { roundMs } from '../timeline/clock.js';
 import { withDeadline } from '../util/deadline.js';
+import { parkAt } from '../util/park.js';
 import { DirtyPages } from './dirty-pages.js';
 import { DeviceCapture, hold, letGo } from './held-migration.js';
 import type { Instant } from './instant.js';
@@ -69,6 +70,7 @@ export async function transfer(options: TransferOptions): Promise<Transferred> {
       },
     },
     ready: async () => {
+      if (writer !== undefined) await parkAt('streaming');
       await writer?.ready();
       await limit?.ready();
     },

@@ -13,6 +13,7 @@ import { nowMs } from '../timeline/clock.js';
 import { readMachineState } from '../transfer/whole-machine.js';
 import { debugSteps, elided } from '../util/debug.js';
 import { setOptimizing } from '../util/optimizing.js';
+import { parkAt } from '../util/park.js';
 import { Prediction, type ObservedFaults } from '../working-set/prediction.js';
 import { EagerTransfer } from './eager.js';
 import { OnDemandTransfer } from './on-demand.js';
@@ -87,12 +88,14 @@ export class Server {
     const state = await readMachineState(reader);
     step(isSuccessor ? 'a successor has opened the checkpoint' : 'the checkpoint is open');
     await verb.tell({ type: 'checkpoint-opened' });
+    await parkAt(isSuccessor ? 'taking-over' : 'opened');
     // A successor finds the plan in the page table.
     if (!isSuccessor) this.#predict();
     const [order, monitor] = isSuccessor
       ? [this.#formerOrder(), await this.#openMonitor()]
       : await this.#takeOrder();
     step(`the order is here: ${elided(order)}`);
+    await parkAt('loading');
     await status.during(this.#carryOut(order, { state, monitor, isSuccessor }));
     const completeAtMs = nowMs();
     status.completeAtMs = completeAtMs;
@@ -106,6 +109,7 @@ export class Server {
     const faultPercentilesUs = onDemand?.faultPercentilesUs() ?? null;
     // Before the verb ends: whoever stops the VM next ends this process as well.
     await this.#learn(onDemand?.observed);
+    await parkAt('complete');
     await verb.tell({ type: 'complete', counters, faultPercentilesUs, completeAtMs });
   }
 

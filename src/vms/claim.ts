@@ -65,8 +65,8 @@ export function claimFolder(name: string): ClaimedFolder {
   if (record !== undefined) {
     const status = statusOf(record, folder.readTransfer());
     if (status !== 'ended') claim.release();
-    if (status === 'starting')
-      throw beingRestored(name, isAlive(record.verb) ? record.verb.pid : undefined, ANOTHER_NAME);
+    if (status === 'starting' && isAlive(record.verb))
+      throw beingRestored(name, record.verb.pid, ANOTHER_NAME);
     if (status !== 'ended')
       throw new VmckptError('VM_BUSY', `a restored VM called "${name}" is still there (${status})`, {
         hint: `End it with vmckpt stop ${name}, or give this one another name with --as.`,

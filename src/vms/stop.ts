@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError } from '../errors.js';
 import { QmpClient } from '../qemu/qmp.js';
 import { clearStaleUses } from '../store/generation-use.js';
-import { isAlive, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
+import { isAlive, processesOfSession, untilEnded, type ProcessIdentity } from '../util/process-identity.js';
 import { endProcess, SIGKILL, SIGTERM } from './processes.js';
 import { beingRestored, NameClaim } from './claim.js';
 import { requireVm, VmFolder } from './folder.js';
@@ -30,16 +30,15 @@ export interface StopReport {
 export async function stopVm(name: string): Promise<StopReport> {
   await settled(requireVm(name).folder);
   const { folder, record } = requireVm(name);
-  if (statusOf(record, folder.readTransfer()) === 'starting')
-    throw beingRestored(name, isAlive(record.verb) ? record.verb.pid : undefined);
+  const isStarting = statusOf(record, folder.readTransfer()) === 'starting';
+  // Without a verb it should have come to an end by now: what is left hangs.
+  if (isStarting && isAlive(record.verb)) throw beingRestored(name, record.verb.pid);
   const { qemu } = record;
   const endedBy = qemu === undefined || !isAlive(qemu) ? null : await endQemu(qemu, folder);
   await endTransfer(folder);
   // It may have started another one meanwhile, and does so no more when it has ended.
-  if (record.keeper !== undefined && isAlive(record.keeper)) {
-    await endProcess(record.keeper, SIGKILL, KILL_TIMEOUT_MS);
-    await endTransfer(folder);
-  }
+  if (record.keeper !== undefined) await endSession(record.keeper);
+  await endTransfer(folder);
   clearStaleUses(path.dirname(record.generationDir));
   forget(folder, record);
   return { name, qemuPid: endedBy === null ? null : qemu!.pid, endedBy };
@@ -57,6 +56,12 @@ function forget(folder: VmFolder, { restoredAt }: VmRecord): void {
 async function endTransfer(folder: VmFolder): Promise<void> {
   const transfer = folder.readTransfer()?.process;
   if (transfer !== undefined) await endProcess(transfer, SIGKILL, KILL_TIMEOUT_MS);
+}
+
+/** With a serving process that had not come to note itself. */
+async function endSession(keeper: ProcessIdentity): Promise<void> {
+  await endProcess(keeper, SIGKILL, KILL_TIMEOUT_MS);
+  for (const member of processesOfSession(keeper)) await endProcess(member, SIGKILL, KILL_TIMEOUT_MS);
 }
 
 /** Ends what a restore under this name has left behind that died before its VM ran; says whether there was one. */

@@ -26,6 +26,7 @@ import { startGuest, type Guest } from '../support/guest.js';
 import { killAndWait, killProcessesOf } from '../support/processes.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import { poll } from '../../src/util/deadline.js';
+import type { ParkingPoint } from '../../src/util/park.js';
 import { asRoot } from '../../src/util/rights.js';
 import { readWorkingSet } from '../../src/working-set/file.js';
 
@@ -106,13 +107,30 @@ describeOnEachQemu('a restore', (qemu) => {
 
   /** A restore whose VM runs and is served, and whose memory is not complete before its transfer gets SIGCONT. */
   async function startParked(...flags: string[]): Promise<{ restore: RunningCli; transferPid: number }> {
-    const restore = startCli(restoreArgs(...flags, 'web'), { env: { VMCKPT_PARK: 'background' } });
-    await untilRunning('web', restore);
-    const folder = new VmFolder('web');
-    const isParked = () =>
-      readFileSync(folder.file('transfer.log'), 'utf8').includes('parked at background') || undefined;
-    await poll(isParked, { what: 'the transfer to be parked', timeoutMs: 30_000, everyMs: 1 });
-    return { restore, transferPid: folder.readTransfer()!.process.pid };
+    const parked = await startParkedAt('background', ...flags);
+    await untilRunning('web', parked.restore);
+    return parked;
+  }
+
+  async function startParkedAt(
+    point: ParkingPoint,
+    ...flags: string[]
+  ): Promise<{ restore: RunningCli; transferPid: number }> {
+    const restore = startCli(restoreArgs(...flags, 'web'), { env: { VMCKPT_PARK: point } });
+    return { restore, transferPid: await transferParkedAt(point) };
+  }
+
+  /** @param former another process that was parked there */
+  async function transferParkedAt(point: ParkingPoint, former?: number): Promise<number> {
+    const log = new VmFolder('web').file('transfer.log');
+    const pidOfParked = () => {
+      const said = existsSync(log) ? readFileSync(log, 'utf8') : '';
+      const pid = Number(
+        said.match(new RegExp(`(\\d+) is parked at ${point}(?!.* is parked at )`, 's'))?.[1],
+      );
+      return pid > 0 && pid !== former ? pid : undefined;
+    };
+    return poll(pidOfParked, { what: `a transfer to be parked at ${point}`, timeoutMs: 30_000, everyMs: 1 });
   }
 
   /** Nobody is left who could start another one. */
@@ -327,6 +345,67 @@ describeOnEachQemu('a restore', (qemu) => {
     await poll(settled, { what: 'the memory to be complete', timeoutMs: 20_000, everyMs: 50 });
     await expectWhole();
   });
+
+  it.each<[ParkingPoint, string]>([
+    ['opened', 'lazy'],
+    ['opened', 'eager'],
+    ['loading', 'lazy'],
+    ['loading', 'eager'],
+  ])('whose transfer is killed at "%s" fails, and leaves nothing (%s)', async (point, mode) => {
+    const { restore, transferPid } = await startParkedAt(point, '--mode', mode);
+    process.kill(transferPid, 'SIGKILL');
+    expect(await restore.ended).toMatchObject({ code: 1 });
+    await expectNothingLeft();
+  });
+
+  it.each<[ParkingPoint, string]>([
+    ['opened', 'lazy'],
+    ['loading', 'lazy'],
+    ['loading', 'eager'],
+  ])('whose verb is killed, and whose transfer hangs at "%s", is ended by stop (%s)', async (point, mode) => {
+    const { restore } = await startParkedAt(point, '--mode', mode);
+    restore.kill();
+    await restore.ended;
+    expect(await startRestore('web').ended).toMatchObject({
+      code: 11,
+      json: { error: { hint: expect.stringContaining('vmckpt stop web') as string } },
+    });
+    expect((await startCli(['stop', 'web']).ended).code).toBe(0);
+    await expectNothingLeft();
+  });
+
+  it.each(['lazy', 'eager'])('whose verb is killed behind its order goes on by itself (%s)', async (mode) => {
+    const { restore, transferPid } = await startParkedAt('loading', '--mode', mode);
+    restore.kill();
+    await restore.ended;
+    process.kill(transferPid, 'SIGCONT');
+    await untilComplete();
+    await expectWhole();
+  });
+
+  it('whose successor is killed before it has taken over gets another one', async () => {
+    const env = { VMCKPT_PARK: 'background,taking-over' };
+    const restore = startCli(restoreArgs('web'), { env });
+    process.kill(await transferParkedAt('background'), 'SIGKILL');
+    const second = await transferParkedAt('taking-over');
+    process.kill(second, 'SIGKILL');
+    process.kill(await transferParkedAt('taking-over', second), 'SIGCONT');
+    expect(await restore.ended).toMatchObject({ code: 0, json: { recoveries: 2 } });
+    await expectWhole();
+  });
+
+  it.each([false, true])(
+    'whose transfer is killed when all is in place is complete (verb killed: %s)',
+    async (isVerbKilled) => {
+      const { restore, transferPid } = await startParkedAt('complete');
+      if (isVerbKilled) restore.kill();
+      process.kill(transferPid, 'SIGKILL');
+      process.kill(await transferParkedAt('complete', transferPid), 'SIGCONT');
+      if (!isVerbKilled) expect(await restore.ended).toMatchObject({ code: 0 });
+      await untilComplete();
+      await expectWhole();
+    },
+  );
 
   it.each(['lazy', 'eager'])('whose verb is killed early is made good by the next (%s)', async (mode) => {
     for (let round = 0; round < ROUNDS; round++) {

@@ -8,6 +8,7 @@ import type { MigrationSettings } from '../../src/qemu/migration-control.js';
 import { QmpClient } from '../../src/qemu/qmp.js';
 import { Store } from '../../src/store/store.js';
 import { poll } from '../../src/util/deadline.js';
+import type { ParkingPoint } from '../../src/util/park.js';
 import { examineGuest, restoreGuest } from '../support/checkpointing.js';
 import { startCli, type RunningCli } from '../support/command.js';
 import { chooseSeed, pidsOf, Random, settingsOf, storeProblems } from '../support/faults.js';
@@ -46,8 +47,27 @@ describeOnEachQemu('a save that is cut off', (qemu) => {
   });
   afterAll(() => killProcessesOf(runtimeDir));
 
+  function saveArgs(...flags: string[]): string[] {
+    return ['--json', '--store', storeDir, 'save', `qmp:${guest.qmpSocket}`, 'web', ...flags];
+  }
+
   function startSave(...flags: string[]): RunningCli {
-    return startCli(['--json', '--store', storeDir, 'save', `qmp:${guest.qmpSocket}`, 'web', ...flags]);
+    return startCli(saveArgs(...flags));
+  }
+
+  /** It goes no further before it gets SIGCONT. */
+  async function startParked(point: ParkingPoint, ...flags: string[]): Promise<RunningCli> {
+    const save = startCli(saveArgs(...flags), { env: { VMCKPT_PARK: point } });
+    await untilSaid(save, `parked at ${point}`);
+    return save;
+  }
+
+  async function untilSaid(save: RunningCli, words: string): Promise<void> {
+    await poll(() => save.said().includes(words) || undefined, {
+      what: words,
+      timeoutMs: 30_000,
+      everyMs: 1,
+    });
   }
 
   async function saveAgain(): Promise<void> {
@@ -173,9 +193,9 @@ describeOnEachQemu('a save that is cut off', (qemu) => {
     ['of a stopped VM', ['--stop']],
   ])('by Ctrl-C %s leaves everything as it was', async (_title, flags) => {
     const before = await generations();
-    const save = startSave(...flags);
-    await streaming(save);
+    const save = await startParked('streaming', ...flags);
     save.kill('SIGINT');
+    save.kill('SIGCONT');
     expect(await save.ended).toMatchObject({ code: 130, json: { error: { code: 'INTERRUPTED' } } });
     await expectAsBefore();
     expect(await generations()).toBe(before);
@@ -186,12 +206,24 @@ describeOnEachQemu('a save that is cut off', (qemu) => {
     ['of a stopped VM', ['--stop']],
   ])('by Ctrl-C twice %s ends at once, and the next save puts everything right', async (_title, flags) => {
     const before = await generations();
-    const save = startSave(...flags);
-    await streaming(save);
+    const save = await startParked('streaming', ...flags);
     save.kill('SIGINT');
-    await sleep(5);
+    await untilSaid(save, 'Press Ctrl-C again');
     save.kill('SIGINT');
     expect((await save.ended).code).toBe(130);
+    expect(await generations()).toBe(before);
+    await saveAgain();
+    await expectAsBefore();
+  });
+
+  it.each([
+    ['of a running VM', []],
+    ['of a stopped VM', ['--stop']],
+  ])('by kill -9 %s before the generation has its number leaves none', async (_title, flags) => {
+    const before = await generations();
+    const save = await startParked('committing', ...flags);
+    save.kill();
+    await save.ended;
     expect(await generations()).toBe(before);
     await saveAgain();
     await expectAsBefore();
@@ -246,10 +278,9 @@ describeOnEachQemu('a save that is cut off', (qemu) => {
     for (const flags of [[], ['--stop']]) {
       const restored = await restoreGuest(guest, { storeDir, reference: 'web', qemu });
       const before = await generations();
-      const save = startSave(...flags);
-      await streaming(save);
-      await random.pause(100);
+      const save = await startParked('streaming', ...flags);
       await killAndWait(restored.pid);
+      save.kill('SIGCONT');
       expect(await save.ended).toMatchObject({ code: 1, json: { error: { code: 'QEMU_DIED' } } });
       await restored.stop();
       expect(await generations()).toBe(before);
