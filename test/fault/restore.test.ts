@@ -213,10 +213,15 @@ describeOnEachQemu('a restore', (qemu) => {
         await untilRunning('web', restore);
         await random.pause(FILL_MS / 2);
         killKeeper('web');
-        const killed = killTransfer('web');
+        killTransfer('web');
         if (random.next() < 0.5) restore.kill();
         await restore.ended;
-        if (killed && (await statusOf('web')) === 'transfer-lost')
+        const settled = async () => {
+          const status = await statusOf('web');
+          return status === 'complete' || status === 'transfer-lost' ? status : undefined;
+        };
+        const what = 'the loss to be noticed';
+        if ((await poll(settled, { what, timeoutMs: 20_000, everyMs: 50 })) === 'transfer-lost')
           expect(await startRestore('--resume', 'web').ended).toMatchObject({
             code: 0,
             json: { name: 'web' },
