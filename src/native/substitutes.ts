@@ -8,24 +8,8 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { createXXHash3 } from 'hash-wasm';
-import type { Addon } from './index.js';
+import type { Substitutable } from './calls.js';
 import { perlCall, perlSendFd } from './perl.js';
-
-/** What does not need the addon. */
-export type Substitutable = Pick<
-  Addon,
-  | 'isFileLocked'
-  | 'exitNow'
-  | 'makePipe'
-  | 'nextData'
-  | 'peerCredentials'
-  | 'readAhead'
-  | 'readAvailable'
-  | 'sendFds'
-  | 'syncFileRange'
-  | 'tryLockFile'
-  | 'xxh3'
->;
 
 const F_UNLCK = 2;
 
