@@ -153,8 +153,14 @@ describeOnEachQemu('a restore from a damaged generation', (qemu) => {
     const extents = [...pagesOf.keys()].filter((extent) => !wanted.has(extent));
     const damaged = [extents[Math.floor(extents.length / 2)]!];
     damage(damaged);
-    expectNamed(await restore(), damaged);
+    const halted = await restore();
+    expectNamed(halted, damaged);
     await expectHalted(damaged);
+    // It has to be ended before another generation can have its name.
+    expect(halted.json).toMatchObject({
+      error: { hint: expect.stringContaining('vmckpt stop web') as string },
+    });
+    expect((await startCli(['ps']).ended).stderr).toContain('vmckpt stop web');
   });
 
   it('does not begin an eager restore of a damaged extent', async () => {

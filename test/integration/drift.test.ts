@@ -1,10 +1,12 @@
 /** What was changed in a VM while it ran comes back as it was, or is named: on tiny VMs, whose firmware is their guest. */
 import { once } from 'node:events';
-import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, expect, it } from 'vitest';
 import type { Manifest } from '../../src/checkpoint/manifest.js';
+import { findDrift } from '../../src/qemu/drift/drift.js';
 import { keyOf, readSettings } from '../../src/qemu/drift/settings.js';
+import { inspectVm } from '../../src/qemu/inspect.js';
 import type { QmpClient } from '../../src/qemu/qmp.js';
 import { restore } from '../../src/restore/restore.js';
 import type { RestoreOptions } from '../../src/restore/attempt.js';
@@ -273,6 +275,17 @@ describeOnEachQemu('a change made at run time', (choice) => {
     expect(await saved()).toBe('');
     expect(await restored()).toBe('');
     expect(await look()).toEqual(before);
+  });
+
+  it('is not where a restore lets memory come in', async () => {
+    const own = file('own');
+    mkdirSync(own);
+    const monitor = `socket,id=vmckpt-monitor,path=${own}/qmp.sock,server=on,wait=off`;
+    await start('-incoming', 'defer', '-chardev', monitor, '-mon', 'chardev=vmckpt-monitor,mode=control');
+    const qmp = await connectWhenReady(socket);
+    await qmp.execute('migrate-incoming', { uri: `unix:${own}/migration.sock` });
+    expect((await findDrift(qmp, await inspectVm(qmp))).unexplained).toEqual([]);
+    await qmp.close();
   });
 
   it('of links comes back', async () => {

@@ -60,7 +60,7 @@ describeOnEachQemu('learning on purpose', (qemu) => {
     const { code, json, stderr } = await learn('--probe', probe).ended;
     expect({ code, stderr }).toEqual({
       code: 0,
-      stderr: expect.stringMatching(/^(Run \d: .*\n){3}$/) as string,
+      stderr: expect.stringMatching(/^(\{"message":"Run \d: .*"\}\n){3}$/) as string,
     });
     const { runs, ...report } = json as LearnReport;
     expect(report).toMatchObject({ name: 'web', generation: 1, probe });

@@ -271,7 +271,7 @@ describe('what vmckpt uffd refuses', () => {
     const { code, stderr } = await cli.ended;
     expect(code).toBe(0);
     const refusals = [
-      'a JSON array expected, found "GET / HTTP/1.1"',
+      'a JSON array expected, found \\"GET / HTTP/1.1\\"',
       'but the image has 100663296',
       '0.size',
       'regions 0 and 1 lie at the same addresses',
