@@ -67,6 +67,7 @@ export const ERROR_CODES = {
   VM_BUSY: 'locked',
   VM_STATE: 'failed',
   DISKS_WRITABLE: 'incompatible',
+  DISKS_CHANGED: 'incompatible',
   // files of the user's
   FILE_EXISTS: 'failed',
   FILE_UNREADABLE: 'failed',

@@ -10,6 +10,7 @@ import { ANOTHER_GENERATION, DAMAGE_HINT, VmckptError, type ErrorCode } from '..
 import { xxh3 } from '../native/index.js';
 import { MAX_EXTENT_PAGES } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
+import { diskFilesSchema } from '../util/disk-files.js';
 import { processContextSchema } from '../util/process-schema.js';
 import { readRegular, requireRegular } from '../util/regular-file.js';
 import { integer, misfit, natural, parse, record, text as anyText } from '../util/schema.js';
@@ -108,6 +109,8 @@ export const manifestSchema = v.object({
     ),
     v.maxLength(MAX_LIST),
   ),
+  /** The files that the VM wrote to, as they were at the instant of the save: a restore compares them. */
+  diskFiles: v.optional(diskFilesSchema),
   memoryBackends: v.pipe(
     v.array(v.object({ id: text, sizeBytes: natural, share: v.boolean() })),
     v.maxLength(MAX_LIST),
@@ -183,6 +186,11 @@ export type ManifestParts = Omit<Manifest, 'formatVersion' | 'id' | 'ram' | 'siz
 /** Bare memory, without the rest of a machine: only `vmckpt uffd` can serve it. */
 export function holdsMemoryOnly({ sizes }: Pick<Manifest, 'sizes'>): boolean {
   return sizes.deviceStateBytes === 0;
+}
+
+/** Those that the VM writes to, and that the checkpoint does not hold: their files, or what else is known. */
+export function externalDisks({ blockDevices }: Pick<Manifest, 'blockDevices'>): string[] {
+  return blockDevices.filter(({ readOnly }) => !readOnly).map(({ file, node }) => file ?? node);
 }
 
 /** @throws VmckptError MEMORY_ONLY */

@@ -64,6 +64,7 @@ export function learnCommand(): Command {
         trustCommandLine: flags.trustCommandLine === true,
         onBegin: () => flags.probe === undefined && output.message(idle),
         onRun: (run) => output.message(describeRun(run)),
+        onWarning: (text) => output.message(text),
         onMessage: (text) => output.detail(text),
         signal: interruptible(
           output,

@@ -1,6 +1,6 @@
 /** `vmckpt list` */
 import type { Command } from 'commander';
-import { holdsMemoryOnly } from '../checkpoint/manifest.js';
+import { externalDisks, holdsMemoryOnly } from '../checkpoint/manifest.js';
 import { Store, type GenerationSummary } from '../store/store.js';
 import { formatBytes } from '../util/units.js';
 import { formatTime, table } from './text.js';
@@ -34,6 +34,7 @@ function documentOf({ name, generation, facts, problem, seal, rawMemory }: Gener
     ramBytes: facts?.sizes.ramBytes ?? null,
     nonZeroBytes: facts?.sizes.nonZeroBytes ?? null,
     storedBytes: facts?.sizes.storedBytes ?? null,
+    externalDisks: facts === undefined ? [] : externalDisks(facts),
     rawMemoryBytes: rawMemory?.storedBytes ?? null,
     restoreProblems: facts?.restoreProblems ?? [],
     lost: facts?.lost ?? [],
@@ -65,6 +66,7 @@ function stateOf(facts: NonNullable<GenerationSummary['facts']>, seal: Generatio
   if (holdsMemoryOnly(facts)) return 'memory';
   return [
     facts.vmState ?? facts.runState,
+    ...(externalDisks(facts).length === 0 ? [] : ['disks external']),
     ...(seal === 'own' ? [] : ['not sealed by this user']),
     ...(facts.restoreProblems === undefined ? [] : ['needs a command line of its own']),
   ].join(', ');

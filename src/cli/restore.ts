@@ -35,6 +35,7 @@ interface RestoreFlags {
   readonly count?: number;
   readonly resume?: true;
   readonly force?: true;
+  readonly disks?: 'external';
   readonly qemu?: string;
   readonly trustCommandLine?: true;
 }
@@ -61,15 +62,8 @@ export function restoreCommand(): Command {
     )
     .addOption(option('--run', 'start a VM that was saved while paused'))
     .addOption(option('--resume', 'take over the memory transfer of a VM whose serving process has died'))
-    .addOption(option('--force', 'restore even if the host seems to have too little memory'))
-    .addOption(option('--qemu <binary>', 'the QEMU binary to use'))
-    .addOption(
-      option(
-        '--trust-command-line',
-        'run the command line of a checkpoint that another user made: it can run programs and open files',
-      ),
-    );
-  return withMemoryOptions(withCloneOptions(command)).action(
+    .addOption(option('--qemu <binary>', 'the QEMU binary to use'));
+  return withMemoryOptions(withCloneOptions(withAssurances(command))).action(
     async (reference: string, qemuArgs: string[], flags: RestoreFlags, command: Command) => {
       const { output, storeDir } = contextOf(command);
       refuseMeaningless(flags, qemuArgs);
@@ -92,6 +86,7 @@ export function restoreCommand(): Command {
         detach: flags.detach === true,
         ...(flags.force === true && { memoryRoom: 'forced' as const }),
         run: flags.run === true,
+        disksExternal: flags.disks === 'external',
         qemuBinary: flags.qemu,
         qemuArgs: qemuArgs.length > 0 ? qemuArgs : undefined,
         trustCommandLine: flags.trustCommandLine === true,
@@ -128,6 +123,24 @@ function requireDashes(qemuArgs: readonly string[]): void {
 
 function endedByInterrupt(output: Output): AbortSignal {
   return interruptible(output, 'Interrupted. Press Ctrl-C again to exit immediately.').signal;
+}
+
+/** What the user answers for. */
+function withAssurances(command: Command): Command {
+  return command
+    .addOption(option('--force', 'restore even if the host seems to have too little memory'))
+    .addOption(
+      option(
+        '--disks <who>',
+        '"external": you have put the disks back as they were at the save, whatever their files tell',
+      ).choices(['external']),
+    )
+    .addOption(
+      option(
+        '--trust-command-line',
+        'run the command line of a checkpoint that another user made: it can run programs and open files',
+      ),
+    );
 }
 
 /** Beside the original. */

@@ -2,8 +2,9 @@
 import { lstatSync } from 'node:fs';
 import type { Command } from 'commander';
 import { HOT_PACK_FILE } from '../checkpoint/format.js';
-import { holdsMemoryOnly, type Manifest } from '../checkpoint/manifest.js';
+import { externalDisks, holdsMemoryOnly, type Manifest } from '../checkpoint/manifest.js';
 import { summarizeRawMemory, type RawMemorySummary } from '../checkpoint/raw-memory.js';
+import { changedDisks } from '../restore/untouched-disks.js';
 import type { SealVerdict } from '../store/seal.js';
 import { Store, type Generation } from '../store/store.js';
 import { shellQuote } from '../util/shell.js';
@@ -34,7 +35,15 @@ export function showCommand(): Command {
       const workingSet = describeWorkingSet(generation);
       const rawMemory = summarizeRawMemory(dir, manifest);
       const seal = generation.judgeSeal();
-      const shown = { directory: dir, ...manifest, migration: undefined, seal, workingSet, rawMemory };
+      const shown = {
+        directory: dir,
+        ...manifest,
+        migration: undefined,
+        seal,
+        workingSet,
+        rawMemory,
+        changedDisks: changedDisks(generation),
+      };
       output.result(shown, describe(shown));
     });
 }
@@ -44,6 +53,7 @@ type Shown = Omit<Manifest, 'migration'> & {
   readonly seal: SealVerdict;
   readonly workingSet: WorkingSetSummary;
   readonly rawMemory: RawMemorySummary | null;
+  readonly changedDisks: readonly string[];
 };
 
 interface WorkingSetSummary {
@@ -93,6 +103,7 @@ function describe(shown: Shown): string {
           ['QEMU', `${qemu.version}, ${qemu.binaryName}`],
         ] satisfies [string, string][])),
     ['Seal', shown.seal.status === 'own' ? 'saved by this user' : shown.seal.reason],
+    ...diskRows(shown),
     ...problemRows(shown),
     ['RAM', `${formatBytes(sizes.ramBytes)}, ${formatBytes(sizes.nonZeroBytes)} of it data`],
     ['Stored', describeStored(sizes)],
@@ -194,6 +205,15 @@ function scoreRow(score: RestoreScore): string[] {
     percent(score.recall),
     score.wastedBytes === undefined ? '-' : formatBytes(score.wastedBytes),
     ...[score.lateFaults, score.missFaults, score.withheldUnits, score.withheldFaults].map(String),
+  ];
+}
+
+function diskRows(shown: Shown): [string, string][] {
+  const external = externalDisks(shown);
+  if (external.length === 0) return [];
+  return [
+    ['Disks', `external, not in the checkpoint: ${external.join(', ')}`],
+    ...listed('Not as saved', shown.changedDisks),
   ];
 }
 

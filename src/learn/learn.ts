@@ -12,6 +12,7 @@ import { PAGE_BYTES } from '../pages/layout.js';
 import { lacksUserfaultfd } from '../qemu/migration-control.js';
 import { OnDemandRefusal } from '../qemu/on-demand.js';
 import { restore } from '../restore/restore.js';
+import { changedDisks } from '../restore/untouched-disks.js';
 import type { RestoreReport } from '../restore/report.js';
 import { stopVm } from '../vms/stop.js';
 import { VmFolder } from '../vms/folder.js';
@@ -38,6 +39,8 @@ export interface LearnOptions {
   /** The checkpoint is there, and the first run begins. */
   readonly onBegin: () => void;
   readonly onRun: (run: LearnRun) => void;
+  /** What makes the lessons doubtful. */
+  readonly onWarning: (text: string) => void;
   /** What restores say. */
   readonly onMessage: (text: string) => void;
   readonly signal: AbortSignal;
@@ -79,6 +82,9 @@ export async function learn(options: LearnOptions): Promise<LearnReport> {
   const { name, number, manifest } = generation;
   requireMachine(manifest);
   options.onBegin();
+  const changes = changedDisks(generation);
+  if (changes.length > 0)
+    options.onWarning(`The guest may do other things than after a restore: ${changes.join('; ')}.`);
   const runs: LearnRun[] = [];
   for (let run = 1; run <= options.runs; run++) {
     const done = await runOnce(run, { options, generation });
@@ -117,6 +123,8 @@ async function runOnce(run: number, { options, generation }: Lessons): Promise<L
       detach: false,
       run: true,
       qemuArgs: undefined,
+      // What a trial writes is discarded: it can do a newer disk no harm.
+      disksExternal: true,
       onProgress: () => undefined,
       identity: 'trial',
       background: isPredicted ? 'at-once' : 'when-told',

@@ -3,6 +3,7 @@
  * machine again, and to notice that it cannot. Plain JSON; the manifest keeps a part of it (manifest-parts.ts).
  */
 import { readFileSync, statSync } from 'node:fs';
+import path from 'node:path';
 import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { identifyProcess, startOfThread } from '../util/process-identity.js';
@@ -11,6 +12,7 @@ import { asOwner } from '../util/rights.js';
 import { integer, record } from '../util/schema.js';
 import { parseCommandLine, toArgv } from './command-line.js';
 import { withoutConfigFiles } from './config-file.js';
+import { placeOfName } from './image-reference.js';
 import { fromOwnFolder, namedFiles } from './named-files.js';
 import { differingPlaces, placesOf, readProcessContext } from './process-context.js';
 import type { QmpClient } from './qmp.js';
@@ -86,6 +88,8 @@ export const VmDescription = v.object({
   blockNodes: v.array(
     v.object({ node: v.string(), driver: v.string(), file: v.string(), readOnly: v.boolean() }),
   ),
+  /** Files that QEMU has open for writing as the VM's disks, or as parts of them; from the root folder on. */
+  writtenImages: v.array(v.string()),
   netdevs: v.array(v.string()),
   /** Those of them that came while QEMU ran, whatever they are called. */
   addedNetdevs: v.array(v.string()),
@@ -110,12 +114,13 @@ export async function inspectVm(qmp: QmpClient): Promise<VmDescription> {
   const memoryDevices = await qmp.query(MemoryDevices, 'query-memory-devices');
   const machine = await typeOf(qmp, '/machine');
   const images = nodes.filter(({ drv, file }) => FILE_DRIVERS.has(drv) && !TEMPORARY.test(file));
+  const facts = readProcess(pid, {
+    qmpSocket: qmp.path,
+    images: images.map(({ file }) => fromOwnFolder(file)),
+    vcpuThread: cpus[0]?.['thread-id'],
+  });
   return {
-    ...readProcess(pid, {
-      qmpSocket: qmp.path,
-      images: images.map(({ file }) => fromOwnFolder(file)),
-      vcpuThread: cpus[0]?.['thread-id'],
-    }),
+    ...facts,
     version: qmp.version,
     status: status.status,
     running: status.running,
@@ -131,6 +136,7 @@ export async function inspectVm(qmp: QmpClient): Promise<VmDescription> {
     blockNodes: nodes
       .filter((node) => !node['node-name'].startsWith('#'))
       .map((node) => ({ node: node['node-name'], driver: node.drv, file: node.file, readOnly: node.ro })),
+    writtenImages: writtenAmong(images, facts.cwd),
     ...(await listNetdevs(qmp)),
     chardevs: chardevs.map(({ label, filename }) => ({ id: label, target: filename })),
   };
@@ -312,6 +318,14 @@ function describeDisk(
     temporary,
   };
   return node.backing_file === undefined ? disk : { ...disk, backingFile: node.backing_file };
+}
+
+/** QEMU gives one that is open for several nodes more than once. */
+function writtenAmong(images: v.InferOutput<typeof NodeList>, cwd: string | undefined): string[] {
+  const places = images.flatMap(({ ro, file }) => (ro ? [] : placeOfName(fromOwnFolder(file))));
+  const paths = places.flatMap((place) => (place.kind === 'file' ? place.path : []));
+  const known = paths.filter((name) => path.isAbsolute(name) || cwd !== undefined);
+  return [...new Set(known.map((name) => path.resolve(cwd ?? '/', name)))];
 }
 
 /** The file below a drive with snapshot=on, which QEMU makes and deletes. */

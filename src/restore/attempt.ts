@@ -10,9 +10,10 @@ import type { NameClaim } from '../vms/claim.js';
 import type { VmFolder } from '../vms/folder.js';
 import type { RestoreMode, VmRecord } from '../vms/records.js';
 import type { PrefetchWishes } from '../working-set/plan.js';
+import type { DiskWishes } from './untouched-disks.js';
 import type { PathWish } from './memory-path.js';
 
-export interface RestoreOptions extends LaunchWishes {
+export interface RestoreOptions extends LaunchWishes, DiskWishes {
   readonly storeDir: string;
   /** NAME or NAME@GENERATION. */
   readonly reference: string;

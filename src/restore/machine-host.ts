@@ -10,6 +10,7 @@ import { refuseOnDemand } from '../qemu/on-demand.js';
 import { setWrittenFilesAside } from '../qemu/written-files.js';
 import type { Attempt, PlannedAttempt } from './attempt.js';
 import { imagesOf } from './same-disks.js';
+import { requireUntouchedDisks } from './untouched-disks.js';
 
 export interface StartWay extends Pick<LaunchOptions, 'start' | 'inheritedFds'> {
   /** A program that becomes the emulator, which its arguments name. */
@@ -19,7 +20,7 @@ export interface StartWay extends Pick<LaunchOptions, 'start' | 'inheritedFds'> 
 export interface MachineHost {
   /**
    * Changes nothing.
-   * @throws VmckptError what planLaunch() and refuseOnDemand() throw, COLLISION
+   * @throws VmckptError what planLaunch() and refuseOnDemand() throw, COLLISION, DISKS_CHANGED
    */
   plan(attempt: Attempt, memory?: LaunchSubject['memory']): Promise<LaunchPlan>;
   /**
@@ -38,6 +39,7 @@ export const plainQemu: MachineHost = {
     if (mode !== 'eager' && mode !== 'map') refuseOnDemand(args, cwd);
     const original = identity === 'original' ? manifest.qemu.process : undefined;
     await refuseCollisions(args, { original, cwd, images: imagesOf({ manifest, options }) });
+    requireUntouchedDisks(located, options);
     const { ramBytes, nonZeroBytes: dataBytes } = manifest.sizes;
     const isMapped = memory !== undefined;
     requireRoom({ vmCount: 1, ramBytes, dataBytes, isMapped, args, cwd }, memoryRoom, onMessage);

@@ -25,7 +25,7 @@ import { readGenerationAhead } from './read-ahead.js';
 import type { RestoreReport } from './report.js';
 
 /**
- * @throws VmckptError NO_CHECKPOINT, COMMAND_LINE_UNTRUSTED, COLLISION, QEMU_FAILED_TO_START, QEMU_INCOMPATIBLE,
+ * @throws VmckptError NO_CHECKPOINT, COMMAND_LINE_UNTRUSTED, COLLISION, DISKS_CHANGED, QEMU_FAILED_TO_START, QEMU_INCOMPATIBLE,
  * EXTENT_DAMAGED, INTERRUPTED and others
  */
 export async function restore(options: RestoreOptions): Promise<RestoreReport> {

@@ -7,6 +7,7 @@ import type { ParsedStream } from '../migration-stream/parser.js';
 import type { Drift } from '../qemu/drift/drift.js';
 import { changedParts } from '../qemu/changed-parts.js';
 import type { VmDescription } from '../qemu/inspect.js';
+import type { DiskFile } from '../util/disk-files.js';
 import { packageVersion } from '../util/package-paths.js';
 import type { SaveMethod } from './methods.js';
 import type { SavedState } from './run-states.js';
@@ -45,11 +46,12 @@ export interface ManifestSubject {
   readonly method: SaveMethod;
   readonly stream: ParsedStream;
   readonly state: SavedState;
+  readonly diskFiles: readonly DiskFile[];
   readonly restoreProblems: readonly Problem[];
 }
 
 export function manifestParts(subject: ManifestSubject): ManifestParts {
-  const { name, generation, vm, drift, method, stream, state, restoreProblems } = subject;
+  const { name, generation, vm, drift, method, stream, state, diskFiles, restoreProblems } = subject;
   const description = stream.description.toString('utf8');
   return {
     ...savedVm(name, vm),
@@ -80,6 +82,7 @@ export function manifestParts(subject: ManifestSubject): ManifestParts {
       readOnly,
       sizeBytes,
     })),
+    diskFiles: [...diskFiles],
     memoryBackends: vm.memoryBackends.map(({ id, sizeBytes, share }) => ({ id, sizeBytes, share })),
     settings: [...drift.settings],
     lost: [...drift.lost, ...drift.unexplained, ...drift.unreadable],

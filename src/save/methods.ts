@@ -9,6 +9,7 @@ import { isMigrating, queryMigrate, type MigrationStatus } from '../qemu/migrati
 import { filesystemOf } from '../qemu/memory-files.js';
 import type { QmpClient, QmpEvent } from '../qemu/qmp.js';
 import { roundMs } from '../timeline/clock.js';
+import type { DiskWatch } from './disk-watch.js';
 import type { Instant } from './instant.js';
 import type { PrecopyLimit } from './precopy-limit.js';
 import { asRoot } from '../util/rights.js';
@@ -32,6 +33,7 @@ export interface MethodContext {
   /** Of pre-copy; without one it goes on for as long as the guest makes it. */
   readonly limit?: PrecopyLimit;
   readonly instant?: Instant;
+  readonly disks?: DiskWatch;
 }
 
 export interface MethodResult {
@@ -94,21 +96,26 @@ export async function runLive(method: LiveMethod, context: MethodContext): Promi
 }
 
 /** QEMU pauses the VM, keeps its state, write-protects its memory and lets it run again by itself. */
-async function backgroundSnapshot({ qmp, uri }: MethodContext): Promise<MethodResult> {
+async function backgroundSnapshot({ qmp, uri, disks }: MethodContext): Promise<MethodResult> {
   const pause = new PauseClock(qmp);
-  await qmp.execute('migrate', { uri });
-  await untilCompleted(qmp);
+  const send = async (onResume: () => void) => {
+    qmp.on('RESUME', onResume);
+    await qmp.execute('migrate', { uri });
+    await untilCompleted(qmp);
+  };
+  await (disks === undefined ? send(() => undefined) : disks.around(qmp, send));
   return { pauseMs: pause.totalMs(), iterations: 1 };
 }
 
 /** Memory is sent while the VM runs and changes it, again and again; only the last pass pauses the VM. */
-async function precopy({ qmp, uri, limit, instant }: MethodContext): Promise<MethodResult> {
+async function precopy({ qmp, uri, limit, instant, disks }: MethodContext): Promise<MethodResult> {
   const pause = new PauseClock(qmp);
   await qmp.execute('migrate', { uri });
   const { iterations } = await untilCompleted(qmp, async (progress) => {
     await limit?.watch(progress);
     if (progress.status === 'pre-switchover') await switchOver(qmp, instant);
   });
+  await disks?.note();
   await qmp.execute('cont');
   return { pauseMs: pause.totalMs(), iterations };
 }

@@ -2,6 +2,7 @@
  * The story of a save: look at the VM, refuse what cannot be brought back, let QEMU send its state to a receiver
  * of ours, write every page as it passes, and give the VM back as it was: in every way out.
  */
+import { noteDisksAtEnd } from '../checkpoint/disks-at-end.js';
 import type { Manifest } from '../checkpoint/manifest.js';
 import type { Problem } from '../launch/requirements.js';
 import { refuseBlockers } from '../qemu/blockers.js';
@@ -25,6 +26,7 @@ import { saysOnce } from '../util/says-once.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
 import { accountForChanges, withLinks } from './account-for-changes.js';
 import { borrowedSettings, changedBy } from './borrowed-settings.js';
+import { DiskWatch } from './disk-watch.js';
 import { Instant, type InstantParticipant } from './instant.js';
 import { manifestParts } from './manifest-parts.js';
 import { chooseMethod, type MethodResult, type SaveMethod } from './methods.js';
@@ -135,7 +137,7 @@ async function saveOnce(
       const store = await Store.openOrCreate(options.storeDir);
       const pending = await store.begin(options.name);
       try {
-        const { manifest, result, isSealed } = await saveInto(pending, {
+        const { manifest, result, isSealed, disks, dir } = await saveInto(pending, {
           options,
           qmp,
           journal,
@@ -145,7 +147,10 @@ async function saveOnce(
           restoreProblems,
         });
         step(`generation ${pending.generation} is stored: ${elided(manifest.sizes)}`);
-        if (options.quit) await source.end(onMessage);
+        if (options.quit) {
+          await source.end(onMessage);
+          await noteEnd(dir, disks, onMessage);
+        }
         if (options.quit && manifest.runState === 'paused' && manifest.vmState === undefined)
           onMessage('The VM was paused. It stays so when it is restored, unless with vmckpt restore --run.');
         return { ...reportOf(manifest, result, roundMs(nowMs() - startMs)), isSealed };
@@ -158,6 +163,18 @@ async function saveOnce(
     }
   } finally {
     await source.close();
+  }
+}
+
+/** The VM is saved, and gone: what fails now costs no more than a question. */
+async function noteEnd(dir: string, disks: DiskWatch, onMessage: (text: string) => void): Promise<void> {
+  try {
+    await noteDisksAtEnd(dir, { then: disks.files, now: disks.look() });
+  } catch (error) {
+    if (!(error instanceof VmckptError)) throw error;
+    onMessage(
+      `QEMU wrote to a disk when it ended: a restore needs --disks external, because ${error.message}.`,
+    );
   }
 }
 
@@ -181,21 +198,28 @@ async function rehearse(vm: VmDescription, options: SaveOptions): Promise<readon
   return problems;
 }
 
+interface Saved {
+  readonly manifest: Manifest;
+  readonly result: MethodResult;
+  readonly isSealed: boolean;
+  readonly disks: DiskWatch;
+  /** Of the generation. */
+  readonly dir: string;
+}
+
 /** Borrows the VM's migration settings, saves, and gives them back; a save that failed also lets the VM run again. */
-async function saveInto(
-  pending: PendingGeneration,
-  work: Work,
-): Promise<{ manifest: Manifest; result: MethodResult; isSealed: boolean }> {
+async function saveInto(pending: PendingGeneration, work: Work): Promise<Saved> {
   const { vm, method, options, restoreProblems } = work;
   const { note, wanted } = await noteSettings(work);
   const instant = new Instant(options.participants);
+  const disks = new DiskWatch(vm);
   let saved = false;
   try {
     await instant.prepare();
     await changeSettings(work, wanted);
-    const { dir, formerDir, generation } = pending;
+    const { dir: pendingDir, formerDir, generation } = pending;
     const runsOn = options.method !== 'stopped';
-    const transferred = await transfer({ ...options, ...work, instant, runsOn, dir });
+    const transferred = await transfer({ ...options, ...work, instant, disks, runsOn, dir: pendingDir });
     const { stream, writer, dirty, result, state } = transferred;
     const parts = manifestParts({
       vm,
@@ -205,18 +229,19 @@ async function saveInto(
       generation,
       stream,
       state,
+      diskFiles: disks.files,
       restoreProblems,
     });
     const manifest = await writer.finish(parts, stream.deviceState);
-    const unsealed = await sealGeneration(dir, { manifest, vm });
+    const unsealed = await sealGeneration(pendingDir, { manifest, vm });
     if (unsealed !== undefined) options.onMessage(unsealed);
-    const problem = await teachWorkingSet({ dir, formerDir, dirtyPages: dirty.pages });
+    const problem = await teachWorkingSet({ dir: pendingDir, formerDir, dirtyPages: dirty.pages });
     if (problem !== undefined) options.onMessage(`Restores begin without a prediction: ${problem}.`);
-    if (options.layout === 'raw') await writeRawMemory(pending.dir, { signal: options.signal });
+    if (options.layout === 'raw') await writeRawMemory(pendingDir, { signal: options.signal });
     await parkAt('committing');
-    await pending.commit(options);
+    const dir = await pending.commit(options);
     saved = true;
-    return { manifest, result, isSealed: unsealed === undefined };
+    return { manifest, result, isSealed: unsealed === undefined, disks, dir };
   } finally {
     try {
       await settle(work, { note, saved });

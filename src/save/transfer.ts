@@ -10,6 +10,7 @@ import { roundMs } from '../timeline/clock.js';
 import { withDeadline } from '../util/deadline.js';
 import { parkAt } from '../util/park.js';
 import { DirtyPages } from './dirty-pages.js';
+import type { DiskWatch } from './disk-watch.js';
 import { DeviceCapture, hold, letGo } from './held-migration.js';
 import type { Instant } from './instant.js';
 import { progressOf, runLive, type LiveMethod, type MethodResult, type SaveMethod } from './methods.js';
@@ -33,6 +34,7 @@ export interface TransferOptions {
   readonly journal: VmJournal;
   readonly level: number | 'none';
   readonly instant: Instant;
+  readonly disks: DiskWatch;
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
   readonly onMessage: (text: string) => void;
   readonly signal: AbortSignal;
@@ -114,12 +116,12 @@ interface Sent {
 
 /** The migration of a VM that runs. */
 async function run(method: LiveMethod, attempt: Attempt): Promise<Sent> {
-  const { qmp, signal, receiver, reading, limit, instant } = attempt;
+  const { qmp, signal, receiver, reading, limit, instant, disks } = attempt;
   const stream = readStream(reading);
   const sending = receiver.lendTo(qmp).then((uri) => {
     // The pipe of a save that was given up in between is taken back: QEMU would fail for want of it.
     signal.throwIfAborted();
-    return runLive(method, { qmp, uri, instant, ...(limit && { limit }) });
+    return runLive(method, { qmp, uri, instant, disks, ...(limit && { limit }) });
   });
   sending.catch(() => undefined); // when reading has failed before
   const result = await Promise.race([sending, failureOf(stream)]);
@@ -134,7 +136,7 @@ const Status = v.object({ status: v.string() });
 
 /** The held migration of a VM that stands still, or is made to. */
 async function runHeld(attempt: Attempt): Promise<Sent> {
-  const { qmp, vm, runsOn, journal, signal, receiver, reading, instant } = attempt;
+  const { qmp, vm, runsOn, journal, signal, receiver, reading, instant, disks } = attempt;
   const execute = async (command: string, args?: object): Promise<unknown> => {
     signal.throwIfAborted();
     return qmp.execute(command, args);
@@ -147,7 +149,7 @@ async function runHeld(attempt: Attempt): Promise<Sent> {
     const uri = await receiver.lendTo(qmp);
     const stoppedMs = performance.now();
     if (isLive(vm.status)) await execute('stop');
-    await instant.capture();
+    await Promise.all([instant.capture(), disks.note()]);
     await execute('migrate', { uri });
     const { status } = await qmp.query(Status, 'query-status');
     savedStateOf(status, qmp.version);

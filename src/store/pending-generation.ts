@@ -44,15 +44,17 @@ export class PendingGeneration {
 
   /**
    * Gives the directory its number and makes that durable. Its contents are expected to be fsynced.
+   * @returns the generation's directory
    * @throws VmckptError NO_SPACE, STORE_NOT_WRITABLE, FAILED, or the signal's reason; call abort() then
    */
-  async commit({ signal, onCommit }: CommitOptions = {}): Promise<void> {
+  async commit({ signal, onCommit }: CommitOptions = {}): Promise<string> {
     signal?.throwIfAborted();
     onCommit?.();
     const { generation, storeDir, unlock } = this.#options;
     const nameDir = path.dirname(this.dir);
+    const generationDir = path.join(nameDir, String(generation));
     try {
-      await rename(this.dir, path.join(nameDir, String(generation)));
+      await rename(this.dir, generationDir);
       await fsyncPath(nameDir);
       await fsyncPath(storeDir);
     } catch (error) {
@@ -60,6 +62,7 @@ export class PendingGeneration {
     }
     this.#settled = true;
     await unlock();
+    return generationDir;
   }
 
   /** Removes what was written. Does nothing after commit(). */

@@ -37,7 +37,10 @@ export interface GenerationSummary {
   readonly generation: number;
   /** What of the manifest a list shows; undefined when it cannot be read, and then `problem` says why. */
   readonly facts:
-    | Pick<Manifest, 'created' | 'mode' | 'runState' | 'vmState' | 'sizes' | 'restoreProblems' | 'lost'>
+    | Pick<
+        Manifest,
+        'created' | 'mode' | 'runState' | 'vmState' | 'blockDevices' | 'sizes' | 'restoreProblems' | 'lost'
+      >
     | undefined;
   readonly problem: { readonly code: ErrorCode; readonly message: string } | undefined;
   /** Undefined when the manifest cannot be read. */
@@ -215,8 +218,8 @@ export class Store {
     const dir = path.join(this.dir, name, String(generation));
     try {
       const { manifest, judgeSeal } = readSealedManifest(dir);
-      const { created, mode, runState, vmState, sizes, restoreProblems, lost } = manifest;
-      const facts = { created, mode, runState, vmState, sizes, restoreProblems, lost };
+      const { created, mode, runState, vmState, blockDevices, sizes, restoreProblems, lost } = manifest;
+      const facts = { created, mode, runState, vmState, blockDevices, sizes, restoreProblems, lost };
       const rawMemory = summarizeRawMemory(dir, manifest);
       return { name, generation, facts, problem: undefined, seal: judgeSeal().status, rawMemory };
     } catch (error) {

@@ -113,15 +113,29 @@ const PROGRAMS = {
   rewrite:
     'fa31c08ed8660f0116477c0f20c00c010f22c066ea1b7c0000080066b810008ed88ec0b878563412bf00000001b90000b00069c00d661900055ff36e3c8907' +
     '83c7044975edebe11700507c00008d76000000000000000000ffff0000009acf00ffff00000092cf00',
+  /**
+   * Writes the second sector of its disk: `xor ax,ax; mov es,ax; mov ax,0x2000; mov ds,ax; mov bx,0x7c00; mov cx,2; mov dx,0x80;
+   * mov ax,0x301; int 0x13; inc word [0]`, which is the word at WRITE_COUNT.
+   */
+  writeOnce: '31c08ec0b800208ed8bb007cb90200ba8000b80103cd13ff060000',
+  /** The same for ever: `jmp` to the write. */
+  writeOn: '31c08ec0b800208ed8bb007cb90200ba8000b80103cd13ff060000ebf5',
 } as const;
+/** How often those that write have done so. */
+export const WRITE_COUNT = 0x20000;
 const HALT = 'f4ebfd';
 
 /** Arguments of a disk whose boot sector does it. */
 export function bootSector(dir: string, does: keyof typeof PROGRAMS): string[] {
+  return ['-drive', `if=virtio,file=${bootImage(dir, does)},format=raw,readonly=on`];
+}
+
+/** A raw image. */
+export function bootImage(dir: string, does: keyof typeof PROGRAMS): string {
   const image = Buffer.alloc(2 ** 20);
   image.write(PROGRAMS[does] + HALT, 'hex');
   image.writeUInt16LE(0xaa55, 510);
   const file = path.join(dir, `${does}.img`);
   writeFileSync(file, image);
-  return ['-drive', `if=virtio,file=${file},format=raw,readonly=on`];
+  return file;
 }

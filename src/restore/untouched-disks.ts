@@ -1,0 +1,43 @@
+/**
+ * The memory of a VM fits its disks as they were at the save: a guest that goes on with a disk that was written to since
+ * overwrites it by what it remembers of it.
+ */
+import { diskFilesOf } from '../checkpoint/disks-at-end.js';
+import { VmckptError } from '../errors.js';
+import type { Generation } from '../store/store.js';
+import { isUntouched, lastWriteOf, lookAtDiskFile, type DiskFile } from '../util/disk-files.js';
+
+export interface DiskWishes {
+  /** A VM with another command line has other disks, of which nothing is known. */
+  readonly qemuArgs: readonly string[] | undefined;
+  /** The user says that the disks are as they were, whatever their files tell. */
+  readonly disksExternal?: boolean | undefined;
+}
+
+/** @throws VmckptError DISKS_CHANGED that names each disk, then against now */
+export function requireUntouchedDisks(generation: Generation, { qemuArgs, disksExternal }: DiskWishes): void {
+  if (qemuArgs !== undefined || disksExternal === true) return;
+  const changes = changedDisks(generation);
+  if (changes.length === 0) return;
+  throw new VmckptError(
+    'DISKS_CHANGED',
+    `the disks are not as they were when ${generation.reference} was saved: ${changes.join('; ')}`,
+    {
+      hint: 'Older memory destroys the file system on a newer disk. Start the VM from its disk, without a checkpoint; or put the disks back as they were at the save, and say so: --disks external.',
+    },
+  );
+}
+
+/** Sentences without an end, about each disk that was written to since the save. What is not there is for others to name. */
+export function changedDisks({ manifest, hints }: Generation): string[] {
+  return diskFilesOf(manifest, hints).flatMap((then) => {
+    const now = lookAtDiskFile(then.path);
+    return now === undefined || isUntouched(then, now) ? [] : [describeChange(then, now)];
+  });
+}
+
+function describeChange(then: DiskFile, now: DiskFile): string {
+  const times = `last written at ${lastWriteOf(now)}, and at ${lastWriteOf(then)} when it was saved`;
+  const sizes = `it has ${now.sizeBytes} bytes, and had ${then.sizeBytes}`;
+  return `${now.path} was ${times}${now.sizeBytes === then.sizeBytes ? '' : `; ${sizes}`}`;
+}
