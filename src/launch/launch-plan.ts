@@ -11,7 +11,7 @@ import { hasInterface, tapNames } from '../qemu/process-context.js';
 import type { Moved } from '../qemu/relocation.js';
 import { rewriteForRestore } from '../qemu/restore-command-line.js';
 import { changesUser, otherUser, type User } from '../qemu/start-as.js';
-import { untrustedOptions } from '../qemu/trust.js';
+import { untrustedOptions, type TrustOptions } from '../qemu/trust.js';
 import { findQemuBinary } from '../qemu/launch.js';
 import type { SealVerdict } from '../store/seal.js';
 import { isRoot } from '../util/rights.js';
@@ -100,12 +100,12 @@ export async function planLaunch(subject: LaunchSubject, wishes: LaunchWishes): 
     machineType: manifest.machine.type,
   });
   const own = await giveIdentity(rewritten.args, { identity, directory: socketFolder });
-  if (!isTrusted) refuseUntrusted(own.args, subject, socketFolder);
+  const isOwnCommandLine = wishes.qemuArgs !== undefined;
+  const cwd = isOwnCommandLine ? process.cwd() : manifest.workingDirectory;
+  if (!isTrusted) refuseUntrusted(own.args, subject, { ownFolder: socketFolder, cwd });
   // Mapped memory needs no transfer.
   const args = [...own.args, ...(memory === undefined ? transferMonitor(socketFolder) : [])];
   const saved = parseCommandLine(argv);
-  const isOwnCommandLine = wishes.qemuArgs !== undefined;
-  const cwd = isOwnCommandLine ? process.cwd() : manifest.workingDirectory;
   const requisites = { manifest, user, isOwnCommandLine, isTrial, saved, cwd, directory, socketFolder };
   refuseUnmet({ ...requisites, rewritten: parseCommandLine(args) });
   const agentSocket = agentSocketOf(own.args);
@@ -236,9 +236,9 @@ function stateNotes({ vmState }: Pick<SavedVm, 'vmState'>, runs: boolean): strin
 function refuseUntrusted(
   args: readonly string[],
   { manifest, judgeSeal }: LaunchSubject,
-  socketFolder: string,
+  options: TrustOptions,
 ): void {
-  const found = untrustedOptions(withoutMappedMemory(args), socketFolder);
+  const found = untrustedOptions(withoutMappedMemory(args), options);
   if (found.length === 0) return;
   const verdict = judgeSeal();
   if (verdict.status === 'own') return;

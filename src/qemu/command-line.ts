@@ -40,38 +40,40 @@ const WITH_VALUE: ReadonlySet<string> = new Set(
 );
 
 /** The key that an option's first word belongs to when it has none. */
-const IMPLIED_KEYS: Readonly<Record<string, string>> = {
-  machine: 'type',
-  M: 'type',
-  accel: 'accel',
-  device: 'driver',
-  object: 'qom-type',
-  blockdev: 'driver',
-  chardev: 'backend',
-  netdev: 'type',
-  nic: 'type',
-  net: 'type',
-  mon: 'chardev',
-  display: 'type',
-  vnc: 'vnc',
-  m: 'size',
-  smp: 'cpus',
-  boot: 'order',
-  name: 'guest',
-  numa: 'type',
-  fsdev: 'fsdriver',
-  virtfs: 'fsdriver',
-  tpmdev: 'type',
-  audiodev: 'driver',
-  audio: 'driver',
-  fw_cfg: 'name',
-  'option-rom': 'romfile',
-  sandbox: 'enable',
-  trace: 'enable',
-  plugin: 'file',
-  icount: 'shift',
-  cpu: 'model',
-};
+const IMPLIED_KEYS: ReadonlyMap<string, string> = new Map(
+  Object.entries({
+    machine: 'type',
+    M: 'type',
+    accel: 'accel',
+    device: 'driver',
+    object: 'qom-type',
+    blockdev: 'driver',
+    chardev: 'backend',
+    netdev: 'type',
+    nic: 'type',
+    net: 'type',
+    mon: 'chardev',
+    display: 'type',
+    vnc: 'vnc',
+    m: 'size',
+    smp: 'cpus',
+    boot: 'order',
+    name: 'guest',
+    numa: 'type',
+    fsdev: 'fsdriver',
+    virtfs: 'fsdriver',
+    tpmdev: 'type',
+    audiodev: 'driver',
+    audio: 'driver',
+    fw_cfg: 'name',
+    'option-rom': 'romfile',
+    sandbox: 'enable',
+    trace: 'enable',
+    plugin: 'file',
+    icount: 'shift',
+    cpu: 'model',
+  }),
+);
 
 /** @param argv without the program's own name. @throws VmckptError COMMAND_LINE_UNSUPPORTED when a value is missing */
 export function parseCommandLine(argv: readonly string[]): Option[] {
@@ -114,7 +116,12 @@ const NEWER_GRAMMAR: ReadonlySet<string> = new Set(
 export function propertiesOf(option: Option): Property[] {
   const { name, value = '' } = option;
   if (isJson(option)) return flatten(parseJson(name, value));
-  return parseProperties(value, IMPLIED_KEYS[name]);
+  return parseProperties(value, impliedKeyOf(name));
+}
+
+/** The key that a first word without one belongs to. */
+export function impliedKeyOf(name: string): string | undefined {
+  return IMPLIED_KEYS.get(name);
 }
 
 export function isJson({ name, value = '' }: Option): boolean {
@@ -171,7 +178,7 @@ export function formatProperties(properties: readonly Property[], impliedKey?: s
 
 /** An option with these properties, in their order. */
 export function optionOf(name: string, properties: readonly Property[]): Option {
-  return { name, value: formatProperties(properties, IMPLIED_KEYS[name]) };
+  return { name, value: formatProperties(properties, impliedKeyOf(name)) };
 }
 
 /** The option with properties replaced or added (`undefined` removes): the others stay as and where they are. */
@@ -193,7 +200,7 @@ export function mapValues(option: Option, change: (property: Property) => string
   const properties = propertiesOf(option);
   const changed = properties.map((property) => ({ key: property.key, value: change(property) }));
   if (changed.every((property, index) => property.value === properties[index]!.value)) return option;
-  if (!isJson(option)) return { name, value: formatProperties(changed, IMPLIED_KEYS[name]) };
+  if (!isJson(option)) return { name, value: formatProperties(changed, impliedKeyOf(name)) };
   const values = changed.map((property) => property.value);
   return { name, value: JSON.stringify(withLeaves(parseJson(name, value), values)) };
 }

@@ -24,6 +24,10 @@ export const RUN_ONLY_OPTIONS: ReadonlySet<string> = new Set([
   'S',
 ]);
 
+export function withoutRunOnly(argv: readonly string[]): string[] {
+  return toArgv(parseCommandLine(argv).filter(({ name }) => !RUN_ONLY_OPTIONS.has(name)));
+}
+
 /** What the new process has there is its log. */
 const OF_THE_PROCESS = /^\/dev\/(stdout|stderr)$/;
 

@@ -2,6 +2,7 @@
 import { encodeManifest, type Manifest } from '../checkpoint/manifest.js';
 import { VmckptError } from '../errors.js';
 import type { VmDescription } from '../qemu/inspect.js';
+import { withoutRunOnly } from '../qemu/restore-command-line.js';
 import { untrustedOptions } from '../qemu/trust.js';
 import { ensureSealKey, type SealKey } from '../store/seal-key.js';
 import { writeSeal } from '../store/seal.js';
@@ -28,9 +29,9 @@ export async function sealGeneration(
   return undefined;
 }
 
-function unsealed({ name, generation, commandLine }: Manifest, reason: string): string {
+function unsealed({ name, generation, commandLine, workingDirectory }: Manifest, reason: string): string {
   const consequence =
-    untrustedOptions(commandLine).length === 0
+    untrustedOptions(withoutRunOnly(commandLine), { cwd: workingDirectory }).length === 0
       ? 'It can be restored all the same.'
       : 'Its restore will need --trust-command-line.';
   return `${name}@${generation} cannot be sealed: ${reason}. ${consequence}`;

@@ -4,11 +4,13 @@ import {
   chmodSync,
   chownSync,
   cpSync,
+  existsSync,
   mkdirSync,
   readFileSync,
   readlinkSync,
   realpathSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from 'node:fs';
 import path from 'node:path';
@@ -111,6 +113,19 @@ describe('what vmckpt saved for this user needs no flag to be restored', () => {
       code: 0,
       json: { clones: [{ vmName: `${vm.name}.1` }, { vmName: `${vm.name}.2` }] },
     });
+    await killAndWait(vm.pid);
+  });
+
+  it('a clone has a socket of its own, where the last of two names is the one that QEMU takes', async () => {
+    const vm = await start(['-serial', `unix:${folder}/first,server=on,wait=off,path=${folder}/second`]);
+    const inode = () => statSync(`${folder}/second`).ino;
+    const before = inode();
+    expect((await save(vm)).code).toBe(0);
+    const clone = await restore('--as', `${vm.name}-clone`, vm.name);
+    expect(clone).toMatchObject({ code: 0 });
+    const { moved } = clone.json as { readonly moved: readonly { readonly from: string }[] };
+    expect(moved.map(({ from }) => from)).toContain(`${folder}/second`);
+    expect(inode()).toBe(before);
     await killAndWait(vm.pid);
   });
 
@@ -229,6 +244,33 @@ describe('what this user is not known to have saved is refused', () => {
       /^Seal +it has no seal: QEMU ran as the user 1234$/m,
     );
     expect(await restore(vm.name)).toMatchObject(refused(/it has no seal: QEMU ran as the user 1234/));
+  });
+
+  it('with an option that QEMU reads in another way than it looks', async () => {
+    const { name } = await saved([]);
+    const dir = path.join(storeDir, name, '1');
+    const manifest = readManifest(dir);
+    const restoreWith = (...args: string[]) => {
+      const commandLine = [...manifest.commandLine.filter((word) => !/^-qmp$|^unix:/.test(word)), ...args];
+      writeFileSync(path.join(dir, 'manifest.json'), encodeManifest({ ...manifest, commandLine }));
+      return restore(name);
+    };
+    const victim = path.join(folder, 'victim');
+    writeFileSync(victim, 'kept');
+    writeFileSync(path.join(folder, 'off'), `#!/bin/sh\ntouch ${folder}/ran\n`, { mode: 0o755 });
+    for (const args of [
+      ['-netdev', 'tap,id=t,ifname=vmckpt%d,script=no,downscript=no,noscript'],
+      ['-serial', `unix:/tmp/vmckpt-none,server=on,wait=off,path=${victim}`],
+      ['-snapshot', '-drive', `file=${victim},format=raw,if=none,id=d,snapshot=off`],
+      ['-chardev', `pty,id=p,path=${folder}/link`],
+      ['-cdrom', 'nbd://127.0.0.1/x'],
+      ['-device', `usb-tablet,pcap=${victim}`],
+    ])
+      expect(await restoreWith(...args)).toMatchObject(refused(/is not harmless: -/));
+    expect(readFileSync(victim, 'utf8')).toBe('kept');
+    expect(existsSync(path.join(folder, 'ran'))).toBe(false);
+    // And without them it is what it was.
+    expect((await restoreWith()).code).toBe(0);
   });
 
   it('imported', async () => {
