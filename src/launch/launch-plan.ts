@@ -107,7 +107,8 @@ export async function planLaunch(subject: LaunchSubject, wishes: LaunchWishes): 
   const args = [...own.args, ...(memory === undefined ? transferMonitor(socketFolder) : [])];
   const saved = parseCommandLine(argv);
   const requisites = { manifest, user, isOwnCommandLine, isTrial, saved, cwd, directory, socketFolder };
-  refuseUnmet({ ...requisites, rewritten: parseCommandLine(args) });
+  // The memory file need not be there yet.
+  refuseUnmet({ ...requisites, rewritten: parseCommandLine(withoutMappedMemory(args)) });
   const agentSocket = agentSocketOf(own.args);
   const aftercare = {
     isClone: identity === 'clone',

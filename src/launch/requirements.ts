@@ -171,10 +171,16 @@ function requireFiles(requisites: Requisites): Problem | undefined {
   const { rewritten, cwd, isOwnCommandLine, directory, socketFolder } = requisites;
   if (isOwnCommandLine || (cwd !== undefined && !isDirectory(cwd))) return undefined;
   const isOurs = (file: string) => [directory, socketFolder].some((folder) => file.startsWith(`${folder}/`));
-  const missing = namedFiles(rewritten).flatMap(({ option, name, use }) => {
+  const files = namedFiles(rewritten);
+  // QEMU makes it before it connects to it.
+  const isOwnPeer = (name: string) => files.some((file) => file.use === 'listen' && file.name === name);
+  const missing = files.flatMap(({ option, name, or, use }) => {
     const file = path.resolve(cwd ?? '/', name);
     if ((cwd === undefined && !path.isAbsolute(name)) || isOurs(file)) return [];
-    if (use === 'read') return exists(file) ? [] : [`${option}: ${file} does not exist`];
+    if (use === 'connect' && isOwnPeer(name)) return [];
+    const others = or === undefined ? [] : [path.resolve(cwd ?? '/', or)];
+    if (use === 'read' || use === 'connect')
+      return [file, ...others].some(exists) ? [] : [`${option}: ${file} does not exist`];
     const folder = path.dirname(file);
     return isDirectory(folder) ? [] : [`${option}: the folder ${folder} does not exist`];
   });

@@ -7,8 +7,11 @@ import { mainMemoryName, RAW_MEMORY_FILE } from '../checkpoint/raw-memory.js';
 import { VmckptError } from '../errors.js';
 import { rehearseLaunch } from '../launch/launch-plan.js';
 import type { Problem } from '../launch/requirements.js';
+import { characterDeviceOf } from '../qemu/character-device.js';
+import { parseCommandLine, propertyOf } from '../qemu/command-line.js';
 import type { VmDescription } from '../qemu/inspect.js';
 import { opensMemoryReadOnly, type MappedMemory } from '../qemu/mapped-memory.js';
+import { connectsAgain } from '../qemu/named-files.js';
 import { runtimeDir } from '../util/runtime-dir.js';
 import { savedVm } from './manifest-parts.js';
 
@@ -20,14 +23,34 @@ export interface Rehearsal {
 }
 
 /** @returns what a restore would refuse */
-export function rehearseRestore(
+export async function rehearseRestore(
   vm: VmDescription,
   { name, storeDir, isMapped }: Rehearsal,
 ): Promise<readonly Problem[]> {
   const directory = path.join(runtimeDir(), 'vms', name);
   const file = path.resolve(storeDir, name, '1', RAW_MEMORY_FILE);
   const memory = isMapped ? { memory: mappedMemory(vm, file) } : {};
-  return rehearseLaunch({ manifest: savedVm(name, vm), directory, ...memory });
+  const problems = await rehearseLaunch({ manifest: savedVm(name, vm), directory, ...memory });
+  return [...problems, ...lostPeers(vm)];
+}
+
+/** Where QEMU connects to, and tries it once. */
+function lostPeers({ args, chardevs }: VmDescription): Problem[] {
+  const lost = parseCommandLine(args).filter((option) => {
+    const device = option.name === 'chardev' ? characterDeviceOf(option) : undefined;
+    const get = (key: string) => propertyOf(option, key);
+    if (device?.backend !== 'socket' || device.server || connectsAgain(get)) return false;
+    return chardevs.some(({ id, target }) => id === device.id && target.startsWith('disconnected:'));
+  });
+  if (lost.length === 0) return [];
+  const names = lost.map(({ value }) => `-chardev ${value}`);
+  return [
+    {
+      code: 'HOST_FILE_MISSING',
+      message: `${names.join('; ')}: the program that it was connected to has closed the connection`,
+      hint: 'Start that program before the restore, and the VM with reconnect= if it is to do without it.',
+    },
+  ];
 }
 
 function mappedMemory({ memoryBackends, ramBytes, version }: VmDescription, file: string): MappedMemory {

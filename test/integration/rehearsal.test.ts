@@ -4,11 +4,13 @@
  */
 import { execFileSync } from 'node:child_process';
 import { appendFileSync, mkdirSync, renameSync, rmSync, statSync } from 'node:fs';
+import net from 'node:net';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { readManifest } from '../../src/checkpoint/manifest.js';
 import { REQUIREMENTS } from '../../src/launch/requirements.js';
 import { identifyProcess } from '../../src/util/process-identity.js';
+import { bareGuestFile } from '../support/cache.js';
 import { cliSuite, isRoot } from '../support/cli.js';
 import {
   endTinyVm,
@@ -66,7 +68,46 @@ const REPLACED = [
   },
 ];
 
+/** Files and folders by the options that name them; all that has no slash in its name is made and removed. */
+const FILES = [
+  ['a pair of pipes', 'mkfifo f.in f.out', '-chardev pipe,id=c,path=f'],
+  ['a module of a multiboot kernel', 'touch first f', `-kernel ${bareGuestFile()} -initrd "first a=1,f b"`],
+  [
+    'a picture of the firmware',
+    String.raw`(printf BM; head -c 26 /dev/zero; printf '\30'; head -c 61 /dev/zero) > f`,
+    '-boot menu=on,splash=./f',
+  ],
+  ['a table of the firmware', 'head -c 64 /dev/zero > f', '-acpitable sig=TEST,data=f'],
+  ['a list of trace events', 'echo qmp_job_cancel > f', '-trace events=f'],
+  ['the folder of a display', 'mkdir f', '-vnc unix:f/vnc'],
+  ['the folder of memory', 'mkdir f', '-object memory-backend-file,id=m,size=1M,mem-path=f/m'],
+  ['the ROM of a device', 'head -c 512 /dev/zero > f', '-device virtio-net-pci,romfile=./f'],
+  ['a ROM', 'head -c 512 /dev/zero > f', '-option-rom ./f'],
+  ['a folder of firmware', 'mkdir f; cp -L "$BIOS" f/mine.bin', '-L f -bios mine.bin'],
+  ['an item of the firmware', 'echo x > f', '-fw_cfg name=opt/x,file=f'],
+  ['a secret', 'echo x > f', '-object secret,id=s,file=f'],
+  ['a shared folder', 'mkdir f', '-virtfs local,path=f,mount_tag=t,security_model=none'],
+  ['a folder as a disk', 'mkdir f', '-drive if=none,id=d,format=raw,readonly=on,file=fat:f'],
+  [
+    'a disk as a tree',
+    'truncate -s 1M f',
+    `-drive 'if=none,id=d,readonly=on,file=json:{"driver":"raw",,"file":{"driver":"file",,"filename":"f"}}'`,
+  ],
+] as const;
+
 const CASES: readonly Case[] = [
+  ...FILES.map(([title, make, args]): Case => ({
+    title: `${title} that has gone`,
+    requirement: 'its files',
+    script: `${make}; exec "$@" ${args}`,
+    afterwards: (dir) => {
+      for (const name of ['f', 'f.in', 'f.out'])
+        rmSync(path.join(dir, name), { recursive: true, force: true });
+    },
+    code: 'HOST_FILE_MISSING',
+    exitCode: 10,
+    named: '/f does not exist',
+  })),
   {
     title: 'a file name that is not UTF-8',
     requirement: 'readable names',
@@ -407,6 +448,28 @@ describe('a save knows what its restore would refuse', () => {
       const restored = await restoreTinyVm(vm);
       expect(identifyProcess(restored.qemuPid!)).toBeDefined();
     });
+
+  it('also a program that QEMU is connected to, unless it connects again', async () => {
+    const dir = path.join(directory, String(++count));
+    mkdirSync(dir);
+    process.env['VMCKPT_RUNTIME_DIR'] = path.join(dir, 'run');
+    const clients = new Set<net.Socket>();
+    const peer = net.createServer((client) => void clients.add(client)).listen(path.join(dir, 'peer'));
+    const script =
+      'exec "$@" -chardev socket,id=c,path=peer -chardev socket,id=d,path=peer,reconnect=1 -chardev socket,id=own,path=own,server=on,wait=off -chardev socket,id=e,path=own';
+    const vm = await startTinyVm({ script, dir });
+    await saveTinyVm(vm, { method: 'stopped' });
+    peer.close();
+    for (const client of clients) client.destroy();
+    const refused = { code: 'HOST_FILE_MISSING', exitCode: 10 };
+    const saved = saveTinyVm(vm, { method: 'stopped', quit: true });
+    await expect(saved).rejects.toMatchObject(refused);
+    const message = (await saved.catch((error: Error) => error)) as Error;
+    expect(message.message).toMatch(/id=c,path=peer: the program/);
+    expect(message.message).not.toMatch(/id=(d|e),/);
+    await endTinyVm(vm);
+    await expect(restoreTinyVm(vm)).rejects.toMatchObject(refused);
+  });
 
   it('and saves it with the word of a user who has another command line', async () => {
     const vm = await start(CASES.find(({ title }) => title === 'a descriptor from -add-fd')!);
