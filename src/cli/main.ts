@@ -13,6 +13,8 @@ const program = buildProgram(await verbsFor(process.argv[2]));
 // A verb may wait for something that does not keep Node alive, such as the end of a detached QEMU.
 setInterval(() => undefined, 1 << 30);
 
+let failedWith: number | undefined;
+
 // A reader such as head(1) has had enough; a disk that is full is a failure.
 process.stdout.on('error', (error: NodeJS.ErrnoException) =>
   process.exit(error.code === 'EPIPE' ? 0 : report(notWritten(error))),
@@ -37,9 +39,9 @@ async function verbsFor(verb: string | undefined): Promise<readonly MakeVerb[]> 
   return (await import('./verbs.js')).VERBS;
 }
 
-/** What went wrong with it has been reported then. */
+/** Writing to it does not wait (Node writes to files, pipes and terminals at once), but its errors come a moment later. */
 function stdoutWritten(): Promise<void> {
-  return new Promise((resolve) => process.stdout.write('', () => resolve()));
+  return new Promise((resolve) => setImmediate(resolve));
 }
 
 function notWritten({ message, code }: NodeJS.ErrnoException): VmckptError {
@@ -49,14 +51,16 @@ function notWritten({ message, code }: NodeJS.ErrnoException): VmckptError {
   );
 }
 
+/** The first failure is the reason of others. */
 function report(error: unknown): number {
+  if (failedWith !== undefined) return failedWith;
   // Help and version have been printed.
   if (error instanceof CommanderError && error.exitCode === 0) return 0;
   const known = error instanceof CommanderError ? usageError(error, program) : fromSystemError(error);
   const output = new Output(outputOptions());
   if (process.argv.length <= 2) program.outputHelp({ error: true });
   output.failure(named(known));
-  return known.exitCode;
+  return (failedWith = known.exitCode);
 }
 
 /** Hints that name a command with NAME have the checkpoint's instead, where the verb was given one. */

@@ -82,6 +82,11 @@ describe('vmckpt import and export', () => {
     ]);
   });
 
+  it('say once that stdout cannot be written to', async () => {
+    const { code, stderr } = await runIn('"$@" >/dev/full', ['export', 'vm', '-']);
+    expect([code, stderr.match(/^vmckpt: .*ENOSPC/gm)?.length]).toEqual([1, 1]);
+  });
+
   it('say that the current folder is gone', async () => {
     const script = `cd "$(mktemp -d)" && rmdir "$PWD" && "$@"`;
     for (const args of [
