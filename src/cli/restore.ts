@@ -35,7 +35,7 @@ interface RestoreFlags {
   readonly count?: number;
   readonly resume?: true;
   readonly force?: true;
-  readonly disks?: 'external';
+  readonly disksAsSaved?: true;
   readonly qemu?: string;
   readonly trustCommandLine?: true;
 }
@@ -86,7 +86,7 @@ export function restoreCommand(): Command {
         detach: flags.detach === true,
         ...(flags.force === true && { memoryRoom: 'forced' as const }),
         run: flags.run === true,
-        disksExternal: flags.disks === 'external',
+        disksAsSaved: flags.disksAsSaved === true,
         qemuBinary: flags.qemu,
         qemuArgs: qemuArgs.length > 0 ? qemuArgs : undefined,
         trustCommandLine: flags.trustCommandLine === true,
@@ -131,9 +131,9 @@ function withAssurances(command: Command): Command {
     .addOption(option('--force', 'restore even if the host seems to have too little memory'))
     .addOption(
       option(
-        '--disks <who>',
-        '"external": you have put the disks back as they were at the save, whatever their files tell',
-      ).choices(['external']),
+        '--disks-as-saved',
+        'the disks are as they were at the save, because you have put them back, whatever their files tell',
+      ),
     )
     .addOption(
       option(

@@ -124,7 +124,7 @@ async function runOnce(run: number, { options, generation }: Lessons): Promise<L
       run: true,
       qemuArgs: undefined,
       // What a trial writes is discarded: it can do a newer disk no harm.
-      disksExternal: true,
+      disksAsSaved: true,
       onProgress: () => undefined,
       identity: 'trial',
       background: isPredicted ? 'at-once' : 'when-told',

@@ -11,19 +11,19 @@ export interface DiskWishes {
   /** A VM with another command line has other disks, of which nothing is known. */
   readonly qemuArgs: readonly string[] | undefined;
   /** The user says that the disks are as they were, whatever their files tell. */
-  readonly disksExternal?: boolean | undefined;
+  readonly disksAsSaved?: boolean | undefined;
 }
 
 /** @throws VmckptError DISKS_CHANGED that names each disk, then against now */
-export function requireUntouchedDisks(generation: Generation, { qemuArgs, disksExternal }: DiskWishes): void {
-  if (qemuArgs !== undefined || disksExternal === true) return;
+export function requireUntouchedDisks(generation: Generation, { qemuArgs, disksAsSaved }: DiskWishes): void {
+  if (qemuArgs !== undefined || disksAsSaved === true) return;
   const changes = changedDisks(generation);
   if (changes.length === 0) return;
   throw new VmckptError(
     'DISKS_CHANGED',
     `the disks are not as they were when ${generation.reference} was saved: ${changes.join('; ')}`,
     {
-      hint: 'Older memory destroys the file system on a newer disk. Start the VM from its disk, without a checkpoint; or put the disks back as they were at the save, and say so: --disks external.',
+      hint: 'Older memory destroys the file system on a newer disk. Start the VM from its disk, without a checkpoint; or put the disks back as they were at the save, and say so: --disks-as-saved.',
     },
   );
 }

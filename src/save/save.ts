@@ -173,7 +173,7 @@ async function noteEnd(dir: string, disks: DiskWatch, onMessage: (text: string) 
   } catch (error) {
     if (!(error instanceof VmckptError)) throw error;
     onMessage(
-      `QEMU wrote to a disk when it ended: a restore needs --disks external, because ${error.message}.`,
+      `QEMU wrote to a disk when it ended: a restore needs --disks-as-saved, because ${error.message}.`,
     );
   }
 }

@@ -95,7 +95,7 @@ function suite(qemu: QemuChoice): void {
     message: expect.stringMatching(
       new RegExp(`tiny@1 was saved: ${file} was last written at ${TIME}, and at ${TIME} when`),
     ) as string,
-    hint: expect.stringContaining('--disks external') as string,
+    hint: expect.stringContaining('--disks-as-saved') as string,
   });
 
   it.each(KINDS)('%s: a VM that was put away comes back until its disk is written to', async (kind) => {
@@ -107,10 +107,11 @@ function suite(qemu: QemuChoice): void {
     const written = kind.includes('data file') ? path.join(dir, 'data') : disk();
     await expect(restoreTiny()).rejects.toMatchObject(refusal(written));
     await expect(restoreTiny({ vmName: 'copy', identity: 'clone' })).rejects.toMatchObject(refusal(written));
-    await restoreAndEnd({ disksExternal: true });
+    await restoreAndEnd({ disksAsSaved: true });
   });
 
-  it.each(KINDS.filter((kind) => !IMAGES[kind].runsWrite))(
+  // With lazy refcounts QEMU repairs an image of which the last QEMU was killed.
+  it.each(['raw', 'qcow2', 'qcow2 with an external data file'] as const)(
     '%s: a VM that was saved live comes back when its guest has written nothing since',
     async (kind) => {
       const vm = await start('writeOnce', kind);
@@ -126,7 +127,7 @@ function suite(qemu: QemuChoice): void {
     await save(vm, { method });
     await vm.end();
     await expect(restoreTiny()).rejects.toMatchObject(refusal(disk()));
-    await restoreAndEnd({ disksExternal: true });
+    await restoreAndEnd({ disksAsSaved: true });
   });
 
   it('a VM that has run and written since its restore is refused', async () => {
@@ -153,7 +154,7 @@ function suite(qemu: QemuChoice): void {
     inDir('cp', 'disk', 'copy');
     inDir('mv', 'copy', 'disk');
     await expect(restoreTiny()).rejects.toMatchObject(refusal(disk()));
-    await restoreAndEnd({ disksExternal: true });
+    await restoreAndEnd({ disksAsSaved: true });
   });
 
   it('a mapped restore asks, too; a command line of the user’s own is their own affair', async () => {
@@ -222,15 +223,7 @@ function suite(qemu: QemuChoice): void {
       json: { checkpoints: [{ externalDisks: [disk()] }] },
     });
     expect(await run('--json', 'restore', 'tiny')).toMatchObject({ code: 14 });
-    const external = await run(
-      '--json',
-      'restore',
-      '--disks',
-      'external',
-      '--qemu',
-      qemuBinary(qemu),
-      'tiny',
-    );
+    const external = await run('--json', 'restore', '--disks-as-saved', '--qemu', qemuBinary(qemu), 'tiny');
     expect(external).toMatchObject({ code: 0 });
     expect(await run('stop', 'tiny')).toMatchObject({ code: 0 });
   });

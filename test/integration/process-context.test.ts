@@ -78,9 +78,9 @@ describe('a disk that was changed meanwhile', () => {
     execFileSync('qemu-img', ['create', '-q', '-f', format, path.join(dir, 'disk'), size]);
     const refusal = { code: 'QEMU_INCOMPATIBLE', message: expect.stringContaining(said) as string };
     // The user errs.
-    await expect(restoreTinyVm(vm, { disksExternal: true })).rejects.toMatchObject(refusal);
+    await expect(restoreTinyVm(vm, { disksAsSaved: true })).rejects.toMatchObject(refusal);
     execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', path.join(dir, 'disk'), '4M']);
-    const { qemuPid } = await restoreTinyVm(vm, { disksExternal: true });
+    const { qemuPid } = await restoreTinyVm(vm, { disksAsSaved: true });
     expect(openFiles(qemuPid!).join()).toContain(path.join(dir, 'disk'));
   });
 });

@@ -114,12 +114,13 @@ const PROGRAMS = {
     'fa31c08ed8660f0116477c0f20c00c010f22c066ea1b7c0000080066b810008ed88ec0b878563412bf00000001b90000b00069c00d661900055ff36e3c8907' +
     '83c7044975edebe11700507c00008d76000000000000000000ffff0000009acf00ffff00000092cf00',
   /**
-   * Writes the second sector of its disk: `xor ax,ax; mov es,ax; mov ax,0x2000; mov ds,ax; mov bx,0x7c00; mov cx,2; mov dx,0x80;
-   * mov ax,0x301; int 0x13; inc word [0]`, which is the word at WRITE_COUNT.
+   * Writes a sector in the middle of its disk, for which a qcow2 image has no place yet: `xor ax,ax; mov es,ax;
+   * mov ax,0x2000; mov ds,ax; mov bx,0x7c00; mov cx,0x102; mov dx,0x80; mov ax,0x301; int 0x13; inc word [0]`, which is
+   * the word at WRITE_COUNT.
    */
-  writeOnce: '31c08ec0b800208ed8bb007cb90200ba8000b80103cd13ff060000',
+  writeOnce: '31c08ec0b800208ed8bb007cb90201ba8000b80103cd13ff060000',
   /** The same for ever: `jmp` to the write. */
-  writeOn: '31c08ec0b800208ed8bb007cb90200ba8000b80103cd13ff060000ebf5',
+  writeOn: '31c08ec0b800208ed8bb007cb90201ba8000b80103cd13ff060000ebf5',
 } as const;
 /** How often those that write have done so. */
 export const WRITE_COUNT = 0x20000;
