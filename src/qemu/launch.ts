@@ -19,6 +19,7 @@ import path from 'node:path';
 import { VmckptError } from '../errors.js';
 import { debug, elidedCommand } from '../util/debug.js';
 import { poll } from '../util/deadline.js';
+import { parseCommandLine } from './command-line.js';
 import { codeOfQemuMessage, explainQemuMessage, withoutWarnings } from './qemu-messages.js';
 import { QmpClient } from './qmp.js';
 import { startedAs, type User } from './start-as.js';
@@ -212,12 +213,24 @@ export async function startDetached({
   }
 }
 
-function failedToStart({ logPath }: LaunchOptions, { exitCode, killedBy }: ProcessEnd): VmckptError {
+function failedToStart({ logPath, args }: LaunchOptions, { exitCode, killedBy }: ProcessEnd): VmckptError {
   const words = readLogTail(logPath);
   const how = killedBy === null ? `ended with exit code ${exitCode}` : `was killed by ${killedBy}`;
   const code = codeOfQemuMessage(words) ?? 'QEMU_FAILED_TO_START';
   const hint = explainQemuMessage(words) ?? hintOn(words);
-  return new VmckptError(code, `QEMU ${how} before it answered QMP, ${said(words)}`, { hint });
+  return new VmckptError(code, `QEMU ${how} before it answered QMP, ${said(words)}${namedBy(args, words)}`, {
+    hint,
+  });
+}
+
+/** The options that hold what QEMU quotes, where it does not say them itself. */
+function namedBy(args: readonly string[], words: string): string {
+  const quoted = Array.from(words.matchAll(/'([^'\n]+)'|"([^"\n]+)"/g), ([, one, other]) => one ?? other!);
+  const found = parseCommandLine(args)
+    .filter(({ value }) => value !== undefined && quoted.some((text) => value.includes(text)))
+    .map(({ name, value }) => `-${name} ${value}`)
+    .filter((option) => !words.includes(option));
+  return found.length === 0 ? '' : ` (it stands in ${found.join(', ')})`;
 }
 
 function unanswered({ logPath }: LaunchOptions, timeoutMs: number, cause: unknown): VmckptError {

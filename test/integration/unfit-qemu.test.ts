@@ -100,3 +100,24 @@ describe('a QEMU without a part of the command line', () => {
   describeOnEachQemu('it', suite);
   describeOnQemu11('it', () => suite('11'));
 });
+
+describe('a QEMU that lacks a file', () => {
+  const dir = suiteDirectory();
+
+  it.each([
+    ['-bios', 'nosuch.bin'],
+    ['-kernel', '/nosuch/kernel'],
+    ['-acpitable', 'sig=TEST,data=/nosuch/table'],
+    ['-drive', 'if=none,file=/nosuch/disk'],
+  ])('says which option names it: %s %s', async (...args) => {
+    const qmpSocket = path.join(dir, 'missing.sock');
+    const launched = launchQemu({
+      binary: qemuBinary('system'),
+      args: ['-machine', 'q35', '-display', 'none', ...args, '-qmp', `unix:${qmpSocket},server=on,wait=off`],
+      logPath: path.join(dir, `missing${args[0]}.log`),
+      qmpSocket,
+    });
+    const message = expect.stringContaining(args.join(' ')) as string;
+    await expect(launched).rejects.toMatchObject({ code: 'QEMU_FAILED_TO_START', message });
+  });
+});
