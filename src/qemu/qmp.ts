@@ -10,7 +10,7 @@ import { resolve } from 'node:path';
 import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { peerCredentials, sendFds } from '../native/index.js';
-import { debug, elided } from '../util/debug.js';
+import { debug, elided, elidedAnswer } from '../util/debug.js';
 import { withDeadline } from '../util/deadline.js';
 import { asOwner } from '../util/rights.js';
 import { misfit, parse, record } from '../util/schema.js';
@@ -81,6 +81,7 @@ export interface WaitForEventOptions {
 
 interface Pending {
   readonly command: string;
+  readonly args: object;
   readonly resolve: (value: unknown) => void;
   readonly reject: (reason: Error) => void;
 }
@@ -175,7 +176,7 @@ export class QmpClient {
       throw new VmckptError('FAILED', `${command} must run out of band, which ${this.path} did not grant`);
     const id = this.#nextId++;
     const reply = new Promise<unknown>((resolve, reject) =>
-      this.#pending.set(id, { command, resolve, reject }),
+      this.#pending.set(id, { command, args, resolve, reject }),
     );
     const line = `${JSON.stringify({ [oob ? 'exec-oob' : 'execute']: command, arguments: args, id })}\n`;
     reply.catch(() => undefined); // awaited below, unless the command cannot even be sent
@@ -313,8 +314,8 @@ export class QmpClient {
     const reply = v.safeParse(Reply, message);
     if (!reply.success) return;
     const { id, error } = reply.output;
-    debug('qmp', () => `${id} ← ${elided(error ?? reply.output.return)}`);
     const pending = this.#pending.get(id);
+    debug('qmp', () => `${id} ← ${error ? elided(error) : elidedAnswer(reply.output.return, pending?.args)}`);
     if (error === undefined) pending?.resolve(reply.output.return);
     else pending?.reject(refused(pending.command, error));
   }

@@ -47,6 +47,11 @@ export function elided(value: unknown): string {
   return `${json.slice(0, MAX_TEXT_LENGTH)}… (${json.length} characters)`;
 }
 
+/** What was answered to a question for one property (`qom-get`). */
+export function elidedAnswer(answer: unknown, asked: { readonly property?: string } = {}): string {
+  return SECRET_KEY.test(asked.property ?? '') ? '…' : elided(answer);
+}
+
 /** A command line as one text, without the values of QEMU's secrets. */
 export function elidedCommand(argv: readonly string[]): string {
   return argv.map((word) => JSON.stringify(word.replace(SECRET_OPTION, '$1=…'))).join(' ');

@@ -26,7 +26,7 @@ describe('the raw memory file of a checkpoint', () => {
   }
 
   it('is missed by a restore that is to map it, which says how to make it', async () => {
-    expect((await run(['list'])).stdout).toMatch(/^web .* - +running$/m);
+    expect((await run(['list'])).stdout).toMatch(/^web .* - +running, not sealed by this user$/m);
     expect(await run(['--json', 'restore', '--mode', 'map', 'web'])).toMatchObject({
       code: 10,
       json: { error: { code: 'NO_RAW_MEMORY', hint: 'Make one: vmckpt materialize web@1' } },
@@ -45,7 +45,7 @@ describe('the raw memory file of a checkpoint', () => {
     expect((await run(['materialize', 'web@1'])).stdout).toMatch(
       /^web@1 has its raw memory file: 256 KiB, 128 KiB of it on the disk, already\.$/m,
     );
-    expect((await run(['list'])).stdout).toMatch(/^web .* 128 KiB +running$/m);
+    expect((await run(['list'])).stdout).toMatch(/^web .* 128 KiB +running, not sealed by this user$/m);
     expect((await run(['show', 'web'])).stdout).toMatch(/^Raw memory +256 KiB, 128 KiB of it on the disk$/m);
     expect((await run(['--json', 'show', 'web'])).json).toMatchObject({
       rawMemory: { sizeBytes: 64 * 4096, storedBytes: 32 * 4096, problem: null },
@@ -55,7 +55,7 @@ describe('the raw memory file of a checkpoint', () => {
 
   it('is reported when it has changed, and made again', async () => {
     truncateSync(path.join(dir, 'raw-memory'), 4096);
-    expect((await run(['list'])).stdout).toMatch(/^web .* changed +running$/m);
+    expect((await run(['list'])).stdout).toMatch(/^web .* changed +running, not sealed by this user$/m);
     expect((await run(['show', 'web'])).stdout).toMatch(/^Raw memory .*4096 bytes, 262144 expected$/m);
     expect(await run(['check', 'web'])).toMatchObject({
       code: 13,
