@@ -1,8 +1,6 @@
 /** Ports and ids of this host that nobody has. What was found once is not given out again by this process. */
 import { randomInt } from 'node:crypto';
-import dgram from 'node:dgram';
-import { once } from 'node:events';
-import net from 'node:net';
+import { readFileSync } from 'node:fs';
 import { VmckptError } from '../errors.js';
 import { canBind, vsockTaken } from './collisions.js';
 import type { PortAddress } from './host-visit.js';
@@ -40,48 +38,33 @@ function take(what: string): boolean {
 
 /** The one that is to be replaced is not free, even while nobody has it. */
 async function firstFreePort(address: PortAddress): Promise<number | undefined> {
-  const { protocol, host, lowest } = address;
-  for (let port = lowest; port <= MAX_PORT; port++) {
-    if (port === address.port || given.has(`${protocol} ${port}`)) continue;
-    if ((await canBind({ kind: 'port', protocol, host, port })) && take(`${protocol} ${port}`)) return port;
+  for (let port = address.lowest; port <= MAX_PORT; port++) if (await takePort(address, port)) return port;
+  return undefined;
+}
+
+/** One of those that the kernel gives to whoever does not mind, from a random one on. */
+async function anyFreePort(address: PortAddress): Promise<number | undefined> {
+  const [first, last] = portRange();
+  const count = last - first + 1;
+  const start = randomInt(count);
+  for (let step = 0; step < count; step++) {
+    const port = first + ((start + step) % count);
+    if (await takePort(address, port)) return port;
   }
   return undefined;
 }
 
-/** Whichever the kernel chooses. What it chose in vain is held meanwhile, so that it chooses another one. */
-async function anyFreePort({ protocol, host, port: before }: PortAddress): Promise<number | undefined> {
-  const held: Listener[] = [];
-  try {
-    for (;;) {
-      const listener = await listenAnywhere(protocol, host);
-      if (listener === undefined) return undefined;
-      held.push(listener);
-      const { port } = listener.address() as net.AddressInfo;
-      if (port !== before && take(`${protocol} ${port}`)) return port;
-    }
-  } finally {
-    await Promise.all(
-      held.map((listener) => new Promise<void>((resolve) => listener.close(() => resolve()))),
-    );
-  }
+/** One that was given is not tried: whoever got it may be about to listen there. */
+async function takePort({ protocol, host, port: before }: PortAddress, port: number): Promise<boolean> {
+  const name = `${protocol} ${port}`;
+  if (port === before || given.has(name)) return false;
+  return (await canBind({ kind: 'port', protocol, host, port })) && take(name);
 }
 
-type Listener = net.Server | dgram.Socket;
-
-/** @returns undefined when no port is left */
-async function listenAnywhere(protocol: 'tcp' | 'udp', host: string): Promise<Listener | undefined> {
-  const listener =
-    protocol === 'tcp' ? net.createServer() : dgram.createSocket(host.includes(':') ? 'udp6' : 'udp4');
-  try {
-    const listening = once(listener, 'listening');
-    if (listener instanceof net.Server) listener.listen({ port: 0, ...(host !== '' && { host }) });
-    else listener.bind({ port: 0, ...(host !== '' && { address: host }), exclusive: true });
-    await listening;
-    return listener;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EADDRINUSE') return undefined;
-    throw new VmckptError('COLLISION', `${protocol} ports of ${host} cannot be had on this host`, {
-      cause: error,
-    });
-  }
+/** ip_local_port_range, ip(7). */
+function portRange(): readonly [number, number] {
+  const [first, last] = readFileSync('/proc/sys/net/ipv4/ip_local_port_range', 'utf8')
+    .split(/\s+/)
+    .map(Number);
+  return [first!, last!];
 }

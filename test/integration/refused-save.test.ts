@@ -60,7 +60,7 @@ describe.runIf(isRoot && !free)('a save that QEMU refuses (needs root to give up
     expect(saved).toMatchObject({ code: 0, json: { pauseMs: expect.any(Number) as number } });
     expect(saved.stderr).toContain('QEMU may not use userfaultfd: the VM is paused while it is saved');
     expectSaidOnce(saved.stderr);
-    expect(saved.stderr).toContain('the character device "added" was added');
+    expect(saved.stderr).toContain(String.raw`the character device \"added\" was added`);
     expect(await observe()).toEqual(before);
 
     const restore = (...flags: string[]) =>

@@ -42,6 +42,7 @@ export class Keeper implements ProcessParent {
   readonly #control: Socket;
   readonly #closed: Promise<unknown>;
   #released = false;
+  #hasServed = false;
   #serverProcess: ProcessIdentity | undefined;
   #givenUp: NodeJS.Timeout | undefined;
   #onStarted: ((pid: number | VmckptError) => void) | undefined;
@@ -165,7 +166,9 @@ export class Keeper implements ProcessParent {
   }
 
   #onServer(pid: number): void {
-    if (this.#serverProcess !== undefined) this.server.noteTakeover();
+    if (this.#hasServed) this.server.noteTakeover();
+    this.#hasServed = true;
+    // It may have died already.
     this.#serverProcess = identifyProcess(pid);
     clearTimeout(this.#givenUp);
   }
