@@ -48,11 +48,15 @@ function usesDescriptor(option: Option, value: string): boolean {
   const properties = propertiesOf(option);
   if (keys !== undefined)
     return properties.some((property) => keys.includes(property.key) && namesDescriptor(property.value));
+  // A value without keys is a name: `-bios OVMF.fd`.
+  const isKey = (key: string) => value.startsWith('{') || value.includes(`${key}=`);
   return (
     namesDescriptor(value) ||
     properties.some(
       ({ key, value: text }) =>
-        DESCRIPTOR_KEY.test(key) || namesDescriptor(text) || (key.endsWith('addr.type') && text === 'fd'),
+        (DESCRIPTOR_KEY.test(key) && isKey(key)) ||
+        namesDescriptor(text) ||
+        (key.endsWith('addr.type') && text === 'fd'),
     )
   );
 }

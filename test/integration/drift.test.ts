@@ -413,6 +413,7 @@ describeOnEachQemu('a change made at run time', (choice) => {
     const args = [
       ...['-chardev', `socket,id=c1,path=${file('c1')},server=on,wait=off`, '-chardev', 'null,id=c2'],
       ...['-chardev', `socket,id=c3,path=${file('c3')},server=on,wait=off`, '-chardev', 'ringbuf,id=c4'],
+      ...['-chardev', 'udp,id=c5,host=127.0.0.1,port=9'],
       ...['-serial', 'null', '-serial', 'chardev:c2', '-netdev', 'user,id=n1', '-netdev', 'user,id=n2'],
       ...['-device', 'e1000,netdev=n1', '-device', 'e1000,netdev=n2', '-netdev', 'user,id=n3'],
       ...['-blockdev', JSON.stringify(raw('r1', 'b1')), '-blockdev', JSON.stringify(raw('r2', 'b2'))],

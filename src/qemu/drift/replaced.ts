@@ -83,6 +83,8 @@ function isTarget(filename: string, option: Option): boolean {
   // A client shows its own end, which has no name.
   if (kind === 'unix' && path !== undefined)
     return address === 'unix:' || `${address},`.startsWith(`unix:${path},`);
+  // Of a UDP socket QEMU shows no address.
+  if (kind === 'udp') return true;
   const isFixed = port !== undefined && Number(port) > 0 && !properties.some(({ key }) => key === 'to');
   return !isFixed || Array.from(address.matchAll(/:(\d+)/g), ([, number]) => number).includes(port);
 }

@@ -34,14 +34,15 @@ export const ordinaryFiles: ValueCheck = (value, where) =>
     .map((name) => ordinaryFile(name, where))
     .find((reason) => reason !== undefined);
 
-export const ownSocket: ValueCheck = (value, { socketFolders }) => {
+export const ownSocket: ValueCheck = (value, { cwd, socketFolders }) => {
   const isBelow = (file: string, folder: string) => file.startsWith(`${folder}/`);
-  const folder = socketFolders.find((each) => isBelow(value, each));
-  const isPlain = path.isAbsolute(value) && path.normalize(value) === value;
+  const file = path.isAbsolute(value) ? value : `${cwd}/${value}`;
+  const folder = socketFolders.find((each) => isBelow(file, each));
+  const isPlain = value !== '' && path.normalize(file) === file;
   // Not through a link either.
-  if (folder !== undefined && isPlain && isBelow(`${realPath(path.dirname(value))}/`, realPath(folder)))
+  if (folder !== undefined && isPlain && isBelow(`${realPath(path.dirname(file))}/`, realPath(folder)))
     return undefined;
-  return `creates the socket ${value} outside of ${SOCKET_FOLDERS.join(', ')}`;
+  return `creates the socket ${file} outside of ${SOCKET_FOLDERS.join(', ')}`;
 };
 
 function isFileOrNothing(file: string): boolean {

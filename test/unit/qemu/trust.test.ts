@@ -345,7 +345,10 @@ describe('untrustedOptions', () => {
     expect(['plain', 'link', 'none'].map((name) => judge('-kernel', name))).toEqual([0, 0, 0]);
     expect(['pipe', 'null', 'etc', 'etc/x/../..'].map((name) => judge('-cdrom', name))).toEqual([1, 1, 1, 1]);
     expect(judge('-serial', `unix:${cwd}/s,server=on`)).toBe(0);
+    expect(judge('-serial', 'unix:s,server=on')).toBe(0);
     expect(judge('-serial', `unix:${cwd}/etc/s,server=on`)).toBe(1);
+    expect(judge('-serial', 'unix:etc/s,server=on')).toBe(1);
+    expect(judge('-serial', 'unix:../../etc/s,server=on')).toBe(1);
     expect(judge('-serial', `unix:${cwd}/etc/../s,server=on`)).toBe(1);
   });
 

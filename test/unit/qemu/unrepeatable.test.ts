@@ -48,6 +48,10 @@ describe('unrepeatableOptions', () => {
     ['-drive', 'file=/srv/dev/fd/disk.img'],
     ['-drive', 'file=/srv/proc/self/fd/disk.img'],
     ['-device', 'floppy,drive=fd0'],
+    ['-bios', 'OVMF.fd'],
+    ['-pflash', '/usr/share/OVMF/vars.fd'],
+    ['-serial', 'file:console.fd'],
+    ['-pidfile', 'vm.fd'],
     ['-name', 'guest=fd'],
     ['-run-with', 'async-teardown=on'],
   ])('leaves alone what only looks like it: %s %s', (name, value) => {
