@@ -169,6 +169,8 @@ describe('what vmckpt saved for this user needs no flag to be restored', () => {
   });
 });
 
+const WRITES_A_FILE = ['-D', 'qemu-debug.log'];
+
 describe('what this user is not known to have saved is refused', () => {
   const refused = (reason: RegExp) => ({
     code: 12,
@@ -182,7 +184,7 @@ describe('what this user is not known to have saved is refused', () => {
   });
 
   it('edited: with exit code 13 when the checksum tells, and 12 when it was made to fit', async () => {
-    const { name } = await saved([]);
+    const { name } = await saved(WRITES_A_FILE);
     const file = path.join(storeDir, name, '1/manifest.json');
     const whole = readFileSync(file, 'utf8');
     writeFileSync(file, whole.replace('"tcg"', '"tch"'));
@@ -195,7 +197,7 @@ describe('what this user is not known to have saved is refused', () => {
     expect(await restore('--as', 'clone', '--trust-command-line', name)).toMatchObject({ code: 0 });
   });
 
-  it("in another user's store, or after the key was removed; a clone only where what it runs is not harmless", async () => {
+  it("in another user's store, or after the key was removed, where what it runs is not harmless", async () => {
     const { name } = await saved(['-vnc', ':77']);
     const harmless = await saved([]);
     const theirs = {
@@ -205,7 +207,8 @@ describe('what this user is not known to have saved is refused', () => {
     cpSync(storeDir, theirs.VMCKPT_STORE, { recursive: true });
     const restoreThere = (...args: string[]) => run(['--json', 'restore', ...args], { env: theirs });
     expect(await restoreThere(name)).toMatchObject(refused(/has no key to verify its seal/));
-    expect(await restoreThere(harmless.name)).toMatchObject(refused(/creates the socket/));
+    expect(await restoreThere(harmless.name)).toMatchObject({ code: 0 });
+    await run(['stop', harmless.name]);
     expect(await restoreThere('--as', 'clone', name)).toMatchObject(refused(/opens the guest's display/));
     expect(await restoreThere('--as', 'clone', harmless.name)).toMatchObject({ code: 0 });
     await run(['stop', 'clone']);
@@ -217,7 +220,7 @@ describe('what this user is not known to have saved is refused', () => {
   });
 
   it('saved where no key can be made: the save says so', async () => {
-    const vm = await start([]);
+    const vm = await start(WRITES_A_FILE);
     const unwritable = { XDG_STATE_HOME: '/proc/none' };
     const done = await run(['save', '--quit', `qmp:${folder}/${vm.name}.qmp`, vm.name], { env: unwritable });
     expect(done.code).toBe(0);
@@ -234,7 +237,10 @@ describe('what this user is not known to have saved is refused', () => {
     chmodSync(directory, 0o711);
     chownSync(folder, 1234, 1234);
     onTestFinished(() => chownSync(folder, 0, 0));
-    const vm = await start([], ['setpriv', '--reuid=1234', '--regid=1234', '--clear-groups']);
+    const vm = await start(
+      ['-D', 'their.log'],
+      ['setpriv', '--reuid=1234', '--regid=1234', '--clear-groups'],
+    );
     const done = await save(vm, '--quit');
     expect(done.code).toBe(0);
     expect(done.stderr).toContain('QEMU runs as another user');
