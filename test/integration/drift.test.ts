@@ -8,14 +8,13 @@ import { findDrift } from '../../src/qemu/drift/drift.js';
 import { keyOf, readSettings } from '../../src/qemu/drift/settings.js';
 import { inspectVm } from '../../src/qemu/inspect.js';
 import type { QmpClient } from '../../src/qemu/qmp.js';
-import { restore } from '../../src/restore/restore.js';
 import type { RestoreOptions } from '../../src/restore/attempt.js';
 import { compareSettings } from '../../src/restore/settings.js';
 import { save, type SaveOptions } from '../../src/save/save.js';
 import { freePort } from '../../src/qemu/free-places.js';
 import { poll } from '../../src/util/deadline.js';
 import { qemuBinary, qemuProblem, type NewerQemu, type QemuChoice } from '../support/cache.js';
-import { useOwnFolders } from '../support/checkpointing.js';
+import { useOwnFolders, restoreSilently } from '../support/checkpointing.js';
 import { killAndWait, killAtExit, spawnTracked } from '../support/processes.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import { connectWhenReady, TINY } from './qemu-helper.js';
@@ -80,20 +79,12 @@ describeOnEachQemu('a change made at run time', (choice) => {
     for (const pid of running) await killAndWait(pid);
     running.clear();
     const messages: string[] = [];
-    const report = await restore({
+    const report = await restoreSilently({
       storeDir,
       reference: 'vm',
       mode: 'lazy',
-      path: 'auto',
-      prefetch: { budgetMs: 20, explore: 0 },
-      detach: false,
-      run: false,
       qemuBinary: qemuBinary(choice),
-      qemuArgs: undefined,
-      trustCommandLine: true,
-      onProgress: () => undefined,
       onMessage: (text) => messages.push(text),
-      signal: new AbortController().signal,
       ...options,
     });
     killAtExit(report.qemuPid!);

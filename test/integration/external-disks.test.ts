@@ -3,11 +3,11 @@ import { execFileSync } from 'node:child_process';
 import { readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { restore } from '../../src/restore/restore.js';
 import type { RestoreOptions } from '../../src/restore/attempt.js';
 import type { SaveOptions } from '../../src/save/save.js';
 import { poll } from '../../src/util/deadline.js';
 import { PACKAGE_ROOT } from '../../src/util/package-paths.js';
+import { restoreSilently } from '../support/checkpointing.js';
 import { qemuBinary, type QemuChoice } from '../support/cache.js';
 import { startCli } from '../support/command.js';
 import { killAndWait, killAtExit } from '../support/processes.js';
@@ -64,20 +64,10 @@ function suite(qemu: QemuChoice): void {
     vm.save({ storeDir, name: 'tiny', disksExternal: true, ...options });
 
   async function restoreTiny(options: Partial<RestoreOptions> = {}): Promise<number> {
-    const { qemuPid } = await restore({
+    const { qemuPid } = await restoreSilently({
       storeDir,
       reference: 'tiny',
-      mode: 'eager',
-      path: 'auto',
-      prefetch: { budgetMs: 20, explore: 0 },
-      detach: false,
-      run: false,
       qemuBinary: qemuBinary(qemu),
-      qemuArgs: undefined,
-      trustCommandLine: true,
-      onProgress: () => undefined,
-      onMessage: () => undefined,
-      signal: new AbortController().signal,
       ...options,
     });
     killAtExit(qemuPid!);

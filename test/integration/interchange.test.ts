@@ -7,11 +7,10 @@ import { beforeAll, expect, it } from 'vitest';
 import { readManifest } from '../../src/checkpoint/manifest.js';
 import { openInput } from '../../src/interchange/files.js';
 import type { QmpClient } from '../../src/qemu/qmp.js';
-import { restore } from '../../src/restore/restore.js';
 import type { RestoreOptions } from '../../src/restore/attempt.js';
 import { poll } from '../../src/util/deadline.js';
 import { qemuBinary } from '../support/cache.js';
-import { useOwnFolders } from '../support/checkpointing.js';
+import { useOwnFolders, restoreSilently } from '../support/checkpointing.js';
 import { killAndWait, killAtExit, spawnTracked } from '../support/processes.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import {
@@ -145,18 +144,9 @@ describeOnEachQemu('a stream', (qemu) => {
   });
 
   const restoreImported = (options: Pick<RestoreOptions, 'reference' | 'mode'>) =>
-    restore({
+    restoreSilently({
       storeDir,
-      path: 'auto',
-      prefetch: { budgetMs: 20, explore: 0 },
-      detach: false,
-      run: false,
       qemuBinary: qemuBinary(qemu),
-      qemuArgs: undefined,
-      trustCommandLine: true,
-      onProgress: () => undefined,
-      onMessage: () => undefined,
-      signal: new AbortController().signal,
       ...options,
     });
 

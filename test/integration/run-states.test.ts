@@ -3,9 +3,9 @@ import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { readManifest } from '../../src/checkpoint/manifest.js';
-import { restore } from '../../src/restore/restore.js';
 import type { RestoreOptions } from '../../src/restore/attempt.js';
 import { QmpClient } from '../../src/qemu/qmp.js';
+import { restoreSilently } from '../support/checkpointing.js';
 import { qemuBinary } from '../support/cache.js';
 import { killAndWait, killAtExit } from '../support/processes.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
@@ -50,20 +50,11 @@ describeOnEachQemu('the state of a VM', (qemu) => {
 
   async function restoreTiny(options: Partial<RestoreOptions> = {}) {
     const messages: string[] = [];
-    const { qemuPid, qmpSocket } = await restore({
+    const { qemuPid, qmpSocket } = await restoreSilently({
       storeDir,
       reference: 'tiny',
-      mode: 'eager',
-      path: 'auto',
-      prefetch: { budgetMs: 20, explore: 0 },
-      detach: false,
-      run: false,
       qemuBinary: qemuBinary(qemu),
-      qemuArgs: undefined,
-      trustCommandLine: true,
-      onProgress: () => undefined,
       onMessage: (text) => messages.push(text),
-      signal: new AbortController().signal,
       ...options,
     });
     killAtExit((restored = qemuPid!));

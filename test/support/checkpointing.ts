@@ -46,6 +46,25 @@ export function saveGuest(
   });
 }
 
+/** Eagerly, and with a word of trust, unless the options have it otherwise. */
+export function restoreSilently(
+  options: Pick<RestoreOptions, 'storeDir' | 'reference'> & Partial<RestoreOptions>,
+): Promise<RestoreReport> {
+  return restore({
+    mode: 'eager',
+    path: 'auto',
+    prefetch: { budgetMs: 20, explore: 0 },
+    detach: false,
+    run: false,
+    qemuBinary: undefined,
+    qemuArgs: undefined,
+    trustCommandLine: true,
+    signal: new AbortController().signal,
+    ...silent,
+    ...options,
+  });
+}
+
 /** The guest's console keeps a log on the host, which an untrusted command line may not. */
 export async function restoreGuest(
   guest: Pick<Guest, 'consoleSocket'>,
@@ -54,19 +73,7 @@ export async function restoreGuest(
     ...options
   }: Pick<RestoreOptions, 'storeDir' | 'reference'> & Partial<RestoreOptions> & { qemu: string },
 ): Promise<Restored> {
-  const report = await restore({
-    mode: 'lazy',
-    path: 'auto',
-    prefetch: { budgetMs: 20, explore: 0 },
-    detach: false,
-    run: false,
-    qemuBinary: qemuBinary(qemu),
-    qemuArgs: undefined,
-    trustCommandLine: true,
-    signal: new AbortController().signal,
-    ...silent,
-    ...options,
-  });
+  const report = await restoreSilently({ mode: 'lazy', qemuBinary: qemuBinary(qemu), ...options });
   const pid = report.qemuPid!;
   killAtExit(pid);
   const movedTo = report.moved.find(({ from }) => from === guest.consoleSocket)?.to;

@@ -2,11 +2,11 @@
 import { spawn } from 'node:child_process';
 import path from 'node:path';
 import { afterEach } from 'vitest';
-import { restore } from '../../src/restore/restore.js';
 import type { RestoreReport } from '../../src/restore/report.js';
 import type { RestoreOptions } from '../../src/restore/attempt.js';
 import { save, type SaveOptions, type SaveReport } from '../../src/save/save.js';
 import { connectWhenReady, QEMU, TINY } from '../integration/qemu-helper.js';
+import { restoreSilently } from './checkpointing.js';
 import { killAndWait, killAtExit } from './processes.js';
 
 const BIOS = '/usr/share/seabios/bios-256k.bin';
@@ -86,20 +86,9 @@ export async function restoreTinyVm(
   { dir }: Pick<TinyVm, 'dir'>,
   options: Partial<RestoreOptions> = {},
 ): Promise<RestoreReport> {
-  const report = await restore({
+  const report = await restoreSilently({
     storeDir: path.join(dir, 'store'),
     reference: 'web',
-    mode: 'eager',
-    path: 'auto',
-    prefetch: { budgetMs: 20, explore: 0 },
-    detach: false,
-    run: false,
-    qemuBinary: undefined,
-    qemuArgs: undefined,
-    trustCommandLine: true,
-    onProgress: () => undefined,
-    onMessage: () => undefined,
-    signal: new AbortController().signal,
     ...options,
   });
   track(report.qemuPid!);
