@@ -19,18 +19,23 @@ export function imagesWrittenTo(files: readonly string[], cwd: string): string[]
   return files.filter((file) => isWrittenTo(path.resolve(cwd, file)));
 }
 
-/** False for what is no file (`nbd:…`, `json:{…}`), and for what may not be looked at. */
+/** False for what is no file (`nbd:…`, `json:{…}`), and for what may not be looked at. @throws VmckptError NATIVE_MISSING */
 function isWrittenTo(file: string): boolean {
+  const fd = openImage(file);
+  if (fd === undefined) return false;
+  try {
+    return isFileLocked(fd, WRITES_AT);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function openImage(file: string): number | undefined {
   try {
     const found = statSync(file);
-    if (!found.isFile() && !found.isBlockDevice()) return false;
-    const fd = openSync(file, constants.O_RDONLY | constants.O_NONBLOCK);
-    try {
-      return isFileLocked(fd, WRITES_AT);
-    } finally {
-      closeSync(fd);
-    }
+    if (!found.isFile() && !found.isBlockDevice()) return undefined;
+    return openSync(file, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch {
-    return false;
+    return undefined;
   }
 }
