@@ -14,6 +14,8 @@ const ADDON = 'vmckpt_native.node';
 export const BUNDLED = path.join(PACKAGE_ROOT, `prebuilds/linux-${process.arch}-glibc`);
 const DIRECTORIES = [path.join(PACKAGE_ROOT, 'build/Release'), BUNDLED];
 const MAX_INT = 0x7fff_ffff;
+/** Of one task. */
+export const MAX_THREADS = 64;
 
 /** The addon of a directory, or why there is none, as a clause for the user. */
 type Found = { readonly directory: string; readonly addon: unknown } | { readonly problem: string };

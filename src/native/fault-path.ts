@@ -3,7 +3,7 @@
  * arrives as calls of the functions given to the constructors, until `stop()`.
  */
 import { PAGE_BYTES } from '../pages/layout.js';
-import { integer, loadAddon } from './addon.js';
+import { integer, loadAddon, MAX_THREADS } from './addon.js';
 
 export interface ImageFacts {
   readonly pageCount: number;
@@ -130,7 +130,6 @@ interface FaultPathAddon {
 }
 
 const addon = loadAddon<FaultPathAddon>;
-const MAX_THREADS = 64;
 
 /** The files of a generation, opened; duplicates of the descriptors are kept. An error of its own: INDEX_DAMAGED. */
 export class CheckpointImage {

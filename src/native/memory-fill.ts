@@ -1,5 +1,5 @@
 /** Writes a checkpoint's pages straight into a process that does not run yet (native/core/memory_fill.h). */
-import { integer, loadAddon } from './addon.js';
+import { integer, loadAddon, MAX_THREADS } from './addon.js';
 import { regionNumbers, type CheckpointImage, type MemoryRegion, type PageTable } from './fault-path.js';
 
 export interface MemoryFillOptions {
@@ -34,8 +34,6 @@ interface MemoryFillAddon {
     readonly budgetMs: number;
   }) => NativeFill;
 }
-
-const MAX_THREADS = 64;
 
 export class MemoryFill {
   readonly #native: NativeFill;

@@ -17,6 +17,7 @@ import {
 } from 'node:fs';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
+import { nowMs } from '../timeline/clock.js';
 import { debug, elidedCommand } from '../util/debug.js';
 import { poll } from '../util/deadline.js';
 import { parseCommandLine } from './command-line.js';
@@ -94,7 +95,7 @@ export async function launchQemu(options: LaunchOptions): Promise<LaunchedQemu> 
   const program =
     user === undefined ? { binary: options.binary, args: options.args } : startedAs(options, user);
   debug('launch', () => `QEMU: ${elidedCommand([program.binary, ...program.args])}`);
-  const spawnedAtMs = wallClockMs();
+  const spawnedAtMs = nowMs();
   const { pid, exited, kill } = await start({ ...program, cwd, logPath, inheritedFds });
   let end: ProcessEnd | undefined;
   void exited.then((value) => (end = value));
@@ -116,7 +117,7 @@ export async function launchQemu(options: LaunchOptions): Promise<LaunchedQemu> 
   };
   try {
     const qmp = await poll(connect, { what: 'QEMU to answer QMP', timeoutMs, signal, everyMs: 1 });
-    return { pid, spawnedAtMs, qemuReadyMs: wallClockMs() - spawnedAtMs, qmp, exited };
+    return { pid, spawnedAtMs, qemuReadyMs: nowMs() - spawnedAtMs, qmp, exited };
   } catch (error) {
     kill();
     if (isCode(error, 'TIMEOUT') || isCode(error, 'QMP_BUSY')) throw unanswered(options, timeoutMs, error);
@@ -283,8 +284,4 @@ function isDirectory(file: string): boolean {
 
 function isCode(error: unknown, code: VmckptError['code']): boolean {
   return error instanceof VmckptError && error.code === code;
-}
-
-function wallClockMs(): number {
-  return performance.timeOrigin + performance.now();
 }

@@ -13,7 +13,7 @@ import type { SaveMethod } from './methods.js';
 import type { SavedState } from './run-states.js';
 
 /** What a restore starts QEMU by; known before anything is saved. */
-export function savedVm(name: string, vm: VmDescription): SavedVm {
+export function savedVmOf(name: string, vm: VmDescription): SavedVm {
   const changed = changedParts(vm);
   return {
     name,
@@ -39,7 +39,8 @@ export function savedVm(name: string, vm: VmDescription): SavedVm {
 }
 
 export interface ManifestSubject {
-  readonly name: string;
+  /** What the rehearsal went by. */
+  readonly savedVm: SavedVm;
   readonly generation: number;
   readonly vm: VmDescription;
   readonly drift: Drift;
@@ -51,10 +52,10 @@ export interface ManifestSubject {
 }
 
 export function manifestParts(subject: ManifestSubject): ManifestParts {
-  const { name, generation, vm, drift, method, stream, state, diskFiles, restoreProblems } = subject;
+  const { savedVm, generation, vm, drift, method, stream, state, diskFiles, restoreProblems } = subject;
   const description = stream.description.toString('utf8');
   return {
-    ...savedVm(name, vm),
+    ...savedVm,
     generation,
     created: new Date().toISOString(),
     vmckptVersion: packageVersion(),

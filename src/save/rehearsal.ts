@@ -5,7 +5,7 @@
 import path from 'node:path';
 import { mainMemoryName, RAW_MEMORY_FILE } from '../checkpoint/raw-memory.js';
 import { VmckptError } from '../errors.js';
-import { rehearseLaunch } from '../launch/launch-plan.js';
+import { rehearseLaunch, type SavedVm } from '../launch/launch-plan.js';
 import type { Problem } from '../launch/requirements.js';
 import { characterDeviceOf } from '../qemu/character-device.js';
 import { parseCommandLine, propertyOf } from '../qemu/command-line.js';
@@ -13,10 +13,9 @@ import type { VmDescription } from '../qemu/inspect.js';
 import { opensMemoryReadOnly, type MappedMemory } from '../qemu/mapped-memory.js';
 import { connectsAgain } from '../qemu/named-files.js';
 import { runtimeDir } from '../util/runtime-dir.js';
-import { savedVm } from './manifest-parts.js';
 
 export interface Rehearsal {
-  readonly name: string;
+  readonly savedVm: SavedVm;
   readonly storeDir: string;
   /** Whether the raw memory file is made, for QEMU to map. */
   readonly isMapped: boolean;
@@ -25,12 +24,12 @@ export interface Rehearsal {
 /** @returns what a restore would refuse */
 export async function rehearseRestore(
   vm: VmDescription,
-  { name, storeDir, isMapped }: Rehearsal,
+  { savedVm, storeDir, isMapped }: Rehearsal,
 ): Promise<readonly Problem[]> {
-  const directory = path.join(runtimeDir(), 'vms', name);
-  const file = path.resolve(storeDir, name, '1', RAW_MEMORY_FILE);
+  const directory = path.join(runtimeDir(), 'vms', savedVm.name);
+  const file = path.resolve(storeDir, savedVm.name, '1', RAW_MEMORY_FILE);
   const memory = isMapped ? { memory: mappedMemory(vm, file) } : {};
-  const problems = await rehearseLaunch({ manifest: savedVm(name, vm), directory, ...memory });
+  const problems = await rehearseLaunch({ manifest: savedVm, directory, ...memory });
   return [...problems, ...lostPeers(vm)];
 }
 

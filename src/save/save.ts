@@ -4,6 +4,7 @@
  */
 import { noteDisksAtEnd } from '../checkpoint/disks-at-end.js';
 import type { Manifest } from '../checkpoint/manifest.js';
+import type { SavedVm } from '../launch/launch-plan.js';
 import type { Problem } from '../launch/requirements.js';
 import { refuseBlockers } from '../qemu/blockers.js';
 import { findDrift, type Drift } from '../qemu/drift/drift.js';
@@ -28,7 +29,7 @@ import { accountForChanges, withLinks } from './account-for-changes.js';
 import { borrowedSettings, changedBy } from './borrowed-settings.js';
 import { DiskWatch } from './disk-watch.js';
 import { Instant, type InstantParticipant } from './instant.js';
-import { manifestParts } from './manifest-parts.js';
+import { manifestParts, savedVmOf } from './manifest-parts.js';
 import { chooseMethod, type MethodResult, type SaveMethod } from './methods.js';
 import { giveBack, putRight } from './putting-right.js';
 import { refuseUnsafe } from './refusals.js';
@@ -130,7 +131,8 @@ async function saveOnce(
       const drift = await findDrift(qmp, seen);
       // With a command line that gives what is now.
       const vm = { ...seen, args: [...drift.args] };
-      const restoreProblems = await rehearse(vm, options);
+      const savedVm = savedVmOf(options.name, vm);
+      const restoreProblems = await rehearse(vm, savedVm, options);
       accountForChanges(drift, options);
       await refuseBlockers(qmp, vm, adviceOnTransfer(source.process));
       step('the VM may be saved, and a restore would work as far as can be told');
@@ -142,6 +144,7 @@ async function saveOnce(
           qmp,
           journal,
           vm,
+          savedVm,
           drift,
           method,
           restoreProblems,
@@ -183,15 +186,20 @@ interface Work {
   readonly qmp: QmpClient;
   readonly journal: VmJournal;
   readonly vm: VmDescription;
+  readonly savedVm: SavedVm;
   readonly drift: Drift;
   readonly method: SaveMethod;
   readonly restoreProblems: readonly Problem[];
 }
 
 /** @throws VmckptError as a restore would, when the VM would not run on to be saved otherwise */
-async function rehearse(vm: VmDescription, options: SaveOptions): Promise<readonly Problem[]> {
-  const { name, storeDir, layout, ownCommandLine = false, quit, method, onMessage } = options;
-  const problems = await rehearseRestore(vm, { name, storeDir, isMapped: layout === 'raw' });
+async function rehearse(
+  vm: VmDescription,
+  savedVm: SavedVm,
+  options: SaveOptions,
+): Promise<readonly Problem[]> {
+  const { storeDir, layout, ownCommandLine = false, quit, method, onMessage } = options;
+  const problems = await rehearseRestore(vm, { savedVm, storeDir, isMapped: layout === 'raw' });
   if (problems.length === 0 || ownCommandLine) return problems;
   if (quit || method === 'stopped') refuseUnrestorable(problems);
   onMessage(`A restore would refuse this VM without a command line of your own: ${messagesOf(problems)}.`);
@@ -223,9 +231,9 @@ async function saveInto(pending: PendingGeneration, work: Work): Promise<Saved> 
     const { stream, writer, dirty, result, state } = transferred;
     const parts = manifestParts({
       vm,
+      savedVm: work.savedVm,
       drift: withLinks(work.drift, stream, options),
       method,
-      name: options.name,
       generation,
       stream,
       state,
