@@ -12,7 +12,7 @@ const LAYERS = [
   ['store', 'working-set', 'aftercare'],
   ['serving-protocol'],
   ['vms'],
-  ['transfer', 'launch'],
+  ['transfer', 'launch', 'capture'],
   ['interchange', 'save', 'serving', 'restore'],
   ['uffd', 'doctor', 'bench', 'learn'],
   ['cli'],

@@ -15,6 +15,7 @@ export type { RescueResult } from './calls.js';
 export * from './fault-bench.js';
 export * from './fault-path.js';
 export * from './memory-fill.js';
+export * from './page-reading.js';
 export { perlMayTake, perlTaking, taken } from './perl.js';
 export { zstd, type Zstd } from './zstd.js';
 

@@ -1,0 +1,47 @@
+/**
+ * Write tracking: which pages of a QEMU process were written since an instant, told from outside while the VM runs.
+ * Three kinds keep one contract (test/contracts/write-tracker.ts); `openTracker()` finds the best that the host has.
+ */
+import type { MemoryRegion } from '../native/index.js';
+
+/**
+ * `write-protection`: the kernel protects the pages and notes the first write to each (userfaultfd, Linux 6.7).
+ * `soft-dirty`: the kernel's soft-dirty bits (CONFIG_MEM_SOFT_DIRTY). `none`: every page counts as written.
+ */
+export type TrackerKind = 'write-protection' | 'soft-dirty' | 'none';
+
+/** (firstPage, pageCount)…: flat page numbers, ascending, neighbours joined. */
+export type PageRuns = Uint32Array;
+
+/**
+ * Writes by the process's threads, by the kernel in their name, and by KVM are all noted, and so is memory that was given
+ * back (a balloon) and reads as zero. **Not noted** is what a device writes into pages that were pinned before
+ * `arm()` or `take()`: O_DIRECT reads in flight. Hence both need a VM that is stopped, whose block I/O has drained.
+ * Memory that other processes write to (VFIO, vhost-user) is the caller's to refuse.
+ */
+export interface WriteTracker {
+  readonly kind: TrackerKind;
+  /** Why it is not of a better kind, as a clause for the user; undefined for the best. */
+  readonly shortfall: string | undefined;
+
+  /** All pages count as unwritten from now on. Only while the VM is stopped. Once, before everything else. */
+  arm(): void;
+
+  /** The pages written since `arm()` or the last `take()`. Changes nothing: the VM may run, and they are told again. */
+  look(): PageRuns;
+
+  /** The same, and they count as unwritten from now on. Only while the VM is stopped. */
+  take(): PageRuns;
+
+  /** Leaves nothing in the process. Nothing else may be called afterwards. */
+  close(): void;
+}
+
+export interface TrackerOptions {
+  readonly pid: number;
+  /** Main memory in QEMU's process, ascending in both numbers (see locateMemory in src/qemu/guest-memory.ts). */
+  readonly regions: readonly MemoryRegion[];
+  /** The process has QEMU's own seccomp filter (`-sandbox on`) and no other, where we may not read it. */
+  readonly isSandboxed?: boolean;
+  readonly signal?: AbortSignal | undefined;
+}
