@@ -1,4 +1,4 @@
-/** What a restore is asked for, and what its ways have in common: through a serving process, or by mapping a file. */
+/** What a restore is asked to do, and what both of its ways share: through a serving process, or by mapping a file. */
 import type { Manifest } from '../checkpoint/manifest.js';
 import type { LaunchPlan, LaunchWishes } from '../launch/launch-plan.js';
 import { killAtOnce } from '../vms/processes.js';
@@ -17,49 +17,49 @@ export interface RestoreOptions extends LaunchWishes, DiskWishes {
   readonly storeDir: string;
   /** NAME or NAME@GENERATION. */
   readonly reference: string;
-  /** How the VM is called: like its checkpoint by default. */
+  /** The VM's name; by default that of its checkpoint. */
   readonly vmName?: string | undefined;
-  /** `prefetch` is lazy, with what is probably touched first sent first. */
+  /** `prefetch` is lazy, but sends first what the guest will probably touch. */
   readonly mode: RestoreMode;
-  /** Where memory cannot come on demand, restore eagerly instead. */
+  /** Restores eagerly where memory cannot come on demand. */
   readonly mayFallBack?: boolean;
   readonly prefetch: PrefetchWishes;
   readonly path: PathWish;
-  /** `at-once` by default. */
+  /** Default: `at-once`. */
   readonly background?: Background;
-  /** Every page is asked for by itself, as far as that can be had: slower, and tells what is touched. */
+  /** Every page is requested by itself, as far as possible: slower, but it shows what is touched. */
   readonly exactly?: boolean;
-  /** `required` by default. */
+  /** Default: `required`. */
   readonly memoryRoom?: RoomWish;
-  /** Return when the VM runs, not when its memory is complete. */
+  /** Returns when the VM runs, not when its memory is complete. */
   readonly detach: boolean;
-  /** Begins when the VM runs, and the restore waits for its end; a background that waits to be told begins then. */
+  /** Starts when the VM runs; the restore waits for its end. A background that waits for an order starts then. */
   readonly exercise?: () => Promise<void>;
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
   readonly onMessage: (text: string) => void;
   readonly signal: AbortSignal;
 }
 
-/** A restore under way, from the claimed name on. */
+/** A restore under way, from the moment its name is claimed. */
 export interface Attempt {
   readonly options: RestoreOptions;
   readonly located: Generation;
   readonly manifest: Manifest;
   readonly folder: VmFolder;
-  /** To be released when the VM is on record. */
+  /** Released when the VM is on record. */
   readonly claim: NameClaim;
   readonly verbStartMs: number;
-  /** The VM runs, or is loaded and stays paused: from here on it is left alone, whatever fails. */
+  /** Called when the VM runs, or is loaded and stays paused. From here on no failure touches it. */
   readonly onLoaded: () => void;
 }
 
-/** One that has been planned, and is ready to be started. */
+/** An attempt that is planned and ready to start. */
 export interface PlannedAttempt extends Attempt {
   readonly plan: LaunchPlan;
   readonly record: VmRecord;
 }
 
-/** Ends the QEMU that a failed attempt has started; the checkpoint is as it was. */
+/** Ends the QEMU that a failed attempt has started. The checkpoint is unchanged. */
 export async function undo(qemu: LaunchedQemu): Promise<void> {
   killAtOnce(qemu.pid);
   await qemu.exited;

@@ -1,7 +1,7 @@
 /**
- * The story of `restore --mode map`: QEMU's main memory is a private mapping of the generation's raw memory file, so only
- * the devices and the small RAM blocks are loaded. This process does that itself, and then none of vmckpt is
- * needed any more: QEMU holds the generation by a descriptor that it has inherited.
+ * The story of `restore --mode map`. QEMU's main memory is a private mapping of the generation's raw memory file, so
+ * only the devices and the small RAM blocks are loaded. This process does that itself. Afterwards no process of
+ * vmckpt is needed: QEMU holds the generation through an inherited descriptor.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { FileExtents } from '../checkpoint/file-extents.js';
@@ -31,7 +31,7 @@ import { buildReport, type RestoreReport } from './report.js';
 import { undo, type Attempt, type PlannedAttempt } from './attempt.js';
 import type { VmFolder } from '../vms/folder.js';
 
-/** Ready to be started. */
+/** A mapping restore that is ready to start. */
 interface MappedAttempt extends PlannedAttempt {
   readonly reader: CheckpointReader;
   readonly memory: MappedMemory;
@@ -63,7 +63,7 @@ export async function restoreMapped(attempt: Attempt): Promise<RestoreReport> {
   }
 }
 
-/** The QEMU that restores is never older than the saver's. */
+/** The saver's version decides how QEMU opens the file: the restoring QEMU is never older. */
 function memoryToMap(dir: string, manifest: Manifest): MappedMemory {
   const { file, block, sizeBytes } = requireRawMemory(dir, manifest);
   const readOnly = opensMemoryReadOnly(manifest.qemu.version);
@@ -104,7 +104,7 @@ async function startAndLoad(attempt: MappedAttempt): Promise<RestoreReport> {
   }
 }
 
-/** Returns when the machine runs (ms of the wall clock), or is loaded and stays paused. */
+/** Returns when the machine runs (wall clock, ms), or is loaded and stays paused. */
 async function load(
   { options, manifest, folder, reader, memory, plan }: MappedAttempt,
   qemu: LaunchedQemu,
@@ -135,14 +135,14 @@ async function load(
   return resumedAtMs;
 }
 
-/** From here on the VM lives, whatever becomes of this process, and all that there is to transfer is there. */
+/** From here on the VM lives, whatever happens to this process. Nothing is left to transfer. */
 function noteLoaded(folder: VmFolder, { pid }: LaunchedQemu): void {
   const qemu = identifyProcess(pid);
   if (qemu === undefined) return;
   folder.writeTransfer({ process: qemu, status: 'complete', loaded: true, completeAtMs: nowMs() });
 }
 
-/** A QEMU that ends closes its sockets, and has more to say about it than that. */
+/** A QEMU that ends closes its sockets. Its log gives a better reason than that. */
 async function explain(error: unknown, { exited }: LaunchedQemu, logPath: string): Promise<unknown> {
   if (!isCutOff(error) && !(error instanceof VmckptError && error.kind === 'failed')) return error;
   const end = await Promise.race([exited, sleep(LAST_WORDS_MS)]);

@@ -1,6 +1,6 @@
 /**
- * A restore through a serving process: QEMU is started beside it, gets ready to be loaded, is loaded, and runs; then its
- * memory is filled. What the two processes say to each other: serving-protocol/messages.ts.
+ * A restore through a serving process. QEMU is started next to it, prepared, loaded, and run; then its memory is
+ * filled. The messages between the processes: serving-protocol/messages.ts.
  */
 import { isolate } from '../qemu/networks.js';
 import { requireCompatible } from '../qemu/compatibility.js';
@@ -28,7 +28,7 @@ export interface ServedAttempt extends PlannedAttempt {
   readonly parent: ProcessParent;
 }
 
-/** Starts QEMU, has it loaded by the serving process, and follows its memory unless that is to go on alone. */
+/** Starts QEMU, has the serving process load it, and follows its memory unless `detach` is set. */
 export async function startAndFill(attempt: ServedAttempt): Promise<RestoreReport> {
   const { options, manifest, folder, parent, verbStartMs } = attempt;
   const { signal, detach } = options;
@@ -52,7 +52,7 @@ export async function startAndFill(attempt: ServedAttempt): Promise<RestoreRepor
     const { background = 'at-once', exactly = false, exercise } = options;
     const order: ServingOrder = { ...incoming, runs, background, exactly, ...(runs && { aftercare }) };
     record = { ...record, order };
-    // Before the VM can run: a successor has to know it when we are killed.
+    // Before the VM can run: if this process is killed, a successor needs the record.
     folder.write(record);
     const resumedAtMs = await letRun(attempt, qemu, order);
     isLoaded = true;
@@ -92,7 +92,7 @@ export async function startAndFill(attempt: ServedAttempt): Promise<RestoreRepor
   }
 }
 
-/** Decides how memory will come, and lets QEMU listen for it. */
+/** Decides how memory will come, and makes QEMU listen for it. */
 async function prepareMemory(
   { options, manifest, folder, plan }: ServedAttempt,
   { qmp }: LaunchedQemu,
@@ -116,7 +116,10 @@ async function prepareMemory(
   return { ...incoming, hugePages, ...(memory && { memory }) };
 }
 
-/** Lets the serving process load the machine into QEMU; returns when it runs (ms of the wall clock), or is loaded and stays paused. */
+/**
+ * The serving process loads the machine into QEMU. Returns when it runs (wall clock, ms), or is loaded and stays
+ * paused.
+ */
 async function letRun(
   { options, folder, plan, parent: { server } }: ServedAttempt,
   qemu: LaunchedQemu,

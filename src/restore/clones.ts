@@ -1,4 +1,4 @@
-/** `restore --count N`: clones NAME.1 … NAME.N of one generation, a few at a time, each a restore of its own. */
+/** `restore --count N`: clones NAME.1 … NAME.N of one generation, a few at a time, each by its own restore. */
 import { availableParallelism } from 'node:os';
 import { VmckptError, type ErrorCode, type ErrorKind } from '../errors.js';
 import { type Manifest } from '../checkpoint/manifest.js';
@@ -15,7 +15,7 @@ export const MAX_CLONES = 1000;
 export interface ClonesOptions extends Omit<RestoreOptions, 'vmName' | 'identity'> {
   /** From 1 to MAX_CLONES. */
   readonly count: number;
-  /** The clones are called BASE.1, BASE.2 …: like the checkpoint by default. */
+  /** The clones are called BASE.1, BASE.2 …; by default BASE is the checkpoint's name. */
   readonly baseName?: string | undefined;
 }
 
@@ -33,7 +33,7 @@ export interface ClonesReport {
   readonly failed: readonly FailedClone[];
 }
 
-/** What would happen to the other clones, too. */
+/** Errors that every other clone would meet as well. */
 const COMMON_KINDS: ReadonlySet<ErrorKind> = new Set([
   'usage',
   'notFound',
@@ -42,7 +42,7 @@ const COMMON_KINDS: ReadonlySet<ErrorKind> = new Set([
   'incompatible',
 ]);
 
-/** @throws VmckptError as restore() when no clone has come up; INTERRUPTED naming those that run on */
+/** @throws VmckptError as restore() when no clone has started; INTERRUPTED naming those that keep running */
 export async function restoreClones(options: ClonesOptions): Promise<ClonesReport> {
   const store = await Store.open(options.storeDir, { trustForeign: options.trustCommandLine });
   const { name, number: generation, manifest } = await store.locate(options.reference);
@@ -51,7 +51,7 @@ export async function restoreClones(options: ClonesOptions): Promise<ClonesRepor
   const from = { args: options.qemuArgs ?? manifest.commandLine, cwd: manifest.workingDirectory ?? '/' };
   requireRoom({ ...need, ...from }, options.memoryRoom ?? 'required', options.onMessage);
   const names = new CloneNames(options.baseName ?? name);
-  // A save in between must not make siblings of different generations.
+  // Siblings must be of one generation, even if a save happens in between.
   const start = startOf({ ...options, reference: `${name}@${generation}` }, manifest);
   const { clones, failures, tried } = await startAll(names, start, options);
   if (options.signal.aborted) throw interrupted(tried);
@@ -66,7 +66,7 @@ export async function restoreClones(options: ClonesOptions): Promise<ClonesRepor
   return { name, generation, clones, failed };
 }
 
-/** Numbers go on behind those of the clones that live; one that another restore takes meanwhile is passed over. */
+/** Numbers continue after those of living clones, and skip any that another restore takes in the meantime. */
 class CloneNames {
   readonly #base: string;
   #last: number;
@@ -89,7 +89,7 @@ class CloneNames {
   }
 }
 
-/** Starts one clone; its words are told apart by its name, its progress is part of that of all. */
+/** Starts one clone. Its messages are prefixed with its name; its progress counts towards the total. */
 function startOf(options: ClonesOptions, { sizes }: Manifest): (vmName: string) => Promise<RestoreReport> {
   const doneBytes = new Map<string, number>();
   return async (vmName) =>
@@ -115,7 +115,7 @@ interface Failure {
 interface Started {
   readonly clones: readonly RestoreReport[];
   readonly failures: readonly Failure[];
-  /** In the order of their numbers. */
+  /** In numerical order. */
   readonly tried: readonly string[];
 }
 
@@ -137,7 +137,7 @@ async function startAll(
         return;
       } catch (error) {
         if (!(error instanceof VmckptError)) throw error;
-        // By another restore, since the numbers were looked at.
+        // Another restore has taken the name since the numbers were chosen.
         if (error.code === 'VM_BUSY') continue;
         failures.push({ vmName, error });
         if (COMMON_KINDS.has(error.kind)) left = 0;

@@ -1,11 +1,11 @@
-/** Why a VM could not be loaded: QEMU and its serving process take each other along, and one of them knows. */
+/** Why a VM could not be loaded. QEMU and its serving process end together; one of them knows the reason. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError } from '../errors.js';
 import { endOfQemu } from '../qemu/incoming.js';
 import type { LaunchedQemu } from '../qemu/launch.js';
 import type { ServerClient } from './server-client/client.js';
 
-/** How long the other process of a failed loading gets to say why. */
+/** How long the other process may take to report its reason. */
 export const LAST_WORDS_MS = 1_000;
 
 interface Loading {
@@ -15,8 +15,9 @@ interface Loading {
 }
 
 /**
- * Rejects when QEMU or the serving process ends before the VM runs. Each takes the other along within a moment, so
- * both are heard: a transfer that says more than "connection lost" is right, else QEMU's own words are the reason.
+ * Rejects when QEMU or the serving process ends before the VM runs. When one ends, the other follows within a moment,
+ * so both are asked. If the transfer reports more than "connection lost", that is the reason; otherwise QEMU's log
+ * is.
  */
 export async function failedWhileLoading({ qemu, server, logPath }: Loading): Promise<never> {
   const { exited } = qemu;
@@ -31,15 +32,15 @@ export async function failedWhileLoading({ qemu, server, logPath }: Loading): Pr
   throw new VmckptError('TRANSFER_FAILED', 'the serving process ended before the VM ran');
 }
 
-/** A connection to QEMU has ended, by its monitor or by what was sent to it: the reason is QEMU's to say. */
+/** True if a connection to QEMU was lost (monitor or migration): then QEMU's log has the reason. */
 export function isCutOff(error: unknown): boolean {
   if (error instanceof VmckptError) return error.code === 'TRANSFER_FAILED' || error.code === 'QMP_CLOSED';
   return ['EPIPE', 'ECONNRESET'].includes((error as NodeJS.ErrnoException).code ?? '');
 }
 
 /**
- * Resolves as `running` does, unless loading the VM failed before. A server says that the machine is loaded before it can
- * fail at anything else: then the VM runs, although QEMU's own word of that may be heard later.
+ * Resolves as `running` does, unless loading the VM failed first. After `machineLoaded`, a failure of the server no
+ * longer counts: the VM runs, although its RESUME event may arrive later.
  */
 export function runsUnlessFailed<T>(
   running: Promise<T>,
@@ -54,7 +55,7 @@ export function runsUnlessFailed<T>(
   return Promise.race([running, failedBefore]);
 }
 
-/** What a failure means: a QEMU that ends closes its monitor, and it or its transfer has more to say about it than that. */
+/** Replaces "monitor closed" by what QEMU or the serving process reports about it. */
 export async function explainFailure(error: unknown, loading: Loading): Promise<unknown> {
   if (!(error instanceof VmckptError) || error.code !== 'QMP_CLOSED') return error;
   const reason = failedWhileLoading(loading).catch((said: unknown) => said);

@@ -1,6 +1,6 @@
 /**
- * Who brings a saved machine back: plans it from the manifest, refuses what cannot be, and starts it, waiting to be loaded.
- * A plain QEMU is vmckpt's own child. What is loaded into the machine, and how, does not depend on its host.
+ * Brings a saved machine back: plans it from the manifest, refuses what is impossible, and starts it, ready to be
+ * loaded. A plain QEMU is vmckpt's own child. Loading works the same way for every host.
  */
 import { planLaunch, type LaunchPlan, type LaunchSubject } from '../launch/launch-plan.js';
 import { refuseCollisions } from '../qemu/collisions.js';
@@ -13,7 +13,7 @@ import { imagesOf } from './same-disks.js';
 import { requireUntouchedDisks } from './untouched-disks.js';
 
 export interface StartWay extends Pick<LaunchOptions, 'start' | 'inheritedFds'> {
-  /** A program that becomes the emulator, which its arguments name. */
+  /** A wrapper program that executes the emulator, which its arguments name. */
   readonly through?: string;
 }
 
@@ -24,7 +24,7 @@ export interface MachineHost {
    */
   plan(attempt: Attempt, memory?: LaunchSubject['memory']): Promise<LaunchPlan>;
   /**
-   * Returns when the machine can be asked and told. Its process is gone when that fails.
+   * Returns when the machine's monitor answers. On failure its process is gone.
    * @throws VmckptError what launchQemu() throws, NOT_PERMITTED
    */
   start(attempt: PlannedAttempt, way: StartWay): Promise<LaunchedQemu>;

@@ -1,4 +1,4 @@
-/** The folders that a VM needs beside its own, before QEMU is started. */
+/** Creates the folders that a VM needs besides its own, before QEMU starts. */
 import { chmodSync, chownSync, existsSync, mkdirSync } from 'node:fs';
 import path from 'node:path';
 import type { LaunchPlan } from '../launch/launch-plan.js';
@@ -6,7 +6,7 @@ import { runtimeFolderOf } from '../vms/places.js';
 import { OWN_FOLDER } from '../qemu/own-identity.js';
 import type { VmFolder } from '../vms/folder.js';
 
-/** For its owner, and for others to pass through, who cannot look at what is there. */
+/** The owner has all rights; others may pass through but not list. */
 const PASSABLE = 0o711;
 
 export function makePlaces({ directory }: VmFolder, plan: LaunchPlan): void {

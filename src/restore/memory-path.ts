@@ -1,4 +1,4 @@
-/** Whether a VM's memory can be filled directly, and where it lies; or why that cannot be. */
+/** Whether vmckpt can fill a VM's memory directly, and where the memory is; or why not. */
 import { closeSync } from 'node:fs';
 import { VmckptError } from '../errors.js';
 import { hasAddon, pidfdGetfd, pidfdOpen } from '../native/index.js';
@@ -12,7 +12,7 @@ export type PathWish = 'auto' | 'direct' | 'stream';
 
 export interface DirectChoice {
   readonly memory?: DirectlyFilled;
-  /** Undefined when the user has asked for the stream. */
+  /** Undefined when the user asked for the stream. */
   readonly whyNot?: string;
 }
 
@@ -24,7 +24,7 @@ export interface DirectWish {
   readonly backendIds: readonly string[];
 }
 
-/** @throws VmckptError DIRECT_REFUSED when the user insists on it */
+/** @throws VmckptError DIRECT_REFUSED when the user asked for the direct path and it is impossible */
 export async function chooseDirectMemory(qmp: QmpClient, wish: DirectWish): Promise<DirectChoice> {
   if (wish.path === 'stream') return {};
   const choice = await examine(qmp, wish);

@@ -6,7 +6,7 @@ import type { Attempt, PlannedAttempt } from './attempt.js';
 import { makePlaces } from './make-places.js';
 
 /**
- * From here on the VM is found by its record, and its name needs no claim.
+ * From here on the record holds the VM's name, and the claim is not needed.
  * @param keeper outlives the verb
  */
 export function putOnRecord<A extends Attempt>(
@@ -23,7 +23,7 @@ export function putOnRecord<A extends Attempt>(
   return { ...attempt, plan, record };
 }
 
-/** What is known of a VM before its QEMU is started. */
+/** What is known about a VM before its QEMU is started. */
 function newRecord({ options, located, manifest, folder, verbStartMs }: Attempt, plan: LaunchPlan): VmRecord {
   return {
     version: RECORD_VERSION,

@@ -10,7 +10,7 @@ import type { RestoreMode } from '../vms/records.js';
 
 const { pageIndex, extentIndex, deviceState } = GENERATION_FILES;
 
-/** Begins to read what a serving process reads first, while that is being started: of a file no more than it may hold. */
+/** Starts to read the files that a serving process reads first, each up to its maximum valid size, while it starts. */
 export function readGenerationAhead(generationDir: string, manifest: Manifest, mode: RestoreMode): void {
   const bytesOf = fileBytesOf(manifest);
   const predicted: [file: string, maxBytes: number][] = [

@@ -10,7 +10,7 @@ export interface RestoreTimes {
   readonly verbStartMs: number;
   readonly spawnedAtMs: number;
   readonly qemuReadyMs: number;
-  /** QEMU's RESUME event; undefined when the VM stays paused. */
+  /** Time of QEMU's RESUME event; undefined when the VM stays paused. */
   readonly resumedAtMs: number | undefined;
 }
 
@@ -18,7 +18,7 @@ export interface TransferResult {
   readonly counters: TransferCounters;
   readonly faultPercentilesUs: readonly number[] | null;
   readonly completeAtMs: number;
-  /** How often a process that died had to be replaced. */
+  /** How many times a dead process was replaced. */
   readonly recoveries: number;
 }
 
@@ -26,18 +26,18 @@ export const MEMORY_PATHS = ['direct', 'stream', 'map'] as const;
 export type MemoryPath = (typeof MEMORY_PATHS)[number];
 
 export interface RestoreReport {
-  /** The checkpoint's. */
+  /** The checkpoint's name. */
   readonly name: string;
   readonly generation: number;
-  /** What `ps` and `stop` call the VM. */
+  /** The VM's name, as `ps` and `stop` use it. */
   readonly vmName: string;
   readonly mode: RestoreMode;
-  /** How main memory came: into QEMU's memory directly, through its migration stream, or as a mapped file. */
+  /** How main memory came: directly into QEMU's memory, through its migration stream, or as a mapped file. */
   readonly path: MemoryPath;
   readonly qemuPid: number | null;
   readonly qmpSocket: string;
   readonly consoleSocket: string | null;
-  /** What is in another place than in the saved command line. */
+  /** What is in a different place than in the saved command line. */
   readonly moved: readonly Moved[];
   readonly ramBytes: number;
   readonly storedBytes: number;
@@ -46,10 +46,10 @@ export interface RestoreReport {
   readonly verbMs: number | null;
   readonly completeMs: number | null;
   readonly demandFaults: number;
-  /** Of them, those on pages that were withheld to see whether they are missed. */
+  /** The part of them on pages that were withheld, to see whether the guest misses them. */
   readonly withheldFaults: number;
   readonly prefetchedPages: number;
-  /** Null: not known. */
+  /** Null: unknown. */
   readonly prefetchUsedPages: number | null;
   readonly backgroundPages: number;
   readonly zeroPages: number;
@@ -81,7 +81,7 @@ export interface ReportParts {
   readonly moved: readonly Moved[];
   /** Undefined when a VM was only taken over. */
   readonly times: RestoreTimes | undefined;
-  /** Undefined while memory is still under way, and where it stays in its file. */
+  /** Undefined while memory is still being loaded, and when it stays in its file. */
   readonly result: TransferResult | undefined;
 }
 

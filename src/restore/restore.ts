@@ -1,6 +1,7 @@
 /**
- * The story of a restore: find the checkpoint, refuse what cannot be, plan, and start QEMU and the serving process side by side
- * (by-server.ts), or QEMU alone (by-mapping.ts). Until the VM runs a failure leaves nothing behind; from then on the VM is left alone.
+ * The story of a restore: find the checkpoint, refuse what is impossible, plan, and start QEMU with a serving process
+ * (by-server.ts) or alone (by-mapping.ts). A failure before the VM runs leaves nothing behind. Once it runs, no failure
+ * touches it.
  */
 import path from 'node:path';
 import { requireMachine } from '../checkpoint/manifest.js';
@@ -40,7 +41,7 @@ export async function restore(options: RestoreOptions): Promise<RestoreReport> {
   }
 }
 
-/** What to tell about a restore that cannot be lazy, and can be eager. */
+/** The message for a restore that cannot be lazy but can be eager; undefined for other errors. */
 function whyEagerly(error: unknown): string | undefined {
   const what = 'the VM runs when all of its memory is there (--mode eager).';
   if (error instanceof OnDemandRefusal) return `${error.message}; ${what}`;

@@ -1,4 +1,4 @@
-/** A VM goes on with the disks that it had: one of another size or format under the same name is another disk. */
+/** A VM must get its own disks back: one with another size or format under the same name is another disk. */
 import type { Manifest } from '../checkpoint/manifest.js';
 import { VmckptError } from '../errors.js';
 import { inspectDisks, type Disk } from '../qemu/inspect.js';
@@ -7,12 +7,12 @@ import type { Restored } from './settings.js';
 
 type SavedDisk = Manifest['blockDevices'][number];
 
-/** The files of its disks; with another command line nothing is known of them. */
+/** The files of the VM's disks. With another command line, nothing is known about them. */
 export function imagesOf({ manifest: { blockDevices }, options }: Restored): string[] {
   return options.qemuArgs === undefined ? blockDevices.flatMap(({ file }) => file ?? []) : [];
 }
 
-/** To be called before the VM runs. @throws VmckptError QEMU_INCOMPATIBLE that names each disk, expected against actual */
+/** Called before the VM runs. @throws VmckptError QEMU_INCOMPATIBLE that names each disk, expected against actual */
 export async function requireSameDisks(
   qmp: QmpClient,
   { manifest: { blockDevices }, options }: Restored,
@@ -30,7 +30,7 @@ export async function requireSameDisks(
   );
 }
 
-/** A clone writes to an overlay of QEMU's own. Where a name is spelled in another way nothing is said. */
+/** A clone writes to an overlay of QEMU's own. A disk whose file name is spelled differently is not compared. */
 function difference({ file, format, sizeBytes }: SavedDisk, disks: readonly Disk[]): string[] {
   if (file === undefined || sizeBytes === undefined) return [];
   const same = disks.find((disk) => disk.file === file);

@@ -1,4 +1,4 @@
-/** What QEMU's monitors had set in the VM that was saved: set again before it runs, and compared when it does. */
+/** What QEMU's monitors had set in the saved VM: set again before the VM runs, and compared when it does. */
 import type { Manifest } from '../checkpoint/manifest.js';
 import type { LaunchPlan } from '../launch/launch-plan.js';
 import {
@@ -16,13 +16,13 @@ type Kept = NonNullable<Manifest['settings']>[number];
 export interface Restored {
   readonly manifest: Manifest;
   readonly options: {
-    /** A VM with another command line is another VM: nothing is kept of the one that was saved. */
+    /** A VM with another command line is another VM: no settings are carried over. */
     readonly qemuArgs: readonly string[] | undefined;
     readonly onMessage: (text: string) => void;
   };
 }
 
-/** To be called before the VM runs. */
+/** Called before the VM runs. */
 export async function replaySettings(qmp: QmpClient, { manifest, options }: Restored): Promise<void> {
   if (options.qemuArgs !== undefined) return;
   const replayed = (manifest.settings ?? []).filter(({ replay }) => replay);
@@ -39,15 +39,15 @@ interface Started extends Restored {
 }
 
 /**
- * To be called when the VM runs: nothing waits for it. What differs is set again, or named; what a clone has in a place of
- * its own is meant to differ. Never rejects.
+ * Called when the VM runs; nothing waits for it. Settings that differ are set again, or reported. Settings that a clone
+ * has on purpose in a place of its own are not compared. Never rejects.
  */
 export async function compareSettings(qmp: QmpClient, { manifest, options, plan }: Started): Promise<void> {
   if (options.qemuArgs !== undefined) return;
   const { lost = [] } = manifest;
   const places = new Set(plan.moved.map(({ from }) => JSON.stringify(from)));
   const settings = manifest.settings?.filter(({ value }) => !places.has(value));
-  // A VM that ends meanwhile has others to say so.
+  // If the VM ends in the meantime, others report it.
   const found = settings === undefined ? [] : await differences(qmp, settings).catch(() => []);
   if (lost.length > 0) options.onMessage(`Not in the checkpoint: ${lost.join('; ')}.`);
   if (found.length > 0) options.onMessage(`Differs from the saved VM: ${found.join('; ')}.`);
@@ -79,7 +79,7 @@ async function differences(qmp: QmpClient, settings: readonly Kept[]): Promise<s
   ];
 }
 
-/** What still has another value, unless that is QEMU's own doing. */
+/** The settings that still differ, except those that QEMU changes by itself. */
 async function staying(
   qmp: QmpClient,
   changed: readonly Kept[],
@@ -98,7 +98,7 @@ async function valuesNow(qmp: QmpClient): Promise<Map<string, Setting>> {
   return new Map((await readSettings(qmp)).map((setting) => [keyOf(setting), setting]));
 }
 
-/** @returns whether QEMU took it */
+/** @returns whether QEMU accepted it */
 async function apply(qmp: QmpClient, setting: Setting): Promise<boolean> {
   try {
     await SETTINGS[setting.kind]?.apply?.(qmp, setting);

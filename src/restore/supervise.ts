@@ -1,6 +1,6 @@
 /**
- * From the running VM to the last page in place. When the serving process dies its keeper starts another one, which
- * takes over; one that hangs is ended, so that the same happens.
+ * From the running VM to the last page in place. When the serving process dies, its keeper starts another one, which
+ * takes over. A serving process that hangs is killed, so that the same happens.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError } from '../errors.js';
@@ -9,7 +9,7 @@ import { SilenceWatch } from '../vms/hung.js';
 import type { ServedTransfer } from './server-client/handle.js';
 import type { VmFolder } from '../vms/folder.js';
 
-/** A QEMU that ends closes its connections a little before it is gone. */
+/** A QEMU that ends closes its connections shortly before its process is gone. */
 const QEMU_END_MS = 500;
 
 export interface Supervision {
@@ -25,7 +25,10 @@ export interface Supervision {
 
 const WATCH_EVERY_MS = 200;
 
-/** @throws VmckptError EXTENT_DAMAGED and its like, VM_STATE when another transfer is at work, QEMU_DIED, TRANSFER_FAILED; INTERRUPTED leaves the transfer at work */
+/**
+ * @throws VmckptError EXTENT_DAMAGED and its like, VM_STATE when another transfer is at work, QEMU_DIED,
+ * TRANSFER_FAILED; INTERRUPTED leaves the transfer at work
+ */
 export async function superviseTransfer(supervision: Supervision): Promise<TransferResult> {
   const { folder, transfer, onMessage, signal } = supervision;
   const over = new AbortController();
@@ -48,7 +51,7 @@ export async function superviseTransfer(supervision: Supervision): Promise<Trans
     }
     if (end.type === 'failed' && end.error.kind === 'damaged') throw halted(folder.name, end.error);
     if (end.type === 'failed' && end.error.code === 'VM_STATE') throw end.error;
-    // A transfer that says that it has failed has most often lost its QEMU.
+    // A transfer that reports a failure has most often lost its QEMU.
     await Promise.race([qemuGone(supervision), sleep(QEMU_END_MS)]);
     throw lost(folder.name, end.type === 'failed' ? end.error : undefined);
   } finally {
@@ -64,7 +67,7 @@ function reportProgress({ folder, totalBytes, onProgress }: Supervision): void {
 
 async function qemuGone({ folder, qemuEnded, transfer }: Supervision): Promise<never> {
   await qemuEnded;
-  // It may have been ended for a reason.
+  // QEMU may have been killed on purpose (damage before it ran): then that is the cause to report.
   const end = await Promise.race([transfer.ended, sleep(QEMU_END_MS)]);
   if (end?.type === 'failed' && end.error.kind === 'damaged') throw halted(folder.name, end.error);
   throw new VmckptError('QEMU_DIED', 'QEMU ended while its memory was still being restored', {
@@ -72,7 +75,7 @@ async function qemuGone({ folder, qemuEnded, transfer }: Supervision): Promise<n
   });
 }
 
-/** Rejects until it is over. The VM and its transfer are left at work. */
+/** Rejects when `signal` aborts, unless `over` aborted first. The VM and its transfer go on. */
 function interrupted(name: string, signal: AbortSignal, over: AbortSignal): Promise<never> {
   const goesOn = new VmckptError('INTERRUPTED', `interrupted, but "${name}" is restored and stays`, {
     hint: `The rest of its memory is loaded in the background: vmckpt ps shows it, and vmckpt stop ${name} ends the VM.`,
@@ -84,7 +87,7 @@ function interrupted(name: string, signal: AbortSignal, over: AbortSignal): Prom
   });
 }
 
-/** The VM ran until it came to what is damaged, and keeps its name. */
+/** The VM ran until it reached damaged memory. It keeps its name. */
 function halted(name: string, { code, message }: VmckptError): VmckptError {
   return new VmckptError(code, message, {
     hint: `The VM is halted. End it (vmckpt stop ${name}), then restore another generation; vmckpt check lists all damage.`,

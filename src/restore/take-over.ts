@@ -1,4 +1,4 @@
-/** `restore --resume NAME`: has the memory of a VM served again whose transfer has come to an end too early. */
+/** `restore --resume NAME`: starts another serving process for a VM whose transfer ended too early. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError } from '../errors.js';
 import { leaveControlGroup } from '../util/leave-control-group.js';
@@ -19,7 +19,7 @@ const KEEPER_REACTS_MS = 1_000;
 const KEEPER_ENDS_MS = 10_000;
 
 export interface TakeOverOptions {
-  /** The VM's, as vmckpt ps shows it. */
+  /** The VM's name, as vmckpt ps shows it. */
   readonly name: string;
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
   readonly onMessage: (text: string) => void;
@@ -37,7 +37,7 @@ export async function takeOver({
   const former = folder.readTransfer();
   const keeperLives = record.keeper !== undefined && isAlive(record.keeper);
   const wasSilent = await endSilentTransfer(folder);
-  // A keeper, or without one the verb, starts another process by itself when one was killed.
+  // When a serving process was killed, its keeper (or, without one, the verb) starts another.
   const isTold = keeperLives && wasSilent;
   if (isAlive(record.keeper ?? record.verb) && !isTold) await sleep(KEEPER_REACTS_MS);
   const status = statusOf(record, folder.readTransfer());
@@ -47,9 +47,9 @@ export async function takeOver({
       `"${name}" has the status ${status}, only a lost transfer can be taken over`,
       { hint: 'See vmckpt ps for the status of every restored VM.' },
     );
-  // The keeper of an older vmckpt would start a serving process that may not be there any more.
+  // The keeper of an older vmckpt would start a serving process that may no longer be installed.
   if (keeperLives && record.isOlder) await endProcess(record.keeper!, SIGKILL, KEEPER_ENDS_MS);
-  // Its descendants may trace QEMU. When it has a successor at work already, the signal means nothing to it.
+  // Only descendants of the keeper may trace QEMU. A keeper whose successor is already at work ignores the signal.
   const isKept = keeperLives && !record.isOlder;
   if (isKept) sendSignal(record.keeper!, SIGUSR1);
   const manifest = new Generation(generationOf(record)).manifest;

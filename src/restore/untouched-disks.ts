@@ -1,6 +1,6 @@
 /**
- * The memory of a VM fits its disks as they were at the save: a guest that goes on with a disk that was written to since
- * overwrites it by what it remembers of it.
+ * A VM's memory fits its disks only as they were at the save. On a disk that was written to since, the guest would
+ * overwrite new data with what it remembers.
  */
 import { diskFilesOf } from '../checkpoint/disks-at-end.js';
 import { VmckptError } from '../errors.js';
@@ -8,13 +8,13 @@ import type { Generation } from '../store/store.js';
 import { isUntouched, lastWriteOf, lookAtDiskFile, type DiskFile } from '../util/disk-files.js';
 
 export interface DiskWishes {
-  /** A VM with another command line has other disks, of which nothing is known. */
+  /** A VM with another command line has other disks, about which nothing is known. */
   readonly qemuArgs: readonly string[] | undefined;
-  /** The user says that the disks are as they were, whatever their files tell. */
+  /** The user asserts that the disks are as they were, whatever their files show. */
   readonly disksAsSaved?: boolean | undefined;
 }
 
-/** @throws VmckptError DISKS_CHANGED that names each disk, then against now */
+/** @throws VmckptError DISKS_CHANGED that names each disk with both times */
 export function requireUntouchedDisks(generation: Generation, { qemuArgs, disksAsSaved }: DiskWishes): void {
   if (qemuArgs !== undefined || disksAsSaved === true) return;
   const changes = changedDisks(generation);
@@ -28,7 +28,7 @@ export function requireUntouchedDisks(generation: Generation, { qemuArgs, disksA
   );
 }
 
-/** Sentences without an end, about each disk that was written to since the save. What is not there is for others to name. */
+/** One clause for each disk that was written to since the save. Missing files are reported elsewhere. */
 export function changedDisks({ manifest, hints }: Generation): string[] {
   return diskFilesOf(manifest, hints).flatMap((then) => {
     const now = lookAtDiskFile(then.path);

@@ -1,16 +1,16 @@
-/** The arguments of a serving process: NAME GENERATION [WISHES] [--successor]. A keeper adds the last one. */
+/** The arguments of a serving process: NAME GENERATION [WISHES] [--successor]. The keeper adds the last one. */
 import { generationRefSchema, type GenerationRef } from '../store/generation-ref.js';
 import { parse } from '../util/schema.js';
 import type { PrefetchWishes } from '../working-set/plan.js';
 import { SUCCESSOR_FLAG } from './descriptors.js';
 
 export interface ServerArguments {
-  /** The VM's. */
+  /** The VM's name. */
   readonly name: string;
   readonly generation: GenerationRef;
-  /** Undefined: nothing is predicted. */
+  /** Undefined: no prediction. */
   readonly wishes?: PrefetchWishes | undefined;
-  /** Takes the place of a process that died. */
+  /** Replaces a process that died. */
   readonly isSuccessor?: boolean;
 }
 

@@ -1,4 +1,4 @@
-/** What a serving process reports of the pages that it has put in place. */
+/** What a serving process reports about the pages that it has installed. */
 import * as v from 'valibot';
 
 export const countersSchema = v.object({

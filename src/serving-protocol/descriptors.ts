@@ -1,8 +1,8 @@
 /** What a serving process is started with (native/core/keeper.cc has the same numbers). */
 
-/** Among the arguments of a serving process that takes the place of one that died. */
+/** Argument of a serving process that replaces one that died. */
 export const SUCCESSOR_FLAG = '--successor';
-/** The serving process's descriptors: its line to the verb, and the one to its keeper (native/core/keeper.h). */
+/** The serving process's descriptors: its line to the verb, and its line to the keeper (native/core/keeper.h). */
 export const VERB_FD = 3;
 export const KEEPER_FD = 4;
 /** What a keeper holds for a serving process, by slot. */

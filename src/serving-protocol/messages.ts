@@ -1,6 +1,6 @@
 /**
- * The conversation of a restore. Three processes of vmckpt and QEMU take part: the verb, which may end as soon as the VM
- * runs; the keeper, parent of the other two (without the addon the verb is); and the serving process, or server.
+ * The conversation of a restore. Three processes of vmckpt and QEMU take part: the verb, which may end as soon as the
+ * VM runs; the keeper, parent of the other two (without the addon the verb is); and the serving process, or server.
  *
  *     verb                          keeper          server                          QEMU
  *      |-- spawn ------------------->|
@@ -23,11 +23,11 @@
  *      |                             |               |-- all other memory ------------>|
  *      |<-------------- complete --------------------|   learns, and ends              |
  *
- * An eager server sends all memory before the machine's state, and `complete` follows RESUME. `failed` may come at any
- * time instead of the rest. Either side may vanish: the server goes on without a verb; when it dies, the
- * keeper starts another one with `--successor` (descriptors.ts), which has the verb's line, reads the order in vm.json,
- * takes over what the keeper holds for it, and sends `complete` in its predecessor's place. `restore --resume` starts a
- * successor when nobody has.
+ * An eager server sends all memory before the machine's state, and `complete` follows RESUME. `failed` may come at
+ * any time instead of the rest. Either side may vanish. The server goes on without a verb. When the server dies, the
+ * keeper starts another one with `--successor` (descriptors.ts): it has the verb's line, reads the order in vm.json,
+ * takes over what the keeper holds for it, and sends `complete` in its predecessor's place. If no keeper does that,
+ * `restore --resume` starts a successor.
  *
  * Messages are lines of JSON. Each has the version of the protocol, because verb and server may be of different builds:
  * the package can be replaced while a VM is restored.
@@ -39,15 +39,15 @@ import { countersSchema } from './counters.js';
 import { orderSchema } from './order.js';
 
 export const PROTOCOL_VERSION = 1;
-/** Of one message. */
+/** Size of one message. */
 export const MAX_MESSAGE_BYTES = 16 << 20;
 
 const verbSchema = v.variant('type', [
   /** QEMU answers: its monitors can be opened. */
   v.object({ type: v.literal('qemu-ready') }),
-  /** QEMU listens on the migration socket, and this is what to do. */
+  /** QEMU listens on the migration socket. This is what to do. */
   v.object({ type: v.literal('order'), order: orderSchema }),
-  /** Ends the wait of a background that is to come `when-told`. */
+  /** Starts a background that is `when-told`. */
   v.object({ type: v.literal('fill') }),
 ]);
 export type VerbMessage = v.InferOutput<typeof verbSchema>;
@@ -59,7 +59,7 @@ const serverSchema = v.variant('type', [
   v.object({
     type: v.literal('complete'),
     counters: countersSchema,
-    /** 0th to 100th. Null: there were no faults, or their times are not known. */
+    /** 0th to 100th percentile. Null: there were no faults, or their times are unknown. */
     faultPercentilesUs: v.nullable(v.array(v.number())),
     /** Wall clock, ms. */
     completeAtMs: v.number(),
@@ -73,17 +73,17 @@ const serverSchema = v.variant('type', [
 ]);
 export type ServerMessage = v.InferOutput<typeof serverSchema>;
 
-/** One line, with its end. */
+/** One line, including its end. */
 export function encode(message: VerbMessage | ServerMessage): string {
   return `${JSON.stringify({ version: PROTOCOL_VERSION, ...message })}\n`;
 }
 
-/** @throws VmckptError TRANSFER_FAILED when the verb is of another build, or says what makes no sense */
+/** @throws VmckptError TRANSFER_FAILED when the verb is of another build, or its message is malformed */
 export function decodeVerbMessage(line: string): VerbMessage {
   return decode(verbSchema, line, 'the verb');
 }
 
-/** @throws VmckptError TRANSFER_FAILED when the server is of another build, or says what makes no sense */
+/** @throws VmckptError TRANSFER_FAILED when the server is of another build, or its message is malformed */
 export function decodeServerMessage(line: string): ServerMessage {
   return decode(serverSchema, line, 'the serving process');
 }

@@ -1,4 +1,4 @@
-/** What a serving process has at hand, in whichever way it brings the memory. */
+/** What a serving process works with, whichever way it brings the memory. */
 import type { FileExtents } from '../checkpoint/file-extents.js';
 import type { CheckpointReader } from '../checkpoint/reader.js';
 import type { CheckpointImage } from '../native/index.js';
@@ -20,28 +20,28 @@ export interface TransferContext {
   readonly folder: VmFolder;
   readonly reader: CheckpointReader;
   readonly extents: FileExtents;
-  /** The same for native code, opened when it is first asked for. */
+  /** The same checkpoint for native code, opened on first use. */
   readonly image: () => CheckpointImage;
   readonly status: TransferStatus;
   readonly verb: VerbLine;
 }
 
-/** A QEMU, and what is to be loaded into it. */
+/** A QEMU and what it is to load. */
 export interface LoadingMachine {
   readonly state: MachineState;
-  /** With out-of-band commands. */
+  /** Accepts out-of-band commands. */
   readonly monitor: QmpClient;
-  /** Another process has begun. */
+  /** A predecessor has started the work. */
   readonly isSuccessor: boolean;
 }
 
-/** What the VM needs beside its memory, once. The code is loaded when it runs, not while QEMU waits. */
+/** Does once what the VM needs besides its memory. The code is loaded when the VM runs, not while QEMU waits. */
 export async function careFor(
   { folder, status }: TransferContext,
   aftercare: Aftercare | undefined,
 ): Promise<void> {
   if (aftercare === undefined || status.caredFor) return;
-  // The VM has its memory all the same.
+  // A failure here does not concern the VM's memory.
   try {
     const { beginAftercare } = await import('../aftercare/begin.js');
     beginAftercare(folder.aftercareFiles, aftercare);

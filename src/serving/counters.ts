@@ -1,4 +1,4 @@
-/** What a transfer reports, over the ways that its pages have taken. */
+/** What a transfer reports, summed over the paths that its pages took. */
 import type { FaultPathCounters } from '../native/index.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import { roundMs } from '../timeline/clock.js';
@@ -8,7 +8,7 @@ import type { TransferCounters } from '../serving-protocol/counters.js';
 export interface TransferWays {
   readonly feeder: PageFeeder | undefined;
   readonly direct: FaultPathCounters | undefined;
-  /** Written into QEMU before it ran, by an eager restore. */
+  /** Written into QEMU by an eager restore before it ran. */
   readonly filledPages: number;
   readonly sentBytes: number;
 }
@@ -30,7 +30,7 @@ export function countTransfer({ feeder, direct, filledPages, sentBytes }: Transf
   };
 }
 
-/** Of the path that has served the faults: on the direct one the stream's are a handful. */
+/** Fault times of the path that served the faults: on the direct path, the stream serves only a handful. */
 function faultTimes(feeder: PageFeeder | undefined, direct: FaultPathCounters | undefined) {
   if (direct !== undefined && direct.demandFaults > 0) {
     const { faultP50Us, faultP90Us, faultP99Us, faultMaxUs, faultTotalMs } = direct;

@@ -1,4 +1,4 @@
-/** All memory before the VM runs: written into QEMU where that is possible, the rest in the stream with the devices. */
+/** All memory before the VM runs: written into QEMU where possible, the rest in the stream with the devices. */
 import { once } from 'node:events';
 import { availableParallelism } from 'node:os';
 import { damageIn } from '../checkpoint/native-image.js';
@@ -14,13 +14,13 @@ import type { ServingOrder } from '../serving-protocol/order.js';
 import { log } from './log.js';
 import type { DirectlyFilled } from '../serving-protocol/order.js';
 
-/** More would wait for memory. */
+/** More threads would only wait for memory. */
 const MAX_FILL_THREADS = 8;
 
 export class EagerTransfer {
   readonly #context: TransferContext;
   readonly #machine: LoadingMachine;
-  /** Writes straight into QEMU's memory. */
+  /** Writes directly into QEMU's memory. */
   #fill: MemoryFill | undefined;
   #sent: Awaited<ReturnType<typeof sendWholeMachine>> | undefined;
 
@@ -29,7 +29,7 @@ export class EagerTransfer {
     this.#machine = machine;
   }
 
-  /** Returns when the VM has all of its memory, and runs if it is to. */
+  /** Returns when the VM has all of its memory, and runs if it is meant to. */
   async run({ memory, runs, aftercare }: ServingOrder): Promise<void> {
     const { folder, reader, extents, status } = this.#context;
     const { state, monitor } = this.#machine;
@@ -63,7 +63,7 @@ export class EagerTransfer {
     });
   }
 
-  /** The blocks whose memory it has put in place; none where this process may not write into QEMU. */
+  /** Returns the blocks that were filled; none if this process may not write into QEMU. */
   async #fillMemory(memory: DirectlyFilled): Promise<PlacedRamBlock[]> {
     const { reader, image } = this.#context;
     const blocks = placedIn(reader, memory);

@@ -1,6 +1,6 @@
 /**
- * The process that serves a restored VM's memory: one per VM, independent of the verb that started it, so that
- * nothing else delays a fault and the verb may end. What it says to the verb: serving-protocol/messages.ts.
+ * The process that serves a restored VM's memory. There is one per VM, independent of the verb that started it, so that
+ * nothing else delays a fault and the verb may end. Its messages to the verb: serving-protocol/messages.ts.
  */
 import { VmckptError } from '../errors.js';
 import { fromArguments, type ServerArguments } from '../serving-protocol/arguments.js';
@@ -11,7 +11,7 @@ import { Server } from './server.js';
 import { VerbLine } from './verb-line.js';
 
 async function main({ isSuccessor = false, ...service }: ServerArguments): Promise<number> {
-  // QEMU starts beside this process, and both are waited for. A successor must be fast: a VM is waiting for it already.
+  // QEMU starts at the same time, and the restore waits for both. A successor must be fast: a VM already waits for it.
   setOptimizing(isSuccessor);
   const verb = new VerbLine();
   let server: Server | undefined;
@@ -32,7 +32,7 @@ async function main({ isSuccessor = false, ...service }: ServerArguments): Promi
   }
 }
 
-// Ctrl-C is meant for the verb: the VM needs its memory all the same.
+// Ctrl-C is meant for the verb: the VM still needs its memory.
 process.on('SIGINT', () => undefined);
-// Not awaited: a chunk that is loaded later may import this file, and would wait for its end.
+// Not awaited: a chunk that is loaded later may import this file, and the two would wait for each other.
 void main(fromArguments(process.argv.slice(2))).then((code) => process.exit(code));

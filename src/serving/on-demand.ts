@@ -1,4 +1,4 @@
-/** Memory behind a VM that runs already, page by page as it is asked for, and the rest in the background. */
+/** Loads memory for a VM that already runs: each page on request, the rest in the background. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
@@ -23,10 +23,10 @@ import { log } from './log.js';
 import type { DirectlyFilled } from '../serving-protocol/order.js';
 
 const PAUSE_TIMEOUT_MS = 5_000;
-/** After a VM has begun to run, for us to hear of it. */
+/** How long the RESUME event may take to arrive after the VM has started to run. */
 const RESUME_COMES_MS = 500;
 const BACKGROUND_WAITS_MS = 2_000;
-/** As long as QEMU may take for its devices on the slowest host. */
+/** Loading the devices may take QEMU this long on the slowest host. */
 const LOAD_TIMEOUT_MS = 600_000;
 
 export class OnDemandTransfer {
@@ -35,9 +35,9 @@ export class OnDemandTransfer {
   #session: PostcopySession | undefined;
   #direct: QemuMemory | undefined;
   #prediction: Prediction | undefined;
-  /** Before a successor there was somebody who has seen to that. */
+  /** For a successor, true: its predecessor has already loaded the machine. */
   #hasLoaded: Promise<boolean> = Promise.resolve(true);
-  /** What there is to learn, once the VM's memory is whole. */
+  /** What there is to learn from, once all memory is in place. */
   observed: ObservedFaults | undefined;
 
   constructor(context: TransferContext, machine: LoadingMachine, prediction: Prediction | undefined) {
@@ -51,7 +51,7 @@ export class OnDemandTransfer {
     const { folder, reader, extents } = this.#context;
     const estate = inherited();
     const hostPages = new HostPages(reader.layout, order.hugePages);
-    // What a prediction knows, and could learn, are pages of 4 KiB.
+    // Predictions are made of pages of 4 KiB.
     if (hasHugePages(order)) this.#prediction = undefined;
     this.#direct = order.memory && this.#directMemory(order, order.memory, { hostPages, estate });
     const session = new PostcopySession({
@@ -87,7 +87,7 @@ export class OnDemandTransfer {
     });
   }
 
-  /** Of the path that has served the faults; null when there were none. */
+  /** For the path that has served the faults; null when there were none. */
   faultPercentilesUs(): number[] | null {
     if (this.counters().demandFaults === 0) return null;
     if ((this.#direct?.counters().demandFaults ?? 0) > 0) return this.#direct!.faultPercentilesUs();
@@ -110,7 +110,7 @@ export class OnDemandTransfer {
       () => false,
     );
     await session.start(state);
-    // Placing pages competes with loading the devices: the background waits for the machine.
+    // Installing pages competes with loading the devices, so the background waits for the machine.
     await Promise.race([loaded, sleep(BACKGROUND_WAITS_MS)]);
     setOptimizing(true);
     await session.bequeath();
@@ -134,7 +134,7 @@ export class OnDemandTransfer {
     await careFor(this.#context, aftercare);
   }
 
-  /** In the place of a process that died: on its connection when the stream on it is whole, else on a new one. */
+  /** Replaces a process that died: on its connection if the stream is between messages, otherwise on a new one. */
   async #goOn(session: PostcopySession, order: ServingOrder, { migrationSocket }: Estate): Promise<void> {
     const { state, monitor } = this.#machine;
     const { folder } = this.#context;
@@ -149,7 +149,7 @@ export class OnDemandTransfer {
     }
     await session.finish(state.ramSectionId);
     if (hasHugePages(order)) return;
-    // What the predecessor was asked for went with it. The VM has run since a little later than that.
+    // The predecessor's record of faults was lost with it. `restoredAt` is shortly before the VM ran.
     const resumedAtMs = Date.parse(folder.read()!.restoredAt);
     this.observed = { ...session.observed(), resumedAtMs, isComplete: false, isExact: false };
   }
@@ -176,8 +176,9 @@ export class OnDemandTransfer {
   }
 
   /**
-   * The guest must not run on a page that cannot be had. A VM that runs waits for it. A QEMU that loads its devices still
-   * would end when the connection does, but before that read zeros there, and let the VM run on them.
+   * Keeps the guest from running on a page that is missing for good. A VM that runs waits for the page. A QEMU that
+   * is still loading its devices would read zeros when the connection closes, and could let the VM run on them: it is
+   * killed.
    */
   async #keepFromRunning(): Promise<void> {
     if (!(await Promise.race([this.#hasLoaded, sleep(RESUME_COMES_MS)])))
@@ -197,7 +198,7 @@ function hasHugePages({ hugePages = {} }: ServingOrder): boolean {
   return Object.keys(hugePages).length > 0;
 }
 
-/** Until QEMU has the whole machine: it then runs, since the returned wall clock (ms), or stays paused as it was told. */
+/** Waits until QEMU has the whole machine. Returns when the VM runs (wall clock, ms); undefined if it stays paused. */
 async function untilLoaded(monitor: QmpClient, runs: boolean): Promise<number | undefined> {
   const options = { timeoutMs: LOAD_TIMEOUT_MS };
   if (runs) return (await monitor.waitForEvent(['RESUME'], options)).timestampMs;
@@ -208,7 +209,7 @@ async function untilLoaded(monitor: QmpClient, runs: boolean): Promise<number | 
   return undefined;
 }
 
-/** QEMU refuses the next migration out of the VM, a save, while the post-copy capabilities are on. */
+/** While the post-copy capabilities are on, QEMU refuses the next outgoing migration, so no save would be possible. */
 async function giveBack(monitor: QmpClient, names: readonly string[]): Promise<void> {
   await untilCompleted(monitor);
   const capabilities = names.map((capability) => ({ capability, state: false }));

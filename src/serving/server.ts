@@ -56,7 +56,7 @@ export class Server {
     };
   }
 
-  /** @throws VmckptError VM_STATE when another process is at it, and as CheckpointReader.open() */
+  /** @throws VmckptError VM_STATE when another process already serves this VM, and as CheckpointReader.open() */
   static async open(service: Service): Promise<Server> {
     const { name } = service;
     const folder = new VmFolder(name);
@@ -76,7 +76,7 @@ export class Server {
     }
   }
 
-  /** Nothing reads the generation any more. */
+  /** Called when nothing reads the generation any more. */
   close(): void {
     this.#use.release();
   }
@@ -107,13 +107,13 @@ export class Server {
     const counters = this.#counters();
     const onDemand = this.#way instanceof OnDemandTransfer ? this.#way : undefined;
     const faultPercentilesUs = onDemand?.faultPercentilesUs() ?? null;
-    // Before the verb ends: whoever stops the VM next ends this process as well.
+    // Before the verb ends: what stops the VM next also ends this process.
     await this.#learn(onDemand?.observed);
     await parkAt('complete');
     await verb.tell({ type: 'complete', counters, faultPercentilesUs, completeAtMs });
   }
 
-  /** Leaves the reason where `ps` finds it. */
+  /** Records the reason where `ps` finds it. */
   fail(error: unknown): VmckptError {
     const known =
       error instanceof VmckptError
@@ -123,7 +123,7 @@ export class Server {
     return known;
   }
 
-  /** The disk is read while QEMU sets up its machine. */
+  /** Reads from the disk while QEMU sets up its machine. */
   #predict(): void {
     const { wishes } = this.#service;
     this.#prediction = new Prediction(this.#context.reader, wishes);
@@ -137,7 +137,7 @@ export class Server {
     return Promise.all([verb.order(), this.#openMonitor()]);
   }
 
-  /** Negotiated while QEMU's main loop is free: later it may itself wait for a page. */
+  /** Opened while QEMU's main loop is free: later the loop itself may wait for a page. */
   async #openMonitor(): Promise<QmpClient> {
     const { folder, status } = this.#context;
     const adopted = status.held && adoptMonitor(status.held);
@@ -148,11 +148,11 @@ export class Server {
     return monitor;
   }
 
-  /** What the first process was told, and nobody has brought to its end. */
+  /** The order of the first process, for a successor. */
   #formerOrder(): ServingOrder {
     const { folder, status } = this.#context;
     const record = folder.read();
-    // The verb notes it as well, and may have been quicker.
+    // The verb records that the VM runs as well, and may have been faster.
     const verbHasNoted = record?.qemu !== undefined && record.unattended !== true;
     if (record?.order === undefined || !(status.loaded || verbHasNoted))
       throw new VmckptError('TRANSFER_FAILED', 'the serving process was killed before the VM ran');
@@ -178,7 +178,7 @@ export class Server {
   }
 
   async #learn(observed: ObservedFaults | undefined): Promise<void> {
-    // The VM is whole, whatever becomes of this.
+    // The VM has all of its memory: a failure here must not affect it.
     try {
       if (observed === undefined) return;
       const { reader } = this.#context;
@@ -199,7 +199,7 @@ export class Server {
   }
 }
 
-/** What can be put right: the next one may find the generation, and goes on where the one before has been. */
+/** Keeps the counters: the cause may be temporary, and the next process continues from them. */
 function noteNotOpened(folder: VmFolder, error: VmckptError): void {
   const { counters } = folder.readTransfer() ?? {};
   new TransferStatus(folder, () => counters ?? {}).write('failed', error);

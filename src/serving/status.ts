@@ -1,4 +1,4 @@
-/** What a serving process leaves on record while it serves: for `ps`, for its supervisors, and for its successor. */
+/** The status that a serving process records while it works: for `ps`, its supervisors, and its successor. */
 import type { VmckptError } from '../errors.js';
 import type { HeldMonitor } from '../qemu/held-monitor.js';
 import { identifyProcess } from '../util/process-identity.js';
@@ -9,18 +9,18 @@ import type { VmFolder } from '../vms/folder.js';
 const WRITE_EVERY_MS = 250;
 
 export class TransferStatus {
-  /** A connection to QEMU that the next process will need. */
+  /** A connection to QEMU that a successor will need. */
   held: HeldMonitor | undefined;
-  /** Whether QEMU has the machine: it outlives the loss of its transfer then; before, it gives up. */
+  /** Whether QEMU has the machine. From then on QEMU survives the loss of its transfer; before, it gives up. */
   loaded: boolean;
-  /** Whether what comes after the load has begun (aftercare.ts). */
+  /** Whether the aftercare has begun (aftercare.ts). */
   caredFor: boolean;
   completeAtMs: number | undefined;
   readonly #counters: () => Partial<TransferCounters>;
   readonly #folder: VmFolder;
   #writeFailed = false;
 
-  /** What a process before this one has noted, whoever comes after this one may need as well. */
+  /** Keeps what a predecessor recorded, for successors of this process. */
   constructor(folder: VmFolder, counters: () => Partial<TransferCounters>) {
     const former = folder.readTransfer();
     this.held = former?.held;
@@ -30,7 +30,7 @@ export class TransferStatus {
     this.#folder = folder;
   }
 
-  /** Writes it again and again for as long as `work` takes. */
+  /** Writes the status repeatedly while `work` takes. */
   async during(work: Promise<void>): Promise<void> {
     const timer = setInterval(() => this.write('serving'), WRITE_EVERY_MS);
     this.write('serving');
@@ -41,7 +41,7 @@ export class TransferStatus {
     }
   }
 
-  /** What cannot be noted costs `ps` its view, never the VM its memory. */
+  /** A failed write costs `ps` its view, never the VM its memory. */
   write(status: 'serving' | 'complete' | 'failed' | 'damaged', error?: VmckptError): void {
     const self = identifyProcess(process.pid);
     if (self === undefined) return;

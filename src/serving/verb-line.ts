@@ -1,4 +1,4 @@
-/** The serving process's end of its line to the verb. A successor has the line too, as long as the verb lives. */
+/** The serving process's end of its line to the verb. A successor has the line as well, as long as the verb lives. */
 import { Socket } from 'node:net';
 import { VmckptError } from '../errors.js';
 import { VERB_FD } from '../serving-protocol/descriptors.js';
@@ -35,22 +35,22 @@ export class VerbLine {
     this.#socket.unref();
   }
 
-  /** Resolves when QEMU answers on its monitors. @throws VmckptError TRANSFER_FAILED when the verb ends before */
+  /** Resolves when QEMU answers on its monitors. @throws VmckptError TRANSFER_FAILED when the verb ends first */
   async qemuReady(): Promise<void> {
     await this.#required('qemu-ready');
   }
 
-  /** @throws VmckptError TRANSFER_FAILED when the verb ends before it has given its order */
+  /** @throws VmckptError TRANSFER_FAILED when the verb ends before it has sent its order */
   async order(): Promise<ServingOrder> {
     return (await this.#required('order')).order;
   }
 
-  /** Resolves when the verb wants the background to begin, or ends. */
+  /** Resolves when the verb sends `fill`, or ends. */
   async toldToFill(): Promise<void> {
     await this.#next('fill');
   }
 
-  /** Resolves when the message is on its way, or the verb is gone. */
+  /** Resolves when the message is sent, or the verb is gone. */
   async tell(message: ServerMessage): Promise<void> {
     if (!this.#socket.writable) return;
     await new Promise<void>((resolve) => {
@@ -67,7 +67,7 @@ export class VerbLine {
     );
   }
 
-  /** Undefined when the verb ends before. */
+  /** Undefined when the verb ends first. */
   async #next<Type extends VerbMessage['type']>(type: Type): Promise<MessageOf<Type> | undefined> {
     this.#socket.ref();
     while (this.#lines.length === 0 && !this.#ended)

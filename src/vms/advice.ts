@@ -1,4 +1,4 @@
-/** What to do about a restored VM whose memory is not all there. */
+/** What to do about a restored VM whose memory is not complete. */
 import { isAlive, type ProcessIdentity } from '../util/process-identity.js';
 import { listVmFolders } from './folder.js';
 import { statusOf, type VmStatus } from './status.js';
@@ -11,7 +11,7 @@ const ADVICE: Partial<Record<VmStatus, (name: string) => string>> = {
     `vmckpt restore was killed before the VM ran. Remove what is left: vmckpt stop ${name}`,
 };
 
-/** Undefined when nothing is wrong with it. */
+/** Undefined when nothing is wrong. */
 export function adviceOn({
   name,
   status,
@@ -22,7 +22,7 @@ export function adviceOn({
   return ADVICE[status]?.(name);
 }
 
-/** What ends the transfer of this QEMU's memory; undefined when vmckpt has not restored it, or all is there. */
+/** How to end the transfer of this QEMU's memory. Undefined when vmckpt has not restored it, or it is complete. */
 export function adviceOnTransfer(qemu: ProcessIdentity): string | undefined {
   for (const folder of listVmFolders()) {
     const record = folder.read();

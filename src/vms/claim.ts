@@ -1,4 +1,4 @@
-/** The name of a VM that is to be restored: it is taken until the VM is on record. */
+/** The claim on the name of a VM that is being restored. It holds until the VM is on record. */
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
 import { LockFile } from '../store/lock-file.js';
@@ -8,7 +8,7 @@ import { VmFolder } from './folder.js';
 import { statusOf } from './status.js';
 
 const ANOTHER_NAME = ', give this one another name with --as';
-/** How often the file of a claim may be given up under us before it is taken for another's. */
+/** How many times the claim's file may be deleted under us before another process is taken to hold it. */
 const ATTEMPTS = 10;
 
 export class NameClaim {
@@ -29,7 +29,7 @@ export class NameClaim {
     return undefined;
   }
 
-  /** Nothing remains of it. A second time does nothing. */
+  /** Leaves nothing behind. A second call does nothing. */
   release(): void {
     this.#lock?.delete();
     this.#lock?.release();
@@ -43,12 +43,12 @@ function fileOf(name: string): string {
 
 export interface ClaimedFolder {
   readonly folder: VmFolder;
-  /** To be released when the VM is on record in the folder, or will not be. */
+  /** Released when the VM is on record in the folder, or will not be. */
   readonly claim: NameClaim;
 }
 
 /**
- * The folder for a VM that is to be restored under this name; what an ended VM has left there goes.
+ * Claims the folder for a VM that is to be restored under this name, and removes what an ended VM left there.
  * @throws VmckptError VM_BUSY when such a VM lives
  */
 export function claimFolder(name: string): ClaimedFolder {
@@ -78,8 +78,8 @@ export function claimFolder(name: string): ClaimedFolder {
 }
 
 /**
- * @param pid of the process that does it; undefined or 0 when it cannot be told, or has died
- * @param otherwise what helps besides waiting, behind a comma
+ * @param pid of the restoring process; undefined or 0 when it is unknown or has died
+ * @param otherwise a clause, with its comma, for what helps besides waiting
  */
 export function beingRestored(name: string, pid: number | undefined, otherwise = ''): VmckptError {
   const isKnown = pid !== undefined && pid > 0;

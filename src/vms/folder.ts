@@ -1,4 +1,4 @@
-/** The folder of a restored VM below the runtime folder, and the files in it. */
+/** The folder of a restored VM in the runtime folder, and its files. */
 import { existsSync, lchownSync, readdirSync, rmSync, statSync, utimesSync } from 'node:fs';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
@@ -37,7 +37,7 @@ export class VmFolder {
     return existsSync(short) ? short : this.directory;
   }
 
-  /** For what a VM has in other places than the one that was saved (see qemu/own-identity). */
+  /** For what a restored VM has in a place of its own (see qemu/own-identity). */
   get ownFolder(): string {
     return path.join(this.socketFolder, OWN_FOLDER);
   }
@@ -71,7 +71,7 @@ export class VmFolder {
     return { ...record, qemu, unattended: true, isUnderWay };
   }
 
-  /** Whether there is a record, of whatever version. */
+  /** Whether there is a record, of any version. */
   hasRecord(): boolean {
     return existsSync(this.file('vm.json'));
   }
@@ -85,17 +85,17 @@ export class VmFolder {
     return record && { ...record, notedAtMs: this.transferNotedAtMs() };
   }
 
-  /** When the serving process last noted how it goes: wall clock, ms. */
+  /** When the serving process last recorded its status: wall clock, ms. */
   transferNotedAtMs(): number | undefined {
     return statSync(this.file('transfer.json'), { throwIfNoEntry: false })?.mtimeMs;
   }
 
-  /** A sign of life where nothing can be written; the file may be gone with its folder. */
+  /** A sign of life where nothing can be written. The file may be gone with its folder. */
   touchTransfer(): void {
     try {
       utimesSync(this.file('transfer.json'), new Date(), new Date());
     } catch {
-      // Then nobody looks at it either.
+      // The folder is gone: nothing looks at the file any more.
     }
   }
 
@@ -105,7 +105,7 @@ export class VmFolder {
 
   remove(): void {
     const { socketFolder, ownFolder } = this;
-    // What another user's QEMU has there may not be changed while it is removed.
+    // Another user's QEMU may own this folder: nothing in it may be exchanged while root removes it.
     if (socketFolder !== this.directory && process.geteuid?.() === 0)
       for (const folder of [socketFolder, ownFolder]) if (existsSync(folder)) lchownSync(folder, 0, 0);
     for (const folder of [socketFolder, this.directory]) rmSync(folder, { recursive: true, force: true });
@@ -119,7 +119,7 @@ export function listVmFolders(): VmFolder[] {
   return [...new Set(names)].sort().map((name) => new VmFolder(name));
 }
 
-/** VMs that run, and of which nothing else is known any more. */
+/** VMs that run although their records are gone. */
 export function listLostVms(): LostVm[] {
   return findLostVms(runtimeDirs());
 }

@@ -1,22 +1,22 @@
 /**
- * A serving process that hangs without dying. It notes its status four times a second, whatever else it does, so
- * silence tells; then it is ended, and another one takes over as from one that has died.
+ * Finds serving processes that hang without dying. A serving process records its status four times a second, whatever
+ * else it does. One that has been silent for long is killed, and another takes over.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isAlive } from '../util/process-identity.js';
 import { endProcess, SIGKILL } from './processes.js';
 import type { VmFolder } from './folder.js';
 
-/** A disk that stalls may hold a demand fault, and the process with it, for many seconds. */
+/** A stalled disk may block a demand fault, and the process with it, for many seconds. */
 const SILENT_AFTER_MS = 30_000;
-/** A machine that was suspended wakes up with old notes: so long it gets to make a new one. */
+/** After a suspend the machine wakes up with old statuses: a process gets this long to write a new one. */
 const SECOND_CHANCE_MS = 2_000;
 const MAX_STEP_MS = 1_000;
 const KILL_TIMEOUT_MS = 10_000;
 
 /**
- * Of one serving process, to be asked several times a second. Time in which nobody could ask, because the machine
- * was suspended or its processes frozen, does not count.
+ * Watches one serving process; to be asked several times a second. Time in which it was not asked, because the machine
+ * was suspended or the caller frozen, does not count.
  */
 export class SilenceWatch {
   readonly #folder: VmFolder;
@@ -41,7 +41,7 @@ export class SilenceWatch {
 }
 
 /**
- * Ends the serving process of a VM when it has long been silent; says whether it did.
+ * Kills the serving process of a VM if it has been silent for long. Returns whether it did.
  * @throws VmckptError TIMEOUT when it cannot be killed
  */
 export async function endSilentTransfer(folder: VmFolder): Promise<boolean> {

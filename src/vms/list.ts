@@ -1,4 +1,4 @@
-/** What `vmckpt ps` shows: every restored VM that has not been forgotten, and how far its memory has come. */
+/** What `vmckpt ps` shows: every restored VM that is not forgotten, and how much of its memory is loaded. */
 import { readManifest } from '../checkpoint/manifest.js';
 import { listVmFolders, type VmFolder } from './folder.js';
 import { statusOf, type VmStatus } from './status.js';
@@ -13,13 +13,13 @@ export interface VmSummary {
   readonly mode: RestoreMode;
   readonly qemuPid: number | null;
   readonly ramBytes: number;
-  /** Of the data that the generation holds, from 0 to 1; null when it stays in its file, or cannot be told. */
+  /** Share of the generation's data, from 0 to 1. Null when the memory stays in its file, or the share is unknown. */
   readonly memoryShare: number | null;
   readonly qmpSocket: string;
   readonly consoleSocket: string | null;
   /** ISO 8601. */
   readonly restoredAt: string;
-  /** Why the transfer has ended, when it has failed. */
+  /** Why the transfer failed, if it did. */
   readonly error: { readonly code: string; readonly message: string } | null;
 }
 

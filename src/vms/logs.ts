@@ -1,10 +1,10 @@
-/** What the two processes of a restored VM have said: the end of their logs. */
+/** The end of the logs of a restored VM's two processes. */
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { requireVm } from './folder.js';
 
 const MAX_LOG_BYTES = 1 << 20;
 
-/** A line of the transfer's log: an entry of its logger, or text that was not written by it. */
+/** A line of the transfer's log: an entry of its logger, or other text. */
 export type TransferLogLine = Readonly<Record<string, unknown>> | string;
 
 export interface VmLogs {

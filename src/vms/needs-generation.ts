@@ -6,7 +6,7 @@ import type { VmRecord } from './records.js';
 import { statusOf } from './status.js';
 
 /**
- * @param reference NAME@GENERATION: which one goes must be said
+ * @param reference NAME@GENERATION: the generation is mandatory
  * @throws VmckptError USAGE without a generation, NO_CHECKPOINT, STORE_LOCKED while it is in use or being written
  */
 export async function removeGeneration(storeDir: string, reference: string): Promise<void> {
@@ -15,7 +15,7 @@ export async function removeGeneration(storeDir: string, reference: string): Pro
   await store.remove(reference);
 }
 
-/** A VM whose transfer was lost needs its generation too, although no process has it open: it can be taken over. */
+/** A VM whose transfer was lost also needs its generation, although no process has it open: it can be taken over. */
 function refuseNeeded(generation: Generation): void {
   const { reference } = generation;
   for (const folder of listVmFolders()) {
@@ -33,7 +33,7 @@ function refuseNeeded(generation: Generation): void {
   }
 }
 
-/** By its identity, whatever path leads to it; by the path where the generation cannot be read. */
+/** Compares identities, so that any path to the generation counts; paths, if the generation cannot be read. */
 function isFrom({ generationDir, generationId }: VmRecord, generation: Generation): boolean {
   return (
     generationDir === generation.dir || (generationId !== undefined && generationId === idOf(generation))

@@ -1,15 +1,15 @@
 /**
- * Where the sockets of a restored VM lie, and what QEMU itself makes for it: in the VM's folder. QEMU as another user may
- * not write there, and a long name makes paths that no unix socket can have: then it is a folder of their own with a short
- * name, beside the VMs' folders, which that user gets.
+ * Where the sockets of a restored VM are, and the files that QEMU makes for it. Usually that is the VM's folder. If
+ * QEMU runs as another user, it may not write there; and a long name makes paths that are too long for a unix socket.
+ * In both cases they get a folder with a short name next to the VMs' folders, which that user owns.
  */
 import path from 'node:path';
 import { xxh3 } from '../native/index.js';
 import { MAX_SOCKET_PATH_BYTES, OWN_FOLDER } from '../qemu/own-identity.js';
 
-/** Names of users' sockets that a clone has in its folder; longer ones are cut. */
+/** Longer names of a clone's sockets are cut. */
 const OWN_NAME_BYTES = 24;
-/** Beside the folder of all VMs. */
+/** Next to the folder of all VMs. */
 const SHORT_FOLDERS = 's';
 
 /** @param directory the VM's folder. @param isOthers QEMU runs as another user */
@@ -26,7 +26,7 @@ export function shortFolderOf(directory: string): string {
   return path.join(runtimeFolderOf(directory), SHORT_FOLDERS, id);
 }
 
-/** The runtime folder in which a VM has its folder. */
+/** The runtime folder that contains the VM's folder. */
 export function runtimeFolderOf(directory: string): string {
   return path.dirname(path.dirname(directory));
 }

@@ -1,6 +1,6 @@
 /**
- * Signals go through a pidfd, so that they reach this process and never a later one with its number. Without the addon
- * there is a moment between the last look and the signal.
+ * Signals go through a pidfd, so that they never reach a later process with the same number. Without the addon, a
+ * moment remains between the last check and the signal.
  */
 import { closeSync } from 'node:fs';
 import { hasAddon, pidfdOpen, pidfdSendSignal } from '../native/index.js';
@@ -16,13 +16,13 @@ export async function endProcess(target: ProcessIdentity, signal: number, timeou
   await untilEnded(target, timeoutMs);
 }
 
-/** The process that has this number now; nothing happens when none does. */
+/** The process that has this number now. Does nothing if there is none. */
 export function killAtOnce(pid: number): void {
   const target = identifyProcess(pid);
   if (target !== undefined) sendSignal(target, SIGKILL);
 }
 
-/** Nothing happens when it has ended. */
+/** Does nothing if the process has ended. */
 export function sendSignal(target: ProcessIdentity, signal: number): void {
   try {
     if (!hasAddon()) {
@@ -31,7 +31,7 @@ export function sendSignal(target: ProcessIdentity, signal: number): void {
     }
     const pidfd = pidfdOpen(target.pid);
     try {
-      // Only now, with the number held fast by the descriptor, is it sure whose it is.
+      // Checked only now: the descriptor keeps the number from being reused.
       if (isAlive(target)) pidfdSendSignal(pidfd, signal);
     } finally {
       closeSync(pidfd);

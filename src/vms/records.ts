@@ -1,4 +1,4 @@
-/** What is on record of a restored VM: `vm.json`, written by the verb, and `transfer.json`, by the serving process. */
+/** The records of a restored VM: `vm.json`, written by the verb, and `transfer.json`, by the serving process. */
 import * as v from 'valibot';
 import { olderOrderSchema, orderSchema } from '../serving-protocol/order.js';
 import type { GenerationRef } from '../store/generation-ref.js';
@@ -9,25 +9,25 @@ const processSchema = v.object({ pid: integer, startTicks: v.number() });
 export const RESTORE_MODES = ['prefetch', 'lazy', 'eager', 'map'] as const;
 export type RestoreMode = (typeof RESTORE_MODES)[number];
 
-/** What `vm.json` has had from the beginning. */
+/** Fields that every version of `vm.json` has. */
 const vmFields = {
-  /** The VM's. */
+  /** The VM's name. */
   name: v.string(),
-  /** The name of its checkpoint, where that is another one. */
+  /** The checkpoint's name, if it is a different one. */
   checkpoint: v.optional(v.string()),
   generation: integer,
   generationDir: v.string(),
-  /** The manifest's. */
+  /** `id` of the manifest. */
   generationId: v.optional(v.string()),
   mode: v.picklist(RESTORE_MODES),
   ramBytes: v.number(),
   restoredAt: v.string(),
-  /** The verb that is restoring, or has restored it. */
+  /** The verb that is restoring, or has restored, the VM. */
   verb: processSchema,
   /** QEMU's parent, which starts another serving process when one dies. */
   keeper: v.optional(processSchema),
   qemu: v.optional(processSchema),
-  /** The user's own QMP socket if the command line has one, else vmckpt's. */
+  /** The user's own QMP socket if the command line has one, otherwise vmckpt's. */
   qmpSocket: v.string(),
   consoleSocket: v.optional(v.string()),
 };
@@ -37,11 +37,11 @@ export const RECORD_VERSION = 2 as const;
 export const vmSchema = v.object({
   ...vmFields,
   version: v.literal(RECORD_VERSION),
-  /** What its serving process is told; absent until then, and where the VM's memory is a mapped file. */
+  /** What the serving process was told. Absent until then, and when the VM's memory is a mapped file. */
   order: v.optional(orderSchema),
 });
 
-/** As vmckpt wrote it before records had a version, for VMs that live on from then. */
+/** The record as vmckpt wrote it before it had a version; VMs from that time may still run. */
 const olderVmSchema = v.pipe(
   v.looseObject(vmFields),
   v.transform((record) => {
@@ -59,11 +59,11 @@ const olderVmSchema = v.pipe(
 export const anyVmSchema = v.union([vmSchema, olderVmSchema]);
 
 export interface VmRecord extends v.InferOutput<typeof vmSchema> {
-  /** Written by a vmckpt whose serving process may not be there any more. */
+  /** Written by an older vmckpt, whose serving process may no longer be installed. */
   readonly isOlder?: true;
-  /** The verb died before it could note that the VM runs; QEMU was found by its command line. */
+  /** The verb died before it could record that the VM runs; QEMU was found by its command line. */
   readonly unattended?: true;
-  /** What it has started is at work all the same, and may yet bring the VM up. */
+  /** What the verb started is still at work, and may yet bring the VM up. */
   readonly isUnderWay?: boolean;
 }
 
@@ -76,7 +76,7 @@ export function generationOf(record: Omit<VmRecord, 'version'>): GenerationRef {
 export const transferSchema = v.object({
   process: processSchema,
   status: v.picklist(['serving', 'complete', 'failed', 'damaged']),
-  /** The machine is in QEMU, whose memory is served on demand: the VM lives, whatever becomes of this process. */
+  /** QEMU has the machine, and its memory is served on demand: the VM survives the end of this process. */
   loaded: v.optional(v.boolean()),
   caredFor: v.optional(v.boolean()),
   error: v.optional(v.object({ code: v.string(), message: v.string() })),

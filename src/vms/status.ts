@@ -1,4 +1,4 @@
-/** How a restored VM is: from its records, and from which of its processes live. */
+/** The status of a restored VM: from its records, and from which of its processes live. */
 import { isAlive } from '../util/process-identity.js';
 import type { TransferRecord, VmRecord } from './records.js';
 
@@ -8,14 +8,17 @@ const REPLACED_WITHIN_MS = 3_000;
 export type VmStatus =
   'starting' | 'serving' | 'complete' | 'transfer-lost' | 'damaged' | 'abandoned' | 'ended';
 
-/** A keeper, or without one the verb, starts another process at once; one that has not by then has given up. */
+/**
+ * A keeper (or, without one, the verb) replaces a dead process at once. If it has not done so by then, it has given
+ * up.
+ */
 function isBeingReplaced({ keeper, verb }: VmRecord, { notedAtMs }: TransferRecord): boolean {
   return isAlive(keeper ?? verb) && Date.now() - (notedAtMs ?? 0) < REPLACED_WITHIN_MS;
 }
 
 export function statusOf(record: VmRecord, transfer: TransferRecord | undefined): VmStatus {
   const { qemu, keeper, verb, isUnderWay } = record;
-  // A keeper without a verb starts the QEMU that it was told to start, or ends; so does a transfer.
+  // Without a verb, a keeper still starts the QEMU that it was told to start, or ends; a transfer goes on, too.
   if (qemu === undefined)
     return isAlive(verb) || (keeper && isAlive(keeper)) || isUnderWay ? 'starting' : 'ended';
   if (!isAlive(qemu)) return 'ended';

@@ -1,6 +1,6 @@
 /**
- * Ends a VM that vmckpt has restored: QEMU, the process that serves its memory, and their folder. A QEMU that waits
- * for a page does not answer, so what it is asked for politely has a short deadline and signals come behind it.
+ * Ends a VM that vmckpt has restored: QEMU, its serving process, and their folder. A QEMU that waits for a page does
+ * not answer, so the polite request has a short deadline, and signals follow.
  */
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -21,7 +21,7 @@ const LOOK_EVERY_MS = 20;
 
 export interface StopReport {
   readonly name: string;
-  /** Null when QEMU had ended before. */
+  /** Null when QEMU had already ended. */
   readonly qemuPid: number | null;
   readonly endedBy: 'quit' | 'SIGTERM' | 'SIGKILL' | null;
 }
@@ -31,12 +31,12 @@ export async function stopVm(name: string): Promise<StopReport> {
   await settled(requireVm(name).folder);
   const { folder, record } = requireVm(name);
   const isStarting = statusOf(record, folder.readTransfer()) === 'starting';
-  // Without a verb it should have come to an end by now: what is left hangs.
+  // A restore without a verb should be over by now: what is left hangs.
   if (isStarting && isAlive(record.verb)) throw beingRestored(name, record.verb.pid);
   const { qemu } = record;
   const endedBy = qemu === undefined || !isAlive(qemu) ? null : await endQemu(qemu, folder);
   await endTransfer(folder);
-  // It may have started another one meanwhile, and does so no more when it has ended.
+  // The keeper may have started another process in the meantime. Once it has ended, it starts none.
   if (record.keeper !== undefined) await endSession(record.keeper);
   await endTransfer(folder);
   clearStaleUses(path.dirname(record.generationDir));
@@ -44,7 +44,7 @@ export async function stopVm(name: string): Promise<StopReport> {
   return { name, qemuPid: endedBy === null ? null : qemu!.pid, endedBy };
 }
 
-/** Unless another restore has taken the name since. */
+/** Removes the folder, unless another restore has taken the name since. */
 function forget(folder: VmFolder, { restoredAt }: VmRecord): void {
   const claim = NameClaim.take(folder.name);
   if (claim === undefined) return;
@@ -58,20 +58,20 @@ async function endTransfer(folder: VmFolder): Promise<void> {
   if (transfer !== undefined) await endProcess(transfer, SIGKILL, KILL_TIMEOUT_MS);
 }
 
-/** With a serving process that had not come to note itself. */
+/** Includes a serving process that has not recorded itself yet. */
 async function endSession(keeper: ProcessIdentity): Promise<void> {
   await endProcess(keeper, SIGKILL, KILL_TIMEOUT_MS);
   for (const member of processesOfSession(keeper)) await endProcess(member, SIGKILL, KILL_TIMEOUT_MS);
 }
 
-/** Ends what a restore under this name has left behind that died before its VM ran; says whether there was one. */
+/** Ends what a restore under this name left behind when it died before its VM ran. Returns whether there was any. */
 export async function endAbandoned(name: string): Promise<boolean> {
   if ((await settled(new VmFolder(name))) !== 'abandoned') return false;
   await stopVm(name);
   return true;
 }
 
-/** What a verb that died has set going comes to an end in moments, or to a VM that runs. */
+/** What a dead verb started either ends within moments or becomes a VM that runs. */
 async function settled(folder: VmFolder): Promise<VmStatus | undefined> {
   const endMs = performance.now() + SETTLES_WITHIN_MS;
   for (;;) {
@@ -101,11 +101,11 @@ async function endQemu(qemu: ProcessIdentity, folder: VmFolder): Promise<'quit' 
   return 'SIGKILL';
 }
 
-/** @throws VmckptError, VM_STATE when somebody else listens there */
+/** @throws VmckptError, VM_STATE when another process listens there */
 async function quit({ pid }: ProcessIdentity, socket: string): Promise<void> {
   const qmp = await QmpClient.connect({ path: socket, timeoutMs: POLITE_TIMEOUT_MS });
   try {
-    // A QEMU of another user's may have put anything there.
+    // If QEMU runs as another user, that user may have put any socket there.
     if (qmp.peerPid() !== pid)
       throw new VmckptError('VM_STATE', `${socket} is not the monitor of process ${pid}`);
     await qmp.execute('quit', {}, { timeoutMs: POLITE_TIMEOUT_MS });

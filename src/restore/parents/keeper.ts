@@ -1,6 +1,6 @@
 /**
- * The verb's end of a keeper (native/core/keeper.h): the small process that is the parent of QEMU and of the process
- * that serves its memory, and starts the latter again when it dies.
+ * The verb's end of a keeper (native/core/keeper.h): the small process that is the parent of QEMU and of the serving
+ * process, and restarts the latter when it dies.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
@@ -28,11 +28,11 @@ import { SERVER_COMMAND, ServerClient, untilClosed } from '../server-client/clie
 import type { ServedTransfer } from '../server-client/handle.js';
 
 const START_TIMEOUT_MS = 10_000;
-/** A keeper that has not started another server by then has given up. */
+/** A keeper that has not started another server within this time has given up. */
 const GIVEN_UP_MS = 2_000;
 const MAX_LINE_BYTES = 4096;
 const WATCH_QEMU_EVERY_MS = 100;
-/** How long a keeper gets to tell of an end that it has seen, and its server, when it has ended itself, to have said why. */
+/** How long a keeper may take to report an end, and a failed server to report its reason. */
 const LAST_WORDS_MS = 500;
 
 export class Keeper implements ProcessParent {
@@ -66,7 +66,7 @@ export class Keeper implements ProcessParent {
     });
   }
 
-  /** Starts it, and with it the server, which opens the checkpoint while everything else is prepared. */
+  /** Starts the keeper and, with it, the server, which opens the checkpoint while everything else is prepared. */
   static start({ folder, generation, wishes }: ServerStart): Keeper {
     const log = openSync(folder.file('transfer.log'), 'a', 0o600);
     const command = [...SERVER_COMMAND, ...toArguments({ name: folder.name, generation, wishes })];
@@ -80,7 +80,7 @@ export class Keeper implements ProcessParent {
     return new Keeper(child);
   }
 
-  /** A keeper does so anyway; the line to the verb passes from one server to the next. */
+  /** A keeper replaces a dead server by itself. The line to the verb passes from one server to the next. */
   keepServing(): ServedTransfer {
     return this.server;
   }
@@ -96,7 +96,7 @@ export class Keeper implements ProcessParent {
     length.writeUInt32BE(text.length);
     this.#control.write(Buffer.concat([length, text]));
     const lost = this.#died().then(async () => {
-      // With a server that could not open the checkpoint it ends, too.
+      // The keeper also ends when its server could not open the checkpoint.
       await Promise.race([this.server.failure(), sleep(LAST_WORDS_MS)]);
       throw new VmckptError('QEMU_FAILED_TO_START', 'the process that starts QEMU has died');
     });
@@ -113,7 +113,7 @@ export class Keeper implements ProcessParent {
     };
   }
 
-  /** The verb may end now, everything else goes on. */
+  /** The verb may end now; everything else goes on. */
   release(): void {
     this.#released = true;
     this.server.release();
@@ -121,16 +121,16 @@ export class Keeper implements ProcessParent {
     this.#process.unref();
   }
 
-  /** Ends it and all that it has started. Returns when keeper and server are gone, and write nothing any more. */
+  /** Ends the keeper and everything that it started. Returns when keeper and server are gone and write nothing more. */
   async kill(): Promise<void> {
     this.#killSession();
     await this.#closed;
-    // Again, for what it was starting meanwhile.
+    // Again, for processes that it was starting in the meantime.
     this.#killSession();
     await this.server.close();
   }
 
-  /** With a QEMU that it did not live to tell of. */
+  /** Includes a QEMU that the keeper started but could not report. */
   #killSession(): void {
     if (this.identity === undefined) return;
     sendSignal(this.identity, SIGKILL);
@@ -142,7 +142,7 @@ export class Keeper implements ProcessParent {
     if (this.#released) await new Promise(() => undefined);
   }
 
-  /** The end of a QEMU that the keeper does not tell of, because it has died or hangs: how it went nobody knows. */
+  /** The end of a QEMU that the keeper does not report because it has died or hangs. Its exit status is unknown. */
   async #endUntold(qemu: ProcessIdentity | undefined): Promise<ProcessEnd> {
     const pause = () => sleep(WATCH_QEMU_EVERY_MS, undefined, { ref: false });
     while (qemu !== undefined && isAlive(qemu)) await pause();
@@ -173,14 +173,14 @@ export class Keeper implements ProcessParent {
     clearTimeout(this.#givenUp);
   }
 
-  /** One that has said why it failed has said so before. */
+  /** A server that could report why it failed has already done so. */
   #onServerLost(): void {
     this.#givenUp = setTimeout(() => this.server.giveUp(), GIVEN_UP_MS);
     this.#givenUp.unref();
   }
 }
 
-/** A NUL in a part would make two of it. */
+/** A NUL inside a part would split it in two. */
 function nulEnded(parts: readonly string[]): Buffer {
   const broken = parts.find((part) => part.includes('\0'));
   if (broken !== undefined)

@@ -1,4 +1,4 @@
-/** Who starts QEMU and the process that serves its memory: a keeper, or where there is no addon, the verb itself. */
+/** Starts QEMU and the process that serves its memory: a keeper or, without the addon, the verb itself. */
 import type { StartedProcess, StartOptions } from '../../qemu/launch.js';
 import type { ProcessIdentity } from '../../util/process-identity.js';
 import type { GenerationRef } from '../../store/generation-ref.js';
@@ -14,16 +14,16 @@ export interface ServerStart {
 }
 
 export interface ProcessParent {
-  /** Of the keeper, which outlives the verb. */
+  /** The keeper's; it outlives the verb. */
   readonly identity: ProcessIdentity | undefined;
   /** The first one. */
   readonly server: ServerClient;
-  /** To be called when the VM runs: from here on a server that dies is replaced. */
+  /** Called when the VM runs: from here on a server that dies is replaced. */
   keepServing(): ServedTransfer;
   /** @throws VmckptError QEMU_FAILED_TO_START, TIMEOUT */
   startQemu(options: StartOptions): Promise<StartedProcess>;
-  /** Ends what it has started, a QEMU that it could not tell of included. Returns when nothing of it writes any more. */
+  /** Ends everything it started, including a QEMU that it could not report. Returns when none of it writes any more. */
   kill(): Promise<void>;
-  /** The verb may end now, everything else goes on. */
+  /** The verb may end now; everything else goes on. */
   release(): void;
 }

@@ -1,13 +1,13 @@
 /**
- * A restore without a keeper: QEMU and the process that serves its memory are children of the verb, in sessions of their
- * own. A server that dies is replaced as long as the verb lives; then by `restore --resume`.
+ * A restore without a keeper. QEMU and its serving process are children of the verb, in sessions of their own. The verb
+ * replaces a server that dies; after the verb has ended, `restore --resume` does.
  */
 import { startDetached, type StartedProcess, type StartOptions } from '../../qemu/launch.js';
 import type { ProcessParent, ServerStart } from './parent.js';
 import { ServerClient } from '../server-client/client.js';
 import type { ServedTransfer, TransferEnd } from '../server-client/handle.js';
 
-/** As a keeper has it (kMaxRestartsInARow). */
+/** The keeper has the same limit (kMaxRestartsInARow). */
 export const MAX_TAKEOVERS = 20;
 
 export class ThisProcess implements ProcessParent {
@@ -41,7 +41,7 @@ export class ThisProcess implements ProcessParent {
   }
 }
 
-/** One server after the other, each started when the one before it has died without a word. */
+/** One server after another: each starts when its predecessor has died without reporting why. */
 class Succession implements ServedTransfer {
   readonly ended: Promise<TransferEnd>;
   takeoverCount = 0;

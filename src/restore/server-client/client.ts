@@ -1,4 +1,4 @@
-/** The verb's end of a serving process: tells it when to connect, and hears how it went. */
+/** The verb's end of a serving process: tells it when to connect, and receives its result. */
 import { spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
 import type { Socket } from 'node:net';
@@ -26,7 +26,7 @@ import type { ServedTransfer, TransferEnd } from './handle.js';
 const LOAD_TIMEOUT_MS = 30_000;
 const CLOSE_TIMEOUT_MS = 10_000;
 
-/** Starts a serving process, with its own arguments behind it (serving-protocol/arguments.ts). */
+/** Starts a serving process; its own arguments follow (serving-protocol/arguments.ts). */
 export const SERVER_COMMAND = [process.execPath, distFile('serving/main.js')];
 
 export class ServerClient implements ServedTransfer {
@@ -36,14 +36,14 @@ export class ServerClient implements ServedTransfer {
   #onCheckpointOpened!: () => void;
   #onMachineLoaded!: () => void;
   #end!: (end: TransferEnd) => void;
-  /** Resolves when the machine's state is in QEMU (its memory may not be). */
+  /** Resolves when QEMU has the machine's state (perhaps not its memory). */
   readonly machineLoaded: Promise<void>;
   readonly ended: Promise<TransferEnd>;
   readonly #closed: Promise<unknown>;
   takeoverCount = 0;
   onTakeover: () => void = () => undefined;
 
-  /** @param kill ends the process that serves at this moment */
+  /** @param kill ends the process that currently serves */
   constructor(line: Socket, kill: () => void) {
     this.#line = line;
     this.#kill = kill;
@@ -58,7 +58,7 @@ export class ServerClient implements ServedTransfer {
     });
   }
 
-  /** A process without a keeper, for a VM whose last one has died. */
+  /** A process without a keeper, for a VM that nothing serves any more. */
   static takeOver(folder: VmFolder, generation: GenerationRef): ServerClient {
     const args = toArguments({ name: folder.name, generation, isSuccessor: true });
     return ServerClient.#run(folder, adopting(folder.readTransfer()?.held, [...SERVER_COMMAND, ...args]));
@@ -82,12 +82,12 @@ export class ServerClient implements ServedTransfer {
     return new ServerClient(child.stdio[3] as Socket, () => child.kill('SIGKILL'));
   }
 
-  /** QEMU answers: its monitor can be opened while all else is prepared. */
+  /** QEMU answers: its monitor can be opened while everything else is prepared. */
   noteQemu(): void {
     this.#tell({ type: 'qemu-ready' });
   }
 
-  /** Gives it its order once it has opened the checkpoint. @throws VmckptError when it cannot open that */
+  /** Sends the order once the server has opened the checkpoint. @throws VmckptError when it cannot open it */
   async give(order: ServingOrder): Promise<void> {
     await withDeadline(Promise.race([this.#checkpointOpened, this.failure()]), {
       what: 'the serving process to open the checkpoint',
@@ -96,12 +96,12 @@ export class ServerClient implements ServedTransfer {
     this.#tell({ type: 'order', order });
   }
 
-  /** Ends the wait of the background (see ServingOrder). Does nothing where there is none. */
+  /** Ends the wait of a background that is `when-told` (see ServingOrder); otherwise does nothing. */
   fill(): void {
     this.#tell({ type: 'fill' });
   }
 
-  /** Says nothing more; resolves when no process is left at the other end. */
+  /** Sends nothing more. Resolves when no process is left at the other end. */
   async close(): Promise<void> {
     this.#line.end();
     await Promise.race([this.#closed, sleep(CLOSE_TIMEOUT_MS)]);

@@ -1,10 +1,10 @@
-/** A VM's memory that is being served, whoever has started the process that does so. */
+/** A VM's memory that is being served, whichever process started the server. */
 import type { VmckptError } from '../../errors.js';
 import type { ServerMessage } from '../../serving-protocol/messages.js';
 
 type Complete = Extract<ServerMessage, { type: 'complete' }>;
 
-/** How a transfer ended; `lost` when nobody serves the memory any more, and nobody has said why. */
+/** How a transfer ended; `lost` when no process serves the memory any more and none has reported why. */
 export type TransferEnd =
   Complete | { readonly type: 'failed'; readonly error: VmckptError } | { readonly type: 'lost' };
 
@@ -12,11 +12,11 @@ export type TransferEnd =
 export interface ServedTransfer {
   /** Never rejects. */
   readonly ended: Promise<TransferEnd>;
-  /** How often another process has taken the place of one that died. */
+  /** How many times another process has replaced one that died. */
   readonly takeoverCount: number;
   onTakeover: () => void;
-  /** Ends the process that serves at this moment. */
+  /** Ends the process that currently serves. */
   kill(): void;
-  /** The verb may end now, the transfer goes on. */
+  /** The verb may end now; the transfer goes on. */
   release(): void;
 }

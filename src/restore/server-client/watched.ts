@@ -1,4 +1,4 @@
-/** A serving process that a keeper has started on its own: how it goes is read from the notes that it makes. */
+/** A serving process that a keeper started on its own: its progress is read from its status file. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError, type ErrorCode } from '../../errors.js';
 import { isAlive, type ProcessIdentity } from '../../util/process-identity.js';
@@ -10,7 +10,7 @@ import type { TransferRecord } from '../../vms/records.js';
 import type { VmFolder } from '../../vms/folder.js';
 
 const LOOK_EVERY_MS = 50;
-/** A process that is there, or one in its place, has made its first note by then. */
+/** A serving process, or its replacement, writes its first status within this time. */
 const FIRST_NOTE_MS = 5_000;
 
 export class WatchedTransfer implements ServedTransfer {
@@ -20,7 +20,7 @@ export class WatchedTransfer implements ServedTransfer {
   readonly #folder: VmFolder;
   #released = false;
 
-  /** @param former what the last process has noted, whose place another one takes now, started by `keeper` */
+  /** @param former the last status of the process that `keeper` is now replacing */
   constructor(folder: VmFolder, former: TransferRecord, keeper: ProcessIdentity) {
     this.#folder = folder;
     this.ended = this.#watch(former, keeper);

@@ -1,4 +1,4 @@
-/** What a serving process leaves with its keeper (native/core/keeper.h), and finds there as a successor. */
+/** What a serving process deposits with its keeper (native/core/keeper.h), and finds there as a successor. */
 import { closeSync } from 'node:fs';
 import { sendFds } from '../../native/index.js';
 import { HELD, KEEPER_FD } from '../../serving-protocol/descriptors.js';
@@ -7,7 +7,7 @@ type HeldSlot = keyof typeof HELD;
 
 export type Estate = Readonly<Partial<Record<HeldSlot, number>>>;
 
-/** Descriptors by slot; empty for a process that has no predecessor, or no keeper. */
+/** Descriptors by slot. Empty for a process without a predecessor or without a keeper. */
 export function inherited(): Estate {
   const pairs = (process.env['VMCKPT_HELD'] ?? '').split(',').filter((pair) => pair !== '');
   const bySlot = new Map(pairs.map((pair) => pair.split('=').map(Number) as [number, number]));
@@ -17,12 +17,12 @@ export function inherited(): Estate {
   );
 }
 
-/** Leaves duplicates with the keeper, in this order. Without a keeper nothing happens. */
+/** Deposits duplicates with the keeper, in this order. Without a keeper, does nothing. */
 export function bequeath(descriptors: readonly (readonly [HeldSlot, number])[]): void {
   for (const [name, fd] of descriptors) tellKeeper(name, [fd]);
 }
 
-/** Closes a descriptor here and with the keeper. */
+/** Closes a descriptor in this process and in the keeper. */
 export function giveUp(name: HeldSlot, fd: number): void {
   tellKeeper(name, []);
   closeSync(fd);

@@ -1,4 +1,4 @@
-/** Memory that native threads fill: they answer its faults at once, and put the rest in place when they are told to. */
+/** Memory that native threads fill: they answer its faults at once, and install the rest when told to. */
 import { availableParallelism } from 'node:os';
 import { damageOf } from '../../checkpoint/native-image.js';
 import { VmckptError } from '../../errors.js';
@@ -19,21 +19,21 @@ export interface FilledMemoryOptions extends Omit<
   FaultServerOptions,
   'demandThreads' | 'backgroundThreads' | 'onEvent'
 > {
-  /** A part of memory cannot be had; all else is still served. Each time that this is noticed. */
+  /** Called each time a damaged part of memory is met. Everything else is still served. */
   readonly onDamage: (damage: VmckptError) => void;
 }
 
 export class FilledMemory {
   readonly server: FaultServer;
-  /** Faults are served from then on: wall clock, ms. */
+  /** When faults began to be served: wall clock, ms. */
   readonly beganAtMs: number;
   /**
-   * Resolves when all data is in place, or when the process has gone whose memory it is; rejects when pages cannot be put
-   * in place.
+   * Resolves when all data is in place, or when the process that owns the memory has ended. Rejects when pages cannot
+   * be installed.
    */
   readonly settled: Promise<'complete' | 'gone'>;
 
-  /** Faults are served from here on. */
+  /** Starts to serve faults. */
   constructor({ onDamage, ...options }: FilledMemoryOptions) {
     let settle!: { resolve: (how: 'complete' | 'gone') => void; reject: (error: Error) => void };
     this.settled = new Promise((resolve, reject) => (settle = { resolve, reject }));

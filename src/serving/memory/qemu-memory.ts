@@ -1,7 +1,7 @@
 /**
- * The direct path: QEMU's memory is filled through a duplicate of QEMU's own userfaultfd, by native threads that
- * read the faults and QEMU's return path themselves. The migration stream carries none of its pages. docs/direct.md
- * says how and why.
+ * The direct path: native threads fill QEMU's memory through a duplicate of QEMU's own userfaultfd, and read the faults
+ * and QEMU's return path themselves. The migration stream carries none of these pages. docs/direct.md explains how and
+ * why.
  */
 import { closeSync } from 'node:fs';
 import { VmckptError } from '../../errors.js';
@@ -26,12 +26,12 @@ import { bequeath } from './estate.js';
 import { backgroundThreadCount, FilledMemory } from './filled-memory.js';
 import type { Prediction } from '../../working-set/prediction.js';
 
-/** How far the migration stream has come, for a successor; 0 at first. */
+/** How far the migration stream has come, for a successor. The page table begins with 0. */
 const STREAM_PHASES = { idle: 1, ending: 2 } as const;
 
 export interface BlockInQemu {
   readonly block: PlacedRamBlock;
-  /** Where it begins in QEMU's address space. */
+  /** Start of the block in QEMU's address space. */
   readonly hostAddress: number;
 }
 
@@ -39,23 +39,23 @@ export interface QemuMemoryOptions {
   readonly image: CheckpointImage;
   readonly layout: RamLayout;
   readonly qemuPid: number;
-  /** Filled directly. */
+  /** The blocks that are filled directly. */
   readonly blocks: readonly BlockInQemu[];
-  /** Sizes of the pages of QEMU's memory. */
+  /** Page sizes of QEMU's memory. */
   readonly hostPages: HostPages;
-  /** Descriptors that a predecessor has left behind. */
+  /** Descriptors that a predecessor left. */
   readonly pageTable: number | undefined;
   readonly userfaultfd: number | undefined;
-  /** Nothing is put in place that nobody asks for. */
+  /** Installs only pages that are requested. */
   readonly demandOnly: boolean;
-  /** What is asked for comes without its neighbours. */
+  /** Installs requested pages without their neighbours. */
   readonly exactly: boolean;
   /** Undefined for a successor. */
   readonly prediction: Prediction | undefined;
 }
 
 export class QemuMemory {
-  /** Resolves when all data is in place; rejects when that cannot be. */
+  /** Resolves when all data is in place; rejects when that is impossible. */
   readonly complete: Promise<void>;
   readonly #options: QemuMemoryOptions;
   readonly #table: PageTable;
@@ -64,7 +64,7 @@ export class QemuMemory {
   #reader: ReturnPath | undefined;
   #server: FaultServer | undefined;
   #faults: Uint32Array = new Uint32Array(0);
-  /** When the server began: wall clock, ms. */
+  /** When the fault server began: wall clock, ms. */
   #beganAtMs = 0;
 
   constructor(options: QemuMemoryOptions) {
@@ -77,9 +77,8 @@ export class QemuMemory {
   }
 
   /**
-   * Puts in place what will be touched first. For the time when QEMU has emptied its memory and does not wait for its
-   * pages yet, between DISCARD and LISTEN.
-   * Where it may not be written to, nothing is.
+   * Installs what will be touched first. For the time between DISCARD and LISTEN, when QEMU has emptied its memory and
+   * does not wait for pages yet. Does nothing if this process may not write into QEMU.
    * @throws VmckptError EXTENT_DAMAGED, INDEX_DAMAGED
    */
   async prefetch(): Promise<void> {
@@ -110,12 +109,12 @@ export class QemuMemory {
     return this.#table.faultPercentilesUs();
   }
 
-  /** Whether the stream can be gone on with where it is: nothing is under way on it. */
+  /** Whether a successor could continue the stream where it is: no message is half sent. */
   get isStreamIdle(): boolean {
     return this.#table.streamPhase === STREAM_PHASES.idle;
   }
 
-  /** Everything that must not go with this process is left with its keeper. The stream is idle from here on. */
+  /** Deposits with the keeper everything that must outlive this process. From here on the stream is idle. */
   bequeath(migrationSocket: number): void {
     this.#table.streamPhase = STREAM_PHASES.idle;
     bequeath([
@@ -125,12 +124,12 @@ export class QemuMemory {
     ]);
   }
 
-  /** The end of the stream is about to be written: half of it would be of no use to anybody. */
+  /** Called just before the end of the stream is written. A successor cannot continue after half of it. */
   noteEnd(): void {
     this.#table.streamPhase = STREAM_PHASES.ending;
   }
 
-  /** Reads the migration connection from here on. Requests for our memory wait until `attach()`. */
+  /** Reads the migration connection from here on. Requests for blocks of the direct path wait until `attach()`. */
   listen(socketFd: number, onBytes: (bytes: Buffer) => void, onClosed: () => void): void {
     const { layout } = this.#options;
     const blocks = layout.blocks.map((block) => ({ ...block, isDirect: this.owns(block) }));
@@ -138,7 +137,7 @@ export class QemuMemory {
   }
 
   /**
-   * Takes QEMU's userfaultfd, which it has once it has executed LISTEN, and serves faults from here on.
+   * Takes QEMU's userfaultfd, which exists once QEMU has executed LISTEN, and serves faults from here on.
    * @throws a system error EPERM or EACCES without the right to ptrace QEMU; VmckptError TRANSFER_FAILED when the
    *   memory is not where it was
    */
@@ -162,22 +161,22 @@ export class QemuMemory {
     this.#reader!.attach(this.#server);
   }
 
-  /** What was asked for until `stop()`, for the working set. */
+  /** The demand faults until `stop()`, for the working set. */
   observed(): { readonly faults: Uint32Array; readonly beganAtMs: number } {
     return { faults: this.#faults, beganAtMs: this.#beganAtMs };
   }
 
-  /** As `attach`, in the place of a process that died: what is in place is known, and every fault is heard again. */
+  /** `attach` for a successor: it knows which pages are in place, and every waiting thread faults again. */
   reattach(): void {
     const { qemuPid, pageTable } = this.#options;
-    // Of a huge page that is there already the kernel says the same as when it has none to give.
+    // For a huge page, the kernel gives the same error when the page is there and when it has none to give.
     if (pageTable === undefined || this.#hasHugePages)
       for (const part of this.inPlace()) this.#table.markInstalled(part);
     this.attach();
     this.#server!.wakeAll(missingPageRegions(qemuPid));
   }
 
-  /** Of each block, by the kernel's account. */
+  /** The pages in place in each block, according to the kernel. */
   inPlace(): PagePresence[] {
     const { qemuPid, blocks } = this.#options;
     return blocks.map(({ block: { firstPage, pageCount }, hostAddress }) => ({
@@ -186,17 +185,17 @@ export class QemuMemory {
     }));
   }
 
-  /** Whether faults are served, so that there is no way back. */
+  /** Whether faults are being served. From then on the stream cannot replace this path. */
   get isAttached(): boolean {
     return this.#server !== undefined;
   }
 
-  /** Everything goes through the stream after all; requests that have waited are handed on. */
+  /** Gives up: everything goes through the stream, and requests that have waited are handed on. */
   forgo(): void {
     this.#reader!.attach(undefined);
   }
 
-  /** Puts everything in place that nobody has asked for, what is predicted first. */
+  /** Installs everything that is not requested, predicted pages first. */
   startBackground(): void {
     if (!this.#options.demandOnly) this.#server!.startBackground(this.#options.prediction?.background);
   }

@@ -1,4 +1,4 @@
-/** Brings a QEMU that has lost its migration connection to where it takes another one. */
+/** Brings a QEMU that has lost its migration connection to the state in which it accepts another one. */
 import { VmckptError } from '../../errors.js';
 import { queryMigrate } from '../../qemu/migration-control.js';
 import type { QmpClient } from '../../qemu/qmp.js';
@@ -8,7 +8,7 @@ const PAUSED_TIMEOUT_MS = 30_000;
 /** QEMU notices a closed connection at once. */
 const GIVING_UP_MS = 2_000;
 
-/** @returns false when it has all its memory already. @throws VmckptError TRANSFER_FAILED, TIMEOUT */
+/** @returns false when QEMU already has all of its memory. @throws VmckptError TRANSFER_FAILED, TIMEOUT */
 export async function prepareRecovery(monitor: QmpClient, migrationSocket: string): Promise<boolean> {
   const uri = `unix:${migrationSocket}`;
   const watch = new StatusWatch(monitor);
@@ -20,14 +20,14 @@ export async function prepareRecovery(monitor: QmpClient, migrationSocket: strin
       return true;
     } catch (error) {
       if (!(error instanceof VmckptError) || error.code !== 'QMP_COMMAND_FAILED') throw error;
-      // Our predecessor died between its migrate-recover and its connection: QEMU listens for us. Version 10 says
-      // so; 7.2 says the same for a moment when the connection was made and is being given up.
+      // The predecessor died between its migrate-recover and its connection, and QEMU listens. Version 10 reports
+      // that; 7.2 reports the same for a moment after a connection was made and lost.
       const status = watch.latest();
       refusal = `${error.message}, and that its migration is ${status ?? 'in a state that it does not tell'}`;
       if (status === 'postcopy-recover-setup') return true;
       if (!error.message.includes('triggered already')) triggeredAtMs = undefined;
       else if (performance.now() - (triggeredAtMs ??= performance.now()) > GIVING_UP_MS) return true;
-      // Refused until QEMU has noticed that its connection is gone, and for ever when it needs none any more.
+      // Refused until QEMU has noticed the lost connection; refused for good when it has all of its memory.
       return status === 'completed' ? false : undefined;
     }
   };
@@ -44,8 +44,8 @@ export async function prepareRecovery(monitor: QmpClient, migrationSocket: strin
 }
 
 /**
- * The migration's status as QEMU told it last. One question at a time: while its main loop waits for a page it does
- * not answer, and a few unanswered commands would stop it from reading out-of-band ones.
+ * The last known status of the migration. Only one query is under way at a time: QEMU does not answer while its main
+ * loop waits for a page, and after a few unanswered commands it stops reading out-of-band ones.
  */
 class StatusWatch {
   #asking = false;
@@ -63,7 +63,7 @@ class StatusWatch {
     try {
       this.#status = (await queryMigrate(this.monitor)).status;
     } catch {
-      this.#status = undefined; // not answered in time
+      this.#status = undefined; // no answer in time
     } finally {
       this.#asking = false;
     }

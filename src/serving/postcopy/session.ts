@@ -1,7 +1,7 @@
 /**
- * The post-copy conversation with an incoming QEMU, vmckpt in the role of the source of a migration. Order of
- * the messages and its reasons: docs/postcopy.md. Starts a VM from a checkpoint, or goes on where a session
- * that died has stopped.
+ * The post-copy conversation with an incoming QEMU, in which vmckpt is the source of a migration. docs/postcopy.md
+ * gives the order of the messages and the reasons. A session starts a VM from a checkpoint, or continues where
+ * another session has died.
  */
 import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -24,24 +24,26 @@ import type { ObservedFaults, Prediction } from '../../working-set/prediction.js
 
 const PINGS = { connected: 1, discarded: 2, listening: 3, packaged: 4 } as const;
 const ANSWER_TIMEOUT_MS = 30_000;
-/** As FaultServer::kPatienceMisses in native/core/fault_server.h: who asks for more than that needs everything. */
+/**
+ * FaultServer::kPatienceMisses in native/core/fault_server.h is the same: a guest with more misses needs everything.
+ */
 export const PATIENCE_FAULTS = 64;
 const LOOK_EVERY_MS = 10;
-/** With a channel of their own, requested pages do not wait behind background pages, so more of those may queue. */
+/** On a channel of their own, requested pages do not wait behind background pages, so more of those may queue. */
 const BACKGROUND_AHEAD_BYTES = { shared: 256 * 1024, preempt: 1 << 20 } as const;
 
 export interface SessionOptions {
   readonly catalog: PageCatalog;
   readonly extents: ExtentSource;
-  /** Opens one more connection to QEMU's incoming socket; one that is not readable is left to native code. */
+  /** Opens one more connection to QEMU's incoming socket. Native code reads a connection that is not `readable`. */
   readonly connect: (readable: boolean) => Socket;
-  /** When the second connection of `postcopy-preempt` is made: QEMU 7.2 reads nothing before it has both. */
+  /** When to make the second connection of `postcopy-preempt`: QEMU 7.2 reads nothing before it has both. */
   readonly preempt: 'off' | 'at-once' | 'after-pong';
-  /** Fills what it owns without the stream; excludes `postcopy-preempt`, with which QEMU 10 would never complete. */
+  /** Fills its blocks without the stream. Excludes `postcopy-preempt`, with which QEMU 10 would never complete. */
   readonly direct: QemuMemory | undefined;
-  /** What goes through the stream first, where there is no direct path. */
+  /** What to send first through the stream when there is no direct path. */
   readonly prediction: Prediction | undefined;
-  /** QEMU's. */
+  /** Page sizes of QEMU's memory. */
   readonly hostPages: HostPages;
 }
 
@@ -68,7 +70,7 @@ export class PostcopySession {
     this.#direct = options.direct;
   }
 
-  /** Not when its memory had to go through the stream after all. */
+  /** False when the memory had to go through the stream after all. */
   get isDirect(): boolean {
     return this.#direct !== undefined;
   }
@@ -78,7 +80,7 @@ export class PostcopySession {
     return [...channels].reduce((sum, channel) => sum + (channel?.sentBytes ?? 0), 0);
   }
 
-  /** Sends the machine's state; resolves when QEMU has taken it and its memory is served on demand. */
+  /** Sends the machine's state. Resolves when QEMU has it and memory is served on demand. */
   async start({ configuration, ramSectionId, deviceState }: MachineState): Promise<void> {
     const { catalog, hostPages } = this.#options;
     this.#openMain();
@@ -122,12 +124,12 @@ export class PostcopySession {
     await this.#pong(PINGS.packaged);
   }
 
-  /** Takes over a VM that waits in postcopy-recover: asks what it has received, and goes on with the rest. */
+  /** Takes over a VM in state postcopy-recover: asks QEMU which pages it has received, and sends the rest. */
   async recover(ramSectionId: number): Promise<void> {
     const { catalog, preempt } = this.#options;
     this.#openMain();
-    // All in one piece and before QEMU begins to read: when we die in its midst QEMU still comes as far as RESUME, and from
-    // there back to postcopy-paused. Before RESUME version 7.2 has no way back.
+    // One write, before QEMU begins to read: if this process dies in the middle, QEMU still reaches RESUME, and returns
+    // from there to postcopy-paused. Before RESUME, version 7.2 has no way back.
     this.#main.send(
       Buffer.concat([
         ...catalog.layout.blocks.map(({ name }) => wire.requestReceivedBitmap(name)),
@@ -138,12 +140,12 @@ export class PostcopySession {
     if (preempt !== 'off') this.#openPreempt();
     this.#startFeeding();
     this.#listen();
-    // The bitmaps come before it, and the first request behind it.
+    // The bitmaps arrive before this message, the first request after it.
     await this.#message('resumeAck', () => true);
     await this.#fillDirectly(() => this.#direct!.reattach());
   }
 
-  /** Goes on with the connection of a process that died when nothing was under way on it. */
+  /** Continues on the connection of a process that died while the stream was idle. */
   adopt(migrationSocket: number): void {
     this.#openMain(migrationSocket);
     this.#startFeeding();
@@ -153,14 +155,14 @@ export class PostcopySession {
     this.#direct!.reattach();
   }
 
-  /** Leaves behind what a successor needs to go on as if nothing had happened; without the direct path, nothing. */
+  /** Deposits what a successor needs to continue unnoticed. Does nothing without the direct path. */
   async bequeath(): Promise<void> {
     if (this.#direct === undefined) return;
     await this.#main.room(1);
     this.#direct.bequeath(descriptorOf(this.#sockets[0]!));
   }
 
-  /** Sends all remaining memory, ends the migration, and resolves when QEMU says that it has everything. */
+  /** Sends all remaining memory and ends the migration. Resolves when QEMU reports that it has everything. */
   async finish(ramSectionId: number): Promise<void> {
     this.#direct?.startBackground();
     if (this.#direct === undefined) await this.#sendPredicted();
@@ -168,8 +170,8 @@ export class PostcopySession {
     await this.#direct?.complete;
     this.#direct?.noteEnd();
     this.#mainEnded = true;
-    // From version 8 on QEMU reads this channel until every request is answered, also those that come behind the end;
-    // an EOS would end that, and a guest that touches one more zero page would hang for ever, the migration with it.
+    // From version 8 on, QEMU reads this channel until every request is answered, including requests after the end.
+    // An EOS would stop that: a guest that touches one more zero page would hang, and the migration with it.
     if (this.#options.preempt === 'at-once') {
       this.#demand.records.eos();
       this.#demand.flush();
@@ -187,7 +189,7 @@ export class PostcopySession {
     this.close();
   }
 
-  /** What was asked for, for the working set; complete once the session is closed. */
+  /** The demand faults, for the working set; complete once the session is closed. */
   observed(): Pick<ObservedFaults, 'faults' | 'beganAtMs'> {
     return this.#direct?.observed() ?? this.feeder.observed();
   }
@@ -197,7 +199,7 @@ export class PostcopySession {
     for (const socket of this.#sockets) socket.destroy();
   }
 
-  /** Rejects when a connection is lost or a page cannot be served; never resolves. Race it against the rest. */
+  /** Rejects when a connection is lost or a page cannot be served; never resolves. Race it against other promises. */
   failure(): Promise<never> {
     return new Promise((_resolve, reject) => {
       this.#stop.signal.addEventListener('abort', () => reject(this.#stop.signal.reason as Error), {
@@ -209,14 +211,14 @@ export class PostcopySession {
 
   #openMain(adopted?: number): void {
     const { catalog, connect } = this.#options;
-    // What QEMU says is read by the native reader where there is one.
+    // The native reader, if there is one, reads QEMU's messages.
     const readable = this.#direct === undefined;
     const socket = adopted === undefined ? connect(readable) : new Socket({ fd: adopted, readable });
     this.#main = new Channel(this.#watch(socket), catalog.layout);
     this.#demand = this.#main;
   }
 
-  /** To what QEMU says on the main connection; nothing is read before. */
+  /** Listens to QEMU's messages on the main connection, from which nothing has been read before. */
   #listen(): void {
     const returnPath = new ReturnPathParser(this.#options.catalog.layout, (message) =>
       this.#onMessage(message),
@@ -231,8 +233,8 @@ export class PostcopySession {
   }
 
   /**
-   * Lets the direct path serve its blocks. The others are sent at once, zero pages too: a fault in one of them may be
-   * read by our threads, which cannot answer it, and nothing is to be written any more once that is done.
+   * Lets the direct path serve its blocks. All other blocks are sent first, including their zero pages: the native
+   * threads may read a fault in one of them and cannot answer it, and nothing may be written to QEMU afterwards.
    */
   async #fillDirectly(attach: () => void): Promise<void> {
     if (this.#direct === undefined) return;
@@ -241,7 +243,7 @@ export class PostcopySession {
     } catch (error) {
       if (this.#direct.isAttached) throw error;
       await this.#forgoDirectPath(this.#direct);
-      // Behind that: the guest waits.
+      // Logged last, because the guest waits.
       await log(
         'error',
         { err: error },
@@ -254,7 +256,7 @@ export class PostcopySession {
     await this.feeder.sendRest(ranges, this.#stop.signal);
   }
 
-  /** QEMU knows nothing of pages that were installed directly, and must not get them once more. */
+  /** QEMU does not know which pages were installed directly, and must not get them again. */
   async #forgoDirectPath(direct: QemuMemory): Promise<void> {
     const inPlace = direct.inPlace();
     for (const { firstPage, presence } of inPlace)
@@ -263,12 +265,12 @@ export class PostcopySession {
     const owned = this.#options.catalog.layout.blocks.filter((block) => direct.owns(block)).map(rangeOf);
     this.#direct = undefined;
     direct.forgo();
-    // Of a fault that a dead process has read QEMU knows nothing: it will not ask for a zero page, nor make one.
+    // QEMU does not know of faults that a dead process read: it will not request their zero pages, nor make them.
     if (inPlace.some(({ presence }) => presence.includes(1)))
       await this.feeder.sendZeros(owned, this.#stop.signal);
   }
 
-  /** QEMU takes pages before LISTEN as those of a pre-copy: they are simply there when it runs. */
+  /** QEMU treats pages before LISTEN as those of a pre-copy: they are in place when the VM runs. */
   async #sendBeforeResume(ramSectionId: number): Promise<void> {
     const { prediction } = this.#options;
     if (prediction === undefined || prediction.beforeResume.length === 0) return;
@@ -278,7 +280,7 @@ export class PostcopySession {
     this.#main.send(wire.ramClose(ramSectionId));
   }
 
-  /** In the order of the direct path's background; what is withheld, last. */
+  /** In the same order as the direct path's background; withheld pages come last. */
   async #sendPredicted(): Promise<void> {
     const { prediction } = this.#options;
     if (prediction === undefined) return;
@@ -316,7 +318,7 @@ export class PostcopySession {
   #watch(socket: Socket): Socket {
     this.#sockets.push(socket);
     const isMain = this.#sockets.length === 1;
-    // QEMU closes the preempt channel as soon as the main one has told it the end.
+    // QEMU closes the preempt channel as soon as it has read the end on the main one.
     const lost = (cause?: Error) => {
       if (isMain) this.#onMainClosed(cause);
       else if (!this.#mainEnded) this.#fail(lostConnection(cause));
@@ -326,14 +328,14 @@ export class PostcopySession {
     return socket;
   }
 
-  /** Behind the end QEMU closes it as well, once it has said SHUT. */
+  /** After the end, QEMU closes the main connection as well, once it has sent SHUT. */
   #onMainClosed(cause?: Error): void {
     if (!this.#mainEnded || !this.#shut) this.#fail(lostConnection(cause));
   }
 
   #onMessage(message: ReturnPathMessage): void {
     if (message.type === 'requestPages') {
-      // Behind the end only zero pages are left, and QEMU makes those itself; on a channel of its own it waits for answers.
+      // After the end only zero pages are left. QEMU makes them itself, except on a separate channel, where it waits.
       if (!this.#mainEnded || this.#demand !== this.#main)
         this.feeder
           .answer(message.page, message.pageCount, this.#stop.signal)
