@@ -6,12 +6,12 @@ import { distFile } from '../util/package-paths.js';
 import type { Aftercare } from './order.js';
 
 export interface AftercareFiles {
-  /** Where QEMU's monitor listens: the process waits until it is free. */
+  /** The socket of QEMU's monitor. The process waits until the monitor is free. */
   readonly monitorSocket: string;
   readonly logPath: string;
 }
 
-/** Starts the process of the aftercare where there is something to do. */
+/** Starts the aftercare process if there is something to do. */
 export function beginAftercare({ monitorSocket, logPath }: AftercareFiles, care: Aftercare): void {
   if (care.agentSocket === undefined && care.networks.length === 0) return;
   const log = openSync(logPath, 'a', 0o600);

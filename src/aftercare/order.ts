@@ -1,20 +1,22 @@
 /**
- * What a restored guest needs once it runs: the time, neighbours who know where it is now, and as a clone a MAC address
- * of its own. A process of its own sees to it, so that nothing waits for a guest that may not answer; what it has
- * done is in the VM's log.
+ * What a restored guest needs once it runs: the current time, an announcement to its network neighbours, and for a
+ * clone a MAC address of its own. A separate process does this, so that nothing waits for a guest that may not
+ * answer. The VM's log tells what was done.
  */
 import * as v from 'valibot';
 
 export const aftercareSchema = v.object({
   isClone: v.boolean(),
-  /** The channel of the guest's agent. */
+  /** The channel of the guest agent. */
   agentSocket: v.optional(v.string()),
-  /** Networks that it shares with others, by id where it has one. A clone is cut off from them at first. */
+  /**
+   * Networks that the VM shares with others, with their ids if they have any. A clone starts disconnected from them.
+   */
   networks: v.array(v.object({ id: v.optional(v.string()) })),
 });
 export type Aftercare = v.InferOutput<typeof aftercareSchema>;
 
-/** What the user should know about it beforehand, a sentence each. @param runs whether the VM does so at once */
+/** What the user should know in advance, one sentence each. @param runs whether the VM runs at once */
 export function aftercareNotes({ isClone, networks }: Aftercare, runs: boolean): string[] {
   if (!isClone) return [];
   return networks.map(({ id }) =>

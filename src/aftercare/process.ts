@@ -1,4 +1,4 @@
-/** The process of aftercare.ts. Its arguments are the socket of QEMU's monitor and the order, as JSON. */
+/** The aftercare process. Its arguments are the socket of QEMU's monitor and the order, as JSON. */
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { pino } from 'pino';
@@ -12,9 +12,9 @@ import { aftercareSchema, type Aftercare } from './order.js';
 
 const MONITOR_TIMEOUT_MS = 60_000;
 const AGENT_TIMEOUT_MS = 30_000;
-/** What a guest has made under its old address is sent, and dropped, by then. */
+/** By then, frames that the guest made under its old address have been sent, and dropped. */
 const DRAIN_MS = 300;
-/** As QEMU does after a migration of its own. */
+/** The same values as QEMU uses after a migration. */
 const ANNOUNCEMENT = { initial: 50, max: 550, rounds: 5, step: 100 };
 
 const log = pino({ base: { pid: process.pid } });
@@ -40,9 +40,9 @@ async function announce(qmp: QmpClient): Promise<void> {
 }
 
 /**
- * To the guest the link was there all the time, and what it sent was dropped: a link that is gone makes Linux keep frames,
- * which would come out under the old address when it is back. Only then it sees the link go and come back, whereupon
- * what runs there asks for another lease.
+ * For the guest the link was up all the time, and what it sent was dropped. (With the link down, Linux keeps frames and
+ * would send them under the old address later.) Only afterwards does the guest see the link go down and up, so that its
+ * network configuration requests a new lease.
  */
 async function joinAnew(qmp: QmpClient, agent: GuestAgent, networkId: string): Promise<void> {
   const before = (await nicMacAddresses(qmp)).get(networkId);
@@ -50,7 +50,7 @@ async function joinAnew(qmp: QmpClient, agent: GuestAgent, networkId: string): P
   const interfaces = await having();
   if (interfaces.length === 0)
     throw new VmckptError('AGENT_REFUSED', `the guest has no interface with the MAC address ${before}`);
-  // A VLAN or a bridge on top of the card may have it as well, and would go on sending under it.
+  // A VLAN or a bridge on top of the card may have the same address, and would keep sending under it.
   const address = randomMacAddress();
   for (const { name } of interfaces) await changeMacAddress(agent, name, address);
   await sleep(DRAIN_MS);
@@ -63,7 +63,7 @@ async function joinAnew(qmp: QmpClient, agent: GuestAgent, networkId: string): P
 async function changeMacAddress(agent: GuestAgent, name: string, address: string): Promise<void> {
   const set = (...words: string[]) => agent.run('ip', ['link', 'set', 'dev', name, ...words]);
   if ((await set('address', address)).exitCode === 0) return;
-  // Not every driver can while the interface is up.
+  // Not every driver can change the address while the interface is up.
   await set('down');
   const { exitCode, errorOutput } = await set('address', address);
   await set('up');
@@ -71,7 +71,7 @@ async function changeMacAddress(agent: GuestAgent, name: string, address: string
     throw new VmckptError('AGENT_REFUSED', `ip link set dev ${name} address: ${errorOutput.trim()}`);
 }
 
-/** Of one station, locally administered. */
+/** A unicast, locally administered address. */
 function randomMacAddress(): string {
   const bytes = randomBytes(6);
   bytes[0] = (bytes[0]! & 0xfc) | 0x02;
@@ -87,7 +87,7 @@ async function withMonitor(path: string, action: (qmp: QmpClient) => Promise<voi
   }
 }
 
-/** One thing that fails does not keep the others from being done. */
+/** If one action fails, the others are still done. */
 async function attempt(done: string, action: () => Promise<void>): Promise<void> {
   try {
     await action();

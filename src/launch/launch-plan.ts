@@ -1,4 +1,7 @@
-/** From a manifest and the user's wishes to the command line of the new QEMU. Nothing is changed anywhere, so that a save can rehearse it. */
+/**
+ * Makes the command line of the new QEMU from a manifest and the user's options. Changes nothing, so a save can
+ * rehearse it.
+ */
 import path from 'node:path';
 import type { Manifest } from '../checkpoint/manifest.js';
 import { VmckptError } from '../errors.js';
@@ -25,11 +28,11 @@ export interface LaunchWishes {
   readonly qemuBinary: string | undefined;
   readonly qemuArgs: readonly string[] | undefined;
   readonly trustCommandLine: boolean;
-  /** `original` by default: the VM takes the place of the one that was saved. */
+  /** Default: `original`, which takes the place of the saved VM. */
   readonly identity?: Identity | undefined;
 }
 
-/** What a launch goes by. */
+/** What a launch depends on. */
 export type SavedVm = Pick<
   Manifest,
   | 'name'
@@ -45,11 +48,11 @@ export type SavedVm = Pick<
 
 export interface LaunchSubject {
   readonly manifest: SavedVm;
-  /** Whether the manifest is what vmckpt saved for this user. */
+  /** Whether this user's vmckpt wrote the manifest. */
   readonly judgeSeal: () => SealVerdict;
-  /** The VM's folder; it need not be there. */
+  /** The VM's folder; it may not exist yet. */
   readonly directory: string;
-  /** The file that main memory is to be a mapping of. */
+  /** The file that QEMU maps as main memory. */
   readonly memory?: MappedMemory | undefined;
 }
 
@@ -57,20 +60,20 @@ export interface LaunchPlan {
   readonly binary: string;
   readonly args: readonly string[];
   readonly cwd: string;
-  /** As whom QEMU is started, if not as this process's user. */
+  /** The user who starts QEMU, if not this process's. */
   readonly user?: User;
-  /** As whom it will run. */
+  /** The user as whom QEMU will run. */
   readonly socketOwner?: User;
-  /** Where the sockets lie that a restore adds. */
+  /** The folder for the sockets that a restore adds. */
   readonly socketFolder: string;
   /** Whether the VM runs once it is restored. */
   readonly runs: boolean;
-  /** The socket to tell the user, from the root folder on. */
+  /** The absolute path of the socket to report to the user. */
   readonly qmpSocket: string;
   readonly consoleSocket: string | undefined;
-  /** What is in another place than in the saved command line. */
+  /** What is in a different place than in the saved command line. */
   readonly moved: readonly Moved[];
-  /** Whether QEMU puts something else below the folder of the sockets. */
+  /** Whether QEMU puts other files into the folder of the sockets. */
   readonly needsOwnFolder: boolean;
   readonly aftercare: Aftercare;
   readonly notes: readonly string[];
@@ -87,7 +90,7 @@ export async function planLaunch(subject: LaunchSubject, wishes: LaunchWishes): 
   const runs = manifest.runState === 'running' || wishes.run;
   const isTrial = identity === 'trial';
   const isTrusted = wishes.qemuArgs !== undefined || wishes.trustCommandLine;
-  // With a word of trust, or another command line, a plain user runs another's VM as their own.
+  // With explicit trust, or with another command line, a plain user runs another user's VM as their own.
   const isTakenOver = isTrial || (isTrusted && !isRoot());
   const user = isTakenOver ? undefined : otherUser(manifest.process);
   if (memory !== undefined && user !== undefined) refuseMapped(user);
@@ -107,7 +110,7 @@ export async function planLaunch(subject: LaunchSubject, wishes: LaunchWishes): 
   const args = [...own.args, ...(memory === undefined ? transferMonitor(socketFolder) : [])];
   const saved = parseCommandLine(argv);
   const requisites = { manifest, user, isOwnCommandLine, isTrial, saved, cwd, directory, socketFolder };
-  // The memory file need not be there yet.
+  // The memory file may not exist yet.
   refuseUnmet({ ...requisites, rewritten: parseCommandLine(withoutMappedMemory(args)) });
   const agentSocket = agentSocketOf(own.args);
   const aftercare = {
@@ -143,7 +146,7 @@ export async function planLaunch(subject: LaunchSubject, wishes: LaunchWishes): 
   };
 }
 
-/** What a restore of this VM would be refused for, here, as its user's own and without further wishes. */
+/** The reasons why a restore of this VM on this host, by its user and without further options, would be refused. */
 export async function rehearseLaunch(subject: Omit<LaunchSubject, 'judgeSeal'>): Promise<readonly Problem[]> {
   const nothing = { run: false, qemuBinary: undefined, qemuArgs: undefined, trustCommandLine: false };
   try {
@@ -168,7 +171,7 @@ function commandLineOf({ manifest }: LaunchSubject, { qemuArgs }: LaunchWishes):
   );
 }
 
-/** With -runas QEMU starts as this process's user, and changes it before it is loaded. */
+/** With -runas, QEMU starts as this process's user and changes to another one before it is loaded. */
 function startOf(user: User | undefined, saved: readonly Option[]): Pick<LaunchPlan, 'user' | 'socketOwner'> {
   if (user === undefined) return {};
   return { socketOwner: user, ...(changesUser(saved) ? {} : { user }) };
@@ -182,7 +185,7 @@ function refuseMapped({ uid }: User): never {
   );
 }
 
-/** What stands in the way of a launch, all at once. */
+/** Everything that prevents a launch, in one error. */
 class LaunchRefusal extends VmckptError {
   readonly problems: readonly Problem[];
 
@@ -198,7 +201,7 @@ function refuseUnmet(requisites: Requisites): void {
   if (first !== undefined) throw new LaunchRefusal(first, others);
 }
 
-/** QEMU makes a tap interface that is not there, if it may. */
+/** If QEMU is allowed to, it creates a tap interface that does not exist. */
 function tapNotes(options: readonly Option[]): string[] {
   const named = tapNames(options).filter((name) => hasInterface(name) === false);
   return named.map(
@@ -207,7 +210,7 @@ function tapNotes(options: readonly Option[]): string[] {
   );
 }
 
-/** A monitor serves one client at a time: the serving process has its own. */
+/** A monitor serves one client at a time, so the serving process has its own. */
 function transferMonitor(socketFolder: string): readonly string[] {
   const socket = path.join(socketFolder, 'transfer.sock').replaceAll(',', ',,');
   return [
@@ -218,7 +221,7 @@ function transferMonitor(socketFolder: string): readonly string[] {
   ];
 }
 
-/** What the user has to do before the guest goes on. */
+/** What the user has to do before the guest continues. */
 function stateNotes({ vmState }: Pick<SavedVm, 'vmState'>, runs: boolean): string[] {
   if (vmState === 'suspended')
     return ['The guest sleeps, as it was saved: system_wakeup in its monitor wakes it.'];
@@ -233,7 +236,10 @@ function stateNotes({ vmState }: Pick<SavedVm, 'vmState'>, runs: boolean): strin
   ];
 }
 
-/** Of what will really be run. Memory that we map ourselves, and sockets in the VM's own folder, are harmless. */
+/**
+ * Judges the command line that will be run. Memory that vmckpt maps, and sockets in the VM's own folder, are
+ * harmless.
+ */
 function refuseUntrusted(
   args: readonly string[],
   { manifest, judgeSeal }: LaunchSubject,

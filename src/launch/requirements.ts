@@ -1,6 +1,6 @@
 /**
- * What must hold before a saved VM can be started here, in one table. A restore refuses what does not hold; a save goes
- * through the same table while the VM still lives, so that nothing is found out when it is too late.
+ * Everything that must hold before a saved VM can be started here, in one table. A restore refuses what does not
+ * hold. A save checks the same table while the VM still lives, so that problems are found in time.
  */
 import { statSync } from 'node:fs';
 import path from 'node:path';
@@ -19,26 +19,26 @@ const REPLACEMENT_CHARACTER = '\ufffd';
 
 export interface Problem {
   readonly code: ErrorCode;
-  /** Clauses of a sentence, with the parts by name. */
+  /** Clauses of a sentence that name the parts. */
   readonly message: string;
   readonly hint: string;
 }
 
 export interface Requisites {
   readonly manifest: Pick<Manifest, 'process' | 'workingDirectory' | 'changedParts'>;
-  /** As whom it is to run, if not as this process's user. */
+  /** The user as whom QEMU is to run, if not this process's. */
   readonly user: User | undefined;
-  /** The user's own command line is meant as it stands. */
+  /** The user gave this command line: it is used as it is. */
   readonly isOwnCommandLine: boolean;
-  /** In a network of its own, with nothing of the original. */
+  /** Runs in an isolated network, with nothing of the original. */
   readonly isTrial: boolean;
-  /** As they were saved, without those that belong to one run. */
+  /** The saved options, without those that belong to one run. */
   readonly saved: readonly Option[];
-  /** As QEMU will get them. */
+  /** The options that QEMU will get. */
   readonly rewritten: readonly Option[];
-  /** What their relative names are meant from. */
+  /** The folder from which relative names are resolved. */
   readonly cwd: string | undefined;
-  /** The VM's folder, and the one of its sockets: the restore makes them itself. */
+  /** The VM's folder and that of its sockets; the restore creates both. */
   readonly directory: string;
   readonly socketFolder: string;
 }
@@ -47,7 +47,7 @@ type Requirement = (requisites: Requisites) => Problem | undefined;
 
 const OWN_COMMAND_LINE = 'vmckpt restore NAME -- QEMU ARGS…';
 
-/** What of it is not met decides about those behind it. */
+/** In the order in which they are checked. */
 export const REQUIREMENTS = {
   'readable names': requireReadableNames,
   'nothing of the old process': requireNothingInherited,
@@ -61,7 +61,7 @@ export const REQUIREMENTS = {
   'socket paths': requireSocketPaths,
 } as const satisfies Record<string, Requirement>;
 
-/** Where names mean nothing, what they name says nothing more. */
+/** If one of these is not met, names mean nothing here, and the later checks are skipped. */
 const DECIDING: ReadonlySet<string> = new Set<keyof typeof REQUIREMENTS>([
   'readable names',
   'the same place',
@@ -79,7 +79,7 @@ export function unmetRequirements(requisites: Requisites): Problem[] {
   return problems;
 }
 
-/** Arguments are bytes, a manifest is UTF-8: what was none was read as replacement characters. */
+/** A manifest is UTF-8. Bytes of the command line that were not UTF-8 were read as replacement characters. */
 function requireReadableNames({ saved, cwd = '' }: Requisites): Problem | undefined {
   const broken = [...saved.map(({ name, value = '' }) => `-${name} ${value}`), `the folder ${cwd}`].filter(
     (text) => text.includes(REPLACEMENT_CHARACTER),
@@ -102,7 +102,7 @@ function requireNothingInherited({ saved }: Requisites): Problem | undefined {
   };
 }
 
-/** Its command line makes another machine than the one that was saved. */
+/** The saved machine differs from what its command line makes. */
 function requireParts({ manifest, isOwnCommandLine }: Requisites): Problem | undefined {
   const { changedParts = [] } = manifest;
   if (changedParts.length === 0 || isOwnCommandLine) return undefined;
@@ -113,7 +113,7 @@ function requireParts({ manifest, isOwnCommandLine }: Requisites): Problem | und
   };
 }
 
-/** After the host's restart the ids of its namespaces are others, and only what the saver saw counts. */
+/** After a restart of the host, namespaces have other ids; then only what the saver saw counts. */
 function requirePlace({ manifest, isOwnCommandLine, isTrial }: Requisites): Problem | undefined {
   const { process: saved } = manifest;
   if (saved === undefined || isOwnCommandLine || isTrial) return undefined;
@@ -156,7 +156,7 @@ function requireFolder({ manifest, saved, cwd, isOwnCommandLine }: Requisites): 
   };
 }
 
-/** What has taken the place of an image is another disk. */
+/** A file that has replaced an image is another disk. */
 function requireImages({ manifest, isOwnCommandLine }: Requisites): Problem | undefined {
   const lost = manifest.process?.lostImages ?? [];
   if (lost.length === 0 || isOwnCommandLine) return undefined;
@@ -172,7 +172,7 @@ function requireFiles(requisites: Requisites): Problem | undefined {
   if (isOwnCommandLine || (cwd !== undefined && !isDirectory(cwd))) return undefined;
   const isOurs = (file: string) => [directory, socketFolder].some((folder) => file.startsWith(`${folder}/`));
   const files = namedFiles(rewritten);
-  // QEMU makes it before it connects to it.
+  // QEMU creates this socket before it connects to it.
   const isOwnPeer = (name: string) => files.some((file) => file.use === 'listen' && file.name === name);
   const missing = files.flatMap(({ option, name, or, use }) => {
     const file = path.resolve(cwd ?? '/', name);
@@ -192,7 +192,7 @@ function requireFiles(requisites: Requisites): Problem | undefined {
   };
 }
 
-/** QEMU as root would make one that nobody has connected to anything. */
+/** QEMU as root would create an interface that is connected to nothing. */
 function requireTaps({ manifest, isOwnCommandLine, isTrial }: Requisites): Problem | undefined {
   if (isOwnCommandLine || isTrial) return undefined;
   const gone = (manifest.process?.taps ?? []).filter(
@@ -224,7 +224,7 @@ function exists(file: string): boolean {
   try {
     return statSync(file, { throwIfNoEntry: false }) !== undefined;
   } catch {
-    // It may be there: what may not be looked at is for QEMU to open, which may have other rights.
+    // The file may exist. QEMU, which may have other rights, will find out.
     return true;
   }
 }

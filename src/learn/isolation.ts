@@ -1,7 +1,7 @@
 /**
- * A network namespace with nothing but its loopback, and a runtime folder of its own: the VM that learns has the ports
- * of the original there, its clients reach it as usual, and nothing reaches the outside. The verb runs itself once more
- * inside.
+ * A network namespace with only a loopback, and a runtime folder of its own. In it, the VM that learns has the same
+ * ports as the original and its clients reach it as usual, but nothing reaches the outside. The verb runs itself
+ * again inside.
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -14,7 +14,7 @@ import { listVmFolders } from '../vms/folder.js';
 import { asRoot } from '../util/rights.js';
 import { homeDir, stateDir } from '../util/user-folders.js';
 
-/** Set inside. */
+/** Set in the inner process. */
 const INSIDE_VARIABLE = 'VMCKPT_ISOLATED';
 const LOOPBACK_UP = ['ip', 'link', 'set', 'dev', 'lo', 'up'] as const;
 
@@ -24,16 +24,16 @@ export function isIsolated(): boolean {
 }
 
 /**
- * Runs this process's own command line inside; what it prints is printed. Interrupts are handed on.
+ * Runs this process's own command line inside, with the same output. Passes interrupts on.
  * @returns its exit code
- * @throws VmckptError NOT_PERMITTED where there can be no such network
+ * @throws VmckptError NOT_PERMITTED where such a network is impossible
  */
 export async function runIsolated(): Promise<number> {
   const enter = ['--net', ...(process.getuid?.() === 0 ? [] : ['--map-root-user']), '--'];
   requireNamespaces(enter);
   const runtimeDir = mkdtempSync(path.join(tmpdir(), 'vmckpt-learn-'));
   try {
-    // It ends with us, and gets an interrupt from the terminal once only: from us.
+    // The child ends with this process. It gets an interrupt from the terminal only once, from here.
     const command = ['setpriv', '--pdeathsig', 'TERM', '--', process.execPath, ...process.argv.slice(1)];
     const script = `${LOOPBACK_UP.join(' ')} && exec "$@"`;
     const inside = spawn('unshare', [...enter, 'sh', '-c', script, 'sh', ...command], {
@@ -48,7 +48,7 @@ export async function runIsolated(): Promise<number> {
       },
       detached: true,
     });
-    // A second one does not wait for what it does about the first.
+    // A second interrupt does not wait for the reaction to the first.
     let asked = false;
     for (const signal of ['SIGINT', 'SIGTERM'] as const)
       process.on(signal, () => {
@@ -63,7 +63,7 @@ export async function runIsolated(): Promise<number> {
   }
 }
 
-/** What the process inside has left when it was killed. */
+/** Ends VMs that a killed inner process left. */
 async function endVmsOf(runtimeDir: string): Promise<void> {
   process.env['VMCKPT_RUNTIME_DIR'] = runtimeDir;
   for (const { name } of listVmFolders()) await stopVm(name).catch(() => undefined); // it may have none

@@ -1,6 +1,6 @@
 /**
- * The story of learning on purpose: run the checkpoint in a network of its own, exercise it as its clients do, end it,
- * and again; each run teaches the next restores. Where the network comes from: isolation.ts.
+ * The story of `learn`: run the checkpoint in an isolated network, exercise it as its clients do, end it, and repeat.
+ * Each run teaches the next restores. isolation.ts makes the network.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
@@ -22,7 +22,7 @@ import { readWorkingSet } from '../working-set/file.js';
 import { DEFAULT_WISHES } from '../working-set/plan.js';
 import type { WorkingSet } from '../working-set/working-set.js';
 
-/** How long a probe gets to end when it is told to. */
+/** How long a probe may take to end after it was told to. */
 const PROBE_ENDS_MS = 2_000;
 
 export interface LearnOptions {
@@ -36,23 +36,23 @@ export interface LearnOptions {
   readonly seconds: number;
   readonly qemuBinary: string | undefined;
   readonly trustCommandLine: boolean;
-  /** The checkpoint is there, and the first run begins. */
+  /** Called when the checkpoint was found and the first run begins. */
   readonly onBegin: () => void;
   readonly onRun: (run: LearnRun) => void;
-  /** What makes the lessons doubtful. */
+  /** Reasons to doubt what is learned. */
   readonly onWarning: (text: string) => void;
-  /** What restores say. */
+  /** Messages of the restores. */
   readonly onMessage: (text: string) => void;
   readonly signal: AbortSignal;
 }
 
 export interface LearnRun {
-  /** From 1. */
+  /** Counts from 1. */
   readonly run: number;
   readonly mode: 'lazy' | 'exact' | 'prefetch';
   readonly demandFaults: number;
   readonly prefetchedPages: number;
-  /** Null: not known. */
+  /** Null: unknown. */
   readonly precision: number | null;
   readonly recall: number | null;
 }
@@ -72,9 +72,9 @@ interface Lessons {
 }
 
 /**
- * In an isolated process.
- * @throws VmckptError as restore() does, PROBE_FAILED, and COMMAND_LINE_UNSUPPORTED, DISKS_WRITABLE for what cannot be isolated.
- *   What was learnt before is kept, and no VM is left.
+ * Runs in the isolated process. On failure, what was learned before is kept and no VM is left.
+ * @throws VmckptError as restore() does, PROBE_FAILED, and COMMAND_LINE_UNSUPPORTED, DISKS_WRITABLE for what cannot
+ *   be isolated
  */
 export async function learn(options: LearnOptions): Promise<LearnReport> {
   const store = await Store.open(options.storeDir, { trustForeign: options.trustCommandLine });
@@ -95,15 +95,15 @@ export async function learn(options: LearnOptions): Promise<LearnReport> {
   return { name, generation: number, probe: options.probe ?? null, runs, unitCount };
 }
 
-/** As how often each comes. */
+/** The mode of the given run. */
 function modeOf(run: number, runCount: number): LearnRun['mode'] {
   if (run === 1) return 'lazy';
   return run === 2 && runCount > 2 ? 'exact' : 'prefetch';
 }
 
 /**
- * The first run sees everything that is touched, and when; an exact one which pages that are, more slowly; the others see
- * what it is like with what was learnt.
+ * The first run observes everything that is touched, and when. An exact run observes which pages are touched, more
+ * slowly. The other runs measure how well the prediction works.
  */
 async function runOnce(run: number, { options, generation }: Lessons): Promise<LearnRun> {
   const mode = modeOf(run, options.runs);
@@ -123,7 +123,7 @@ async function runOnce(run: number, { options, generation }: Lessons): Promise<L
       detach: false,
       run: true,
       qemuArgs: undefined,
-      // What a trial writes is discarded: it can do a newer disk no harm.
+      // What a trial writes is discarded, so it cannot harm a newer disk.
       disksAsSaved: true,
       onProgress: () => undefined,
       identity: 'trial',
@@ -143,7 +143,7 @@ async function runOnce(run: number, { options, generation }: Lessons): Promise<L
   return { run, mode, demandFaults, prefetchedPages, precision, recall };
 }
 
-/** A restore that cannot be lazy may load all memory first, of which nothing is learnt. */
+/** Replaces advice to restore eagerly: nothing is learned from that. */
 function withoutEager(error: unknown): unknown {
   if (!(error instanceof VmckptError)) return error;
   const why = 'What a VM touches is learnt while its memory comes on demand';
@@ -163,7 +163,7 @@ async function exercise(
   if (probe === undefined)
     return sleep(seconds * 1000, undefined, { signal }).catch(() => signal.throwIfAborted());
   const child = spawn('sh', ['-c', probe], {
-    // Its words are messages: stdout is for the report.
+    // The probe's output counts as messages: stdout is for the report.
     stdio: ['ignore', process.stderr, process.stderr],
     env: { ...process.env, VMCKPT_LEARN_DIR: ownFolder },
     detached: true,
@@ -184,7 +184,7 @@ async function exercise(
   }
 }
 
-/** It has not done what clients do: what the guest touched meanwhile is not what they need. */
+/** A failed probe has not done what clients do, so what the guest touched is not what they need. */
 function probeFailed(run: number, end: number | string): VmckptError {
   return new VmckptError('PROBE_FAILED', `the probe ended with ${end} in run ${run}`, {
     hint:

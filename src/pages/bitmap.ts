@@ -1,4 +1,4 @@
-/** One bit a page over flat page numbers. */
+/** One bit per page, indexed by flat page number. */
 export class PageBitmap {
   readonly pageCount: number;
   readonly #words: Uint32Array;
@@ -9,7 +9,7 @@ export class PageBitmap {
     this.#words = new Uint32Array(Math.ceil(pageCount / 32));
   }
 
-  /** How many bits are set. */
+  /** The number of set bits. */
   get count(): number {
     return this.#count;
   }
@@ -18,7 +18,7 @@ export class PageBitmap {
     return ((this.#words[page >>> 5]! >>> (page & 31)) & 1) === 1;
   }
 
-  /** The first page from `page` on whose bit is clear; `pageCount` when there is none. */
+  /** The first page at or after `page` whose bit is clear; `pageCount` if there is none. */
   nextClear(page: number): number {
     let word = page >>> 5;
     let clear = ~(this.#words[word] ?? 0) & (-1 << (page & 31));
@@ -27,7 +27,7 @@ export class PageBitmap {
     return Math.min(word * 32 + 31 - Math.clz32(clear & -clear), this.pageCount);
   }
 
-  /** Sets a page's bit and tells whether it was clear: the one way to claim a page. */
+  /** Sets a page's bit and returns whether it was clear. This is the only way to claim a page. */
   claim(page: number): boolean {
     const word = page >>> 5;
     const mask = 1 << (page & 31);

@@ -1,6 +1,6 @@
 /**
- * CATALOG + EXTENT SOURCE → TRANSFER → PAGE SINK: the contracts that every room speaks. Pages are flat page numbers
- * (see layout.ts); a page is PAGE_BYTES long.
+ * CATALOG + EXTENT SOURCE → TRANSFER → PAGE SINK: the contracts between the rooms. Pages are flat page numbers (see
+ * layout.ts); a page is PAGE_BYTES long.
  */
 import type { RamLayout } from './layout.js';
 
@@ -14,47 +14,47 @@ export interface PageSink {
   ready(): Promise<void>;
 }
 
-/** What a source may hand to a sink between two `ready()`s. */
+/** What a source may send to a sink between two calls of `ready()`. */
 export const MAX_BURST_BYTES = 1 << 20;
 
 export const PAGE_KINDS = { absent: 0, zero: 1, fill: 2, data: 3 } as const;
 export type PageKind = (typeof PAGE_KINDS)[keyof typeof PAGE_KINDS];
 
 /**
- * What every page is, and where it lies: data pages lie together in extents, which are read, verified and decoded as one.
- * Local, and small beside the bytes, hence synchronous; verified when it is first used.
+ * What every page is, and where it is stored. Data pages are stored in extents, which are read, verified and decoded as
+ * one. A catalogue is local and small compared with the bytes, so it is synchronous. It is verified on first use.
  */
 export interface PageCatalog {
   readonly layout: RamLayout;
   kindOf(page: number): PageKind;
   fillByteOf(page: number): number;
-  /** The extent that holds a data page, and the page's place in it. */
+  /** The extent that holds a data page, and the page's position in it. */
   extentOf(page: number): number;
   slotOf(page: number): number;
 }
 
 /**
- * Gives the bytes of extents, verified and decoded. They may be anywhere: a source can be without an extent for a while.
- * test/contracts/extent-source.ts is what every source has to pass.
+ * Supplies the verified and decoded bytes of extents. They may be anywhere, and a source may lack an extent for a
+ * while. Every source must pass test/contracts/extent-source.ts.
  */
 export interface ExtentSource {
   /**
    * Reads an extent into `into`, which has room for the longest one, without waiting for anything slower than a disk.
-   * Returns its page count; undefined when it is not here yet.
-   * @throws VmckptError EXTENT_DAMAGED, and then `into` holds nothing of use; INDEX_DAMAGED
+   * Returns its page count; undefined when the source does not have it yet.
+   * @throws VmckptError EXTENT_DAMAGED, and then `into` is undefined content; INDEX_DAMAGED
    */
   readNow(extent: number, into: Uint8Array): number | undefined;
   /**
-   * Reads many extents beside the main thread, and takes as long as that takes; `readNow` has them afterwards.
+   * Reads many extents off the main thread and may take any time. Afterwards `readNow` has them.
    * @throws VmckptError EXTENT_DAMAGED, INDEX_DAMAGED; the signal's reason
    */
   read(extents: readonly number[], signal?: AbortSignal): Promise<DecodedExtents>;
-  /** Says that these will be asked for soon. */
+  /** A hint that these extents will be requested soon. */
   willNeed(extents: readonly number[]): void;
 }
 
 export interface DecodedExtents {
-  /** The decoded bytes of the extent at this place of the request; valid until `release()`. */
+  /** The decoded bytes of the extent at this position of the request; valid until `release()`. */
   bytesAt(position: number): Uint8Array;
   release(): void;
 }

@@ -1,7 +1,10 @@
-/** The pages of the process that has a VM's memory: those of hugetlbfs hold many of ours, and come as a whole or not at all. */
+/**
+ * The pages of the process that owns a VM's memory. Those of hugetlbfs span many 4 KiB pages, and come whole or not
+ * at all.
+ */
 import { PAGE_BYTES, type PageRange, type PlacedRamBlock, type RamLayout } from './layout.js';
 
-/** RAM block → bytes of a page, for those whose pages are not of PAGE_BYTES. */
+/** RAM block → page size in bytes, for blocks whose pages are not PAGE_BYTES long. */
 export type HugePageSizes = Readonly<Record<string, number>>;
 
 export class HostPages {
@@ -17,7 +20,7 @@ export class HostPages {
     return this.#sizes[name] ?? PAGE_BYTES;
   }
 
-  /** The pages of the host's page that holds this one; one alone where host pages are as ours. */
+  /** The 4 KiB pages of the host page that holds this one; only itself when host pages are 4 KiB. */
   around(page: number): PageRange {
     const block = this.#layout.blockOf(page);
     const pageCount = this.bytesIn(block) / PAGE_BYTES;
@@ -25,7 +28,7 @@ export class HostPages {
     return { firstPage, endPage: firstPage + pageCount };
   }
 
-  /** All sizes that there are, in one number, as QEMU tells them in POSTCOPY_ADVISE. */
+  /** All page sizes combined in one number, as POSTCOPY_ADVISE carries them. */
   get sizeBits(): number {
     return this.#layout.blocks.reduce((bits, block) => bits | this.bytesIn(block), PAGE_BYTES);
   }

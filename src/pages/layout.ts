@@ -38,7 +38,7 @@ export class RamLayout {
   readonly ramBytes: number;
   readonly #byName: ReadonlyMap<string, PlacedRamBlock>;
 
-  /** @throws VmckptError STREAM_MALFORMED when blocks are nameless, doubled, unaligned or too many. */
+  /** @throws VmckptError STREAM_MALFORMED when blocks are nameless, duplicate, unaligned or too many. */
   constructor(blocks: readonly RamBlock[]) {
     if (blocks.length > MAX_BLOCKS) malformed(`${blocks.length} RAM blocks, at most ${MAX_BLOCKS} expected`);
     const placed: PlacedRamBlock[] = [];
@@ -67,7 +67,7 @@ export class RamLayout {
     return this.#byName.get(name);
   }
 
-  /** The block that holds a flat page number (there are few blocks, the first nearly always wins). */
+  /** The block that holds a flat page number. There are few blocks, and the first one is nearly always right. */
   blockOf(page: number): PlacedRamBlock {
     for (const block of this.blocks) if (page - block.firstPage < block.pageCount) return block;
     throw new RangeError(`page ${page} lies outside a RAM of ${this.pageCount} pages`);

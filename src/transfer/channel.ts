@@ -1,6 +1,6 @@
 /**
- * One way out for page records: a connection to an incoming QEMU, or a file. Records gather in a RecordWriter;
- * flush() hands them on. What has not been taken yet is counted, so that background pages are paced.
+ * One output for page records: a connection to an incoming QEMU, or a file. A RecordWriter gathers records; flush()
+ * writes them. Bytes that were not taken yet are counted, to pace background pages.
  */
 import type { Writable } from 'node:stream';
 import type { RamLayout } from '../pages/layout.js';
@@ -29,12 +29,12 @@ export class Channel {
     return this.#out.destroyed;
   }
 
-  /** Hands on everything written so far. */
+  /** Writes all records gathered so far. */
   flush(): void {
     if (this.records.usedBytes > 0) this.#send(this.records.take());
   }
 
-  /** Sends bytes that are not page records, behind what has been written so far. */
+  /** Sends bytes that are not page records, after everything written so far. */
   send(bytes: Uint8Array): void {
     this.flush();
     this.#send(bytes);
@@ -50,7 +50,7 @@ export class Channel {
     const { byteLength } = bytes;
     this.#inFlightBytes += byteLength;
     this.#sentBytes += byteLength;
-    // The write callback, not 'drain': that one does not fire below the high-water mark.
+    // The write callback, not 'drain': 'drain' does not fire below the high-water mark.
     this.#out.write(bytes, () => {
       this.#inFlightBytes -= byteLength;
       this.#wake(this.#inFlightBytes);

@@ -1,12 +1,12 @@
-/** Walks over pages of a checkpoint, a step at a time, with the next steps being decoded meanwhile. */
+/** Walks over pages of a checkpoint in steps, and decodes the next steps in the meantime. */
 import { PAGE_KINDS, type DecodedExtents, type ExtentSource, type PageCatalog } from '../pages/contracts.js';
 
-/** 512 KiB: what waits behind one step waits for little. */
+/** 512 KiB: small, so that nothing waits long behind a step. */
 const PAGES_PER_STEP = 128;
-/** Steps that are being decoded while one is used. */
+/** Steps that are decoded while one is used. */
 const STEPS_AHEAD = 2;
 
-/** Pages to be sent together, those that carry data decoded; valid until the next step is asked for. */
+/** Pages to be sent together; those with data are decoded. Valid until the next step is requested. */
 export interface DecodedStep {
   readonly pages: readonly number[];
   /** Extent → its decoded pages. */
@@ -16,7 +16,7 @@ export interface DecodedStep {
 export interface StepOptions {
   readonly catalog: PageCatalog;
   readonly extents: ExtentSource;
-  /** Taken a few steps ahead. */
+  /** Read a few steps ahead. */
   readonly pages: Iterable<number>;
   readonly signal?: AbortSignal | undefined;
 }
@@ -57,7 +57,7 @@ interface Step {
   readonly extents: readonly number[];
 }
 
-/** A step ends only where a new extent would begin, so that few extents are read twice. */
+/** A step ends only where a new extent begins, so that few extents are read twice. */
 function* stepsOf({ catalog, pages }: StepOptions): Generator<Step, undefined> {
   let inStep: number[] = [];
   let extents = new Set<number>();

@@ -1,7 +1,7 @@
 /**
- * Which page goes next: demand faults first, then the rest of their extents, and behind them what is predicted, and
- * everything else in address order. A claim bitmap over all of it makes sure that no page is sent twice: QEMU ends a post-copy
- * stream that does (its UFFDIO_COPY answers EEXIST).
+ * Decides which page goes next: demand faults first, then the rest of their extents, then predicted pages, then
+ * everything else in address order. A claim bitmap makes sure that no page is sent twice: QEMU would end the
+ * post-copy stream (its UFFDIO_COPY fails with EEXIST).
  */
 import { performance } from 'node:perf_hooks';
 import { PageBitmap } from '../pages/bitmap.js';
@@ -16,7 +16,7 @@ import { decodedSteps, type DecodedStep } from './decoded-steps.js';
 import { FaultRecorder } from './fault-times.js';
 
 const ZERO_PAGES_PER_FLUSH = 8192;
-/** 2 MiB at 8 pages an extent: what one late answer holds in memory. */
+/** 2 MiB with 8 pages per extent: the memory that one late answer holds. */
 const LATE_EXTENTS_AT_ONCE = 64;
 
 export interface FeederOptions {
@@ -27,7 +27,7 @@ export interface FeederOptions {
   readonly background: Channel;
   /** Background bytes that may wait in front of the socket. */
   readonly backgroundAheadBytes: number;
-  /** The receiver's, which takes only whole ones; by default as small as ours. */
+  /** Page sizes of the receiver, which takes only whole pages. Default: 4 KiB. */
   readonly hostPages?: HostPages;
 }
 
@@ -46,7 +46,7 @@ export class PageFeeder {
   readonly #options: FeederOptions;
   readonly #claims: PageBitmap;
   readonly #beganAtMs = nowMs();
-  /** (page, microseconds since it began) for every page that was asked for. */
+  /** (page, microseconds since the start) for every requested page. */
   readonly #asked: number[] = [];
   #withheld: PageBitmap | undefined;
   readonly #hostPages: HostPages;
@@ -58,25 +58,25 @@ export class PageFeeder {
     this.#hostPages = options.hostPages ?? new HostPages(options.catalog.layout);
   }
 
-  /** Tells that QEMU has this page already (after a recovery). */
+  /** Marks a page that QEMU already has (after a recovery). */
   markReceived(page: number): void {
     this.#claims.claim(page);
   }
 
-  /** Pages, whether they were under way or not. */
+  /** Number of requested pages, including those already under way. */
   get askedCount(): number {
     return this.#asked.length / 2;
   }
 
-  /** What was asked for, whether it was under way or not. */
+  /** The requests, including those for pages that were already under way. */
   observed(): { readonly faults: Uint32Array; readonly beganAtMs: number } {
     return { faults: Uint32Array.from(this.#asked), beganAtMs: this.#beganAtMs };
   }
 
   /**
-   * Answers a demand fault: at once, unless the source does not have all of it yet. It then returns what resolves with the
-   * last page.
-   * @throws VmckptError EXTENT_DAMAGED, now or later, and then the page stays unanswered; later the signal's reason
+   * Answers a demand fault at once, unless the source lacks a part of it. Then it returns a promise that resolves with
+   * the last page.
+   * @throws VmckptError EXTENT_DAMAGED, now or later, and the page stays unanswered; later the signal's reason
    */
   answer(firstPage: number, pageCount: number, signal: AbortSignal): Promise<void> | undefined {
     const startedMs = performance.now();
@@ -102,7 +102,7 @@ export class PageFeeder {
     return undefined;
   }
 
-  /** These pages are sent to nobody but who asks for them, until they are no longer withheld. */
+  /** Sends these pages only on request, until withholdNoLonger(). */
   withhold(pages: PageRuns): void {
     this.#withheld = new PageBitmap(this.#options.catalog.layout.pageCount);
     for (const page of pagesOf(pages)) this.#withheld.claim(page);
@@ -113,8 +113,8 @@ export class PageFeeder {
   }
 
   /**
-   * Sends these pages, zero pages too, as long as nobody has asked for them and it is not later than `untilMs`. Huge
-   * pages are not predicted: they are sent as a whole or not at all.
+   * Sends these pages, including zero pages, until `untilMs`; skips those already requested. Huge pages are not
+   * predicted: they are sent as a whole or not at all.
    * @throws VmckptError EXTENT_DAMAGED
    */
   async sendPredicted(pages: PageRuns, signal: AbortSignal, untilMs = Infinity): Promise<void> {
@@ -125,7 +125,9 @@ export class PageFeeder {
     });
   }
 
-  /** Sends every data page of these ranges that nobody has asked for, in address order. @throws VmckptError EXTENT_DAMAGED */
+  /**
+   * Sends the data pages of these ranges that are not sent yet, in address order. @throws VmckptError EXTENT_DAMAGED
+   */
   async sendRest(ranges: readonly PageRange[], signal: AbortSignal): Promise<void> {
     for (const range of ranges)
       if (this.#isOfHugePages(range)) await this.#sendHugeOf(range, { withData: true }, signal);
@@ -140,7 +142,7 @@ export class PageFeeder {
     });
   }
 
-  /** Says of the pages of these ranges that carry no data that they are zero. */
+  /** Sends the pages of these ranges that carry no data as zero pages. */
   async sendZeros(ranges: readonly PageRange[], signal: AbortSignal): Promise<void> {
     for (const range of ranges)
       if (this.#isOfHugePages(range)) await this.#sendHugeOf(range, { withData: false }, signal);
@@ -164,7 +166,7 @@ export class PageFeeder {
   }
 
   #note(page: number): void {
-    // One more than a trace may have, so that it is seen to be cut.
+    // One more than a trace may hold, so that the reader sees that it was cut.
     if (this.#asked.length > 2 * MAX_TRACE_FAULTS) return;
     this.#asked.push(page, Math.round((nowMs() - this.#beganAtMs) * 1000));
   }
@@ -195,7 +197,7 @@ export class PageFeeder {
     }
   }
 
-  /** As soon as the source has them; whether there was anything left to send. */
+  /** Answers as soon as the source has the pages. Returns whether anything was left to send. */
   async #answerLate(wholes: readonly PageRange[], signal: AbortSignal): Promise<boolean> {
     const answer = async (whole: PageRange): Promise<boolean> => {
       for (;;) {
@@ -207,7 +209,7 @@ export class PageFeeder {
     return (await Promise.all(wholes.map(answer))).includes(true);
   }
 
-  /** Until the source has what these pages need. */
+  /** Waits until the source has what these pages need. */
   async #bring({ firstPage, endPage }: PageRange, signal: AbortSignal): Promise<void> {
     const { catalog, extents } = this.#options;
     const needed = new Set<number>();
@@ -245,7 +247,7 @@ export class PageFeeder {
     return true;
   }
 
-  /** The extent is decoded: its other pages are nearly free, and likely next. */
+  /** The extent is decoded, so its other pages cost little, and they are likely to be needed next. */
   #sendNeighbours(page: number, extent: number): void {
     const { catalog, demand } = this.#options;
     const block = catalog.layout.blockOf(page);
@@ -277,7 +279,7 @@ export class PageFeeder {
     return true;
   }
 
-  /** Huge pages with data, or those without, that nobody has asked for. */
+  /** Sends huge pages with data, or those without, that are not sent yet. */
   async #sendHugeOf(
     range: PageRange,
     { withData }: { withData: boolean },
@@ -307,8 +309,8 @@ export class PageFeeder {
   }
 
   /**
-   * All pages of a huge one, in order and without a pause: QEMU puts it in place with the last of them. False when it was
-   * sent before; undefined, and nothing is sent, when the source does not have all of it yet.
+   * Sends all pages of a huge page in order and without a pause: QEMU installs it with the last of them. False when it
+   * was sent before; undefined, with nothing sent, when the source lacks a part of it.
    */
   #sendHuge({ firstPage, endPage }: PageRange, channel: Channel): boolean | undefined {
     const { catalog } = this.#options;
@@ -335,7 +337,7 @@ export class PageFeeder {
   #sendStep({ pages, bytesOf }: DecodedStep, onSent: () => void): void {
     const { catalog, background } = this.#options;
     for (const page of pages) {
-      // It may have been asked for since the step was cut.
+      // It may have been requested since the step was cut.
       if (!this.#claims.claim(page)) continue;
       const kind = catalog.kindOf(page);
       if (kind === PAGE_KINDS.data)
@@ -358,7 +360,7 @@ export class PageFeeder {
 
 interface Sending {
   readonly signal: AbortSignal;
-  /** Asked before every step. */
+  /** Checked before every step. */
   readonly isOver: () => boolean;
   readonly onSent: () => void;
 }

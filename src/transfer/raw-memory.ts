@@ -1,4 +1,4 @@
-/** The contents of a generation's raw memory file (src/checkpoint/raw-memory.ts): how it is made, and how it is checked. */
+/** Makes and checks the contents of a generation's raw memory file (src/checkpoint/raw-memory.ts). */
 import fs from 'node:fs';
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
@@ -17,7 +17,7 @@ import { formatBytes } from '../util/units.js';
 import { decodedSteps, type DecodedStep } from './decoded-steps.js';
 
 const TEMPORARY_FILE = '.raw-memory.tmp';
-/** A hole is looked for, and anything else read, in pieces of this length. */
+/** Holes are searched for, and data is read, in pieces of this length. */
 const ZERO_PIECE_BYTES = 1 << 20;
 
 const fsync = promisify(fs.fsync);
@@ -27,24 +27,25 @@ export interface RawMemoryOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** A generation and its main memory, open. */
+/** An open generation and its main memory. */
 interface Opened {
   readonly reader: CheckpointReader;
   readonly extents: FileExtents;
   readonly block: PlacedRamBlock;
 }
 
-/** Data pages side by side. */
+/** Adjacent data pages. */
 interface PageRun {
   readonly firstPage: number;
   readonly pages: readonly Uint8Array[];
 }
 
 /**
- * Makes the file; an older one is replaced when the new one is whole, and a VM that maps it keeps it. Every extent is
- * verified on the way. One at a time: the caller sees to that.
+ * Makes the file. An older file is replaced once the new one is complete; a VM that maps the older one keeps it. Every
+ * extent is verified on the way. The caller makes sure that only one process does this at a time. A failure leaves
+ * nothing behind.
  * @throws VmckptError MAP_REFUSED, EXTENT_DAMAGED, INDEX_DAMAGED, NO_SPACE, STORE_NOT_WRITABLE, FAILED and what opening a
- *   generation throws; the signal's reason; nothing is left then
+ *   generation throws; the signal's reason
  */
 export async function writeRawMemory(dir: string, options: RawMemoryOptions = {}): Promise<RawMemory> {
   const temporary = path.join(dir, TEMPORARY_FILE);
@@ -66,8 +67,9 @@ export async function writeRawMemory(dir: string, options: RawMemoryOptions = {}
 }
 
 /**
- * Compares every byte of the file with the checkpoint; nothing to compare is as good.
- * @throws VmckptError RAW_MEMORY_CHANGED that names the first difference, EXTENT_DAMAGED, INDEX_DAMAGED; the signal's reason
+ * Compares every byte of the file with the checkpoint. Succeeds if there is no file.
+ * @throws VmckptError RAW_MEMORY_CHANGED that names the first difference, EXTENT_DAMAGED, INDEX_DAMAGED; the signal's
+ *   reason
  */
 export async function checkRawMemory(dir: string, options: RawMemoryOptions = {}): Promise<void> {
   const raw = findRawMemory(dir, readManifest(dir));
@@ -185,7 +187,7 @@ function bytesOfPage(page: number, reader: CheckpointReader, bytesOf: DecodedSte
 function writeAll(fd: number, pages: readonly Uint8Array[], offset: number): void {
   const written = fs.writevSync(fd, pages, offset);
   if (written === pages.length * PAGE_BYTES) return;
-  // A disk that is nearly full takes a part, and says why only when it is asked for the rest.
+  // A disk that is nearly full writes a part, and reports the reason only on the next write.
   for (const [index, page] of pages.entries()) writeAt(fd, page, offset + index * PAGE_BYTES);
 }
 

@@ -1,6 +1,6 @@
 /**
- * A whole machine as one ordinary migration stream: all memory, then the devices. It is what stock QEMU loads with
- * `-incoming`, be it from a socket or from a file.
+ * A whole machine as one ordinary migration stream: all memory, then the devices. Stock QEMU loads it with `-incoming`,
+ * from a socket or from a file.
  */
 import type { Writable } from 'node:stream';
 import { VmckptError } from '../errors.js';
@@ -13,7 +13,7 @@ import { PageFeeder } from './page-feeder.js';
 
 const AHEAD_BYTES = 2 << 20;
 
-/** Everything of a machine but its memory. */
+/** Everything that a machine has besides its memory. */
 export interface MachineState {
   /** The configuration section of the saved stream, verbatim. */
   readonly configuration: Uint8Array;
@@ -39,15 +39,15 @@ export interface WholeMachineOptions {
   readonly extents: ExtentSource;
   readonly out: Writable;
   readonly state: MachineState;
-  /** Blocks whose memory is in place already (see MemoryFill in src/native); none of their pages is sent. */
+  /** Blocks whose memory is already in place (see MemoryFill in src/native); none of their pages is sent. */
   readonly filled?: readonly PlacedRamBlock[];
   readonly signal: AbortSignal;
 }
 
 /**
- * Writes everything and ends `out`; returns when it has closed, with the feeder's counters and the bytes sent.
- * @throws VmckptError EXTENT_DAMAGED, INDEX_DAMAGED; the signal's reason; what `out` fails with. `out` is then
- *   destroyed, and what went into it is of no use.
+ * Writes everything and ends `out`. Returns when it has closed, with the feeder's counters and the bytes sent. After an
+ * error, `out` is destroyed and its contents are useless.
+ * @throws VmckptError EXTENT_DAMAGED, INDEX_DAMAGED; the signal's reason; what `out` fails with
  */
 export async function sendWholeMachine({
   catalog,
@@ -74,7 +74,7 @@ export async function sendWholeMachine({
     channel.send(wire.streamHeader(state.configuration));
     channel.send(wire.ramStart(ramSectionId, catalog.layout));
     channel.send(wire.ramPartOpen(ramSectionId));
-    // Memory that QEMU has filled by itself, firmware for example, must become zero again where it was zero.
+    // Memory that QEMU itself has filled, such as firmware, must become zero again where it was zero.
     await feeder.sendZeros(ranges, either);
     await feeder.sendRest(ranges, either);
     channel.send(endOfRam(ramSectionId));
@@ -94,14 +94,14 @@ function endOfRam(ramSectionId: number): Buffer {
   return Buffer.concat([close, wire.ramEndOpen(ramSectionId), close]);
 }
 
-/** Whoever reads at the other end may take any time: only the signal bounds this wait. */
+/** The reader at the other end may take any time, so only the signal bounds this wait. */
 async function endAndClose(out: Writable, signal: AbortSignal): Promise<void> {
   signal.throwIfAborted();
   await new Promise<void>((resolve, reject) => {
     signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
     out.once('close', resolve);
     out.end((cause?: Error | null) => {
-      // What is closed from the other side has no error of its own.
+      // A stream that the other side closes has no error of its own.
       const early = () => new VmckptError('TRANSFER_FAILED', 'the other end closed too early', { cause });
       if (cause) reject(out.errored ?? early());
     });

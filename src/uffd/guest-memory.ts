@@ -1,4 +1,4 @@
-/** The memory of a VM while it is served: native threads answer its faults, and fill the rest behind them. */
+/** The memory of a VM while it is served: native threads answer its faults and fill the rest. */
 import type { VmckptError } from '../errors.js';
 import {
   PageTable,
@@ -18,12 +18,12 @@ export interface GuestMemoryOptions {
   readonly userfaultfd: number;
   readonly regions: readonly GuestRegion[];
   readonly prediction: Prediction;
-  /** A part of memory cannot be had; all else is still served. Every time that this is noticed. */
+  /** Called each time a damaged part of memory is met. Everything else is still served. */
   readonly onDamage: (damage: VmckptError) => void;
 }
 
 export class GuestMemory {
-  /** Resolves when all data is in place, or nothing can be put there any more; rejects when serving has failed. */
+  /** Resolves when all data is in place, or no more can be installed; rejects when serving has failed. */
   readonly settled: Promise<'complete' | 'gone'>;
   readonly #table: PageTable;
   readonly #server: FaultServer;
@@ -31,7 +31,7 @@ export class GuestMemory {
   readonly #beganAtMs: number;
   #filling = false;
 
-  /** Faults are served from here on. */
+  /** Starts to serve faults. */
   constructor({ image, pageCount, userfaultfd, regions, prediction, onDamage }: GuestMemoryOptions) {
     this.#prediction = prediction;
     this.#table = new PageTable(pageCount);
@@ -58,25 +58,25 @@ export class GuestMemory {
     return this.#table.counters();
   }
 
-  /** What was asked for so far, for the working set. The VM runs since it has handed over its memory. */
+  /** The demand faults so far, for the working set. The VM has run since it handed over its memory. */
   observed(): Omit<ObservedFaults, 'isComplete'> {
     const beganAtMs = this.#beganAtMs;
     return { faults: this.#server.trace(), beganAtMs, resumedAtMs: beganAtMs, isExact: false };
   }
 
-  /** Puts everything in place that nobody has asked for, what is predicted first. Once more does nothing. */
+  /** Installs everything that is not requested, predicted pages first. A second call does nothing. */
   fill(): void {
     if (this.#filling) return;
     this.#filling = true;
     this.#server.startBackground(this.#prediction.background);
   }
 
-  /** Gives the memory, which is complete, back to the VM. @throws a system error when that cannot be, or it ends */
+  /** Gives complete memory back to the VM. @throws a system error when that fails, or the VM ends */
   handBack(): void {
     this.#server.handBack();
   }
 
-  /** Ends the threads. Nothing else but counters() may be called afterwards. */
+  /** Ends the threads. Afterwards only counters() may be called. */
   stop(): void {
     this.#server.stop();
   }

@@ -1,6 +1,6 @@
 /**
- * The message with which a VMM hands over its memory: a JSON array with one object for each region of guest memory.
- * Whoever sends it may be broken or hostile, so every number is checked against its bounds and against the image.
+ * The message with which a VMM hands over its memory: a JSON array with one object for each region of guest memory. The
+ * sender may be broken or hostile, so every number is checked against its bounds and against the image.
  * Source: Firecracker, docs/snapshotting/handling-page-faults-on-snapshot-resume.md. No I/O here.
  */
 import * as v from 'valibot';
@@ -10,16 +10,16 @@ import { misfit, natural, quote } from '../util/schema.js';
 
 export const MAX_MESSAGE_BYTES = 64 << 10;
 const MAX_REGIONS = 64;
-/** User space ends here on x86-64. */
+/** The end of user space on x86-64. */
 const ADDRESS_END = 2 ** 47;
 const HUGE_PAGE_BYTES = 2 << 20;
 const PAGE_SIZES: readonly number[] = [PAGE_BYTES, HUGE_PAGE_BYTES];
 
-/** A part of a VM's memory, and where the image has its contents. */
+/** A part of a VM's memory, and where its contents are in the image. */
 export interface GuestRegion {
   readonly address: number;
   readonly bytes: number;
-  /** In the image. */
+  /** Offset in the image. */
   readonly offset: number;
   readonly pageBytes: number;
 }
@@ -32,7 +32,7 @@ const messageSchema = v.pipe(
       size: v.pipe(number, v.gtValue(0)),
       offset: number,
       page_size: v.optional(number),
-      /** Bytes, whatever its name says: older Firecrackers have only this one. */
+      /** In bytes, despite its name. Older Firecrackers send only this one. */
       page_size_kib: v.optional(number),
     }),
   ),
@@ -41,13 +41,13 @@ const messageSchema = v.pipe(
 );
 
 /**
- * The regions that a message names; undefined while it is not complete.
+ * The regions that a message names; undefined while the message is incomplete.
  * @throws VmckptError HANDSHAKE_REFUSED
  */
 export function parseHandshake(message: Buffer, imageBytes: number): GuestRegion[] | undefined {
   const text = message.toString('utf8').trim();
   if (text !== '' && !text.startsWith('[')) refuse(`a JSON array expected, found ${quote(text)}`);
-  // No value in the array has brackets.
+  // The array is complete at the first closing bracket: no value in it has brackets.
   if (!text.endsWith(']')) return undefined;
   const parsed = v.safeParse(messageSchema, parseJson(text));
   if (!parsed.success) refuse(`an array of regions expected: ${misfit(parsed.issues)}`);

@@ -1,4 +1,4 @@
-/** The socket that a VMM connects to: its owner's alone, never in the place of something that is used. */
+/** The socket that a VMM connects to. Only its owner may connect; it never replaces something that is in use. */
 import { on, once } from 'node:events';
 import { closeSync, lstatSync, unlinkSync } from 'node:fs';
 import net from 'node:net';
@@ -8,14 +8,14 @@ import { connectUnix } from '../native/index.js';
 import { requireFolderOf } from '../util/output-folder.js';
 import { descriptorOf } from '../util/socket-descriptor.js';
 
-/** sockaddr_un, without the zero at its end. */
+/** sockaddr_un, without its terminating zero. */
 const MAX_PATH_BYTES = 107;
-/** Others than the owner may not connect. */
+/** Only the owner may connect. */
 const UMASK = 0o177;
 const MAX_WAITING = 16;
 
 export interface Connection {
-  /** Belongs to the connection. */
+  /** Owned by the connection. */
   readonly fd: number;
   close(): void;
 }
@@ -53,7 +53,7 @@ export class Listener {
     }
   }
 
-  /** The next connections, as they come. Rejects with the signal's reason. */
+  /** Yields connections as they come. Rejects with the signal's reason. */
   async *connections(signal: AbortSignal): AsyncGenerator<Connection> {
     try {
       for await (const [socket] of on(this.#server, 'connection', { signal }) as AsyncIterable<
@@ -67,13 +67,13 @@ export class Listener {
     }
   }
 
-  /** The socket's file goes with it. */
+  /** Removes the socket's file as well. */
   close(): void {
     this.#server.close();
   }
 }
 
-/** A socket that nobody listens on was left by a process that died. */
+/** A socket without a listener was left by a process that died. */
 function removeStale(socketPath: string): void {
   const found = lstatSync(socketPath, { throwIfNoEntry: false });
   if (found === undefined) return;

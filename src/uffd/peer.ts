@@ -1,6 +1,6 @@
 /**
- * The other end of a handshake: who it is, its userfaultfd, and its memory. A unix socket says for certain who has
- * connected; everything else is what the peer claims, and is checked.
+ * The other end of a handshake: its identity, its userfaultfd, and its memory. A unix socket proves which process has
+ * connected. Everything else is a claim of the peer, and is checked.
  */
 import { closeSync, readFileSync, readlinkSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -9,14 +9,14 @@ import { peerCredentials, pidfdOpen, pidfdSendSignal, receiveFds } from '../nati
 import { identifyProcess, isAlive, type ProcessIdentity } from '../util/process-identity.js';
 import { MAX_MESSAGE_BYTES, parseHandshake, type GuestRegion } from './handshake.js';
 
-/** A VMM sends at once. Longer, and one that never does would keep others waiting. */
+/** A VMM sends at once. With a longer timeout, a silent peer would keep others waiting. */
 const HANDSHAKE_TIMEOUT_MS = 5000;
 const LOOK_EVERY_MS = 20;
 const SIGKILL = 9;
 const USERFAULTFD = 'anon_inode:[userfaultfd]';
-/** UFFD_FEATURE_… whose events change the memory itself. Source: userfaultfd(2), linux/userfaultfd.h. */
+/** UFFD_FEATURE_… whose events change the memory map. Source: userfaultfd(2), linux/userfaultfd.h. */
 const FOREIGN_FEATURES = { EVENT_FORK: 1 << 1, EVENT_REMAP: 1 << 2 } as const;
-/** Without it nobody tells of a page that was given back before it came: it would get the image's bytes. */
+/** Without it, a page that the VM gave back before it was installed would later get the image's bytes. */
 const EVENT_REMOVE = 1 << 3;
 
 export class Peer {
@@ -33,7 +33,7 @@ export class Peer {
   }
 
   /**
-   * Takes what the peer at the other end of `socket` hands over.
+   * Receives what the peer at the other end of `socket` hands over.
    * @throws VmckptError HANDSHAKE_REFUSED; the signal's reason
    */
   static async receive(socket: number, imageBytes: number, signal: AbortSignal): Promise<Peer> {
@@ -51,7 +51,7 @@ export class Peer {
     while (isAlive(this.identity)) await sleep(LOOK_EVERY_MS, undefined, { signal });
   }
 
-  /** Does nothing once it has ended. */
+  /** Does nothing once the process has ended. */
   kill(): void {
     try {
       pidfdSendSignal(this.#pidfd, SIGKILL);
@@ -102,7 +102,7 @@ async function receiveMemory(socket: number, imageBytes: number, signal: AbortSi
   try {
     while (regions === undefined || fds.length === 0) {
       const timeoutMs = Math.max(0, Math.ceil(endMs - performance.now()));
-      // Two, to see that there is one too many.
+      // Two descriptors, to detect one too many.
       const limits = { maxBytes: MAX_MESSAGE_BYTES + 1, maxFds: 2, timeoutMs, signal };
       const received = await receiveFds(socket, limits);
       fds.push(...received.fds);
@@ -145,7 +145,7 @@ function requireUserfaultfd(fd: number): void {
     );
 }
 
-/** Those that the peer has switched on by UFFDIO_API; none before. */
+/** The features that the peer has enabled with UFFDIO_API; none before that call. */
 function featuresOf(fd: number): number {
   // "API:\t" version, features and ioctls, in hexadecimal.
   const api = /^API:\t[0-9a-f]+:([0-9a-f]+)/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1'));

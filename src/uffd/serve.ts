@@ -1,6 +1,7 @@
 /**
- * The story of a page-fault handler: open the image, wait for one VM on a socket, serve its memory, fill the rest, what
- * VMs before it have asked for first, and hand the memory back, so that the VM needs nobody any more. docs/uffd.md says how it is used and what it promises.
+ * The story of a page-fault handler: open the image, wait for a VM on a socket, serve its memory, fill the rest
+ * (first what earlier VMs requested), and hand the memory back, so that the VM needs no handler any more.
+ * docs/uffd.md explains how to use it and what it guarantees.
  */
 import { holdsMemoryOnly, type Manifest } from '../checkpoint/manifest.js';
 import { openNativeImage } from '../checkpoint/native-image.js';
@@ -17,7 +18,7 @@ import { Listener } from './listener.js';
 import { Peer } from './peer.js';
 
 const PROGRESS_EVERY_MS = 100;
-/** A VM may run as soon as it has handed over its memory: nothing comes before its first instruction. */
+/** A VM may run as soon as it has handed over its memory, so nothing can be installed before it runs. */
 const WISHES: PrefetchWishes = { budgetMs: 0, explore: DEFAULT_EXPLORE };
 
 export interface ServeOptions {
@@ -25,15 +26,15 @@ export interface ServeOptions {
   /** NAME or NAME@GENERATION, of bare memory. */
   readonly reference: string;
   readonly socketPath: string;
-  /** What happens to a VM whose memory cannot be had: it waits, or it is killed. */
+  /** What to do with a VM whose memory is damaged: let it wait, or kill it. */
   readonly onFailure: 'report' | 'kill';
-  /** Only what the VM asks for is put in place, for as long as it lives. */
+  /** Installs only what the VM requests, as long as it lives. */
   readonly demandOnly: boolean;
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
   readonly onMessage: (text: string) => void;
-  /** A VM has handed over its memory. */
+  /** Called when a VM has handed over its memory. */
   readonly onPeer: () => void;
-  /** A VM that is being served gets all of its memory first. */
+  /** A VM that is already being served still gets all of its memory. */
   readonly signal: AbortSignal;
 }
 
@@ -41,22 +42,22 @@ export interface ServeReport {
   readonly name: string;
   readonly generation: number;
   readonly peerPid: number;
-  /** `handed-back`: the VM has all of its memory and needs no handler; `vm-ended`: it was not alive for that. */
+  /** `handed-back`: the VM has all of its memory and needs no handler; `vm-ended`: it ended before that. */
   readonly ending: 'handed-back' | 'vm-ended';
-  /** Of the VM, as it was handed over. */
+  /** Of the memory that the VM handed over. */
   readonly ramBytes: number;
   readonly storedBytes: number;
-  /** From the handshake until all data was in place; null when it never was. */
+  /** From the handshake until all data was in place; null if that never happened. */
   readonly completeMs: number | null;
   readonly servedMs: number;
   readonly demandFaults: number;
-  /** Of them, those on pages that were withheld to see whether they are missed. */
+  /** The part of them on pages that were withheld, to see whether the guest misses them. */
   readonly withheldFaults: number;
   readonly prefetchedPages: number;
   readonly backgroundPages: number;
   readonly zeroPages: number;
   readonly removedPages: number;
-  /** Inside the handler, for each demand fault. */
+  /** Time inside the handler for each demand fault. */
   readonly faultUs: {
     readonly p50: number;
     readonly p90: number;
@@ -112,7 +113,7 @@ function requireMemoryOnly(manifest: Manifest): void {
   );
 }
 
-/** The first peer that hands over what can be served; others are refused by name. */
+/** Returns the first peer whose memory can be served. Refuses others, and reports why. */
 async function awaitPeer(manifest: Manifest, options: ServeOptions): Promise<Peer> {
   const { signal, onMessage } = options;
   signal.throwIfAborted();
@@ -162,7 +163,7 @@ async function serve(
     if (!options.demandOnly || signal.aborted) fill();
     signal.addEventListener('abort', fill, { once: true });
     const ended = peer.ended(watch.signal).then(() => 'vm-ended' as const);
-    ended.catch(() => undefined); // told to watch no longer
+    ended.catch(() => undefined); // the watch was cancelled
     const settled = await Promise.race([ended, memory.settled, damage.untilGivenUp(signal)]);
     const completeMs = settled === 'complete' ? roundMs(nowMs() - startMs) : null;
     const observed = { ...memory.observed(), isComplete: settled === 'complete' };
@@ -192,7 +193,7 @@ async function serve(
   }
 }
 
-/** Returns whether the VM goes on by itself. If not, it has been served to its end. */
+/** Returns whether the VM goes on by itself. If not, it has been served until it ended. */
 async function handBack(
   memory: GuestMemory,
   ended: Promise<unknown>,
@@ -210,7 +211,7 @@ async function handBack(
   }
 }
 
-/** What of the memory cannot be had. The VM goes on until it needs that, unless it is to be killed. */
+/** Collects which memory is damaged. The VM goes on until it needs that memory, unless it is to be killed. */
 class DamageReport {
   readonly #peer: Peer;
   readonly #options: ServeOptions;
@@ -229,7 +230,7 @@ class DamageReport {
     onMessage(`${error.message}. A VM that needs it hangs; all other memory is still served.`);
   }
 
-  /** Rejects when there is no use in going on: the VM cannot be completed, and is to be. */
+  /** Rejects when going on is pointless: the VM's memory should become complete, and cannot. */
   untilGivenUp(signal: AbortSignal): Promise<never> {
     return new Promise((_resolve, reject) => {
       this.#giveUp = reject;

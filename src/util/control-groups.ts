@@ -1,19 +1,19 @@
-/** The control groups of a process, in both versions: cgroups(7). */
+/** The control groups of a process, version 1 and 2: cgroups(7). */
 import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 
 export interface ControlGroup {
-  /** Empty for the hierarchy of version 2. */
+  /** Empty for version 2. */
   readonly controllers: readonly string[];
-  /** Within its hierarchy: `/system.slice/ssh.service`. */
+  /** Path within the hierarchy: `/system.slice/ssh.service`. */
   readonly path: string;
-  /** Where the hierarchy is mounted. */
+  /** Mount point of the hierarchy. */
   readonly mountPoint: string;
-  /** Where its files are. */
+  /** Folder of the group's files. */
   readonly folder: string;
 }
 
-/** Those whose files can be reached; none where control groups are not mounted. */
+/** The groups whose files are accessible; none where control groups are not mounted. */
 export function controlGroupsOf(pid: number | 'self'): ControlGroup[] {
   const mounts = groupMounts();
   return readLines(`/proc/${pid}/cgroup`).flatMap((line) => {
@@ -29,7 +29,7 @@ export function controlGroupsOf(pid: number | 'self'): ControlGroup[] {
 }
 
 interface GroupMount {
-  /** What of the hierarchy is mounted there. */
+  /** The part of the hierarchy that is mounted there. */
   readonly root: string;
   readonly mountPoint: string;
   /** Undefined for version 2. */

@@ -1,4 +1,4 @@
-/** node:crypto, loaded when it is first used: it takes 3 ms, which the start of a serving process does not have. */
+/** node:crypto, loaded on first use: loading takes 3 ms, too long for the start of a serving process. */
 import type * as Crypto from 'node:crypto';
 
 export function crypto(): typeof Crypto {

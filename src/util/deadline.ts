@@ -1,20 +1,20 @@
-/** Waiting with an end: every wait of vmckpt has a deadline. */
+/** Bounded waits: every wait of vmckpt has a deadline. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError } from '../errors.js';
 
 export interface WaitOptions {
-  /** What is waited for, as it stands in the message: "QEMU to resume". */
+  /** What the caller waits for, as it appears in the message: "QEMU to resume". */
   readonly what: string;
   readonly timeoutMs: number;
   readonly signal?: AbortSignal | undefined;
 }
 
-/** The promise's value, or TIMEOUT when it does not settle in time, or the signal's reason when that comes first. */
+/** The promise's value; TIMEOUT when it does not settle in time; the signal's reason when that comes first. */
 export async function withDeadline<T>(
   promise: Promise<T>,
   { what, timeoutMs, signal }: WaitOptions,
 ): Promise<T> {
-  promise.catch(() => undefined); // also when nobody waits for it any more
+  promise.catch(() => undefined); // it may reject after the deadline
   signal?.throwIfAborted();
   const timer = new AbortController();
   const late = sleep(timeoutMs, undefined, { signal: timer.signal }).then(() => {
@@ -34,7 +34,7 @@ export async function withDeadline<T>(
   }
 }
 
-/** Asks again and again until there is an answer. @throws VmckptError TIMEOUT */
+/** Asks repeatedly until there is an answer. @throws VmckptError TIMEOUT */
 export async function poll<T>(
   ask: () => T | undefined | Promise<T | undefined>,
   { what, timeoutMs, signal, everyMs }: WaitOptions & { readonly everyMs: number },

@@ -1,6 +1,6 @@
 /**
  * VMCKPT_DEBUG (docs/debugging.md): lines on standard error about what happens inside. Every process that vmckpt starts
- * inherits the variable; native/core/debug.h is the same in C++. Unset, a call costs one comparison.
+ * inherits the variable; native/core/debug.h does the same in C++. If it is unset, a call costs one comparison.
  */
 import { writeSync } from 'node:fs';
 
@@ -8,23 +8,23 @@ type Area = 'verb' | 'qmp' | 'launch' | 'save' | 'restore' | 'serving' | 'receiv
 
 const STDERR_FD = 2;
 const MAX_TEXT_LENGTH = 400;
-/** Keys of JSON and options of QEMU's command line whose values are nobody's business. */
+/** Keys of JSON and options of QEMU's command line whose values are secret. */
 const SECRET_KEY = /pass|secret|token|^data$/i;
 const SECRET_OPTION = /\b(data|passwd|password|password-secret|token)=(?:[^,]|,,)*/gi;
 
 const areas = (process.env['VMCKPT_DEBUG'] ?? '').split(',').filter((area) => area !== '' && area !== '0');
 
-/** Whether lines of that area are wanted. */
+/** Whether this area is being debugged. */
 export function isDebugging(area: Area): boolean {
   return areas.length > 0 && (areas.includes('1') || areas.includes('all') || areas.includes(area));
 }
 
-/** Prints `time pid area: text`. `text` is called only when that is wanted. */
+/** Prints `time pid area: text`. Calls `text` only if the area is being debugged. */
 export function debug(area: Area, text: () => string): void {
   if (isDebugging(area)) print(`${new Date().toISOString()} ${process.pid} ${area}: ${text()}\n`);
 }
 
-/** @returns a function that prints a step, with the milliseconds since the step before and since this call */
+/** @returns a function that prints a step, with the milliseconds since the previous step and since this call */
 export function debugSteps(area: Area): (step: string) => void {
   const startMs = performance.now();
   let lastMs = startMs;
@@ -47,7 +47,7 @@ export function elided(value: unknown): string {
   return `${json.slice(0, MAX_TEXT_LENGTH)}… (${json.length} characters)`;
 }
 
-/** What was answered to a question for one property (`qom-get`). */
+/** The answer to a query for one property (`qom-get`). */
 export function elidedAnswer(answer: unknown, asked: { readonly property?: string } = {}): string {
   return SECRET_KEY.test(asked.property ?? '') ? '…' : elided(answer);
 }
@@ -61,6 +61,6 @@ function print(line: string): void {
   try {
     writeSync(STDERR_FD, line);
   } catch {
-    // A pipe that is full or closed loses lines rather than the VM its memory.
+    // Losing lines to a full or closed pipe is better than delaying the VM's memory.
   }
 }

@@ -1,7 +1,7 @@
 /**
- * A restored VM must outlive the service, the timer, the cron job or the session that has restored it, as far as these end by
- * killing a control group: its processes leave the group of the verb. Where systemd is at work they get a scope of their
- * own from it, elsewhere they go to a group beside the verb's. What cannot leave stays, and the caller is told why.
+ * Services, timers, cron jobs and sessions may end by killing their control group. A restored VM must outlive them,
+ * so its processes leave the verb's group. Under systemd they get a scope of their own; elsewhere they move to a
+ * group next to the verb's. Processes that cannot leave stay, and the caller learns why.
  */
 import { execFile } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -13,13 +13,15 @@ import { randomU32 } from './random.js';
 
 const SYSTEMD = '/run/systemd/system';
 const SYSTEMD_HIERARCHY = 'name=systemd';
-/** Beside the verb's own group, where there is no systemd. */
+/** Next to the verb's own group, where there is no systemd. */
 const GROUP_NAME = 'vmckpt';
 const ANSWER_TIMEOUT_MS = 10_000;
-/** A process that ends meanwhile makes systemd refuse all of them. */
+/** If a process ends in the meantime, systemd refuses the whole request. */
 const ATTEMPTS = 3;
 
-/** Everything that this process has started, and that is still where it is. @returns why it stays, else undefined */
+/**
+ * Moves everything that this process has started and that is still in its group. @returns why it stays, or undefined
+ */
 export async function leaveControlGroup(): Promise<string | undefined> {
   const groups = killableGroups('self');
   if (groups.length === 0) return undefined;
@@ -29,7 +31,7 @@ export async function leaveControlGroup(): Promise<string | undefined> {
   }
   const unit = path.basename(groups[0]!.path);
   const isUser = process.getuid?.() !== 0;
-  // A session may be left alone when it ends; the user's own manager ends then, unless it lingers.
+  // Sessions may end without killing. But then the user's own manager ends, unless the user lingers.
   if (isUser && /\.scope$/.test(unit) && !lingers()) return undefined;
   let problem: unknown;
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
@@ -50,13 +52,15 @@ export async function leaveControlGroup(): Promise<string | undefined> {
 
 export interface Scope {
   readonly pids: readonly number[];
-  /** Of the verb. One that saves the VM when it is stopped has to be stopped before QEMU is, as at shutdown. */
+  /**
+   * The verb's unit. If that unit saves the VM when it is stopped, it must be stopped before QEMU is, as at shutdown.
+   */
   readonly unit: string;
-  /** Of the user's own manager. */
+  /** The unit belongs to the user's own manager. */
   readonly isUser: boolean;
 }
 
-/** Arguments of busctl(1) for a scope that these processes are moved to. */
+/** Arguments of busctl(1) that create a scope with these processes. */
 export function scopeRequest({ pids, unit, isUser }: Scope): string[] {
   const before = unit.endsWith('.service') ? ['Before', 'as', '1', unit] : [];
   const manager = 'org.freedesktop.systemd1';
@@ -75,7 +79,7 @@ export function scopeRequest({ pids, unit, isUser }: Scope): string[] {
   ];
 }
 
-/** Those by which processes are killed together: of version 2, and systemd's in version 1; never the root. */
+/** The groups by which processes are killed together: version 2's, and systemd's in version 1; never the root. */
 function killableGroups(pid: number | 'self'): ControlGroup[] {
   return controlGroupsOf(pid).filter(
     ({ controllers, folder, mountPoint }) =>
@@ -97,7 +101,7 @@ function descendants(): number[] {
       const stat = readFileSync(`/proc/${entry}/stat`, 'latin1');
       parents.set(Number(entry), Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]));
     } catch {
-      // It has just ended.
+      // The process has just ended.
     }
   }
   const found = [process.pid];
@@ -105,7 +109,7 @@ function descendants(): number[] {
   return found.slice(1);
 }
 
-/** Where this user may: a process that has ended, or a group that belongs to others, is passed over. */
+/** Skips processes that have ended, and groups that belong to other users. */
 function moveBeside({ folder }: ControlGroup, pids: readonly number[]): void {
   const beside = path.join(path.dirname(folder), GROUP_NAME);
   try {
@@ -117,7 +121,7 @@ function moveBeside({ folder }: ControlGroup, pids: readonly number[]): void {
     try {
       writeFileSync(path.join(beside, 'cgroup.procs'), String(pid));
     } catch {
-      // It stays where it is.
+      // The process stays where it is.
     }
   }
 }

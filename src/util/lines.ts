@@ -1,4 +1,4 @@
-/** Lines of a byte stream: push-fed, bounded, UTF-8 decoded only once a line is whole. */
+/** Splits a byte stream into lines: push-fed, bounded, and decoded as UTF-8 only once a line is complete. */
 import type { Readable } from 'node:stream';
 
 const LINE_FEED = 0x0a;
@@ -12,7 +12,10 @@ export class LineSplitter {
     this.#maxLineBytes = maxLineBytes;
   }
 
-  /** @returns the lines that `chunk` completes, without their ends. @throws RangeError when a line passes the maximum. */
+  /**
+   * @returns the lines that `chunk` completes, without their ends. @throws RangeError when a line exceeds the
+   * maximum.
+   */
   push(chunk: Buffer): string[] {
     const lines: string[] = [];
     let start = 0;
@@ -39,13 +42,13 @@ export class LineSplitter {
 export interface LineReader {
   readonly maxLineBytes: number;
   readonly onLine: (line: string) => void;
-  /** Once, behind the last line, however the stream ends: closed, broken, or with a line that is too long. */
+  /** Called once, after the last line, however the stream ends: closed, broken, or with a line that is too long. */
   readonly onEnd: () => void;
 }
 
 /**
- * Reads a stream's lines. A socket whose other end dies with unread words in it fails with ECONNRESET and has no `end`; node:readline
- * waits for that for ever, so it is not used (eslint.config.js).
+ * Reads a stream's lines. If the other end of a socket dies while it has unread data, the socket fails with
+ * ECONNRESET and emits no `end`. node:readline would wait for `end` forever, so it is not used (eslint.config.js).
  */
 export function readLines(stream: Readable, { maxLineBytes, onLine, onEnd }: LineReader): void {
   const lines = new LineSplitter(maxLineBytes);

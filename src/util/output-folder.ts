@@ -1,4 +1,4 @@
-/** Where a user wants something written: its folder must be there. */
+/** Checks that the folder of an output file exists. */
 import { statSync } from 'node:fs';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';

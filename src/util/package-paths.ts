@@ -1,4 +1,4 @@
-/** Where the package's own files are, the same from src/ under vitest and from dist/ once built. */
+/** Paths of the package's own files: the same from src/ under vitest and from dist/ once built. */
 import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';

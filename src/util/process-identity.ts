@@ -1,4 +1,4 @@
-/** A process id is reused; together with the process's start time it names one process for ever. */
+/** Process ids are reused. Together with its start time, a process id identifies one process forever. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { poll } from './deadline.js';
 
@@ -8,14 +8,17 @@ export interface ProcessIdentity {
   readonly startTicks: number;
 }
 
-/** @returns undefined when there is no such process, or it is a zombie; one with living threads still holds its sockets. */
+/**
+ * @returns undefined for no process, or a zombie; a zombie whose threads still live counts, it still holds its
+ * sockets
+ */
 export function identifyProcess(pid: number): ProcessIdentity | undefined {
   return readStat(pid)?.identity;
 }
 
-/** The living processes of the session that `leader` began, whether or not it still lives itself. */
+/** The living processes of the session that `leader` started, whether or not it still lives itself. */
 export function processesOfSession(leader: ProcessIdentity): ProcessIdentity[] {
-  // As long as the session has a member its number is not given to another process.
+  // The kernel does not reuse the leader's number while its session has members.
   const holder = identifyProcess(leader.pid);
   if (holder !== undefined && holder.startTicks !== leader.startTicks) return [];
   return readdirSync('/proc').flatMap((entry) => {
@@ -32,14 +35,14 @@ function readStat(pid: number): { identity: ProcessIdentity; session: number } |
   return { identity: { pid, startTicks: Number(fields[19]) }, session: Number(fields[3]) };
 }
 
-/** By a signal, or by a debugger. */
+/** Stopped by a signal or by a debugger. */
 export function isStopped(pid: number): boolean {
   return ['T', 't'].includes(statOf(pid)?.[0] ?? '');
 }
 
 const TICKS_PER_SECOND = 100;
 
-/** In milliseconds since 1970, by the clock as it is now. */
+/** In milliseconds since 1970, according to the current clock. */
 export function startOfThread(pid: number, thread: number): number | undefined {
   const ticks = statOf(`${pid}/task/${thread}`)?.[19];
   if (ticks === undefined) return undefined;
@@ -47,7 +50,7 @@ export function startOfThread(pid: number, thread: number): number | undefined {
   return Date.now() - (uptimeS - Number(ticks) / TICKS_PER_SECOND) * 1000;
 }
 
-/** The fields of /proc/PID/stat from the third, the state, on. */
+/** The fields of /proc/PID/stat, from the third (the state) on. */
 function statOf(pid: number | string): string[] | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');

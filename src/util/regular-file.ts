@@ -1,6 +1,6 @@
 /**
- * Opens the files that vmckpt itself has made. Something else in the place of one (a link, a FIFO, a device) is refused by
- * name, and neither followed nor waited for, nor opened: opening a device can have an effect.
+ * Opens files that vmckpt itself has made. Anything else in their place (a link, a FIFO, a device) is refused by
+ * name. It is neither followed nor opened: opening a device can have an effect.
  */
 import fs from 'node:fs';
 import { VmckptError } from '../errors.js';
@@ -8,7 +8,7 @@ import { VmckptError } from '../errors.js';
 const { O_NOFOLLOW, O_NONBLOCK, O_RDONLY } = fs.constants;
 
 /**
- * @param flags O_…; with O_CREAT the file becomes its owner's alone
+ * @param flags O_…; with O_CREAT, only the owner may access the file
  * @throws VmckptError NOT_A_FILE; system errors as they are
  */
 export function openRegular(file: string, flags: number = O_RDONLY): number {
@@ -39,7 +39,7 @@ export function requireRegular(file: string, found: fs.Stats | fs.BigIntStats): 
   if (!found.isFile()) throw notAFile(file, kindOf(found));
 }
 
-/** What stands in the place of something else. */
+/** Names what was found instead of a regular file. */
 export function kindOf(found: fs.Stats | fs.BigIntStats): string {
   if (found.isSymbolicLink()) return 'a symbolic link';
   if (found.isDirectory()) return 'a folder';
@@ -48,7 +48,7 @@ export function kindOf(found: fs.Stats | fs.BigIntStats): string {
   return found.isFile() ? 'a file' : 'a device';
 }
 
-/** What lies there may have changed since it was looked at. */
+/** The file may have been replaced since it was checked. */
 function openInPlace(file: string, flags: number): number {
   try {
     return fs.openSync(file, flags | O_NOFOLLOW | O_NONBLOCK, 0o600);

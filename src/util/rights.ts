@@ -1,10 +1,11 @@
 /**
- * Advice about missing rights, phrased by who asks: nobody tells root to become root. Root lacks a right only where it has
- * lost a capability, in a container, a service or a user namespace. The linter keeps such advice out of all other files.
+ * Advice about missing rights. It depends on the user: root is not told to become root. Root lacks a right only if it
+ * has lost a capability, in a container, a service or a user namespace. The linter keeps such advice out of all other
+ * files.
  */
 import { readFileSync } from 'node:fs';
 
-/** Their numbers: capabilities(7). */
+/** Numbers from capabilities(7). */
 const CAPABILITIES = { CAP_SYS_PTRACE: 19n, CAP_SYS_ADMIN: 21n } as const;
 export type Capability = keyof typeof CAPABILITIES;
 
@@ -12,7 +13,7 @@ export function isRoot(): boolean {
   return process.geteuid?.() === 0;
 }
 
-/** For what takes more than a user's rights: "Run QEMU as root". A sentence without its end. */
+/** For actions that need more than a user's rights: "Run QEMU as root". A sentence without its full stop. */
 export function asRoot(act: string, capability: Capability): string {
   if (!isRoot()) return `${act} as root`;
   const lack = has(capability) ? '' : ', which root lacks in this container or namespace';

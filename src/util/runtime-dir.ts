@@ -1,8 +1,8 @@
 /**
- * Where vmckpt keeps what lives no longer than the machine is up: the sockets, logs and state of restored VMs,
- * and the locks and journals of VMs that are being saved. Private to the user, and one place for each: it depends on
- * the user's id and on nothing else, so that a shell, cron, `sudo -u` and a service see the same VMs, and it
- * outlives logins. Where it cannot be had (somebody else took the name) the next place does, and is found again.
+ * Where vmckpt keeps what lives no longer than the host's uptime: the sockets, logs and state of restored VMs, and
+ * the locks and journals of VMs that are being saved. The folder is private to the user. Its place depends on the
+ * user's id only, so that a shell, cron, `sudo -u` and a service see the same VMs, and it outlives logins. If another
+ * user has taken the place, the next one is used, and is found again.
  */
 import { accessSync, constants, existsSync, lstatSync, mkdirSync, type Stats } from 'node:fs';
 import os from 'node:os';
@@ -14,8 +14,8 @@ const WRITABLE_BY_OTHERS = 0o022;
 const MEANT_FOR_ALL = 0o1000;
 
 /**
- * `$VMCKPT_RUNTIME_DIR`, else `/run/vmckpt` for root and `/tmp/vmckpt-UID` for others, else the like in `/var/tmp`.
- * @throws VmckptError NOT_PERMITTED when others may write to it: what is found there would be theirs
+ * `$VMCKPT_RUNTIME_DIR`, otherwise `/run/vmckpt` for root and `/tmp/vmckpt-UID` for others, otherwise `/var/tmp/…`.
+ * @throws VmckptError NOT_PERMITTED when others may write to it: they could have put anything there
  */
 export function runtimeDir(): string {
   const chosen = chosenDir();
@@ -24,13 +24,13 @@ export function runtimeDir(): string {
   return chosen;
 }
 
-/** Where something of the runtime folder is: also where earlier versions, or a run that found its place taken, put it. */
+/** The path of something in a runtime folder, including places that earlier versions or earlier runs have used. */
 export function findRuntimePath(...below: string[]): string {
   const found = runtimeDirs().map((root) => path.join(root, ...below));
   return found.find((place) => existsSync(place)) ?? found[0]!;
 }
 
-/** The runtime folder, and behind it those that were used before and are still there. @throws as runtimeDir() */
+/** The runtime folder, followed by former ones that still exist. @throws as runtimeDir() */
 export function runtimeDirs(): string[] {
   const current = runtimeDir();
   if (chosenDir() !== undefined) return [current];
@@ -45,7 +45,7 @@ export function runtimeDirs(): string[] {
   return [...new Set([current, ...former.filter((place) => isPrivate(lookAt(place)))])];
 }
 
-/** The first place that is this user's own, else the first where it can be made. @throws as runtimeDir() */
+/** The first place that belongs to this user alone, otherwise the first that can be made. @throws as runtimeDir() */
 export function firstUsable(places: readonly string[]): string {
   const own = places.find((place) => isPrivate(lookAt(place)));
   const usable = own ?? places.find((place) => lookAt(place) === undefined && mayWrite(path.dirname(place)));
@@ -56,12 +56,12 @@ export function firstUsable(places: readonly string[]): string {
   });
 }
 
-/** A folder below the runtime folder, made when it is missing, readable by its owner only. @throws as runtimeDir() */
+/** A folder in the runtime folder. If missing, it is made, readable by its owner only. @throws as runtimeDir() */
 export function ensureRuntimeDir(...below: string[]): string {
   const root = runtimeDir();
   const directory = path.join(root, ...below);
   mkdirSync(directory, { recursive: true, mode: 0o700 });
-  requirePrivate(root); // somebody may have been quicker
+  requirePrivate(root); // another user may have been faster
   return directory;
 }
 
@@ -70,7 +70,9 @@ function chosenDir(): string | undefined {
   return own === undefined || own === '' ? undefined : path.resolve(own);
 }
 
-/** Not below `$XDG_RUNTIME_DIR`, which goes with the user's last session; not below `$TMPDIR`, which each process may have set. */
+/**
+ * Not `$XDG_RUNTIME_DIR`, which ends with the user's last session; not `$TMPDIR`, which may differ between processes.
+ */
 function placesOf(uid: number): string[] {
   const temporary = [`/tmp/vmckpt-${uid}`, `/var/tmp/vmckpt-${uid}`];
   return uid === 0 ? ['/run/vmckpt', ...temporary] : temporary;
@@ -80,7 +82,7 @@ function userId(): number {
   return process.getuid?.() ?? 0;
 }
 
-/** Nothing, too, where this user may not look: below `$XDG_RUNTIME_DIR` as `su` hands on another user's. */
+/** Undefined also where this user may not look, such as another user's `$XDG_RUNTIME_DIR` that `su` passed on. */
 function lookAt(root: string): Stats | undefined {
   try {
     return lstatSync(root, { throwIfNoEntry: false });
@@ -112,7 +114,7 @@ function requirePrivate(root: string): void {
   const found = lookAt(root);
   if (found === undefined || isPrivate(found)) return;
   const isFolder = found.isDirectory();
-  // One that is meant for all, such as /tmp, must stay so.
+  // A folder meant for all users, such as /tmp, must stay so.
   const mayBeClosed = isFolder && isOwn(found) && (found.mode & MEANT_FOR_ALL) === 0;
   throw new VmckptError(
     'NOT_PERMITTED',

@@ -1,4 +1,4 @@
-/** For what may be begun anew another way: it finds the same again, and says it once. */
+/** Suppresses repeated messages, for an operation that may start again in another way. */
 export function saysOnce(say: (text: string) => void): (text: string) => void {
   const said = new Set<string>();
   return (text) => {

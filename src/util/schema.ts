@@ -1,21 +1,21 @@
-/** What schemas have in common, and how it is told what does not fit one. */
+/** Shared parts of schemas, and the message for input that does not match. */
 import * as v from 'valibot';
 
-/** What messages quote of a text that makes no sense. */
+/** How much messages quote of malformed text. */
 const MAX_QUOTED = 40;
 
-/** JSON can say 1e999, which is read as Infinity. */
+/** JSON allows 1e999, which is read as Infinity. */
 export const finite = v.pipe(v.number(), v.finite());
 export const integer = v.pipe(v.number(), v.safeInteger());
 export const natural = v.pipe(integer, v.minValue(0));
 
-/** Text that can become a part of a command line, whose parts end with a NUL. */
+/** Text that may become an argument of a command line; arguments end with a NUL. */
 export const text = v.pipe(
   v.string(),
   v.check((value) => !value.includes('\0'), 'Invalid text: Expected no NUL character'),
 );
 
-/** Any names, one kind of value. An array is none. */
+/** An object with any keys and one type of value. Arrays are refused. */
 export function record<T extends v.GenericSchema>(values: T) {
   return v.pipe(
     v.unknown(),
@@ -24,14 +24,14 @@ export function record<T extends v.GenericSchema>(values: T) {
   );
 }
 
-/** @throws Error that says where `input` does not fit first, and why */
+/** @throws Error that says where `input` first fails to match, and why */
 export function parse<T>(schema: v.GenericSchema<unknown, T>, input: unknown): T {
   const parsed = v.safeParse(schema, input);
   if (parsed.success) return parsed.output;
   throw new Error(misfit(parsed.issues));
 }
 
-/** `disks.0.file: Invalid type: Expected string but received 7`. What was found may be long, or hostile. */
+/** `disks.0.file: Invalid type: Expected string but received 7`. The input may be long or hostile, so it is cut. */
 export function misfit([issue]: readonly [v.BaseIssue<unknown>, ...v.BaseIssue<unknown>[]]): string {
   const { message, received } = issue;
   const place = v.getDotPath(issue);

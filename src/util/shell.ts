@@ -1,6 +1,6 @@
-/** Words in commands that a person will paste into a shell. */
+/** Quoting for commands that a person will paste into a shell. */
 
-/** As a shell would read it back. */
+/** Quotes a word so that a shell reads it back unchanged. */
 export function shellQuote(word: string): string {
   return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }

@@ -1,20 +1,20 @@
 /**
- * The user's home, and the folder for what vmckpt keeps of this user beyond a boot. Programs without a session (cron,
+ * The user's home, and the folder for what vmckpt keeps about this user across boots. Programs without a session (cron,
  * systemd, `env -i`) find the same folders as a shell does.
  */
 import { statSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 
-/** `$HOME`, or where that is unset what the user database says; `/` for a user whom it does not know. */
+/** `$HOME`; if unset, the home in the user database; `/` for an unknown user. */
 export function homeDir(): string {
   const home = process.env['HOME'] ?? '';
   return path.isAbsolute(home) ? home : (registeredHome() ?? '/');
 }
 
 /**
- * `$XDG_STATE_HOME/vmckpt`, else `~/.local/state/vmckpt`. A home that belongs to another user is not this user's, also when
- * `$HOME` names it, as after `sudo -E`. The folder may be missing.
+ * `$XDG_STATE_HOME/vmckpt`, otherwise `~/.local/state/vmckpt`. A home that belongs to another user does not count,
+ * even if `$HOME` names it, as after `sudo -E`. The folder may be missing.
  */
 export function stateDir(): string {
   const state = process.env['XDG_STATE_HOME'] ?? '';
