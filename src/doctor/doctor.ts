@@ -1,4 +1,4 @@
-/** Examines a host: everything that vmckpt needs, in the order in which it is needed. Changes nothing. */
+/** Examines a host for everything that vmckpt needs, in the order in which it is needed. Changes nothing. */
 import { examineAddon, examineKernel, examinePerl, examineTracing } from './host.js';
 import { examineKvm } from './kvm.js';
 import { findLeftovers } from './leftovers.js';
@@ -10,12 +10,12 @@ export type { Finding } from './finding.js';
 
 export interface DoctorOptions {
   readonly storeDir: string;
-  /** The one on PATH when undefined. */
+  /** Undefined: the one on PATH. */
   readonly qemuBinary: string | undefined;
   readonly signal: AbortSignal;
 }
 
-/** A host in order has `ok` everywhere. @throws the signal's reason */
+/** On a healthy host every finding is `ok`. @throws the signal's reason */
 export async function doctor({ storeDir, qemuBinary, signal }: DoctorOptions): Promise<Finding[]> {
   return [
     examineAddon(),

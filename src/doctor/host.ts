@@ -1,4 +1,4 @@
-/** The kernel and the addon. Files and system calls are tried where that is harmless, and not guessed from versions. */
+/** The kernel and the addon. Files and system calls are tried where that is harmless, not guessed from versions. */
 import { spawnSync } from 'node:child_process';
 import { accessSync, closeSync, constants, readFileSync } from 'node:fs';
 import os from 'node:os';
@@ -42,7 +42,7 @@ export function examineAddon(): Finding {
   }
 }
 
-/** Perl makes the system calls that Node does not have; nobody else needs it. */
+/** Perl makes the system calls that Node.js lacks. It is needed only without the addon. */
 export function examinePerl(): Finding[] {
   if (hasAddon()) return [];
   const check = { check: 'perl', title: 'Perl, in place of the addon' };
@@ -83,7 +83,7 @@ export function examineKernel(): Finding {
   }
 }
 
-/** The right to look into another process is what `rescue` needs, and nothing else. */
+/** Only `rescue` needs the right to trace other processes. */
 export function examineTracing(): Finding {
   const check = { check: 'ptrace', title: 'Tracing of other processes' };
   const scope = Number(readOptional('/proc/sys/kernel/yama/ptrace_scope') ?? '0');

@@ -1,4 +1,4 @@
-/** Hardware virtualization, tried: a file that opens says little. */
+/** Tries hardware virtualization: that /dev/kvm opens proves little. */
 import { closeSync, mkdtempSync, openSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -11,14 +11,14 @@ import type { Finding } from './finding.js';
 const DEVICE = '/dev/kvm';
 const START_TIMEOUT_MS = 15_000;
 const QUIT_TIMEOUT_MS = 2_000;
-/** A processor that KVM cannot run fails at its first instructions. */
+/** A processor that KVM cannot run fails within its first instructions. */
 const RUN_MS = 200;
 const MEANING = 'VMs run in software emulation, which is slow.';
 
 const Status = v.object({ status: v.string() });
 
 /**
- * Has QEMU make a machine under KVM, and lets its firmware run for a moment.
+ * Starts QEMU with a machine under KVM, and lets its firmware run for a moment.
  * @param chosen the binary that the user named. @throws the signal's reason
  */
 export async function examineKvm(chosen: string | undefined, signal: AbortSignal): Promise<Finding> {
@@ -56,7 +56,7 @@ function whyItDoesNotOpen(): Pick<Finding, 'found' | 'remedy'> | undefined {
   }
 }
 
-/** @returns QEMU's run state at the end of that moment */
+/** @returns QEMU's run state after that moment */
 async function tryMachine(binary: string, signal: AbortSignal): Promise<string> {
   const directory = mkdtempSync(path.join(os.tmpdir(), 'vmckpt-doctor-'));
   const qmpSocket = path.join(directory, 'qmp.sock');

@@ -1,4 +1,4 @@
-/** What crashed runs have left behind: saves whose vmckpt died, VMs that nobody serves, unfinished generations. */
+/** What crashed runs have left: saves whose vmckpt died, VMs without a serving process, unfinished generations. */
 import { VmckptError } from '../errors.js';
 import { listVms, type VmSummary } from '../vms/list.js';
 import { listAbandonedSaves, type AbandonedSave } from '../save/vm-journal.js';
@@ -8,7 +8,7 @@ import type { Finding } from './finding.js';
 
 const CHECK = { check: 'leftovers', title: 'Leftovers of crashed runs' } as const;
 
-/** One finding for each thing, or one that there is nothing. */
+/** One finding per leftover, or one that there is none. */
 export async function findLeftovers(storeDir: string): Promise<Finding[]> {
   const findings = [
     ...listAbandonedSaves().map(findingOfSave),
@@ -72,7 +72,7 @@ async function inStore(storeDir: string, look: (store: Store) => Promise<string[
   try {
     return await look(await Store.open(storeDir));
   } catch (error) {
-    // The examination of the store has said so.
+    // The examination of the store reports this.
     if (error instanceof VmckptError) return [];
     throw error;
   }

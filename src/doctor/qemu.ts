@@ -1,6 +1,6 @@
 /**
- * QEMU, asked itself: one without a machine is started, and told to switch on what vmckpt needs. It refuses what the
- * host does not permit, so that this is the truth also where permissions come from elsewhere.
+ * Asks QEMU itself: starts one without a machine, and switches on what vmckpt needs. QEMU refuses what the host does
+ * not permit, so the answer is right wherever permissions come from.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
@@ -19,10 +19,10 @@ interface Need {
   readonly check: string;
   readonly title: string;
   readonly capability: string;
-  /** What QEMU wants to be on before it. */
+  /** A capability that must be on before this one. */
   readonly needs?: string;
   readonly meaning: string;
-  /** QEMU has it from this version on. */
+  /** The first version of QEMU that has it. */
   readonly since: string;
 }
 
@@ -85,7 +85,7 @@ async function startWithoutMachine(
   const qmpSocket = path.join(directory, 'qmp.sock');
   const logPath = path.join(directory, 'qemu.log');
   const monitor = `unix:${qmpSocket.replaceAll(',', ',,')},server=on,wait=off`;
-  // Whether post-copy is permitted is looked at only by a QEMU that waits for a migration.
+  // QEMU checks whether post-copy is permitted only while it waits for a migration.
   const args = [
     '-machine',
     'none',
@@ -104,7 +104,7 @@ async function startWithoutMachine(
 
 async function examineNeed(need: Need, qmp: QmpClient, logPath: string): Promise<Finding> {
   const { check, title, capability, meaning, since } = need;
-  // There is another way, only slower.
+  // There is a slower alternative.
   const status = 'warn';
   const { capabilities } = await readMigrationSettings(qmp);
   if (!(capability in capabilities)) {
@@ -114,7 +114,7 @@ async function examineNeed(need: Need, qmp: QmpClient, logPath: string): Promise
   const wanted = need.needs === undefined ? [capability] : [need.needs, capability];
   try {
     await applyMigrationSettings(qmp, { capabilities: setAll(wanted, true) });
-    // Some exclude each other.
+    // Some of them exclude each other.
     await applyMigrationSettings(qmp, { capabilities: setAll(wanted, false) });
   } catch (error) {
     if (!(error instanceof VmckptError) || error.code !== 'QMP_COMMAND_FAILED') throw error;

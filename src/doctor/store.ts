@@ -1,10 +1,10 @@
-/** The store: whether it can be written, and how much room there is. */
+/** The store: whether it is writable, and how much space is free. */
 import { accessSync, constants, existsSync, statSync, statfsSync } from 'node:fs';
 import path from 'node:path';
 import { formatBytes } from '../util/units.js';
 import type { Finding } from './finding.js';
 
-/** Less than this is hardly room for one VM. */
+/** Hardly enough for one VM. */
 const LITTLE_BYTES = 2 * 2 ** 30;
 
 export function examineStore(storeDir: string): Finding {

@@ -1,6 +1,6 @@
 /**
  * The story of an export: a generation becomes a plain migration stream, which stock QEMU loads with
- * `-incoming "exec:cat FILE"`. Every extent is verified on its way, so a damaged generation gives no file.
+ * `-incoming "exec:cat FILE"`. Every extent is verified on the way, so a damaged generation gives no file.
  */
 import { FileExtents } from '../checkpoint/file-extents.js';
 import { requireMachine } from '../checkpoint/manifest.js';
@@ -15,7 +15,7 @@ export interface ExportOptions {
   readonly storeDir: string;
   /** NAME or NAME@GENERATION. */
   readonly reference: string;
-  /** A file that appears whole or not at all, or a stream, which is closed at the end. */
+  /** A file that appears as a whole or not at all, or a stream, which is closed at the end. */
   readonly target: (NewFileOptions & { readonly file: string }) | { readonly stream: Output };
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
   readonly signal: AbortSignal;
@@ -55,7 +55,7 @@ export async function exportMachine(options: ExportOptions): Promise<ExportRepor
   }
 }
 
-/** Returns how many bytes the stream has. */
+/** Returns the length of the stream in bytes. */
 async function writeGeneration(
   generation: Generation,
   out: Output,

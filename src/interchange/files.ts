@@ -1,7 +1,7 @@
 /**
- * Files and pipes at the edge of vmckpt. What is read or written may be a pipe whose other end takes any time, and
- * Node's pool of threads cannot be interrupted in a blocking call: pipes are therefore polled, never read in the pool.
- * A file that is written appears under its name whole and durable, or not at all.
+ * Files and pipes at the edge of vmckpt. The other end of a pipe may take any time, and a blocking call in Node's
+ * thread pool cannot be interrupted, so pipes are polled and never read in the pool. A file that is written appears
+ * under its name complete and durable, or not at all.
  */
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
@@ -20,7 +20,10 @@ export type Output = fs.WriteStream | net.Socket;
 
 const STANDARD_OUTPUT_FD = 1;
 
-/** Opens a file, a device or a named pipe for reading. @throws VmckptError HOST_FILE_MISSING, FILE_UNREADABLE, NOT_PERMITTED */
+/**
+ * Opens a file, a device or a named pipe for reading. @throws VmckptError HOST_FILE_MISSING, FILE_UNREADABLE,
+ * NOT_PERMITTED
+ */
 export async function openInput(file: string): Promise<Readable> {
   try {
     const found = await stat(file);
@@ -28,7 +31,7 @@ export async function openInput(file: string): Promise<Readable> {
       throw new VmckptError('FILE_UNREADABLE', `${file} is a directory, a file or a pipe expected`);
     if (!found.isFIFO())
       return fs.createReadStream('', { fd: fs.openSync(file, 'r'), highWaterMark: MAX_BURST_BYTES });
-    // Opened like this it waits for a writer when it is read, not now.
+    // With O_NONBLOCK, opening a pipe does not wait for a writer; reading does.
     const fd = fs.openSync(file, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
     return new net.Socket({ fd, readable: true, writable: false });
   } catch (error) {
@@ -36,7 +39,7 @@ export async function openInput(file: string): Promise<Readable> {
   }
 }
 
-/** Standard output as a stream that may be closed; nothing else can be printed on it then. */
+/** Standard output as a stream that may be closed. Nothing else can be printed on it afterwards. */
 export function standardOutput(): Output {
   const found = fs.fstatSync(STANDARD_OUTPUT_FD);
   return found.isFIFO() || found.isSocket()
@@ -50,8 +53,9 @@ export interface NewFileOptions {
 }
 
 /**
- * Writes a file through `fill`, which must end and close the stream that it is given. The file is its owner's alone.
- * @throws VmckptError HOST_FILE_MISSING, FILE_EXISTS, NO_SPACE, NOT_PERMITTED, FAILED, and what `fill` throws; then there is no new file
+ * Writes a file through `fill`, which must end and close the stream that it gets. Only the owner may access the file.
+ * @throws VmckptError HOST_FILE_MISSING, FILE_EXISTS, NO_SPACE, NOT_PERMITTED, FAILED, and what `fill` throws; then
+ *   there is no new file
  */
 export async function writeNewFile<T>(
   file: string,
@@ -81,7 +85,7 @@ async function fillOrDestroy<T>(out: Output, fill: (out: Output) => Promise<T>):
     return await fill(out);
   } catch (error) {
     out.destroy();
-    // A write that it cuts short fails too, of which there is nothing more to say.
+    // Closing cuts off a pending write, which then fails as well. That failure is not worth reporting.
     if (!out.closed) await once(out, 'close').catch(() => undefined);
     throw error;
   }
@@ -97,7 +101,7 @@ async function refuseExisting(file: string, overwrite: boolean): Promise<void> {
   if (!overwrite) throw fileExists(file);
 }
 
-/** A hard link never replaces anything, as a rename would; where there are none, looking again has to do. */
+/** Unlike a rename, a hard link never replaces anything. Where there are no hard links, a second check must do. */
 async function giveFreeName(temporary: string, file: string): Promise<void> {
   try {
     await link(temporary, file);

@@ -1,4 +1,7 @@
-/** Files that are taken for a plain migration stream, told apart by their first bytes, or by a stream that begins later. */
+/**
+ * Recognizes files that are mistaken for a plain migration stream, by their first bytes or by a stream that begins
+ * later.
+ */
 import { VmckptError } from '../errors.js';
 import { STREAM_MAGIC, STREAM_VERSION } from '../migration-stream/constants.js';
 import { shellQuote } from '../util/shell.js';
@@ -9,7 +12,7 @@ interface ForeignFormat {
   readonly hint: (input: string) => string;
 }
 
-/** A stream that begins behind them is not looked for. */
+/** How far into the input the beginning of a stream is searched for. */
 const SEARCHED_BYTES = 1 << 20;
 const STREAM_BEGINS = Buffer.alloc(8);
 STREAM_BEGINS.writeUInt32BE(STREAM_MAGIC);
@@ -43,8 +46,8 @@ const FOREIGN_FORMATS: readonly ForeignFormat[] = [
 ];
 
 /**
- * Hands the input on, once its beginning is known to be none of those.
- * @throws VmckptError FORMAT_UNSUPPORTED that names what the input is, STREAM_TRUNCATED when it is empty
+ * Passes the input on once its beginning is known to be none of these formats.
+ * @throws VmckptError FORMAT_UNSUPPORTED that names the input's format, STREAM_TRUNCATED when it is empty
  */
 export async function* refusingForeign(
   pieces: AsyncIterable<Uint8Array>,
@@ -65,7 +68,7 @@ export async function* refusingForeign(
   yield* held;
 }
 
-/** @returns false when more has to be seen */
+/** @returns false when more input is needed */
 function decide(head: Buffer, input: string): boolean {
   if (isPrefix(STREAM_BEGINS, head)) return head.length >= STREAM_BEGINS.length;
   const found = FOREIGN_FORMATS.find(({ magic }) => head.length >= magic.length && isPrefix(magic, head));
@@ -79,13 +82,13 @@ function decide(head: Buffer, input: string): boolean {
   return head.length >= SEARCHED_BYTES;
 }
 
-/** As far as there is anything to compare. */
+/** Compares as many bytes as there are. */
 function isPrefix(magic: Uint8Array, head: Buffer): boolean {
   const length = Math.min(magic.length, head.length);
   return head.subarray(0, length).equals(magic.subarray(0, length));
 }
 
-/** What a filter reads: standard input by itself. */
+/** The argument of a filter: none for standard input. */
 function argumentFor(input: string): string {
   return input === '-' ? '' : ` ${shellQuote(input)}`;
 }

@@ -1,6 +1,6 @@
 /**
- * The import of bare memory: a file that holds what a VM had in its RAM, byte for byte, as Firecracker and Cloud
- * Hypervisor write it into a snapshot. The generation holds memory only: other programs keep the rest of the machine.
+ * The import of bare memory: a file with the contents of a VM's RAM, byte for byte, as Firecracker and Cloud Hypervisor
+ * write it into a snapshot. The generation holds memory only; other programs keep the rest of the machine.
  */
 import { open, stat, type FileHandle } from 'node:fs/promises';
 import type { Manifest, ManifestParts } from '../checkpoint/manifest.js';
@@ -26,7 +26,10 @@ export interface ImportMemoryOptions extends Pick<
   readonly file: string;
 }
 
-/** @throws VmckptError HOST_FILE_MISSING, FILE_UNREADABLE, BAD_NAME, STORE_LOCKED, NO_SPACE, INTERRUPTED: the store is then as before */
+/**
+ * @throws VmckptError HOST_FILE_MISSING, FILE_UNREADABLE, BAD_NAME, STORE_LOCKED, NO_SPACE, INTERRUPTED: the store is
+ * then as before
+ */
 export async function importMemory(options: ImportMemoryOptions): Promise<ImportReport> {
   const startMs = nowMs();
   const { file, bytes } = await openMemory(options.file);
@@ -55,7 +58,7 @@ interface MemoryFile {
 
 async function openMemory(name: string): Promise<MemoryFile> {
   try {
-    // Before it is opened: a pipe without a writer would hold us up.
+    // Before it is opened: opening a pipe without a writer would block.
     const found = await stat(name);
     if (!found.isFile())
       throw new VmckptError('FILE_UNREADABLE', `a regular file with memory expected, ${name} is none`, {
@@ -112,7 +115,7 @@ async function copyPages(
   }
 }
 
-/** How many bytes of whole pages, few enough for one burst, are known to be zero because the file has a hole there. */
+/** How many bytes of whole pages, at most one burst, are zero because the file has a hole there. */
 function holeAt(file: FileHandle, at: number, endAt: number): number {
   const holeBytes = Math.min(nextData(file.fd, at) ?? endAt, endAt) - at;
   return Math.min(holeBytes - (holeBytes % PAGE_BYTES), MAX_BURST_BYTES);

@@ -1,7 +1,7 @@
 /**
  * The story of an import: a plain migration stream becomes the next generation of a name. The stream carries no
- * checksums and does not say how QEMU was started: only its form can be verified, and what cannot be known is
- * recorded as unknown.
+ * checksums and does not tell how QEMU was started. So only its form can be verified, and what is unknown is recorded
+ * as unknown.
  */
 import { addAbortSignal, type Readable } from 'node:stream';
 import type { Manifest, ManifestParts } from '../checkpoint/manifest.js';
@@ -18,24 +18,24 @@ import { formatBytes } from '../util/units.js';
 import { readFailure } from './files.js';
 import { refusingForeign } from './foreign-formats.js';
 
-/** Real ones have 0.1 MB. */
+/** Real ones have about 0.1 MB. */
 const MAX_DESCRIPTION_BYTES = 2 << 20;
 const UNKNOWN = 'unknown';
 
 export interface ImportOptions {
   readonly storeDir: string;
   readonly name: string;
-  /** Gives the stream's bytes; read to its end, or destroyed. */
+  /** The stream's bytes; read to the end, or destroyed. */
   readonly input: Readable;
-  /** What messages call the input. */
+  /** The input's name in messages. */
   readonly inputName: string;
   readonly level: number | 'none';
-  /** QEMU's arguments without the binary, for the restore; empty when they are not known. */
+  /** QEMU's arguments for the restore, without the binary; empty when unknown. */
   readonly commandLine: readonly string[];
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
   readonly onMessage: (text: string) => void;
   readonly signal: AbortSignal;
-  /** The generation gets its number: an interrupt comes too late from here on. */
+  /** Called when the generation gets its number: from here on an interrupt comes too late. */
   readonly onCommit?: () => void;
 }
 
@@ -142,7 +142,7 @@ function partsOf(
   };
 }
 
-/** A machine in a state that nobody has paused it in stays as it is until its user has seen to it. */
+/** A machine that was stopped by something other than its user stays stopped until the user has dealt with it. */
 function savedState(deviceState: Buffer): Pick<ManifestParts, 'runState' | 'vmState'> {
   const { name, sleeps } = globalStateIn(deviceState);
   const runState = name === 'running' || name === 'suspended' ? 'running' : 'paused';
@@ -150,7 +150,7 @@ function savedState(deviceState: Buffer): Pick<ManifestParts, 'runState' | 'vmSt
   return { runState, ...(vmState !== runState && { vmState }) };
 }
 
-/** QEMU leaves pages out that the guest has given back, but so does a stream that lost some: say it. */
+/** QEMU leaves out pages that the guest has given back, but a stream that lost pages looks the same: report it. */
 function reportAbsent({ pages }: Manifest, { onMessage }: ImportOptions): void {
   const { absentPageCount } = pages;
   if (absentPageCount === 0) return;

@@ -1,6 +1,6 @@
 /**
- * The story of `vmckpt materialize`: a generation gets its raw memory file, which `restore --mode map` maps. It appears
- * whole or not at all, and every extent is verified on its way.
+ * The story of `vmckpt materialize`: a generation gets its raw memory file, which `restore --mode map` maps. The file
+ * appears as a whole or not at all, and every extent is verified on the way.
  */
 import { requireMachine, type Manifest } from '../checkpoint/manifest.js';
 import { findRawMemory, type RawMemory } from '../checkpoint/raw-memory.js';
@@ -22,10 +22,10 @@ export interface MaterializeReport {
   readonly name: string;
   readonly generation: number;
   readonly file: string;
-  /** False: it was there already. */
+  /** False: it existed already. */
   readonly made: boolean;
   readonly sizeBytes: number;
-  /** What it takes on the disk. */
+  /** Space on the disk. */
   readonly storedBytes: number;
   readonly totalMs: number;
 }
@@ -51,7 +51,7 @@ export async function materialize(options: MaterializeOptions): Promise<Material
   }
 }
 
-/** One that has changed is made again. */
+/** A file that has changed is made again. */
 function findUsable(
   dir: string,
   manifest: Manifest,

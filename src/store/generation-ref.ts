@@ -1,4 +1,4 @@
-/** Names a generation for another process, or for later: plain JSON. */
+/** Names a generation for another process, or for later, as plain JSON. */
 import * as v from 'valibot';
 import { integer } from '../util/schema.js';
 
@@ -6,7 +6,7 @@ export const generationRefSchema = v.object({
   name: v.string(),
   number: integer,
   dir: v.string(),
-  /** The manifest's. Missing in records that an earlier version has written. */
+  /** `id` of the manifest. Missing in records of earlier versions. */
   id: v.optional(v.string()),
 });
 export type GenerationRef = Readonly<v.InferOutput<typeof generationRefSchema>>;

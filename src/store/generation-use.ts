@@ -1,6 +1,7 @@
 /**
- * Whoever reads a generation for a while (the transfer of a restored VM) holds a use of it, and it is not removed
- * until then. A use is a locked file beside the generation, one for each user, so it ends with its process.
+ * A process that reads a generation for some time (such as the transfer of a restored VM) holds a use of it, and the
+ * generation is not removed until then. A use is a locked file next to the generation, one per user, so it ends with
+ * its process.
  */
 import fs from 'node:fs';
 import path from 'node:path';
@@ -11,28 +12,28 @@ import { LockFile, locked } from './lock-file.js';
 import { randomU32 } from '../util/random.js';
 
 const PREFIX = '.use-';
-/** How often the file of a use may be cleared away under us before we give up. */
+/** How many times the file of a use may be deleted under us before we give up. */
 const ATTEMPTS = 10;
 
 export interface GenerationUse {
-  /** What a child must inherit to hold the use as well; undefined where nothing can be held. */
+  /** A child that inherits it also holds the use; undefined where nothing can be held. */
   readonly fd: number | undefined;
-  /** The use ends with that child, not with this process. */
+  /** The use ends with that child instead of this process. */
   leaveTo(pid: number): void;
-  /** Once more does nothing. */
+  /** A second call does nothing. */
   release(): void;
 }
 
 /**
- * Keeps the generation in `dir` from being removed. Where nothing can be written (a read-only file system, another
- * user's store) nothing is, and nothing is kept.
+ * Keeps the generation in `dir` from being removed. Where this user cannot write (a read-only file system, another
+ * user's store), nothing is written and nothing is kept.
  * @throws VmckptError NO_CHECKPOINT when it is gone
  */
 export function holdGeneration(dir: string): GenerationUse {
   let lock: LockFile | undefined;
   try {
     const file = useFile(dir, `${process.pid}-${randomU32().toString(16)}`);
-    // Until it is locked it looks like one that was left behind, and may be cleared away.
+    // Until it is locked, the file looks abandoned, and another process may delete it.
     for (let attempt = 0; lock === undefined && attempt < ATTEMPTS; attempt++) lock = LockFile.tryTake(file);
   } catch (error) {
     if (!['EROFS', 'EACCES', 'EPERM', 'ENOENT'].includes(errnoOf(error) ?? '')) throw error;
@@ -41,8 +42,8 @@ export function holdGeneration(dir: string): GenerationUse {
 }
 
 /**
- * The same for work on the generation that one process at a time may do.
- * @throws VmckptError NO_CHECKPOINT, STORE_LOCKED while another one does it, STORE_NOT_WRITABLE
+ * The same, for work on the generation that only one process at a time may do.
+ * @throws VmckptError NO_CHECKPOINT, STORE_LOCKED while another process does it, STORE_NOT_WRITABLE
  */
 export function holdGenerationFor(work: string, dir: string): GenerationUse {
   const file = useFile(dir, work);
@@ -73,7 +74,7 @@ function useOf(dir: string, taken: LockFile | undefined): GenerationUse {
     lock = undefined;
     clearStaleUses(path.dirname(path.resolve(dir)));
   };
-  // A removal looks for uses after it has moved the generation away: now either it sees this one or we see it.
+  // A removal first moves the generation away, then looks for uses: so either it sees this one, or this check fails.
   if (!fs.existsSync(dir)) {
     release();
     throw gone(dir);
@@ -94,7 +95,7 @@ function gone(dir: string): VmckptError {
   });
 }
 
-/** The processes that use a generation; 0 stands for one that cannot be told. */
+/** The processes that use a generation; 0 stands for an unknown one. */
 export function usersOf(nameDir: string, generation: number): number[] {
   return fs
     .readdirSync(nameDir)
@@ -103,7 +104,7 @@ export function usersOf(nameDir: string, generation: number): number[] {
     .filter((pid) => pid !== undefined);
 }
 
-/** The files of uses whose processes have died; none in a directory that is not there or may not be read. */
+/** The files of uses whose processes have died; none if the folder is missing or unreadable. */
 export function staleUses(nameDir: string): string[] {
   try {
     return fs
@@ -117,7 +118,10 @@ export function staleUses(nameDir: string): string[] {
   }
 }
 
-/** Deletes them, each while it is locked: somebody may be about to take it. What may not be deleted stays. */
+/**
+ * Deletes each of them while it is locked, because another process may be about to take it. Skips what it may not
+ * delete.
+ */
 export function clearStaleUses(nameDir: string): void {
   for (const file of staleUses(nameDir)) {
     try {

@@ -1,6 +1,6 @@
 /**
- * A generation of a checkpoint, wherever it is used: what it is, what it holds, and how it is kept from being removed.
- * Opening one reads nothing; its manifest is read once, when it is first asked for.
+ * A generation of a checkpoint: what it is, what it holds, and how it is kept from being removed. Opening one reads
+ * nothing; its manifest is read once, on first use.
  */
 import { existsSync } from 'node:fs';
 import { CheckpointReader } from '../checkpoint/reader.js';
@@ -15,11 +15,11 @@ const PUT_BACK =
   'If it was moved, or a copy of it exists, put that in its place and try again. Otherwise the rest of the memory is lost: stop the VM, and restore another generation.';
 
 export class Generation {
-  /** Of the checkpoint. */
+  /** The checkpoint's name. */
   readonly name: string;
   readonly number: number;
   readonly dir: string;
-  /** Undefined: whichever is there. */
+  /** Undefined: any generation at this place. */
   readonly #id: string | undefined;
   #sealed: SealedManifest | undefined;
 
@@ -35,7 +35,10 @@ export class Generation {
     return `${this.name}@${this.number}`;
   }
 
-  /** @throws VmckptError as readManifest(); NO_CHECKPOINT when it is gone, or another generation has taken the place of the one referred to */
+  /**
+   * @throws VmckptError as readManifest(); NO_CHECKPOINT when it is gone, or another generation has taken the place
+   * of the one referred to
+   */
   get manifest(): Manifest {
     return this.#read().manifest;
   }
@@ -46,7 +49,7 @@ export class Generation {
     return { name, number, dir, id: manifest.id };
   }
 
-  /** What its restores have taught. @throws VmckptError as readManifest() */
+  /** What restores of the generation have taught. @throws VmckptError as readManifest() */
   get hints(): Hints {
     return Hints.of(this.dir, this.manifest.id);
   }
@@ -66,7 +69,7 @@ export class Generation {
     return holdGeneration(this.dir);
   }
 
-  /** The same for work that one process at a time may do. @throws VmckptError as holdGenerationFor() */
+  /** The same, for work that only one process at a time may do. @throws VmckptError as holdGenerationFor() */
   holdFor(work: string): GenerationUse {
     return holdGenerationFor(work, this.dir);
   }

@@ -1,5 +1,5 @@
 /**
- * An exclusive lock that ends with its process, however that dies: an open-file-description lock. The file holds
+ * An exclusive lock that ends with its process, however the process dies: an open-file-description lock. The file holds
  * the holder's process id, for messages only.
  */
 import fs from 'node:fs';
@@ -20,8 +20,8 @@ export class LockFile {
   }
 
   /**
-   * Creates and locks the file; undefined when another one holds it, or when it was deleted in between and one
-   * should try again. System errors are thrown as they are.
+   * Creates and locks the file. Undefined when another process holds the lock, or when the file was deleted in
+   * between and the caller should try again. System errors are thrown as they are.
    * @throws VmckptError NOT_A_FILE
    */
   static tryTake(path: string): LockFile | undefined {
@@ -40,13 +40,13 @@ export class LockFile {
     return undefined;
   }
 
-  /** The process that holds the lock, 0 when it cannot be told; undefined when none does. Writes nothing. */
+  /** The process that holds the lock; 0 if unknown; undefined if there is none. Writes nothing. */
   static holderOf(path: string): number | undefined {
     let fd: number;
     try {
       fd = openRegular(path);
     } catch (error) {
-      // What is no file holds no lock. Who may not read another user's lock cannot get in its way either.
+      // Something other than a file holds no lock. A lock that this user may not read cannot block this user either.
       if (error instanceof VmckptError) return undefined;
       if (['ENOENT', 'ENOTDIR', 'EACCES'].includes(errnoOf(error) ?? '')) return undefined;
       throw error;
@@ -70,7 +70,7 @@ export class LockFile {
     fs.writeSync(this.#fd, `${pid}\n`, 0);
   }
 
-  /** Deletes the file while it is still locked, so that nobody can lock a file that is about to go. */
+  /** Deletes the file while it is still locked, so that no other process can lock a file that is about to disappear. */
   delete(): void {
     fs.rmSync(this.#path, { force: true });
   }
@@ -80,7 +80,7 @@ export class LockFile {
   }
 }
 
-/** @param pid 0 when it cannot be told */
+/** @param pid 0 if unknown */
 export function locked(what: string, pid: number): VmckptError {
   const holder = pid === 0 ? 'another process' : `process ${pid}`;
   return new VmckptError('STORE_LOCKED', `${what} by ${holder}`, {

@@ -1,5 +1,5 @@
 /**
- * A generation that is being written: a temporary directory that gets its number when it is whole. A crash leaves
+ * A generation that is being written: a temporary directory that gets its number when it is complete. A crash leaves
  * the temporary directory, which the next writer of the name removes.
  */
 import { rename, rm } from 'node:fs/promises';
@@ -12,15 +12,15 @@ export interface PendingOptions {
   readonly generation: number;
   /** The temporary directory. */
   readonly dir: string;
-  /** Of the newest generation before it, if there is one. */
+  /** Of the previous generation, if there is one. */
   readonly formerDir: string | undefined;
-  /** Gives up the lock on the name. */
+  /** Releases the lock on the name. */
   readonly unlock: () => Promise<void>;
 }
 
 export interface CommitOptions {
   readonly signal?: AbortSignal;
-  /** From here on the signal is not heeded. */
+  /** Called when the signal is no longer obeyed. */
   readonly onCommit?: (() => void) | undefined;
 }
 
@@ -29,7 +29,7 @@ export class PendingGeneration {
   readonly generation: number;
   /** Where to write; empty at first, and gone after commit() or abort(). */
   readonly dir: string;
-  /** Of the newest generation before it, if there is one. */
+  /** Of the previous generation, if there is one. */
   readonly formerDir: string | undefined;
   readonly #options: PendingOptions;
   #settled = false;
@@ -43,7 +43,7 @@ export class PendingGeneration {
   }
 
   /**
-   * Gives the directory its number and makes that durable. Its contents are expected to be fsynced.
+   * Gives the directory its number and makes that durable. Its contents must already be fsynced.
    * @returns the generation's directory
    * @throws VmckptError NO_SPACE, STORE_NOT_WRITABLE, FAILED, or the signal's reason; call abort() then
    */

@@ -4,17 +4,17 @@ import { VmckptError } from '../errors.js';
 const MAX_NAME_LENGTH = 128;
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9._-]*$/;
 const GENERATION = /^[1-9][0-9]{0,8}$/;
-/** A name this close to the one asked for may be what was meant. */
+/** A name within this distance may be the intended one. */
 const NEAR_EDITS = 2;
 const MAX_NEAR = 3;
 
 export interface Reference {
   readonly name: string;
-  /** The newest one when undefined. */
+  /** Undefined: the newest one. */
   readonly generation: number | undefined;
 }
 
-/** A name is also a directory's name, so it is kept from meaning anything to a shell or a file system. */
+/** A name is also a directory's name, so it must not have a meaning for a shell or a file system. */
 export function isName(text: string): boolean {
   return text.length <= MAX_NAME_LENGTH && NAME.test(text);
 }
@@ -47,7 +47,7 @@ export function parseReference(text: string): Reference {
   );
 }
 
-/** The names that somebody who typed `wanted` may have meant, the nearest first, and no more than can be read at a glance. */
+/** The names that a user who typed `wanted` may have meant: the nearest first, and only a few. */
 export function nearNames(wanted: string, names: readonly string[]): string[] {
   return names
     .map((name) => ({ name, edits: editDistance(wanted, name) }))

@@ -1,7 +1,7 @@
 /**
- * The user's key, which seals what vmckpt saves for this user (see seal.ts): 32 random bytes in a file of the state folder that
- * only this user may read. The first save makes it. It is never printed, and never leaves this process: a KeyObject
- * does not show its bytes.
+ * The user's key, which seals what vmckpt saves for this user (see seal.ts): 32 random bytes in a file of the state
+ * folder that only this user may read. The first save makes it. It is never printed and never leaves this process: a
+ * KeyObject does not show its bytes.
  */
 import type { KeyObject } from 'node:crypto';
 import fs from 'node:fs';
@@ -17,7 +17,7 @@ const OPEN_TO_OTHERS = 0o077;
 const WRITABLE_BY_OTHERS = 0o022;
 
 export interface SealKey {
-  /** Tells keys apart, and tells nothing of the key. */
+  /** Distinguishes keys without revealing anything about them. */
   readonly id: string;
   readonly secret: KeyObject;
 }
@@ -26,7 +26,10 @@ export function sealKeyFile(): string {
   return path.join(stateDir(), 'seal-key');
 }
 
-/** @returns undefined when this user has none. @throws VmckptError NOT_PERMITTED when others can read or change it, NOT_A_FILE */
+/**
+ * @returns undefined when this user has none. @throws VmckptError NOT_PERMITTED when others can read or change it,
+ * NOT_A_FILE
+ */
 export function readSealKey(): SealKey | undefined {
   const file = sealKeyFile();
   let fd: number;
@@ -51,7 +54,7 @@ export function readSealKey(): SealKey | undefined {
 }
 
 /**
- * Of two processes that make it at once, one makes it, and both use that one.
+ * If two processes make the key at once, one succeeds and both use that key.
  * @throws VmckptError NOT_PERMITTED as readSealKey() and where it cannot be written, NO_SPACE, FAILED
  */
 export async function ensureSealKey(): Promise<SealKey> {
@@ -80,7 +83,7 @@ export function hmac(secret: KeyObject, ...parts: readonly (string | Uint8Array)
   return code.digest();
 }
 
-/** Never replaces a key, as a rename would. */
+/** Unlike a rename, never replaces an existing key. */
 function linkIfFree(from: string, to: string): void {
   try {
     fs.linkSync(from, to);

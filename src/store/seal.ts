@@ -1,7 +1,8 @@
 /**
- * The seal of a generation: a keyed checksum (HMAC-SHA256) of its manifest, made with the user's key (seal-key.ts). It tells
- * what vmckpt saved for this user from what was imported, copied from elsewhere or edited, and so whether the command line
- * in the manifest may run as it stands. Memory and device state are not sealed: their checksums find damage, not malice.
+ * The seal of a generation: a keyed checksum (HMAC-SHA256) of its manifest, made with the user's key (seal-key.ts). It
+ * distinguishes what vmckpt saved for this user from what was imported, copied from elsewhere or edited, and so decides
+ * whether the saved command line may run unchanged. Memory and device state are not sealed: their checksums detect
+ * damage, not malice.
  */
 import path from 'node:path';
 import * as v from 'valibot';
@@ -14,7 +15,7 @@ import { hmac, readSealKey, sealKeyFile, type SealKey } from './seal-key.js';
 
 const SEAL_FILE = 'seal';
 const MAX_SEAL_BYTES = 4096;
-/** What is sealed begins with this: the same key may one day seal something else. */
+/** Prefix of what is sealed, because the same key may one day seal other things. */
 const DOMAIN = 'vmckpt manifest seal 1\n';
 
 const schema = v.object({
@@ -25,7 +26,7 @@ const schema = v.object({
 });
 
 export type SealVerdict =
-  /** vmckpt saved it for this user, and the manifest is what it was. */
+  /** vmckpt saved it for this user, and the manifest is unchanged. */
   | { readonly status: 'own' }
   | {
       readonly status: 'missing' | 'other-key' | 'changed' | 'unreadable';
@@ -35,7 +36,7 @@ export type SealVerdict =
 
 export interface SealedManifest {
   readonly manifest: Manifest;
-  /** Of the very bytes that the manifest was read from. */
+  /** Judges exactly the bytes that the manifest was read from. */
   readonly judgeSeal: () => SealVerdict;
 }
 
@@ -54,7 +55,7 @@ function whyMissing({ mode, process: saved }: Manifest): string {
 }
 
 /**
- * Before the generation is committed; durable when it resolves.
+ * Writes the seal before the generation is committed. It is durable when this resolves.
  * @throws VmckptError NO_SPACE, STORE_NOT_WRITABLE, FAILED
  */
 export async function writeSeal(dir: string, encodedManifest: Uint8Array, key: SealKey): Promise<void> {

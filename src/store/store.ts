@@ -1,7 +1,7 @@
 /**
  * A directory of named checkpoints with numbered generations: DIR/NAME/GENERATION. A generation is immutable and
- * appears whole or not at all. Writers of one name exclude each other through DIR/NAME/lock; readers take no lock
- * and write nothing. Names beginning with "." inside DIR/NAME are work in progress. See docs/format.md.
+ * appears as a whole or not at all. Writers of one name exclude each other with DIR/NAME/lock; readers take no lock
+ * and write nothing. Names in DIR/NAME that begin with "." are work in progress. See docs/format.md.
  */
 import type fs from 'node:fs';
 import { lstat, mkdir, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
@@ -24,7 +24,9 @@ export { PendingGeneration } from './pending-generation.js';
 const LOCK = 'lock';
 const PENDING = '.tmp-';
 const TRASH = '.trash-';
-/** How often a lock may vanish under us, because the last generation of its name was removed, before we give up. */
+/**
+ * How many times a lock may vanish under us (because the last generation of its name was removed) before we give up.
+ */
 const LOCK_ATTEMPTS = 10;
 
 export interface StoreOptions {
@@ -35,7 +37,7 @@ export interface StoreOptions {
 export interface GenerationSummary {
   readonly name: string;
   readonly generation: number;
-  /** What of the manifest a list shows; undefined when it cannot be read, and then `problem` says why. */
+  /** The manifest's fields for a list; undefined when it is unreadable, and then `problem` gives the reason. */
   readonly facts:
     | Pick<
         Manifest,
@@ -96,7 +98,7 @@ export class Store {
     return summaries;
   }
 
-  /** Directories that dead writers have left; the next writer of their name removes them. */
+  /** Directories of dead writers. The next writer of the name removes them. */
   async leftovers(): Promise<string[]> {
     const found: string[] = [];
     for (const name of (await entriesOf(this.dir)).filter(isName).sort()) {
@@ -108,7 +110,7 @@ export class Store {
     return found;
   }
 
-  /** Files of uses whose processes have died; the next one that has used a generation of the name removes them. */
+  /** Files of uses whose processes have died. The next process to release a use of the name removes them. */
   async staleUses(): Promise<string[]> {
     const names = (await entriesOf(this.dir)).filter(isName).sort();
     return names.flatMap((name) => staleUses(path.join(this.dir, name)));
@@ -198,7 +200,7 @@ export class Store {
         refuseUsed(nameDir, { name, generation });
         await rename(dir, trash);
         try {
-          // Once more: somebody may have begun to use it in between (see holdGeneration).
+          // Checked again: another process may have started to use it in between (see holdGeneration).
           refuseUsed(nameDir, { name, generation });
         } catch (error) {
           await rename(trash, dir);
@@ -230,7 +232,7 @@ export class Store {
     }
   }
 
-  /** Takes the name's lock, clears what dead writers left, and returns how to give it up. */
+  /** Takes the name's lock and removes what dead writers left. Returns the function that releases the lock. */
   async #lock(name: string): Promise<() => Promise<void>> {
     const nameDir = path.join(this.dir, name);
     const lock = await this.#takeLock(name, path.join(nameDir, LOCK));
@@ -238,7 +240,7 @@ export class Store {
       const empty = (await readdir(nameDir)).every((entry) => entry === LOCK);
       if (empty) lock.delete();
       lock.release();
-      // Fails when somebody has come in the meantime, and rightly so.
+      // Rightly fails when another process has written something in the meantime.
       if (empty) await rmdir(nameDir).catch(() => undefined);
     };
     try {
@@ -268,7 +270,7 @@ export class Store {
     throw locked(`"${name}" is being changed`, 0);
   }
 
-  /** What became of a generation that is not there, when somebody began it. */
+  /** The error for a missing generation whose writer is at work, or has died. */
   async #unfinished(name: string, generation: number | undefined): Promise<VmckptError | undefined> {
     const nameDir = path.join(this.dir, name);
     const prefix = generation === undefined ? PENDING : `${PENDING}${generation}-`;
@@ -294,7 +296,7 @@ export class Store {
     });
   }
 
-  /** A directory that belongs to this user, unless others are trusted. `onMissing` throws when it is not there. */
+  /** Requires a directory of this user, unless others are trusted. `onMissing` throws when it does not exist. */
   async #requireOwn(dir: string, onMissing: () => never | Promise<never>): Promise<void> {
     let found: fs.Stats;
     try {
@@ -323,7 +325,7 @@ function refuseUsed(nameDir: string, { name, generation }: { name: string; gener
 }
 
 /**
- * A store and a name may lie elsewhere, behind a link; a generation may not: `rm` would leave its memory where it is.
+ * A store and a name may be symbolic links; a generation may not, because `rm` would leave its memory where it is.
  * @throws VmckptError NOT_A_FILE
  */
 async function requireNoLink(dir: string): Promise<void> {
@@ -343,7 +345,7 @@ async function ensureDirectory(dir: string): Promise<void> {
   }
 }
 
-/** A link to nothing is none. */
+/** False for a broken link. */
 async function isDirectory(dir: string): Promise<boolean> {
   const found = await stat(dir).catch(() => undefined);
   return found?.isDirectory() ?? false;

@@ -1,9 +1,9 @@
 /** Bytes of the working-set files: LEB128 numbers, and sets of numbers as the distances between them. */
 
-/** Of a number up to 2⁵³ − 1. */
+/** Enough for 2⁵³ − 1. */
 const MAX_VARINT_BYTES = 8;
 
-/** Bytes that no writer of ours has written; its message completes "…: ". Never leaves codec.ts. */
+/** Bytes that no writer of vmckpt has written. Its message completes "…: ". Never leaves codec.ts. */
 export class MalformedBytes extends Error {}
 
 export class ByteWriter {

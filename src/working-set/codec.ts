@@ -1,7 +1,7 @@
 /**
  * The bytes of a trace (a file of its own, for recorded traces) and of a working set (which ends with its last trace).
- * docs/working-set.md specifies them. Checksums only show damage, so every number is checked as well: what is decoded is
- * what could have been encoded. Decoding never throws; a prediction is not worth a failed restore.
+ * docs/working-set.md specifies them. Checksums only detect damage, so every number is checked as well: what is decoded
+ * could have been encoded. Decoding never throws, because a prediction is not worth a failed restore.
  */
 import { xxh3 } from '../native/index.js';
 import { ByteReader, ByteWriter, MalformedBytes } from './bytes.js';
@@ -16,7 +16,7 @@ import { MAX_SCORES, type Foundation, type WorkingSet } from './working-set.js';
 const TRACE_ENVELOPE = { magic: 'VMCKPTtr', version: 1 } as const;
 const WORKING_SET_ENVELOPE = { magic: 'VMCKPTws', version: 2 } as const;
 
-/** Above what the other bounds add up to: 2²⁰ units of 14 bytes, 2²⁰ faults of 10, 2 × 2¹⁸ runs of 10. */
+/** More than the other bounds add up to: 2²⁰ units of 14 bytes, 2²⁰ faults of 10, 2 × 2¹⁸ runs of 10. */
 export const MAX_WORKING_SET_BYTES = 32 << 20;
 
 const MAX_U32 = 0xffff_ffff;
@@ -49,7 +49,7 @@ export function encodeWorkingSet(workingSet: WorkingSet): Buffer {
   return seal(WORKING_SET_ENVELOPE, out.finish());
 }
 
-/** A working set of another size of RAM is damaged, too: its pages would mean others. */
+/** A working set for another size of RAM counts as damaged: its pages would mean others. */
 export function decodeWorkingSet(bytes: Buffer, pageCount: number): Opened<WorkingSet> {
   return parsed(unseal(WORKING_SET_ENVELOPE, bytes), (body) => {
     const foundation = readFoundation(body, pageCount);
@@ -62,12 +62,12 @@ export function decodeWorkingSet(bytes: Buffer, pageCount: number): Opened<Worki
   });
 }
 
-/** Only what a plan is made from, for whom the time to read the rest is too long; the checksum vouches for that. */
+/** Decodes only what a plan is made from, to save time; the checksum covers the rest. */
 export function decodeFoundation(bytes: Buffer, pageCount: number): Opened<Foundation> {
   return parsed(unseal(WORKING_SET_ENVELOPE, bytes), (body) => readFoundation(body, pageCount));
 }
 
-/** What a file that is made from an encoded working set is tied to: its checksum, if it is whole. */
+/** The checksum of an encoded working set, if it is intact. Files made from a working set are tied to it by that. */
 export function tieTo(bytes: Buffer): bigint | undefined {
   const body = unseal(WORKING_SET_ENVELOPE, bytes);
   return body.status === 'ok' ? xxh3(body.value) : undefined;
@@ -148,7 +148,7 @@ function readTrace(body: ByteReader, expectedPageCount?: number): RestoreTrace {
   };
 }
 
-/** A set's runs: each as the distance from the end of the one before, and its length less one. */
+/** Writes a set's runs: for each, the distance from the end of the previous one, and its length minus one. */
 function writeRuns(out: ByteWriter, runs: PageRuns): void {
   out.number(runs.length / 2);
   for (let at = 0, next = 0; at < runs.length; at += 2) {
@@ -174,7 +174,7 @@ function writeHistogram(out: ByteWriter, { entries }: AdaptiveHistogram): void {
   let next = 0;
   for (const { leader, bins, isMember } of entries) {
     out.number(leader - next);
-    // Membership shares a number with the first bin: most entries then take two bytes less.
+    // Membership shares a number with the first bin, which makes most entries two bytes shorter.
     out.number(bins[TOUCH_CLASSES.early] * 2 + Number(isMember));
     out.number(bins[TOUCH_CLASSES.soon]);
     out.number(bins[TOUCH_CLASSES.late]);
@@ -208,7 +208,7 @@ function writeScore(out: ByteWriter, score: RestoreScore): void {
   out.number(SCORE_BASES[score.basis]);
   out.double(score.precision ?? Number.NaN);
   out.double(score.recall ?? Number.NaN);
-  // 0 stands for unknown.
+  // 0 means unknown.
   out.number(score.wastedBytes === undefined ? 0 : score.wastedBytes + 1);
 }
 

@@ -1,6 +1,6 @@
 /**
- * The header that the files of a working set share, in the manner of the checkpoint's (docs/format.md) but 64 bytes long.
- * Its own checksum lets it be trusted before the body is:
+ * The header that the files of a working set share. It is like the checkpoint's (docs/format.md), but 64 bytes long.
+ * Its own checksum makes it trustworthy before the body is verified:
  *
  *     0 magic, 8 bytes | 8 version, u32 | 12 header bytes, u32 | 16 "xxh3-64", 16 bytes, zero-padded
  *     32 size of the body, u64 | 40 tie, u64 | 48 checksum of the body, u64 | 56 checksum of bytes 0–55, u64
@@ -26,17 +26,17 @@ export interface Envelope {
   readonly version: number;
 }
 
-/** `unsupported`: whole, and written by a newer vmckpt, which must find it as it left it. */
+/** `unsupported`: intact, and written by a newer vmckpt, so it must stay as it is. */
 export type Opened<T> =
   | { readonly status: 'ok'; readonly value: T }
   | { readonly status: 'damaged' | 'unsupported'; readonly problem: string };
 
 export interface Contents {
-  /** In whatever the file counts. */
+  /** In the units that the file counts. */
   readonly size: number;
-  /** What the file belongs to; 0 where its name says that. */
+  /** Identifies what the file belongs to; 0 if its name does that. */
   readonly tie?: bigint;
-  /** What is verified with the header. */
+  /** Verified together with the header. */
   readonly body: Uint8Array;
 }
 
@@ -57,7 +57,7 @@ export function seal(envelope: Envelope, body: Uint8Array, tie = 0n): Buffer {
   return Buffer.concat([headerOf(envelope, { size: body.length, tie, body }), body]);
 }
 
-/** The body, verified; never throws. */
+/** The verified body. Never throws. */
 export function unseal({ magic, version }: Envelope, bytes: Buffer, tie = 0n): Opened<Buffer> {
   if (bytes.length < HEADER_BYTES) return damaged(`${bytes.length} bytes are too few for a header`);
   const stored = bytes.readBigUInt64LE(AT.checksum);

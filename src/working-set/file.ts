@@ -1,6 +1,6 @@
 /**
- * The file `working-set`, a hint (src/checkpoint/hints.ts): whatever is wrong with it, and whatever goes wrong with writing
- * it, is told in words and never thrown, because a restore that has succeeded must not fail over it.
+ * The file `working-set`, a hint (src/checkpoint/hints.ts). Problems with reading or writing it are returned as text
+ * and never thrown, because a successful restore must not fail over them.
  */
 import { errnoOf, writeAt, writeFailure } from '../checkpoint/files.js';
 import type { Hints } from '../checkpoint/hints.js';
@@ -14,13 +14,13 @@ import { newWorkingSet, type WorkingSet } from './working-set.js';
 export const WORKING_SET_FILE = 'working-set';
 
 export interface Known {
-  /** An empty one when there is none to be had. */
+  /** Empty when there is none. */
   readonly workingSet: WorkingSet;
-  /** Why it could not be read, as a clause for the user; undefined also when there has never been one. */
+  /** Why it could not be read, as a clause for the user. Undefined also when there was never one. */
   readonly problem: string | undefined;
 }
 
-/** Never throws but for bugs. `pageCount` is the checkpoint's. */
+/** Never throws, except for bugs. `pageCount` is the checkpoint's. */
 export function readWorkingSet(hints: Hints, pageCount: number): Known {
   const found = readWorkingSetFile(hints, (bytes) => decodeWorkingSet(bytes, pageCount));
   if (found?.status === 'ok') return { workingSet: found.value, problem: undefined };
@@ -29,9 +29,9 @@ export function readWorkingSet(hints: Hints, pageCount: number): Known {
 }
 
 /**
- * Replaces the working set by what `learn` (learnRestore, learnDirtyPages) makes of it; a damaged one is begun anew.
- * @returns why nothing was written, as a clause for the user: a store that cannot be written to, a working set of a
- *   newer version, damage of the checkpoint that `learn` met. undefined when it was. Never throws but for bugs.
+ * Replaces the working set by the result of `learn` (learnRestore, learnDirtyPages). A damaged one starts anew.
+ * @returns undefined when it was written; otherwise why not, as a clause for the user: the store is not writable, the
+ *   working set has a newer version, or `learn` found the checkpoint damaged. Never throws, except for bugs.
  */
 export async function updateWorkingSet(
   hints: Hints,
@@ -58,7 +58,7 @@ export async function updateWorkingSet(
   }
 }
 
-/** undefined when there is no such file. */
+/** Undefined when there is no such file. */
 export function readWorkingSetFile<T>(
   hints: Hints,
   decode: (bytes: Buffer) => Opened<T>,

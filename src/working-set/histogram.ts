@@ -1,45 +1,45 @@
 /**
- * The adaptive histogram: how likely each unit (units.ts) is to be touched by the next restore, learnt from restores.
- * After Gangadhar et al. 2018, Algorithm 1: heat h ← α·touched + (1 − α)·h, and the set is what has h ≥ the mean.
- * h is kept in three bins, by the time of the first touch; all of them decay, and a touch feeds its own.
+ * The adaptive histogram: how likely the next restore is to touch each unit (units.ts), learned from earlier restores.
+ * After Gangadhar et al. 2018, Algorithm 1: heat h ← α·touched + (1 − α)·h; the set holds the units with h ≥ the mean.
+ * h is kept in three bins, by the time of the first touch. All bins decay, and a touch feeds its own bin.
  *
- * That algorithm sees every touch. Here prefetching hides most of them, so evidence is rare (evidence.ts), and three
- * things follow:
+ * The algorithm assumes that every touch is seen. Here prefetching hides most of them, so evidence is rare
+ * (evidence.ts):
  * - **No evidence, no change.** A prefetched unit keeps its h and its place in the set. Membership is decided only
- *   when a unit has evidence. Otherwise the few withheld units, whose h rises, would lift the mean above all others,
- *   which would leave, fault, and come back: the set would swing from run to run.
- * - **The mean is that of the set itself**, not of everything that was ever touched: units outside say nothing about
- *   how good the set is. A faulted unit joins when its h is above the mean, a withheld one without a fault leaves when
- *   its h is below it; at the mean nothing changes, so a set of equal h is stable. With an empty set everything
- *   joins; later a unit needs a second touch, at most CERTAIN_TOUCHES in a row for a set of any age.
- * - **Who is not in the set is forgotten.** The absence of a fault outside the set is weak evidence (the background may
- *   have come first), and counts at the weight of dirty bits. One-off units go after about 36 restores (α = ½).
+ *   when a unit has evidence. Otherwise the few withheld units, whose h rises, would lift the mean above all others;
+ *   those would leave, fault, and come back, so the set would swing from run to run.
+ * - **The mean is that of the set itself**, not of everything that was ever touched: units outside tell nothing about
+ *   the quality of the set. A faulted unit joins when its h is above the mean. A withheld unit without a fault leaves
+ *   when its h is below it. At the mean nothing changes, so a set of equal h is stable. Everything joins an empty set;
+ *   later a unit needs a second touch, and never more than CERTAIN_TOUCHES in a row.
+ * - **Units outside the set are forgotten.** The absence of a fault there is weak evidence (the background may have
+ *   been first), and counts as much as dirty bits. Units touched once disappear after about 36 restores (α = ½).
  *
- * A stale unit leaves the set through exploration alone: when it is withheld and does not fault, its h halves. Every
- * member is withheld once in 1/explore restores (plan.ts); one or two such turns are enough, because the mean of
- * a set taught by faults is at least ½.
+ * A stale unit leaves the set only through exploration: when it is withheld and does not fault, its h halves. Every
+ * member is withheld once in 1/explore restores (plan.ts). One or two such turns are enough, because the mean of a set
+ * taught by faults is at least ½.
  */
 import { TOUCH_CLASSES, type Evidence, type TouchClass } from './evidence.js';
 
 /** h = 1. Heat is an integer so that equal heats are exactly equal to their mean. */
 export const FULL_HEAT = 1 << 15;
 export const DEFAULT_ALPHA = 0.5;
-/** Beyond it the coldest are dropped, those outside the set first. At 8 pages a unit: 32 GiB. */
+/** Beyond this the coldest units are dropped, those outside the set first. With 8 pages per unit: 32 GiB. */
 export const MAX_HISTOGRAM_UNITS = 1 << 20;
 
-/** Of α: for dirty bits, and for an absence outside the set. */
+/** Fraction of α for dirty bits, and for an absence outside the set. */
 const WEAK_WEIGHT = 1 / 4;
-/** A unit outside the set that is colder is forgotten. */
+/** Colder units outside the set are forgotten. */
 const FORGOTTEN_BELOW = FULL_HEAT / 256;
-/** h after four touches in a row (α = ½): joins whatever the mean is. */
+/** h after four touches in a row (α = ½): enough to join, whatever the mean is. */
 const CERTAIN_TOUCHES = 4;
 const CERTAIN_HEAT = FULL_HEAT - FULL_HEAT / 2 ** CERTAIN_TOUCHES;
 
-/** Heat by TouchClass, 0 to FULL_HEAT each and together. */
+/** Heat by TouchClass; each, and their sum, from 0 to FULL_HEAT. */
 type Bins = readonly [number, number, number];
 
 export interface HeatEntry {
-  /** The page that the unit is named by. */
+  /** The page that names the unit. */
   readonly leader: number;
   readonly bins: Bins;
   readonly isMember: boolean;
@@ -50,7 +50,7 @@ export interface LearningOptions {
   readonly alpha?: number | undefined;
 }
 
-/** Immutable; a step of learning gives another one. */
+/** Immutable; each step of learning returns a new one. */
 export class AdaptiveHistogram {
   static readonly empty = new AdaptiveHistogram([]);
 
@@ -65,7 +65,7 @@ export class AdaptiveHistogram {
     return this.entries.reduce((count, { isMember }) => count + Number(isMember), 0);
   }
 
-  /** One restore's evidence. */
+  /** Learns from one restore's evidence. */
   learn(evidence: Evidence, { alpha = DEFAULT_ALPHA }: LearningOptions = {}): AdaptiveHistogram {
     requireAlpha(alpha);
     const touches = new Map(evidence.touched);
@@ -84,8 +84,8 @@ export class AdaptiveHistogram {
   }
 
   /**
-   * Units that the guest wrote to while it was being saved: it will go on where it was, so they count as touched
-   * early, at a lower weight. They make up the set until the first restore.
+   * Learns from units that the guest wrote to during the save. The guest will continue there, so they count as touched
+   * early, with a lower weight. They form the set until the first restore.
    */
   feedDirty(leaders: Iterable<number>, { alpha = DEFAULT_ALPHA }: LearningOptions = {}): AdaptiveHistogram {
     requireAlpha(alpha);
@@ -107,7 +107,7 @@ export function heatOf({ bins }: HeatEntry): number {
   return bins[0] + bins[1] + bins[2];
 }
 
-/** By when half of the heat has come. */
+/** The class in which half of the heat has accumulated. */
 export function usualTouch(entry: HeatEntry): TouchClass {
   const half = heatOf(entry) / 2;
   if (entry.bins[TOUCH_CLASSES.early] >= half) return TOUCH_CLASSES.early;
@@ -143,7 +143,7 @@ function cold(leader: number): HeatEntry {
   return { leader, bins: [0, 0, 0], isMember: false };
 }
 
-/** Without what is forgotten, within the bound, in order. */
+/** Drops what is forgotten or exceeds the bound, and sorts. */
 function settled(entries: HeatEntry[]): AdaptiveHistogram {
   let kept = entries.filter((entry) => entry.isMember || heatOf(entry) >= FORGOTTEN_BELOW);
   if (kept.length > MAX_HISTOGRAM_UNITS)

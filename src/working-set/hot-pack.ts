@@ -1,7 +1,7 @@
 /**
- * The file `hot-pack` in a generation's folder: copies of the extents of the working set, side by side in the order in
- * which a restore wants them. From a cold disk they are read in one sweep (native/core/hot_pack.h does that), where the
- * extents themselves lie scattered. docs/working-set.md specifies its bytes.
+ * The file `hot-pack` in a generation's folder: copies of the extents of the working set, in the order in which a
+ * restore wants them. native/core/hot_pack.h reads them from a cold disk in one sweep, where the extents themselves
+ * are scattered. docs/working-set.md specifies its bytes.
  */
 import fs from 'node:fs';
 import { errnoOf, readAt, writeAt, writeFailure } from '../checkpoint/files.js';
@@ -19,12 +19,12 @@ import { replaceFile } from './replace-file.js';
 import { concatenated, pagesOf } from './runs.js';
 import type { InstallUnits } from './units.js';
 
-/** Its header counts extents, is tied to the root of the extent index, and covers the table behind it. */
+/** The header counts extents, is tied to the root of the extent index, and covers the table that follows it. */
 const ENVELOPE = { magic: 'VMCKPThp', version: 1 } as const;
 const ENTRY_BYTES = 16;
-/** Of the file `pages`: a larger set is read about as fast from there. */
+/** Share of the file `pages`: a larger set is read about as fast from there. */
 const MAX_SHARE = 1 / 2;
-/** Of the set: while it has changed by less the pack is left as it is. */
+/** Share of the set: after a smaller change the pack is left as it is. */
 const TOLERATED_CHANGE = 1 / 8;
 
 interface Entry {
@@ -33,28 +33,28 @@ interface Entry {
   readonly offset: number;
 }
 
-/** How long the pack of a generation can be. */
+/** The maximum length of a generation's pack. */
 export function maxPackBytes({ pages }: Manifest): number {
   return Math.floor(pages.fileBytes * MAX_SHARE);
 }
 
 /**
- * Makes the pack fit the set, unless it does so well enough.
- * @returns why that was not possible, as a clause for the user. Never throws but for bugs.
+ * Rewrites the pack if it does not fit the set well enough.
+ * @returns why that was not possible, as a clause for the user. Never throws, except for bugs.
  */
 export async function refreshHotPack(
   hints: Hints,
   reader: CheckpointReader,
   set: { readonly histogram: AdaptiveHistogram; readonly units: InstallUnits },
 ): Promise<string | undefined> {
-  // It may be half as large as the checkpoint: too much for a state folder.
+  // A pack may be half as large as the checkpoint: too much for a state folder.
   if (!hints.areBeside) return undefined;
   const file = hints.place(HOT_PACK_FILE);
   const maxBytes = maxPackBytes(reader.manifest);
   try {
     const extents = extentsOf(reader, set);
     if (fits(packedExtents(file, maxBytes), extents)) return undefined;
-    // Somebody else may have written it while this one waited for its turn.
+    // Another process may have written it while this one waited for its turn.
     await replaceFile(
       file,
       (fd) => !fits(packedExtents(file, maxBytes), extents) && writePack(fd, reader, extents),
@@ -66,7 +66,7 @@ export async function refreshHotPack(
   }
 }
 
-/** Those that a restore wants first in front. */
+/** The extents that a restore wants first come first. */
 function extentsOf(
   reader: CheckpointReader,
   { histogram, units }: { readonly histogram: AdaptiveHistogram; readonly units: InstallUnits },
@@ -90,7 +90,9 @@ function fits(packed: ReadonlySet<number>, wanted: ReadonlySet<number>): boolean
   return changes <= wanted.size * TOLERATED_CHANGE;
 }
 
-/** The extents that a pack claims to hold; none when there is no such file, or a longer one than is written. Whoever reads it verifies it. */
+/**
+ * The extents that a pack claims to hold; none if there is no file, or it is too long. The reader verifies the claim.
+ */
 function packedExtents(file: string, maxBytes: number): Set<number> {
   let fd: number;
   try {

@@ -1,7 +1,8 @@
 /**
- * A new generation of a machine begins with what restores of the one before it have taught: the guest's pages stay where
- * they are, mostly, but units are cut differently (units.ts). Inherited are the units that lie in the former set to the
- * greatest share, as many pages as that set had, so that a set that is handed on again and again does not grow.
+ * A new generation of a machine starts with what restores of the previous one have taught. Most of the guest's pages
+ * stay where they are, but units are cut differently (units.ts). The units with the largest share of pages in the
+ * former set are inherited, up to as many pages as that set had, so that a set does not grow from generation to
+ * generation.
  */
 import { AdaptiveHistogram, type HeatEntry } from './histogram.js';
 import type { InstallUnits } from './units.js';
@@ -14,13 +15,13 @@ export interface FormerWorkingSet {
 
 interface Heir {
   readonly leader: number;
-  /** Of its pages, those in the former set. */
+  /** How many of its pages are in the former set. */
   readonly knownPages: number;
-  /** Heat of these pages together, by bin. */
+  /** The sum of these pages' heat, by bin. */
   readonly bins: readonly [number, number, number];
 }
 
-/** For a generation with `units`, of as many pages. @throws what the units throw */
+/** For a generation with `units` and the same number of pages. @throws what the units throw */
 export function inheritWorkingSet(former: FormerWorkingSet, units: InstallUnits): WorkingSet {
   const members = former.workingSet.histogram.entries.filter(({ isMember }) => isMember);
   let budgetPages = 0;
@@ -46,7 +47,7 @@ function withPage({ leader, knownPages, bins }: Heir, entry: HeatEntry): Heir {
   return { leader, knownPages: knownPages + 1, bins: [bins[0] + early, bins[1] + soon, bins[2] + late] };
 }
 
-/** With the mean heat of its known pages. */
+/** Has the mean heat of its known pages. */
 function memberOf({ leader, knownPages, bins }: Heir): HeatEntry {
   const [early, soon, late] = bins;
   const mean = (heat: number) => Math.floor(heat / knownPages);

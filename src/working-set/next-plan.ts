@@ -1,8 +1,8 @@
 /**
- * The file `prefetch-plan`, a hint about a generation: what the next restore puts in place, worked out when something has
- * been learnt. When a VM is to run nobody has the time: for a guest of 1 GiB that is 40 ms. It is tied to the working set that
- * it was made from, and used for the wishes that it was made for; otherwise a plan is made anew. docs/working-set.md
- * specifies its bytes.
+ * The file `prefetch-plan`, a hint: what the next restore installs first. It is worked out when something has been
+ * learned, because doing so takes 40 ms for a guest of 1 GiB, too long while a VM waits to run. The plan is tied to its
+ * working set and to the options that it was made for; with others, a new plan is made. docs/working-set.md specifies
+ * its bytes.
  */
 import { errnoOf, writeAt, writeFailure } from '../checkpoint/files.js';
 import type { Hints } from '../checkpoint/hints.js';
@@ -23,22 +23,22 @@ const ENVELOPE = { magic: 'VMCKPTpl', version: 1 } as const;
 /** In the order of the file. */
 const PARTS = ['beforeResume', 'early', 'soon', 'late', 'warm', 'beside', 'likely', 'withheld'] as const;
 type Parts = [PageRuns, PageRuns, PageRuns, PageRuns, PageRuns, PageRuns, PageRuns, PageRuns];
-/** Where in the body what stands. */
+/** Offsets in the body. */
 const AT = { budgetMs: 0, explore: 8, explorePhase: 16, restMs: 20, lengths: 24 } as const;
 const FIXED_BYTES = AT.lengths + 4 * PARTS.length;
-/** Of 2²⁰ units, each in two parts at most. */
+/** For 2²⁰ units, each in at most two parts. */
 export const MAX_PLAN_BYTES = 32 << 20;
-/** Nobody would want to wait longer for all of a VM's memory to begin to come. */
+/** A longer delay of a VM's remaining memory makes no sense. */
 const MAX_REST_MS = 60_000;
 
 export interface PlannedRestore {
-  /** Undefined when nothing is known that could be predicted. */
+  /** Undefined when there is nothing to predict from. */
   readonly plan: PrefetchPlan | undefined;
-  /** Why what is known is not used, as a clause for the user. */
+  /** Why the working set is not used, as a clause for the user. */
   readonly problem: string | undefined;
 }
 
-/** The plan for a restore that begins now. Never throws but for bugs and for what `units` throws. */
+/** The plan for a restore that starts now. Never throws, except for bugs and for what `units` throws. */
 export function planNextRestore(hints: Hints, units: InstallUnits, wishes: PrefetchWishes): PlannedRestore {
   const { pageCount } = units;
   const found = readWorkingSetFile(hints, (bytes): Opened<PrefetchPlan | Foundation> => {
@@ -54,21 +54,22 @@ export function planNextRestore(hints: Hints, units: InstallUnits, wishes: Prefe
   return { plan: isEmpty ? undefined : planPrefetch({ ...found.value, units }, wishes), problem: undefined };
 }
 
-/** Of whom a plan is read. */
+/** Identifies the plan to read: for which working set, RAM size and options. */
 export interface PlanSubject {
   readonly tie: bigint;
   readonly pageCount: number;
   readonly wishes: PrefetchWishes;
 }
 
-/** What `writeNextPlan` has left, if it was for this. */
+/** The plan that `writeNextPlan` wrote, if it was for this subject. */
 export function readNextPlan(hints: Hints, subject: PlanSubject): Opened<PrefetchPlan> | undefined {
   return readHint(hints.find(NEXT_PLAN_FILE), MAX_PLAN_BYTES, (bytes) => decodePlan(bytes, subject));
 }
 
 /**
- * Makes the plan for the restore after this one.
- * @returns why that was not possible, as a clause for the user. Never throws but for bugs and for what `units` throws
+ * Writes the plan for the restore after this one.
+ * @returns why that was not possible, as a clause for the user. Never throws, except for bugs and for what `units`
+ *   throws
  */
 export async function writeNextPlan(
   hints: Hints,
@@ -81,7 +82,7 @@ export async function writeNextPlan(
   if (bytes.length > MAX_PLAN_BYTES) return undefined;
   try {
     await replaceFile(hints.place(NEXT_PLAN_FILE), (fd) => {
-      // Somebody may have learnt since, and be quicker with a plan of that.
+      // Another process may have learned since then, and already written its plan.
       if (tieOf(hints) !== tie) return false;
       writeAt(fd, bytes, 0);
       return true;
@@ -93,7 +94,7 @@ export async function writeNextPlan(
   }
 }
 
-/** What a plan for the working set that is there is tied to. */
+/** The tie of a plan for the current working set. */
 function tieOf(hints: Hints): bigint | undefined {
   const found = readWorkingSetFile(hints, (bytes) => ({ status: 'ok', value: tieTo(bytes) }));
   return found?.status === 'ok' ? found.value : undefined;
@@ -144,7 +145,7 @@ function liesWithin(pageCount: number, runs: PageRuns): boolean {
   return true;
 }
 
-/** In ascending order, apart. */
+/** Whether the runs are ascending and disjoint. */
 function isSet(runs: PageRuns): boolean {
   for (let at = 2; at < runs.length; at += 2) if (runs[at]! <= runs[at - 2]! + runs[at - 1]!) return false;
   return true;

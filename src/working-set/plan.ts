@@ -1,19 +1,19 @@
 /**
- * What goes into a restored machine's memory before anything asks for it, and in which order:
+ * What is loaded into a restored machine's memory before anything requests it, and in which order:
  *
- * 1. `beforeResume`: of the units that are usually touched within 100 ms, the hottest that fit the budget of time;
- * 2. `afterResume`: the rest of the set, those touched sooner first, several threads at a time;
+ * 1. `beforeResume`: among the units that are usually touched within 100 ms, the hottest that fit the time budget;
+ * 2. `afterResume`: the rest of the set, units that are touched sooner first, by several threads;
  * 3. `beside`: the other pages of these units, where a restore has shown which of them are touched;
- * 4. `warm`: units outside the set that still have heat, the hottest first. They are probably not touched, so nothing is
- *    predicted of them, but they come before the rest;
- * 5. `likely`: memory around what is hot: regions of 2 MiB that hold some heat, in the order of it, each in address
- *    order. Whoever walks them skips what is in place or withheld. The cold rest of memory has no order;
- * 6. `withheld`: members that only a fault may bring until all else is in place. Whether they fault is the only
- *    thing that shows what prefetching hides.
+ * 4. `warm`: units outside the set that still have heat, the hottest first. They come before the rest, but are not
+ *    predicted, because they are probably not touched;
+ * 5. `likely`: memory around hot units: regions of 2 MiB, those with the most heat first, each in address order. Pages
+ *    that are in place or withheld are skipped. The remaining cold memory has no order;
+ * 6. `withheld`: members that only a fault may load until everything else is in place. Whether they fault is the only
+ *    evidence of what prefetching hides.
  *
- * What is withheld: a hash with the seed of the working set deals units into 1/explore slots, and each restore
- * withholds the slot whose turn (`phase`) it is. That is a random share of the set, and every member has its turn
- * within 1/explore restores, which bounds how long a stale one stays.
+ * How units are withheld: a hash with the seed of the working set assigns each unit to one of 1/explore slots, and
+ * each restore withholds the slot given by its `phase`. That is a random share of the set, and every member has its
+ * turn within 1/explore restores, which bounds how long a stale one stays.
  */
 import { PageBitmap } from '../pages/bitmap.js';
 import { PAGE_BYTES } from '../pages/layout.js';
@@ -26,13 +26,13 @@ export const DEFAULT_PREFETCH_BUDGET_MS = 20;
 export const DEFAULT_EXPLORE = 0.01;
 export const MAX_EXPLORE = 0.5;
 /**
- * So long a VM that has what restores before have touched has the processors for itself. One of which less is known asks
- * for so much that the rest had better be on its way.
+ * After what earlier restores have touched is loaded, the VM has the processors to itself for this long. Without
+ * earlier restores the VM will request so much that the rest follows at once.
  */
 const REST_MS = 1_000;
-/** Of memory in one region of `likely`: what locality means. */
+/** Pages of one region of `likely`: the assumed range of locality. */
 const REGION_PAGES = 512;
-/** Reading, verifying, decompressing and installing, all threads together, when nobody has measured it: 1 GiB/s. */
+/** If not measured, 1 GiB/s for reading, verifying, decompressing and installing, all threads together. */
 export const DEFAULT_FILL_BYTES_PER_MS = (1 << 30) / 1000;
 
 export interface PrefetchWishes {
@@ -52,26 +52,26 @@ export interface PlanOptions extends Partial<PrefetchWishes> {
   readonly fillBytesPerMs?: number | undefined;
 }
 
-/** Whose turn it is to be withheld. */
+/** Determines which units are withheld. */
 export interface Exploration {
-  /** Random, 32 bits; for ever the same for one working set. */
+  /** Random, 32 bits; never changes for one working set. */
   readonly seed: number;
-  /** One more with every restore. */
+  /** Grows by one with every restore. */
   readonly phase: number;
 }
 
 export interface PrefetchPlan {
-  /** A set, as are all but `warm` and `likely`: in address order, apart from each other. */
+  /** A set, like all parts except `warm` and `likely`: disjoint runs in address order. */
   readonly beforeResume: PageRuns;
-  /** Sets of pages by TouchClass, to be worked off one after the other. */
+  /** Sets of pages by TouchClass, to be loaded one after the other. */
   readonly afterResume: readonly PageRuns[];
   readonly warm: PageRuns;
   readonly beside: PageRuns;
   readonly likely: PageRuns;
   readonly withheld: PageRuns;
-  /** From the beginning of the background, for `likely` and all that is not named here. */
+  /** From the start of the background until `likely` and everything that is not named here. */
   readonly restMs: number;
-  /** The trace of the restore states it. */
+  /** Recorded in the restore's trace. */
   readonly explorePhase: number;
 }
 
@@ -79,9 +79,9 @@ export interface PlanInput {
   readonly histogram: AdaptiveHistogram;
   readonly exploration: Exploration;
   readonly units: InstallUnits;
-  /** Pages that are known to be touched, a set; of the units that hold some no others are predicted. */
+  /** A set of pages that are known to be touched. Of a unit that holds some, only these are predicted. */
   readonly touched: PageRuns;
-  /** Restores learnt from. */
+  /** How many restores taught it. */
   readonly restoreCount: number;
 }
 
@@ -135,7 +135,7 @@ export function planPrefetch(
   };
 }
 
-/** The set of all pages that a plan prefetches: what its trace states. */
+/** The set of all pages that a plan prefetches, as the trace records it. */
 export function prefetchedBy({ beforeResume, afterResume }: PrefetchPlan): PageRuns {
   const all = [beforeResume, ...afterResume].flatMap((runs) =>
     Array.from({ length: runs.length / 2 }, (_, i) => [runs[2 * i]!, runs[2 * i + 1]!] as const),
@@ -156,7 +156,7 @@ function bitmapOf(runs: PageRuns, pageCount: number): PageBitmap {
   return bitmap;
 }
 
-/** Gives a unit's pages, once: two entries of one unit (learnt from another generation, or made up) share them. */
+/** Yields the pages of a unit only once: two entries (from another generation, or made up) may share a unit. */
 function pageTaker(units: InstallUnits): (entry: HeatEntry) => number[] {
   const taken = new PageBitmap(units.pageCount);
   return ({ leader }) => units.membersOf(leader).filter((page) => taken.claim(page));

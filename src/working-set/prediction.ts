@@ -1,6 +1,6 @@
 /**
- * What whoever serves a VM's memory expects it to touch, from the times before, and what that teaches the next ones
- * (docs/working-set.md). Serving without a prediction teaches as well.
+ * What a serving process expects a VM to touch, from earlier restores, and what this restore teaches the next ones
+ * (docs/working-set.md). A restore without a prediction teaches as well.
  */
 import type { CheckpointReader } from '../checkpoint/reader.js';
 import type { BackgroundPlan } from '../native/index.js';
@@ -24,7 +24,7 @@ const NO_PLAN = {
   withheld: NOTHING,
   restMs: 0,
 } as const;
-/** So long withheld pages may show whether they are touched: what comes later is no early touch any more. */
+/** How long withheld pages may show whether they are touched. A later touch is not an early one. */
 const WITHHELD_MS = 1_000;
 
 export interface ObservedFaults {
@@ -33,23 +33,23 @@ export interface ObservedFaults {
   /** Wall clock, ms. */
   readonly beganAtMs: number;
   readonly resumedAtMs: number;
-  /** All of memory came into place. */
+  /** All of the memory was installed. */
   readonly isComplete: boolean;
   /** Every page that was touched is among the faults. */
   readonly isExact: boolean;
 }
 
 export class Prediction {
-  /** Why there is none although there might be, as a clause for the user. */
+  /** Why there is no prediction although there might be one, as a clause for the user. */
   readonly problem: string | undefined;
-  /** Nothing is begun before the first instruction when it is over. */
+  /** When this time is over, nothing more is started before the first instruction. */
   readonly budgetMs: number;
   readonly #reader: CheckpointReader;
   readonly #units: InstallUnits;
   readonly #wishes: PrefetchWishes;
   readonly #plan: PrefetchPlan | undefined;
 
-  /** `wishes` undefined: nothing is predicted. */
+  /** `wishes` undefined: no prediction. */
   constructor(reader: CheckpointReader, wishes: PrefetchWishes | undefined) {
     this.#reader = reader;
     this.#units = installUnits(reader);
@@ -61,18 +61,18 @@ export class Prediction {
     this.#plan = plan;
   }
 
-  /** Pages for the time before the first instruction, the hottest first; empty when nothing is predicted. */
+  /** Pages to load before the first instruction, the hottest first; empty without a prediction. */
   get beforeResume(): PageRuns {
     return this.#plan?.beforeResume ?? NOTHING;
   }
 
-  /** All predicted pages, and those that are left out to see whether they are missed. */
+  /** All predicted pages, and those that are withheld to see whether the guest misses them. */
   get planned(): { readonly queued: PageRuns; readonly withheld: PageRuns } {
     const { beforeResume, afterResume, withheld } = this.#plan ?? NO_PLAN;
     return { queued: concatenated([beforeResume, ...afterResume]), withheld };
   }
 
-  /** What the background begins with. */
+  /** What the background loads first. */
   get background(): BackgroundPlan {
     const { beforeResume, afterResume, beside, warm, likely, restMs } = this.#plan ?? NO_PLAN;
     return {
@@ -84,13 +84,13 @@ export class Prediction {
     };
   }
 
-  /** All that is worth reading before it is asked for. */
+  /** Everything worth reading before it is requested. */
   get worthReading(): PageRuns {
     const { beforeResume, afterResume, warm } = this.#plan ?? NO_PLAN;
     return concatenated([beforeResume, ...afterResume, warm]);
   }
 
-  /** Keeps what was seen beside the generation. @returns why that was not possible, as a clause for the user */
+  /** Records what was observed as a hint. @returns why that was not possible, as a clause for the user */
   async learn({ faults, beganAtMs, resumedAtMs, ...about }: ObservedFaults): Promise<string | undefined> {
     const recorder = new TraceRecorder();
     const offsetUs = (beganAtMs - resumedAtMs) * 1000;

@@ -1,11 +1,11 @@
-/** Reads a file beside a generation: a hint, whose absence and damage are said in words and never thrown. */
+/** Reads a hint, whose absence and damage are returned as text and never thrown. */
 import fs from 'node:fs';
 import { errnoOf, readAt } from '../checkpoint/files.js';
 import { VmckptError } from '../errors.js';
 import { openRegular } from '../util/regular-file.js';
 import type { Opened } from './envelope.js';
 
-/** undefined when there is no such file. Throws only what `decode` does, without an errno. */
+/** Undefined when there is no such file. Throws only what `decode` throws, without an errno. */
 export function readHint<T>(
   file: string,
   maxBytes: number,

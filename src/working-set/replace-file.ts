@@ -1,7 +1,7 @@
 /**
- * Replaces a file beside a generation as a whole: written to `.NAME.tmp`, fsynced, renamed. The temporary file is at the
- * same time the lock of whoever writes (an open-file-description lock, gone with its process): restores of one
- * generation that end together write one after the other and none is lost, and what a crash leaves is used by the next.
+ * Replaces a hint as a whole: written to `.NAME.tmp`, fsynced, renamed. The temporary file is also the writers' lock
+ * (an open-file-description lock, which ends with its process). Restores of one generation that end together write
+ * one after the other, and none is lost. The next writer reuses the file that a crash left.
  */
 import fs from 'node:fs';
 import { rename } from 'node:fs/promises';
@@ -15,8 +15,8 @@ const LOCK_TIMEOUT_MS = 5000;
 const LOCK_POLL_MS = 20;
 
 /**
- * `write` gets an empty file; when it returns false, `file` stays as it is.
- * @throws VmckptError TIMEOUT while somebody else writes, NOT_A_FILE; system errors as they are; what `write` throws
+ * `write` gets an empty file. If it returns false, `file` stays as it is.
+ * @throws VmckptError TIMEOUT while another process writes, NOT_A_FILE; system errors as they are; what `write` throws
  */
 export async function replaceFile(file: string, write: (fd: number) => boolean): Promise<void> {
   const dir = path.dirname(file);
@@ -44,7 +44,7 @@ function lockTemporary(temporary: string): Promise<number> {
 function tryLockTemporary(temporary: string): number | undefined {
   const fd = openRegular(temporary, fs.constants.O_RDWR | fs.constants.O_CREAT);
   try {
-    // Whoever held the lock may have renamed the file away: then this is the file itself.
+    // The former holder of the lock may have renamed the file: then this descriptor is the new `file` itself.
     const isStillThere = (): boolean =>
       fs.statSync(temporary, { throwIfNoEntry: false })?.ino === fs.fstatSync(fd).ino;
     if (tryLockFile(fd) && isStillThere()) return fd;

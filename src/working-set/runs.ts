@@ -1,12 +1,12 @@
 import type { PageRange } from '../pages/layout.js';
 
 /**
- * Sets and sequences of pages as native code takes them: [firstPage, pageCount, firstPage, pageCount, …]. A set has
- * its runs in ascending order, apart from each other; a sequence has them in the order in which they are worked off.
+ * Sets and sequences of pages in the form for native code: [firstPage, pageCount, firstPage, pageCount, …]. A set has
+ * disjoint runs in ascending order; a sequence has its runs in the order in which they are processed.
  */
 export type PageRuns = Uint32Array;
 
-/** Gathers pages in the order in which they are to be worked off; pages that follow each other share a run. */
+/** Collects pages in the order in which they are processed. Consecutive pages share a run. */
 export class RunList {
   readonly #words: number[] = [];
 
@@ -22,7 +22,7 @@ export class RunList {
   }
 }
 
-/** The runs of a set of pages, given in any order, none twice. */
+/** The runs of a set of distinct pages, given in any order. */
 export function runsOf(pages: ArrayLike<number>): PageRuns {
   const runs = new RunList();
   for (const page of new Uint32Array(pages).sort()) runs.add(page);

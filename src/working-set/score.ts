@@ -1,12 +1,12 @@
 /**
- * How good one restore's prediction was. The withheld pages stand apart: their faults are the price of knowing, not
- * misses of the predictor.
+ * How good one restore's prediction was. Withheld pages are counted separately: their faults are the price of learning,
+ * not misses of the predictor.
  *
- * Which prefetched pages were touched is hidden, so there are two bases. `touched`: the caller knows the touched pages
- * (a benchmark reads accessed bits), and everything is counted in pages. `withheld`: the share of withheld units that
- * faulted stands for the share of prefetched units that were touched; everything is estimated in units
- * (units.ts), and a unit of which one page was touched counts as used. `none`: nothing was withheld, or the trace
- * cannot tell.
+ * It is hidden which prefetched pages were touched, so there are two bases. `touched`: the caller knows the touched
+ * pages (a benchmark reads accessed bits), and everything is counted in pages. `withheld`: the share of withheld
+ * units that faulted estimates the share of prefetched units that were touched; everything is estimated in units
+ * (units.ts), and a unit with one touched page counts as used. `none`: nothing was withheld, or the trace cannot
+ * tell.
  */
 import type { PageBitmap } from '../pages/bitmap.js';
 import { PAGE_BYTES } from '../pages/layout.js';
@@ -33,15 +33,15 @@ export interface RestoreScore extends ScoreCounts {
   /** Wall clock, milliseconds since 1970. */
   readonly resumedAtMs: number;
   readonly basis: ScoreBasis;
-  /** Share of what was prefetched that was touched, 0 to 1; undefined when unknown or when nothing was prefetched. */
+  /** Share of the prefetched memory that was touched, 0 to 1; undefined when unknown or when nothing was prefetched. */
   readonly precision: number | undefined;
-  /** Share of what was touched, withheld pages left out, that was prefetched; undefined when unknown. */
+  /** Share of the touched memory, without withheld pages, that was prefetched; undefined when unknown. */
   readonly recall: number | undefined;
-  /** What was prefetched and not touched; undefined when unknown. */
+  /** Memory that was prefetched and not touched; undefined when unknown. */
   readonly wastedBytes: number | undefined;
 }
 
-/** `touched`: every page that the guest touched, faults included, when that is known. */
+/** `touched`: every page that the guest touched, including faults, if known. */
 export function scoreRestore(trace: RestoreTrace, units: InstallUnits, touched?: PageBitmap): RestoreScore {
   const { counts, prefetchedUnits } = countUnits(trace, units);
   const { resumedAtMs } = trace;

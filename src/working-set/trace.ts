@@ -1,49 +1,49 @@
 /**
- * What a restore saw: its demand faults and the time of each, what had been prefetched, and what had been predicted
- * but withheld. It holds facts about pages only; what they teach is a matter of evidence.ts and histogram.ts.
+ * What a restore observed: its demand faults with their times, what was prefetched, and what was predicted but
+ * withheld. It holds facts about pages only; evidence.ts and histogram.ts interpret them.
  */
 import type { PageRuns } from './runs.js';
 
-/** Faults beyond it are counted, not kept: 4 GiB of single pages. */
+/** Faults beyond this are counted, not kept: 4 GiB of single pages. */
 export const MAX_TRACE_FAULTS = 1 << 20;
-/** Runs beyond it are left out of a trace. */
+/** Runs beyond this are left out of a trace. */
 export const MAX_TRACE_RUNS = 1 << 18;
 const MAX_TIME_US = 0xffff_ffff;
 
 export interface RestoreTrace {
   /** Wall clock, milliseconds since 1970. */
   readonly resumedAtMs: number;
-  /** Random, 64 bits: tells a trace from any other. */
+  /** Random, 64 bits: identifies the trace. */
   readonly runId: bigint;
   readonly generation: number;
   /** Of the whole RAM. */
   readonly pageCount: number;
-  /** The pages that faulted, ascending, each once. */
+  /** The pages that faulted, ascending and distinct. */
   readonly faultPages: Uint32Array;
-  /** When each of them first did, in microseconds since the resume; at most 2³² − 1. */
+  /** When each of them faulted first, in microseconds since the resume; at most 2³² − 1. */
   readonly faultTimesUs: Uint32Array;
-  /** Faults that found the trace full. */
+  /** Faults that came when the trace was full. */
   readonly cutFaultCount: number;
   /** The set of pages that were prefetched, before or after the resume. */
   readonly prefetched: PageRuns;
-  /** The set of pages that were predicted, but left for the background to install as the very last. */
+  /** The set of pages that were predicted, but left for the background to install last. */
   readonly withheld: PageRuns;
-  /** Which share of the set was withheld (see plan.ts): the plan's. */
+  /** The plan's phase: which share of the set was withheld (see plan.ts). */
   readonly explorePhase: number;
-  /** The VM ran, and all of its memory came into place: only then does the absence of a fault mean anything. */
+  /** The VM ran, and all of its memory was installed. Otherwise the absence of a fault means nothing. */
   readonly isComplete: boolean;
-  /** Every page came by itself, so that every page that was touched has faulted. Its times are those of a slower VM. */
+  /** Every page was requested by itself, so every touched page has faulted. The times are those of a slower VM. */
   readonly isExact: boolean;
 }
 
 export type TraceContext = Omit<RestoreTrace, 'faultPages' | 'faultTimesUs' | 'cutFaultCount'>;
 
-/** Whether a page without a fault was watched for one until the end. */
+/** Whether the absence of a fault on a page proves that the page was not touched. */
 export function tellsAbsence({ isComplete, cutFaultCount }: RestoreTrace): boolean {
   return isComplete && cutFaultCount === 0;
 }
 
-/** Gathers faults in the order in which they come. */
+/** Collects faults in the order in which they come. */
 export class TraceRecorder {
   readonly #maxFaults: number;
   #pages = new Uint32Array(1024);
@@ -55,7 +55,7 @@ export class TraceRecorder {
     this.#maxFaults = Math.min(maxFaults, MAX_TRACE_FAULTS);
   }
 
-  /** Only real demand faults: never a page that was installed for any other reason. Times do not decrease. */
+  /** For real demand faults only, not for pages installed for other reasons. Times do not decrease. */
   fault(page: number, sinceResumeUs: number): void {
     if (this.#count === this.#maxFaults) {
       this.#cutCount++;
@@ -67,7 +67,7 @@ export class TraceRecorder {
   }
 
   finish(context: TraceContext): RestoreTrace {
-    // A page number and its place in the record are one exact double (32 + 20 bits): sorting keeps them together.
+    // A page number and its position form one exact double (32 + 20 bits), so sorting keeps them together.
     const keys = Float64Array.from(
       this.#pages.subarray(0, this.#count),
       (page, i) => page * 2 ** 20 + i,

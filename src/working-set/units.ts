@@ -1,32 +1,32 @@
 /**
- * What one demand fault installs: the page and the other pages of its extent around it; of a zero page, the zero pages
- * around it in a window of 128 KiB; a page of one repeated byte alone. Neighbours that came with a fault can never fault
- * themselves, so a *unit* and not a page is what faults, what a prefetch saves a fault for, and what may be withheld
- * to see whether it would have faulted. All pages of a unit therefore share one place in the histogram.
+ * A unit is what one demand fault installs: a page with the other pages of its extent; a zero page with the zero
+ * pages in its window of 128 KiB; or a page of one repeated byte alone. Neighbours that came with a fault cannot
+ * fault themselves. So it is units, not pages, that fault, that a prefetch saves from faulting, and that may be
+ * withheld to see whether they would have faulted. All pages of a unit share one entry in the histogram.
  *
- * A unit is named by its lowest page, its *leader*. Page numbers, unlike the numbers of extents, mean the same in the
+ * A unit is named by its lowest page, its *leader*. Unlike the numbers of extents, page numbers mean the same in the
  * next generation of a machine.
  */
 import { MAX_EXTENT_PAGES, PAGE_KINDS, type PageCatalog } from '../pages/contracts.js';
 
-/** As FaultServer::kZeroWindowPages in native/core/fault_server.h. */
+/** FaultServer::kZeroWindowPages in native/core/fault_server.h is the same. */
 export const ZERO_WINDOW_PAGES = 32;
 
 export interface InstallUnits {
-  /** Of the whole RAM; every page below it may be asked for. */
+  /** Of the whole RAM; any page below it may be passed. */
   readonly pageCount: number;
   leaderOf(page: number): number;
   holdsData(page: number): boolean;
-  /** All pages of the unit that holds `page`, ascending; `page` among them. */
+  /** All pages of the unit that holds `page`, ascending, including `page`. */
   membersOf(page: number): number[];
 }
 
 type ExtentMap = Pick<PageCatalog, 'layout' | 'kindOf' | 'extentOf'>;
 
 /**
- * The units of a checkpoint. An extent's pages are found by looking around, because the page index only tells a
- * page's extent: they lie together unless the guest wrote to one of them during the save, and such a page makes
- * a unit of its own. The methods throw what the source throws (INDEX_DAMAGED).
+ * The units of a checkpoint. The page index only tells a page's extent, so the pages of an extent are found by
+ * searching nearby. They are adjacent, unless the guest wrote to one during the save; such a page is a unit of its
+ * own. The methods throw what the source throws (INDEX_DAMAGED).
  */
 export function installUnits(source: ExtentMap): InstallUnits {
   const siblings = (page: number, step: 1 | -1): number[] =>
@@ -41,7 +41,7 @@ export function installUnits(source: ExtentMap): InstallUnits {
 
 /**
  * The pages of the same extent on one side of `page`, nearest first. The search ends at a page of another extent, or
- * when an extent's length goes by without a page of this one.
+ * after the maximum length of an extent without a page of this one.
  */
 function siblingsOf(source: ExtentMap, page: number, step: 1 | -1): number[] {
   if (source.kindOf(page) !== PAGE_KINDS.data) return [];

@@ -1,4 +1,4 @@
-/** What is known about a generation's restores: the story of learning from one more. */
+/** What is known about a generation's restores. The story of learning from one more. */
 import type { PageBitmap } from '../pages/bitmap.js';
 import { evidenceOf } from './evidence.js';
 import { AdaptiveHistogram, type LearningOptions } from './histogram.js';
@@ -11,20 +11,20 @@ import { randomU32 } from '../util/random.js';
 
 export const MAX_SCORES = 16;
 
-/** What the next restore's plan is made from. */
+/** What the next restore's plan is based on. */
 export interface Foundation {
   /** Of the whole RAM. */
   readonly pageCount: number;
   readonly histogram: AdaptiveHistogram;
-  /** Pages that are known to be touched, from a restore that had them asked for one by one; empty: none was. */
+  /** Pages that an exact restore has shown to be touched; empty without such a restore. */
   readonly touched: PageRuns;
   readonly exploration: Exploration;
-  /** Restores learnt from, ever. */
+  /** How many restores taught it. */
   readonly restoreCount: number;
 }
 
 export interface WorkingSet extends Foundation {
-  /** Of the last restores, oldest first, at most MAX_SCORES. */
+  /** Of the latest restores, oldest first, at most MAX_SCORES. */
   readonly scores: readonly RestoreScore[];
   readonly lastTrace: RestoreTrace | undefined;
 }
@@ -44,7 +44,7 @@ export function newWorkingSet(pageCount: number): WorkingSet {
 export interface RestoreLesson {
   readonly trace: RestoreTrace;
   readonly units: InstallUnits;
-  /** The pages that the guest touched, when that is known (see score.ts). */
+  /** The pages that the guest touched, if known (see score.ts). */
   readonly touched?: PageBitmap | undefined;
 }
 
@@ -56,7 +56,7 @@ export function learnRestore(
 ): WorkingSet {
   const { seed, phase } = known.exploration;
   const leaders = known.histogram.entries.map(({ leader }) => leader);
-  // Many restores may have begun with the same phase: together they are one turn, and skip none.
+  // Restores with the same phase may have run at the same time. They count as one turn, so that none is skipped.
   const nextPhase = Math.max(phase, trace.explorePhase + 1) >>> 0;
   return {
     ...known,
@@ -80,7 +80,7 @@ export function learnDirtyPages(
   return { ...known, histogram: known.histogram.feedDirty(leaders, options) };
 }
 
-/** What an exact restore has shown, until the next one, and what others have asked for beside it. */
+/** What the last exact restore has shown, together with what other restores requested since. */
 function touchedAfter(known: PageRuns, { isExact, faultPages }: RestoreTrace): PageRuns {
   if (isExact) return runsOf(faultPages).subarray(0, 2 * MAX_TRACE_RUNS);
   if (known.length === 0) return known;
