@@ -11,7 +11,7 @@ import { findQemuBinary } from '../qemu/launch.js';
 import { PACKAGE_ROOT } from '../util/package-paths.js';
 import { contextOf, interruptible, option, verb } from './verb.js';
 
-/** A load above this share of the processors falsifies what is measured. */
+/** A load above this share of the processors falsifies the measurements. */
 const QUIET_LOAD = 0.5;
 const MIN_RAM_MIB = 256;
 
@@ -81,7 +81,7 @@ export function benchCommand(): Command {
       const load = os.loadavg()[0]!;
       if (load > QUIET_LOAD * os.availableParallelism())
         output.message(`The load of this machine is ${load.toFixed(1)}: the figures will not be reliable.`);
-      // Only here: the other verbs need not load it.
+      // Imported here, because no other verb needs it.
       const { benchResume, guestFilesIn } = await import('../bench/resume.js');
       const report = await benchResume({
         outDir: path.resolve(flags.out),

@@ -72,7 +72,7 @@ async function checkOne(store: Store, reference: string, { output, signal }: Wor
   }
 }
 
-/** Of many, one that cannot be entered is a finding like any other. */
+/** When many are checked, one that cannot be opened is a finding like any other. */
 function finding(reference: string): (error: unknown) => Check {
   return (error) => {
     if (!(error instanceof VmckptError) || error.kind !== 'damaged') throw error;
@@ -82,7 +82,7 @@ function finding(reference: string): (error: unknown) => Check {
   };
 }
 
-/** Compared with a sound generation, and told like any damage. */
+/** Compares the raw memory file with an intact generation; a difference is reported like any damage. */
 async function rawMemoryProblem(dir: string, options: CheckOptions): Promise<CheckProblem | undefined> {
   try {
     await checkRawMemory(dir, options);

@@ -1,6 +1,6 @@
 /**
- * Completion scripts, one function for each shell, from a plain model of the verbs. Names of checkpoints and of
- * restored VMs are asked for when they are needed.
+ * Completion scripts, one function for each shell, made from a plain model of the verbs. The scripts query the names of
+ * checkpoints and restored VMs when they need them.
  */
 import type { Argument, Command, Option } from 'commander';
 
@@ -76,7 +76,7 @@ function argumentModel(argument: Argument): ArgumentModel {
   return { name, choices, completes, isRepeated: argument.variadic };
 }
 
-/** Shell commands, the same for every shell. */
+/** Commands that work in every shell. */
 const LIST_NAMES = `vmckpt list --quiet 2>/dev/null | awk 'NR > 1 { print $1 }' | uniq`;
 const LIST_CHECKPOINTS = `vmckpt list --quiet 2>/dev/null | awk 'NR > 1 { if ($1 != last) print $1; print $1 "@" $2; last = $1 }'`;
 const LIST_VMS = `vmckpt ps --quiet 2>/dev/null | awk 'NR > 1 { print $1 }'`;
@@ -119,7 +119,7 @@ complete -o default -F _vmckpt vmckpt
 `;
 }
 
-/** What may follow an option; files, by readline itself, where there is no list. */
+/** The values of an option. Without a list, readline itself completes file names. */
 function bashValues(verb: string, option: OptionModel): string | undefined {
   if (!option.takesValue) return undefined;
   if (option.isDirectory) return `    ${verb}:${option.long}) compopt -o dirnames +o default; return ;;`;

@@ -45,7 +45,7 @@ export function exportCommand(): Command {
     });
 }
 
-/** The stream and nothing else goes to standard output. @throws VmckptError USAGE */
+/** Nothing but the stream goes to standard output. @throws VmckptError USAGE */
 function requireFreeOutput(json: boolean): void {
   if (json)
     throw new VmckptError(

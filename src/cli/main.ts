@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** The command `vmckpt`: parses, runs one verb, and turns whatever goes wrong into one message and an exit code. */
+/** The command `vmckpt`: parses, runs one verb, and turns any failure into one message and an exit code. */
 import { CommanderError } from 'commander';
 import { VmckptError } from '../errors.js';
 import { Output, type OutputOptions } from './output.js';
@@ -15,11 +15,11 @@ setInterval(() => undefined, 1 << 30);
 
 let failedWith: number | undefined;
 
-// A reader such as head(1) has had enough; a disk that is full is a failure.
+// A reader such as head(1) may close the pipe; a full disk is a failure.
 process.stdout.on('error', (error: NodeJS.ErrnoException) =>
   process.exit(error.code === 'EPIPE' ? 0 : report(notWritten(error))),
 );
-// Messages that cannot be written spoil no work.
+// Messages that cannot be written do not stop the work.
 process.stderr.on('error', () => undefined);
 
 debug('verb', () => elidedCommand(process.argv));
@@ -30,16 +30,16 @@ try {
 }
 await stdoutWritten();
 debug('verb', () => `ends with exit code ${process.exitCode ?? 0}`);
-// Sockets and workers of an interrupted verb must not keep the process.
+// Sockets and workers of an interrupted verb must not keep the process alive.
 process.exit();
 
-/** A VM that is down waits for `restore`: it is loaded without the other verbs, which are 40 % of the code. */
+/** `restore` loads without the other verbs, which are 40 % of the code, because a VM that is down waits for it. */
 async function verbsFor(verb: string | undefined): Promise<readonly MakeVerb[]> {
   if (verb === 'restore') return [(await import('./restore.js')).restoreCommand];
   return (await import('./verbs.js')).VERBS;
 }
 
-/** Writing to it does not wait (Node writes to files, pipes and terminals at once), but its errors come a moment later. */
+/** Node writes to files, pipes and terminals at once, but reports errors a moment later. */
 function stdoutWritten(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }
@@ -51,7 +51,7 @@ function notWritten({ message, code }: NodeJS.ErrnoException): VmckptError {
   );
 }
 
-/** The first failure is the reason of others. */
+/** The first failure is the cause of later ones. */
 function report(error: unknown): number {
   if (failedWith !== undefined) return failedWith;
   // Help and version have been printed.
@@ -63,7 +63,7 @@ function report(error: unknown): number {
   return (failedWith = known.exitCode);
 }
 
-/** Hints that name a command with NAME have the checkpoint's instead, where the verb was given one. */
+/** In hints, replaces NAME by the checkpoint's name if the verb was given one. */
 function named(error: VmckptError): VmckptError {
   const { code, message, hint, cause } = error;
   const given = program.commands.flatMap(({ registeredArguments, processedArgs }) =>
@@ -77,14 +77,14 @@ function named(error: VmckptError): VmckptError {
   return new VmckptError(code, message, { hint: filled, cause });
 }
 
-/** Commander may have given up before it came to --json. */
+/** Parses these options again, because commander may have failed before it reached --json. */
 function outputOptions(): OutputOptions {
   const before = process.argv.indexOf('--');
   const given = before < 0 ? process.argv : process.argv.slice(0, before);
   return { ...program.opts<OutputOptions>(), ...(given.includes('--json') && { json: true }) };
 }
 
-/** System errors that a user can do something about; anything else is a bug of ours and shows its stack. */
+/** System errors that the user can fix. Anything else is a bug in vmckpt, and shows its stack. */
 function fromSystemError(error: unknown): VmckptError {
   if (error instanceof VmckptError) return error;
   const { code, message, stack, syscall } = error as NodeJS.ErrnoException;

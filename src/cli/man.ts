@@ -17,7 +17,7 @@ export function manualPage(program: Command): string {
   const { commands } = program;
   return [
     `.TH VMCKPT 1 ${today} "vmckpt ${packageVersion()}" "User Commands"`,
-    // Names of variables are not to be hyphenated.
+    // Names of variables must not be hyphenated.
     '.nh',
     '.ad l',
     ...section('NAME', fill(`vmckpt - ${lowerFirst(program.description()).replace(/\.$/, '')}`)),
@@ -130,7 +130,7 @@ function paragraphs(text: string): string[] {
     .flatMap((paragraph, index) => [...(index === 0 ? [] : ['.PP']), ...fill(paragraph)]);
 }
 
-/** Text as input lines of a width that the checkers of manual pages like. */
+/** Wraps text to lines that checkers of manual pages accept. */
 function fill(text: string): string[] {
   const lines: string[] = [];
   let current = '';

@@ -1,7 +1,7 @@
 /**
- * Results go to stdout, progress and messages to stderr. With `--json` stdout carries one document and nothing
- * else, and each message is a line of JSON on stderr; a failure is the last one. Whatever a text holds (names out of
- * a checkpoint, words of QEMU), no control character of it reaches the terminal.
+ * Results go to stdout, progress and messages to stderr. With `--json` stdout carries one document and nothing else,
+ * and each message is a line of JSON on stderr; an error is the last one. Control characters in any text (names in a
+ * checkpoint, messages from QEMU) never reach the terminal.
  */
 import type { VmckptError } from '../errors.js';
 import { formatBytes } from '../util/units.js';
@@ -93,7 +93,7 @@ export class Output {
   }
 }
 
-/** Further lines are behind an indent, so that none of them is taken for another message. */
+/** Indents further lines, so that none of them looks like another message. */
 function indented(text: string): string {
   return printableLines(text).replaceAll('\n', `\n${INDENT}`);
 }

@@ -1,11 +1,11 @@
-/** The tree of verbs. Also read by the man page and the shell completion, so that neither can disagree with it. */
+/** The tree of verbs. The manual page and the shell completion are made from it, so they always agree with it. */
 import { Command } from 'commander';
 import { packageVersion } from '../util/package-paths.js';
 import { defaultStore, option } from './verb.js';
 
 export type MakeVerb = () => Command;
 
-/** `vmckpt` with some of its verbs, or all (verbs.ts). */
+/** `vmckpt` with some or all of its verbs (verbs.ts). */
 export function buildProgram(verbs: readonly MakeVerb[]): Command {
   const program = new Command('vmckpt')
     .description('Save QEMU/KVM virtual machines while they run, and bring them back in milliseconds.')
@@ -18,7 +18,7 @@ export function buildProgram(verbs: readonly MakeVerb[]): Command {
     .addOption(option('-v, --verbose', 'print more details'))
     .addOption(option('--no-color', 'no colours (NO_COLOR has the same effect)'));
   for (const makeVerb of verbs) program.addCommand(makeVerb());
-  // What goes wrong is printed in one place, in main.ts.
+  // main.ts prints all errors.
   for (const command of [program, ...program.commands])
     command.exitOverride().configureOutput({ writeErr: () => undefined });
   return program;

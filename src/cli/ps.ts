@@ -31,7 +31,7 @@ export function psCommand(): Command {
   });
 }
 
-/** What needs care, and is no VM that is listed. */
+/** Things that need attention but are not listed VMs. */
 function strays(): string[] {
   const lost = listLostVms().map(
     ({ name, pid }) =>

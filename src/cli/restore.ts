@@ -111,7 +111,7 @@ function refuseMeaningless({ mode, path }: RestoreFlags, qemuArgs: readonly stri
     throw new VmckptError('USAGE', '--path has no meaning with --mode map: memory is not transferred');
 }
 
-/** QEMU would take a word too many for the image of a disk, and the saved command line would count no more. */
+/** QEMU would take an extra word for a disk image, and the saved command line would be ignored. */
 function requireDashes(qemuArgs: readonly string[]): void {
   const at = process.argv.indexOf('--');
   const wordsBehind = at === -1 ? 0 : process.argv.length - at - 1;
@@ -125,7 +125,7 @@ function endedByInterrupt(output: Output): AbortSignal {
   return interruptible(output, 'Interrupted. Press Ctrl-C again to exit immediately.').signal;
 }
 
-/** What the user answers for. */
+/** Options with which the user vouches for something. */
 function withAssurances(command: Command): Command {
   return command
     .addOption(option('--force', 'restore even if the host seems to have too little memory'))
@@ -143,7 +143,7 @@ function withAssurances(command: Command): Command {
     );
 }
 
-/** Beside the original. */
+/** Options for VMs that run next to the original. */
 function withCloneOptions(command: Command): Command {
   return command
     .addOption(
@@ -161,7 +161,7 @@ function withCloneOptions(command: Command): Command {
     );
 }
 
-/** How its memory comes. */
+/** Options for how memory is loaded. */
 function withMemoryOptions(command: Command): Command {
   return command
     .addOption(

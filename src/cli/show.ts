@@ -30,7 +30,7 @@ export function showCommand(): Command {
       const { output, storeDir } = contextOf(command);
       const store = await Store.open(storeDir, { trustForeign: true });
       const generation = await store.locate(reference);
-      // What is for QEMU only, and long, is left out.
+      // Long fields that only QEMU needs are left out.
       const { dir, manifest } = generation;
       const workingSet = describeWorkingSet(generation);
       const rawMemory = summarizeRawMemory(dir, manifest);
@@ -57,13 +57,13 @@ type Shown = Omit<Manifest, 'migration'> & {
 };
 
 interface WorkingSetSummary {
-  /** Units that are predicted: pages that one fault brings (docs/working-set.md). */
+  /** Units that are predicted: the pages that one fault installs (docs/working-set.md). */
   readonly unitCount: number;
-  /** Of the file that holds its extents side by side; 0 when there is none. */
+  /** Size of the file with copies of their extents; 0 when there is none. */
   readonly hotPackBytes: number;
-  /** Restores that it was learnt from. */
+  /** Number of restores that taught it. */
   readonly restoreCount: number;
-  /** Of the last restores, oldest first. */
+  /** The latest restores, oldest first. */
   readonly restores: readonly RestoreScore[];
   readonly problem: string | null;
 }
@@ -195,7 +195,7 @@ function describeSet({ unitCount, restoreCount, hotPackBytes, problem }: Working
   return `${unitCount} units, from ${restoreCount} restore${restoreCount === 1 ? '' : 's'}${packed}`;
 }
 
-/** What is not known is a dash. Late, missed and withheld count units. */
+/** A dash stands for unknown. Late, missed and withheld count units. */
 function scoreRow(score: RestoreScore): string[] {
   const percent = (value: number | undefined) => (value === undefined ? '-' : `${Math.round(value * 100)} %`);
   return [
@@ -222,7 +222,7 @@ function diskRow({ node, file, format, readOnly, sizeBytes }: Manifest['blockDev
   return [node, format, size, readOnly ? 'read-only' : 'writable', file ?? '-'];
 }
 
-/** A table below a blank line; nothing when it would be empty. */
+/** A table after a blank line; nothing when it would be empty. */
 function section(header: readonly string[], rows: readonly (readonly string[])[]): string[] {
   if (rows.length === 0) return [];
   return [

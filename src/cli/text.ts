@@ -1,6 +1,6 @@
-/** Text for people: tables, and words from files and processes that may be hostile to a terminal. */
+/** Text for people: tables, and text from files and processes that may be hostile to a terminal. */
 
-/** Columns padded to their widest cell, two spaces between them; the last one is left as it is. */
+/** Columns padded to their widest cell, two spaces apart; the last column is not padded. */
 export function table(header: readonly string[], rows: readonly (readonly string[])[]): string {
   const lines = [header, ...rows.map((row) => row.map(printable))];
   const widths = header.map((_, column) => Math.max(...lines.map((line) => line[column]!.length)));
@@ -16,17 +16,17 @@ export function table(header: readonly string[], rows: readonly (readonly string
 
 const CONTROL_CHARACTERS = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
 
-/** Without control characters: a checkpoint or a guest must not steer the terminal. */
+/** Removes control characters: a checkpoint or a guest must not control the terminal. */
 export function printable(text: string): string {
   return text.replace(CONTROL_CHARACTERS, (character) => `\\u{${character.codePointAt(0)!.toString(16)}}`);
 }
 
-/** The same for text of several lines, which stay. */
+/** The same for text of several lines; keeps the line ends. */
 export function printableLines(text: string): string {
   return text.split('\n').map(printable).join('\n');
 }
 
-/** One line of JSON, which a terminal may be shown as well. */
+/** One line of JSON that is safe to show on a terminal. */
 export function printableJson(value: unknown): string {
   const escape = (unit: string) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`;
   return JSON.stringify(value).replace(CONTROL_CHARACTERS, (character) =>

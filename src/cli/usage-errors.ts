@@ -1,9 +1,9 @@
-/** What commander says of a wrong command line, in the words of all other messages. */
+/** Rewrites commander's usage errors in the style of all other messages. */
 import type { Command, CommanderError } from 'commander';
 import { VmckptError } from '../errors.js';
 import { QEMU_ARGS_HINT } from './verb.js';
 
-/** How commander says it, and what we say instead. `$1` is quoted from it. */
+/** Commander's message, and ours. `$1` is quoted from it. */
 const WORDS: readonly (readonly [pattern: RegExp, words: string])[] = [
   [/^missing required argument '(.*)'$/, '<$1> is missing'],
   [/^unknown option '(.*)'/, "there is no option '$1'"],

@@ -1,4 +1,4 @@
-/** What every verb has in common: global options, exit codes in its help, and one way to end. */
+/** What all verbs share: global options, exit codes in the help, and one way to end. */
 import path from 'node:path';
 import { Argument, Command, InvalidArgumentError, Option } from 'commander';
 import { EXIT_CODES, VmckptError, type ErrorKind } from '../errors.js';
@@ -39,7 +39,7 @@ export const EXIT_MEANINGS: readonly (readonly [code: number, meaning: string])[
 
 const OFF: ReadonlySet<string> = new Set(['', '0', 'false', 'no', 'off']);
 
-/** For QEMU's words among those of restore. */
+/** When QEMU's arguments are mixed with restore's. */
 export const QEMU_ARGS_HINT =
   'A QEMU command line of your own comes behind two dashes: vmckpt restore NAME -- QEMU ARGS…';
 
@@ -47,12 +47,12 @@ export const QEMU_ARGS_HINT =
 export function option(flags: string, description: string): Option {
   const made = new Option(flags, description);
   const variable = `VMCKPT_${made.long!.slice(2).replaceAll('-', '_').toUpperCase()}`;
-  // commander takes any value of a switch's variable for "on".
+  // Commander takes any value of a flag's variable for "on".
   if (made.isBoolean() && OFF.has(process.env[variable] ?? '')) delete process.env[variable];
   return made.env(variable);
 }
 
-/** The name of a checkpoint. A bad one is refused before anything is looked for or contacted. */
+/** The name of a checkpoint. A bad name is refused before anything else happens. */
 export function nameArgument(name: string, description: string): Argument {
   return new Argument(name, description).argParser(checkedName);
 }
@@ -69,7 +69,7 @@ export function checkedVmName(text: string): string {
   return text;
 }
 
-/** The name of a checkpoint or of a generation. A bad one is refused before anything is looked for. */
+/** The name of a checkpoint or of a generation. A bad name is refused before anything else happens. */
 export function referenceArgument(name: string, description: string): Argument {
   return new Argument(name, description).argParser((text: string) => {
     parseReference(text);
@@ -77,7 +77,7 @@ export function referenceArgument(name: string, description: string): Argument {
   });
 }
 
-/** For an option's argument. @throws InvalidArgumentError */
+/** The number that an option's argument gives. @throws InvalidArgumentError */
 export function numberIn(text: string, { min, max }: { readonly min: number; readonly max: number }): number {
   const value = Number(text);
   if (text.trim() !== '' && value >= min && value <= max) return value;
@@ -95,13 +95,13 @@ export function verb(usage: string, description: string, kinds: readonly ErrorKi
     .addHelpText('after', `\nExit codes:\n${rows.join('\n')}`);
 }
 
-/** The output and the global options as they hold for a running verb. */
+/** The output and the global options of a running verb. */
 export function contextOf(command: Command): { readonly output: Output; readonly storeDir: string } {
   const options = command.optsWithGlobals<GlobalOptions>();
   return { output: new Output(options), storeDir: path.resolve(options.store || defaultStore()) };
 }
 
-/** `$XDG_DATA_HOME/vmckpt`; a relative one is invalid by its specification, and is ignored. */
+/** `$XDG_DATA_HOME/vmckpt`; a relative path is invalid by its specification, and is ignored. */
 export function defaultStore(): string {
   const { XDG_DATA_HOME: data = '' } = process.env;
   return path.join(path.isAbsolute(data) ? data : path.join(homeDir(), '.local', 'share'), 'vmckpt');
@@ -109,11 +109,14 @@ export function defaultStore(): string {
 
 export interface Interruption {
   readonly signal: AbortSignal;
-  /** From here on the work is done: whoever interrupts it is told so. */
+  /** The work is done from here on: an interrupt only gets a message. */
   readonly tooLate: () => void;
 }
 
-/** Aborts on the first SIGINT, SIGTERM or SIGHUP (a terminal that is closed). A second one ends the process at once, as the user insists. No thread that waits for a disk holds it up then. */
+/**
+ * Aborts on the first SIGINT, SIGTERM or SIGHUP (a closed terminal). A second one ends the process at once, without
+ * waiting for threads that wait for a disk.
+ */
 export function interruptible(
   output: Pick<Output, 'message'>,
   whatHappens: string | (() => string),

@@ -1,7 +1,7 @@
 /**
- * Where the native parts are, and whether there are any: the addon and, beside it, the helper executables. Found once,
- * at import, which never fails: this checkout's own build first, then the one that the package brings along
- * (scripts/prebuild.sh). Without them most of vmckpt works in other ways (docs/without-addon.md).
+ * Finds the native parts: the addon, and next to it the helper programs. This happens once, at import, which never
+ * fails. This checkout's own build comes first, then the build in the package (scripts/prebuild.sh). Without them
+ * most of vmckpt works in other ways (docs/without-addon.md).
  */
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -10,14 +10,14 @@ import { VmckptError } from '../errors.js';
 import { PACKAGE_ROOT } from '../util/package-paths.js';
 
 const ADDON = 'vmckpt_native.node';
-/** The binaries that the package brings along. */
+/** The binaries in the package. */
 export const BUNDLED = path.join(PACKAGE_ROOT, `prebuilds/linux-${process.arch}-glibc`);
 const DIRECTORIES = [path.join(PACKAGE_ROOT, 'build/Release'), BUNDLED];
 const MAX_INT = 0x7fff_ffff;
-/** Of one task. */
+/** Maximum for one task. */
 export const MAX_THREADS = 64;
 
-/** The addon of a directory, or why there is none, as a clause for the user. */
+/** The addon in a directory, or why there is none, as a clause for the user. */
 type Found = { readonly directory: string; readonly addon: unknown } | { readonly problem: string };
 
 const found = find();
@@ -41,12 +41,12 @@ export function hasAddon(): boolean {
   return 'addon' in found;
 }
 
-/** As a clause for the user; undefined when there is one. */
+/** As a clause for the user; undefined when there is an addon. */
 export function addonProblem(): string | undefined {
   return 'problem' in found ? found.problem : undefined;
 }
 
-/** The command that makes one. */
+/** The command that builds one. */
 export function addonRemedy(): string {
   if (process.env['VMCKPT_NATIVE'] === 'none') return 'unset VMCKPT_NATIVE';
   const isCheckout = existsSync(path.join(PACKAGE_ROOT, 'binding.gyp'));
@@ -55,7 +55,7 @@ export function addonRemedy(): string {
     : 'npm ci && npm run build && npm link, in a clone of the repository';
 }
 
-/** @param what cannot do without, as the subject of a sentence. @throws VmckptError NATIVE_MISSING */
+/** @param what needs the addon, as the subject of a sentence. @throws VmckptError NATIVE_MISSING */
 export function requireAddon(what: string): void {
   if ('problem' in found)
     throw new VmckptError('NATIVE_MISSING', `${what} needs the native addon, and ${found.problem}`, {
@@ -63,13 +63,13 @@ export function requireAddon(what: string): void {
     });
 }
 
-/** `Addon` is what the caller uses of it. @throws VmckptError NATIVE_MISSING */
+/** `Addon` is the part that the caller uses. @throws VmckptError NATIVE_MISSING */
 export function loadAddon<Addon>(): Addon {
   requireAddon('what was asked for');
   return (found as { addon: Addon }).addon;
 }
 
-/** A program that lies beside the addon; where there is none, a path that does not exist. */
+/** A program next to the addon. Without an addon, a path that does not exist. */
 export function helperPath(name: string): string {
   return path.join('directory' in found ? found.directory : DIRECTORIES[0]!, name);
 }

@@ -1,4 +1,4 @@
-/** What the addon exports (native/binding/addon.cc), and how much of that does not need it. */
+/** What the addon exports (native/binding/addon.cc), and which calls work without it. */
 
 export interface PeerCredentials {
   readonly pid: number;
@@ -54,7 +54,7 @@ export interface Addon {
   presentPages(pid: number, address: number, pageCount: number): Uint8Array;
 }
 
-/** What does not need the addon. */
+/** The calls that work without the addon. */
 export type Substitutable = Pick<
   Addon,
   | 'isFileLocked'

@@ -2,17 +2,17 @@
 import { integer, loadAddon } from './addon.js';
 import type { CheckpointImage } from './fault-path.js';
 
-/** Times are those inside the server. */
+/** Times are measured inside the server. */
 export interface FaultBenchFigures {
   readonly idleCount: number;
   readonly idleP50Ns: number;
   readonly idleP99Ns: number;
-  /** As idleP50Ns, of a loop of UFFDIO_COPY that has its page at hand: what the system takes. */
+  /** As idleP50Ns, for a loop of UFFDIO_COPY with its page at hand: the cost of the system call itself. */
   readonly bareFaultP50Ns: number;
   /** While the background installs the rest. */
   readonly loadedCount: number;
   readonly loadedP99Ns: number;
-  /** All data, by one thread of the background. */
+  /** All data, installed by one background thread. */
   readonly bulkBytes: number;
   readonly bulkNs: number;
   /** The same by a loop of UFFDIO_COPY from a mapping that has been read before; 0 unless pages are stored raw. */
@@ -27,7 +27,7 @@ interface FaultBenchAddon {
   }) => Promise<FaultBenchFigures>;
 }
 
-/** Of the first `pageCount` pages, which should be in the page cache. May fail with a system error. */
+/** Measures the first `pageCount` pages, which should be in the page cache. May fail with a system error. */
 export function measureFaults(
   image: CheckpointImage,
   { pageCount, seed }: { readonly pageCount: number; readonly seed: number },

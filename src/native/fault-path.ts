@@ -1,6 +1,6 @@
 /**
- * The native fault path (native/core/fault_server.h): memory served without a step in JavaScript. What happens there
- * arrives as calls of the functions given to the constructors, until `stop()`.
+ * The native fault path (native/core/fault_server.h): memory is served without a step in JavaScript. Events arrive as
+ * calls of the functions given to the constructors, until `stop()`.
  */
 import { PAGE_BYTES } from '../pages/layout.js';
 import { integer, loadAddon, MAX_THREADS } from './addon.js';
@@ -8,7 +8,7 @@ import { integer, loadAddon, MAX_THREADS } from './addon.js';
 export interface ImageFacts {
   readonly pageCount: number;
   readonly extentCount: number;
-  /** The most pages that an extent holds. */
+  /** Maximum number of pages per extent. */
   readonly extentPages: number;
   readonly pageIndexRoot: bigint;
   readonly extentIndexRoot: bigint;
@@ -20,37 +20,37 @@ export interface ImageFiles {
   readonly pageIndexFd: number;
   readonly extentIndexFd: number;
   readonly pagesFd: number;
-  /** Of the file `hot-pack`; one that is not whole is not used. */
+  /** The file `hot-pack`. An incomplete one is not used. */
   readonly hotPackFd?: number | undefined;
 }
 
-/** Pages of the VM that lie side by side in a process. */
+/** Pages of the VM that are adjacent in a process. */
 export interface MemoryRegion {
   /** Below 2^47. */
   readonly address: number;
   readonly firstPage: number;
   readonly pageCount: number;
-  /** The process's pages there: PAGE_BYTES by default, more on hugetlbfs. They are installed whole. */
+  /** Page size of the process there: PAGE_BYTES by default, more on hugetlbfs. Such pages are installed whole. */
   readonly pageBytes?: number;
 }
 
 /** Times are those of demand faults, from their arrival until the page is in place. */
 export interface FaultPathCounters {
   readonly demandFaults: number;
-  /** Of them, those on pages that were withheld. */
+  /** The part of them on pages that were withheld. */
   readonly withheldFaults: number;
-  /** Installed because somebody waited for them. */
+  /** Installed because a thread waited for them. */
   readonly demandPages: number;
-  /** Of the same extents. */
+  /** Installed with them, because they are in the same extents. */
   readonly neighbourPages: number;
   readonly prefetchedPages: number;
   readonly backgroundPages: number;
   readonly zeroPages: number;
-  /** Given back by the VM; one that is given back twice counts twice. */
+  /** Given back by the VM; a page that is given back twice counts twice. */
   readonly removedPages: number;
-  /** Asked for before their source had them. */
+  /** Requested before their source had them. */
   readonly starvedPages: number;
-  /** In which at least one fault waited for the source. */
+  /** Time in which at least one fault waited for the source. */
   readonly starvedMs: number;
   readonly faultP50Us: number;
   readonly faultP90Us: number;
@@ -60,9 +60,9 @@ export interface FaultPathCounters {
 }
 
 /**
- * `complete`: every page that carries data is in place. `…-damaged`: one cannot be had, and stays missing. `gone`: the
- * process has ended, or waits for no pages any more. `failed`: a system call failed that should not. `starving`: a page
- * is asked for that its source does not have yet, and will be served when it does; `fed`: none waits any more.
+ * `complete`: every page that carries data is in place. `…-damaged`: a page is damaged, and stays missing. `gone`: the
+ * process has ended, or no longer waits for pages. `failed`: a system call failed unexpectedly. `starving`: a page was
+ * requested that its source does not have yet; it will be served later. `fed`: no page waits any more.
  */
 export type ServerEventKind =
   'complete' | 'extent-damaged' | 'index-damaged' | 'gone' | 'failed' | 'starving' | 'fed';
@@ -71,7 +71,7 @@ export interface ReturnPathBlock {
   readonly name: string;
   readonly firstPage: number;
   readonly pageCount: number;
-  /** Its pages are the fault server's. */
+  /** The fault server installs its pages. */
   readonly isDirect: boolean;
 }
 
@@ -106,7 +106,7 @@ interface NativeReader {
   stop(): void;
 }
 
-/** Every name is there, those of options that are not given as well (native/binding/options.h). */
+/** Options must all be present by name, even if undefined (native/binding/options.h). */
 interface FaultPathAddon {
   readonly CheckpointImage: new (options: Required<ImageFiles> & ImageFacts) => NativeImage;
   readonly PageTable: new (pageCount: number, memfd: number | undefined) => NativeTable;
@@ -131,7 +131,7 @@ interface FaultPathAddon {
 
 const addon = loadAddon<FaultPathAddon>;
 
-/** The files of a generation, opened; duplicates of the descriptors are kept. An error of its own: INDEX_DAMAGED. */
+/** The open files of a generation; keeps duplicates of the descriptors. An error of its own: INDEX_DAMAGED. */
 export class CheckpointImage {
   readonly native: NativeImage;
   readonly pageCount: number;
@@ -153,17 +153,17 @@ export class CheckpointImage {
     });
   }
 
-  /** Lets the kernel read into the page cache what these pages need, (firstPage, pageCount) each; returns at once. */
+  /** Makes the kernel read into the page cache what these pages need, (firstPage, pageCount) each. Returns at once. */
   readAhead(runs: Uint32Array): void {
     void this.native.readAhead(runs).catch(() => undefined); // whoever needs these pages will hear of it
   }
 }
 
-/** What is known of every page, in a memfd that a successor of this process can go on from. */
+/** The state of every page, in a memfd from which a successor of this process can continue. */
 export class PageTable {
   readonly native: NativeTable;
 
-  /** @param memfd the table of a process before this one; EINVAL when it is not one for so many pages */
+  /** @param memfd the table of a predecessor; EINVAL when it is not a table for that many pages */
   constructor(pageCount: number, memfd?: number) {
     this.native = new (addon().PageTable)(integer('pageCount', pageCount, { max: 0xffff_ffff }), memfd);
   }
@@ -172,7 +172,7 @@ export class PageTable {
     return this.native.fd;
   }
 
-  /** How far the migration stream has come; 0 at first. Kept for the stream's owner and its successors. */
+  /** How far the migration stream has come; 0 at first. Stored for the stream's owner and its successors. */
   get streamPhase(): number {
     return this.native.streamPhase;
   }
@@ -184,7 +184,7 @@ export class PageTable {
     return this.native.counters();
   }
 
-  /** Of the times of demand faults, µs: the 0th to the 100th percentile. */
+  /** Percentiles of demand fault times in µs, from the 0th to the 100th. */
   faultPercentilesUs(): number[] {
     return [...this.native.faultPercentiles()];
   }
@@ -194,12 +194,12 @@ export class PageTable {
     return this.native.installed();
   }
 
-  /** What a dead process had begun to install can be installed again. */
+  /** Makes pages that a dead process had begun to install available again. */
   forgetClaims(): void {
     this.native.forgetClaims();
   }
 
-  /** Which absent pages are to come first, and which last of all: (firstPage, pageCount) each. */
+  /** Sets which absent pages come first, and which last of all: (firstPage, pageCount) each. */
   plan({ queued, withheld }: { readonly queued: Uint32Array; readonly withheld: Uint32Array }): void {
     this.native.plan(withheld, true);
     this.native.plan(queued, false);
@@ -220,15 +220,15 @@ export function regionNumbers(regions: readonly MemoryRegion[]): BigUint64Array 
 export interface FaultServerOptions {
   readonly image: CheckpointImage;
   readonly table: PageTable;
-  /** A duplicate is kept. */
+  /** The server keeps a duplicate. */
   readonly userfaultfd: number;
   readonly regions: readonly MemoryRegion[];
   readonly demandThreads: number;
   readonly backgroundThreads: number;
   readonly onEvent: (kind: ServerEventKind, text: string) => void;
-  /** The process may give pages back that it has had: such a page reads as zero from then on. */
+  /** The process may give pages back that it has had. Such a page reads as zero afterwards. */
   readonly pagesMayGo?: boolean;
-  /** Pages are installed that are asked for, and none beside them. */
+  /** Installs requested pages only, without neighbours. */
   readonly exactly?: boolean;
 }
 
@@ -237,7 +237,7 @@ export interface BackgroundPlan {
   readonly predicted: Uint32Array;
   readonly near: Uint32Array;
   readonly likely: Uint32Array;
-  /** From now, for what is not predicted. */
+  /** From now, for everything that is not predicted. */
   readonly restMs: number;
   readonly withheldMs: number;
 }
@@ -251,7 +251,7 @@ const NOTHING_PREDICTED: BackgroundPlan = {
   withheldMs: 0,
 };
 
-/** Serves faults from its construction on. */
+/** Serves faults from construction on. */
 export class FaultServer {
   readonly native: NativeServer;
 
@@ -270,29 +270,29 @@ export class FaultServer {
     });
   }
 
-  /** Lets every thread that waits for a page there try again: a process that died may have heard of it. */
+  /** Makes every thread that waits for a page there fault again: a dead process may have read its first fault. */
   wakeAll(ranges: readonly { readonly start: number; readonly end: number }[]): void {
     const numbers = ranges.flatMap(({ start, end }) => [start, end]);
     this.native.wakeAll(BigUint64Array.from(numbers, BigInt));
   }
 
   /**
-   * Installs all data behind the faults: predicted pages first, then near ones, zero ones too; then, not before `restMs`, likely ones and
-   * the rest in the order of the file; withheld ones last, not before `withheldMs`. Once only.
+   * Installs all data after the faults: first predicted pages, then near ones, including zero pages; then, not before
+   * `restMs`, likely ones and the rest in file order; withheld pages last, not before `withheldMs`. May be called once.
    */
   startBackground({ predicted, near, likely, restMs, withheldMs }: BackgroundPlan = NOTHING_PREDICTED): void {
     const times = { restMs: integer('restMs', restMs), withheldMs: integer('withheldMs', withheldMs) };
     this.native.startBackground({ predicted, near, likely, ...times });
   }
 
-  /** The demand faults so far, in no order: (page, microseconds since this server's start) each. At most 2^20. */
+  /** The demand faults so far, unordered: (page, microseconds since this server's start) each. At most 2^20. */
   trace(): Uint32Array {
     return this.native.trace();
   }
 
   /**
-   * Gives the memory back to its process: it needs no server any more, and what was not installed reads as zero. For
-   * when all data is in place. May fail with a system error.
+   * Gives the memory back to its process, which then needs no server. Pages that were not installed read as zero. To be
+   * called when all data is in place. May fail with a system error.
    */
   handBack(): void {
     this.native.handBack();
@@ -305,17 +305,17 @@ export class FaultServer {
 }
 
 export interface ReturnPathOptions {
-  /** A duplicate is kept. */
+  /** The reader keeps a duplicate. */
   readonly socketFd: number;
   readonly table: PageTable;
   readonly blocks: readonly ReturnPathBlock[];
-  /** Whole messages, as they came: all but the requests that a fault server answers. */
+  /** Whole messages, verbatim: all except the requests that a fault server answers. */
   readonly onMessages: (bytes: Buffer) => void;
   /** The connection has ended; errno is 0 when the other side closed it. */
   readonly onClosed: (errno: number) => void;
 }
 
-/** Reads what an incoming QEMU says on a migration connection. */
+/** Reads the messages of an incoming QEMU from a migration connection. */
 export class ReturnPath {
   readonly #native: NativeReader;
 
@@ -323,7 +323,7 @@ export class ReturnPath {
     this.#native = new (addon().ReturnPath)({
       socketFd: integer('socketFd', socketFd),
       table: table.native,
-      // Callers' blocks may know more about themselves.
+      // Callers' blocks may have more fields.
       blocks: blocks.map(({ name, firstPage, pageCount, isDirect }) => ({
         name,
         firstPage,
@@ -335,8 +335,8 @@ export class ReturnPath {
   }
 
   /**
-   * Requests for direct blocks, which have waited, go to `server`; without one they are handed on like everything
-   * else. Once only. Stop the reader before the server.
+   * Requests for direct blocks, which have waited, go to `server`. Without a server they are passed on like everything
+   * else. May be called once. Stop the reader before the server.
    */
   attach(server: FaultServer | undefined): void {
     this.#native.attach(server?.native);

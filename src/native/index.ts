@@ -1,9 +1,8 @@
 /**
- * The typed face of the addon (native/), and its only importer. Arguments are checked here, so that C++ may take
- * them as they come. A failed system call throws an Error shaped like Node's own: `code` ('EAGAIN'), `errno`,
- * `syscall`. Without the addon importing this file does not fail: what has a substitute uses that, everything else
- * throws NATIVE_MISSING. Everything works in worker threads, too. Descriptors returned are close-on-exec and belong to
- * the caller.
+ * The typed interface to the addon (native/), and its only importer. Arguments are checked here, so C++ does not have
+ * to. A failed system call throws an Error shaped like Node's own: `code` ('EAGAIN'), `errno`, `syscall`. This file
+ * can be imported without the addon: calls with a substitute use that, all others throw NATIVE_MISSING. Everything
+ * also works in worker threads. Returned descriptors are close-on-exec and belong to the caller.
  */
 import { closeSync } from 'node:fs';
 import { openRegular } from '../util/regular-file.js';
@@ -22,7 +21,7 @@ export { zstd, type Zstd } from './zstd.js';
 export interface ReceiveLimits {
   /** At most MAX_RECEIVE_BYTES. */
   readonly maxBytes: number;
-  /** At most MAX_FDS_PER_MESSAGE; the kernel closes what is beyond. */
+  /** At most MAX_FDS_PER_MESSAGE; the kernel closes any more. */
   readonly maxFds: number;
   readonly timeoutMs: number;
   readonly signal?: AbortSignal | undefined;
@@ -31,10 +30,13 @@ export interface ReceiveLimits {
 /** The process that keeps a save's migration stream open: see native/core/receiver.h. */
 export const RECEIVER_PATH = helperPath('vmckpt-receiver');
 
-/** The process that a restored VM and the server of its memory have as their parent: see native/core/keeper.h. */
+/** The parent process of a restored VM and of its serving process: see native/core/keeper.h. */
 export const KEEPER_PATH = helperPath('vmckpt-keeper');
 
-/** Becomes the program that its arguments name, which cannot punch holes into files: see native/core/no_holes_main.cc. */
+/**
+ * Executes the program that its arguments name, which cannot punch holes into files: see
+ * native/core/no_holes_main.cc.
+ */
 export const NO_HOLES_PATH = helperPath('vmckpt-no-holes');
 
 /** Small enough that the kernel always queues a message whole. */
@@ -46,12 +48,15 @@ export const MAX_FDS_PER_MESSAGE = 253;
 const addon = loadAddon<Addon>;
 const common: Substitutable = hasAddon() ? addon() : (await import('./substitutes.js')).substitutes;
 
-/** What the addon was built with of the numbers that both languages have; test/unit/native/constants.test.ts compares. */
+/**
+ * The numbers that both languages have, as the addon was built with them; test/unit/native/constants.test.ts
+ * compares.
+ */
 export function addonConstants(): Readonly<Record<string, number>> {
   return addon().constants;
 }
 
-/** Who was at the other end of a unix socket when the connection was made. */
+/** The process at the other end of a unix socket when the connection was made. */
 export function peerCredentials(fd: number): PeerCredentials {
   return common.peerCredentials(integer('fd', fd));
 }
@@ -71,8 +76,8 @@ export function sendFds(socketFd: number, payload: Uint8Array, fds: readonly num
 }
 
 /**
- * Waits for the next bytes on a unix socket and the descriptors that came with them. Rejects with ETIMEDOUT, or
- * with the signal's reason. The caller may close `socketFd` meanwhile.
+ * Waits for the next bytes on a unix socket and the descriptors that come with them. Rejects with ETIMEDOUT, or with
+ * the signal's reason. The caller may close `socketFd` in the meantime.
  */
 export async function receiveFds(socketFd: number, limits: ReceiveLimits): Promise<ReceivedMessage> {
   const { signal } = limits;
@@ -84,7 +89,7 @@ export async function receiveFds(socketFd: number, limits: ReceiveLimits): Promi
     timeoutMs: integer('timeoutMs', limits.timeoutMs),
   });
   signal?.addEventListener('abort', cancel, { once: true });
-  // An exiting process waits for its worker threads.
+  // A process that exits waits for its worker threads.
   process.once('exit', cancel);
   try {
     return await message;
@@ -104,15 +109,15 @@ export interface Pipe {
   readonly writeEnd: number;
 }
 
-/** A pipe of that capacity, or of the system's default where its limits do not allow it. */
+/** A pipe of that capacity, or of the default capacity where the system's limits forbid it. */
 export function makePipe(capacityBytes: number): Pipe {
   const [readEnd, writeEnd] = common.makePipe(integer('capacityBytes', capacityBytes, { min: 1 }));
   return { readEnd, writeEnd };
 }
 
 /**
- * Takes what a non-blocking descriptor holds right now. Returns the length, 0 at the end, and undefined when there
- * is nothing yet.
+ * Reads what a non-blocking descriptor has right now. Returns the length; 0 at the end; undefined when there is nothing
+ * yet.
  */
 export function readAvailable(fd: number, into: Uint8Array): number | undefined {
   const length = common.readAvailable(integer('fd', fd), into);
@@ -120,20 +125,20 @@ export function readAvailable(fd: number, into: Uint8Array): number | undefined 
 }
 
 /**
- * Takes an exclusive lock on the whole file, which ends with the last duplicate of this open file description;
- * false when another one holds a lock. `fd` must be open for writing.
+ * Takes an exclusive lock on the whole file, which ends with the last duplicate of this open file description. False
+ * when another description holds a lock. `fd` must be open for writing.
  */
 export function tryLockFile(fd: number): boolean {
   return common.tryLockFile(integer('fd', fd));
 }
 
-/** Whether another open file description holds a lock on the file: on any byte of it, or on the one at `byte`. */
+/** Whether another open file description holds a lock on any byte of the file, or on the one at `byte`. */
 export function isFileLocked(fd: number, byte?: number): boolean {
   if (byte === undefined) return common.isFileLocked(integer('fd', fd));
   return common.isFileLocked(integer('fd', fd), integer('byte', byte));
 }
 
-/** Starts writing a range of a file out to its disk, without waiting for it and without its metadata. */
+/** Starts writing a range of a file to its disk, without waiting for it and without its metadata. */
 export function syncFileRange(fd: number, offsetBytes: number, lengthBytes: number): void {
   const max = Number.MAX_SAFE_INTEGER;
   common.syncFileRange(
@@ -143,13 +148,13 @@ export function syncFileRange(fd: number, offsetBytes: number, lengthBytes: numb
   );
 }
 
-/** Has the system read the first bytes of a file into its page cache. What cannot be read is left to whoever needs it. */
+/** Makes the system read the first bytes of a file into its page cache. Errors are left to the later reader. */
 export async function readAhead(file: string, maxBytes: number): Promise<void> {
   try {
     const fd = openRegular(file);
     await common.readAhead(fd, maxBytes).finally(() => closeSync(fd));
   } catch {
-    // The one who needs it says what is wrong with it.
+    // The later reader reports the error.
   }
 }
 
@@ -158,7 +163,9 @@ export function exitNow(code: number): never {
   return common.exitNow(code);
 }
 
-/** Where data begins that is not in a hole of the file, at `offsetBytes` or behind it; undefined when none follows. */
+/**
+ * Offset of the next data in the file that is not in a hole, at or after `offsetBytes`; undefined when none follows.
+ */
 export function nextData(fd: number, offsetBytes: number): number | undefined {
   const max = Number.MAX_SAFE_INTEGER;
   const found = common.nextData(integer('fd', fd), integer('offsetBytes', offsetBytes, { max }));
@@ -174,7 +181,7 @@ export function pidfdGetfd(pidfd: number, targetFd: number): number {
   return addon().pidfdGetfd(integer('pidfd', pidfd), integer('targetFd', targetFd));
 }
 
-/** ESRCH when the process has ended; signal 0 only asks. */
+/** ESRCH when the process has ended; signal 0 only checks. */
 export function pidfdSendSignal(pidfd: number, signal: number): void {
   addon().pidfdSendSignal(integer('pidfd', pidfd), integer('signal', signal, { max: 64 }));
 }
@@ -193,9 +200,9 @@ export function xxh3(bytes: Uint8Array, start = 0, end = bytes.length): bigint {
 }
 
 /**
- * Frees a VM that a broken background snapshot has frozen: lifts userfaultfd write protection from the memory of
- * process `pid`, wakes its vCPUs, unregisters the regions. Memory under post-copy is left alone. Needs the
- * right to ptrace the process (EACCES, EPERM); ESRCH when there is no such process.
+ * Frees a VM that a broken background snapshot has frozen: removes userfaultfd write protection from the memory of
+ * process `pid`, wakes its vCPUs, and unregisters the regions. Leaves memory under post-copy alone. Needs the right to
+ * ptrace the process (EACCES, EPERM); ESRCH when there is no such process.
  */
 export function rescueUserfaultfd(pid: number): RescueResult {
   return addon().rescueUserfaultfd(integer('pid', pid, { min: 1 }));
@@ -215,7 +222,7 @@ export function missingPageRegions(pid: number): { start: number; end: number }[
   }));
 }
 
-/** Whether [start, end), as far as its two ends tell, waits for missing pages of `pageBytes` at the userfaultfd. */
+/** Whether [start, end), judging by its two ends, waits for missing pages of `pageBytes` at the userfaultfd. */
 export function waitsAt(userfaultfd: number, start: number, end: number, pageBytes: number): boolean {
   return addon().waitsAt({
     userfaultfd: integer('userfaultfd', userfaultfd),
@@ -226,8 +233,8 @@ export function waitsAt(userfaultfd: number, start: number, end: number, pageByt
 }
 
 /**
- * For each of the pages from `address` on 1 if process `pid` has it, in memory or swapped out: pagemap of proc(5). Needs
- * to be the same user, or more.
+ * For each of the pages from `address` on 1 if process `pid` has it, in memory or swapped out: pagemap of proc(5).
+ * Needs to be the same user, or more.
  */
 export function presentPages(pid: number, address: number, pageCount: number): Uint8Array {
   const count = integer('pageCount', pageCount, { max: 0xffff_ffff });

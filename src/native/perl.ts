@@ -1,10 +1,10 @@
-/** System calls that Node does not have, made by a Perl that lives for one of them. */
+/** System calls that Node.js lacks, made by a Perl process that lives for one of them. */
 import { spawnSync } from 'node:child_process';
 import os from 'node:os';
 import util from 'node:util';
 import { VmckptError } from '../errors.js';
 
-/** The descriptors in question are 3 and 4; what is printed are the errno, and numbers that were found. */
+/** The descriptors are 3 and 4. The script prints the errno and the resulting numbers. */
 const CALLS = `
 use strict;
 my ($call, @arguments) = @ARGV;
@@ -31,7 +31,10 @@ my @found = $calls{$call}->();
 print defined $found[0] ? "0 @found" : 0 + $!;
 `;
 
-/** Takes descriptor NUMBER of process PID with pidfd_open and pidfd_getfd, and becomes COMMAND, which finds it by its environment. */
+/**
+ * Takes descriptor NUMBER of process PID with pidfd_open and pidfd_getfd, then executes COMMAND, which finds the number
+ * in its environment.
+ */
 const TAKE = `
 my ($pid, $number, @command) = @ARGV;
 my $pidfd = syscall(434, $pid + 0, 0);
@@ -49,12 +52,12 @@ const SENDMSG: Readonly<Record<string, number>> = { x64: 46, arm64: 211 };
 
 export type PerlCall = 'F_OFD_SETLK' | 'F_OFD_GETLK' | 'F_SETPIPE_SZ' | 'SO_PEERCRED';
 
-/** @returns what it has found. @throws an Error like Node's own; VmckptError NATIVE_MISSING without Perl */
+/** @returns the resulting numbers. @throws an Error like Node's own; VmckptError NATIVE_MISSING without Perl */
 export function perlCall(call: PerlCall, fd: number, ...args: readonly number[]): number[] {
   return run(call, [fd], args.map(String), '');
 }
 
-/** As sendFds(), of one descriptor. */
+/** Like sendFds(), for one descriptor. */
 export function perlSendFd(socketFd: number, payload: Uint8Array, fd: number): void {
   const syscall = SENDMSG[process.arch];
   if (syscall === undefined) throw systemError(os.constants.errno.ENOSYS, 'sendmsg');
@@ -66,12 +69,12 @@ export function perlMayTake(pid: number, fd: number): boolean {
   return spawnSync('perl', ['-e', TAKE, String(pid), String(fd)]).status === 0;
 }
 
-/** A command that first takes a descriptor of another process, where it may: see `taken()`. */
+/** A command that first takes a descriptor of another process, if it may: see `taken()`. */
 export function perlTaking(pid: number, fd: number, command: readonly string[]): string[] {
   return ['perl', '-e', TAKE, String(pid), String(fd), ...command];
 }
 
-/** What this process was started with by `perlTaking()`. */
+/** The descriptor that `perlTaking()` passed to this process. */
 export function taken(): number | undefined {
   const fd = process.env['VMCKPT_TAKEN'];
   return fd === undefined ? undefined : Number(fd);
@@ -84,7 +87,7 @@ function run(
   input: string | Uint8Array,
 ): number[] {
   const { stdout, stderr, status, error } = spawnSync('perl', ['-e', CALLS, call, ...args], {
-    // Not among the first three, which are made blocking, for this process as well.
+    // Not among the first three: those are made blocking, also for this process.
     stdio: ['pipe', 'pipe', 'pipe', ...fds],
     input,
   });

@@ -1,7 +1,7 @@
 /**
- * What stands in for the addon where there is none: the same calls with the same meaning, made by Node itself, by
- * WebAssembly, and, for system calls that Node does not have, by Perl. Locks are the same kernel's locks, so that
- * processes with and without the addon exclude each other.
+ * Replaces the addon where there is none: the same calls with the same meaning, made by Node.js itself, by
+ * WebAssembly, or by Perl for system calls that Node.js lacks. They use the same kernel locks, so that processes with
+ * and without the addon exclude each other.
  */
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -64,14 +64,14 @@ export const substitutes: Substitutable = {
     }
   },
 
-  /** The fsync at the end finds more left to do. */
+  /** Without it, the fsync at the end only has more to do. */
   syncFileRange: () => undefined,
 
   readAhead: () => Promise.resolve(),
 
   exitNow: (code) => process.exit(code),
 
-  /** A hole is not known as one, and read as the zeros that it holds. */
+  /** Holes are not detected: they are read as the zeros that they hold. */
   nextData: (fd, offsetBytes) => (offsetBytes < fs.fstatSync(fd).size ? offsetBytes : -1),
 
   xxh3(bytes, start, end) {
@@ -81,7 +81,7 @@ export const substitutes: Substitutable = {
   },
 };
 
-/** A user who holds many pipes gets small ones, which are slower and otherwise as good. */
+/** A user who has many pipes gets small ones, which are only slower. */
 function enlargePipe(fd: number, capacityBytes: number): void {
   try {
     perlCall('F_SETPIPE_SZ', fd, capacityBytes);

@@ -1,6 +1,6 @@
 /**
- * Zstandard for JavaScript threads: zstd-napi where it is installed, else its binary that the package brings along, else
- * what Node has itself since 22.15. All of them make the same frames.
+ * Zstandard for JavaScript threads: zstd-napi if it is installed, otherwise its binary in the package, otherwise Node's
+ * own since 22.15. All of them produce the same frames.
  */
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -11,7 +11,7 @@ import { VmckptError } from '../errors.js';
 import { BUNDLED } from './addon.js';
 
 export interface Zstd {
-  /** The most that so many bytes are compressed to. */
+  /** The maximum compressed size of that many bytes. */
   bound(bytes: number): number;
   /** Compresses to the start of `into`, which has room for `bound(bytes.length)`; returns the length. */
   compressor(level: number): (bytes: Uint8Array, into: Uint8Array) => number;
@@ -19,7 +19,7 @@ export interface Zstd {
   decompressor(): (bytes: Uint8Array, into: Uint8Array) => number;
 }
 
-/** Of node:zlib, newer than our types. */
+/** node:zlib, newer than our types. */
 export interface NodeZstd {
   zstdCompressSync(bytes: Uint8Array, options: object): Buffer;
   zstdDecompressSync(bytes: Uint8Array, options: object): Buffer;
@@ -28,7 +28,7 @@ export interface NodeZstd {
 
 let found: Zstd | undefined;
 
-/** Looked for at first use: many a restore on the direct path gets by without. */
+/** Looked for on first use: many restores on the direct path need none. */
 export function zstd(): Zstd {
   return (found ??= find());
 }
@@ -76,7 +76,7 @@ export function fromNode(node: NodeZstd): Zstd {
   };
 }
 
-/** Throws at first use, so that what needs no checkpoint works. */
+/** Throws on first use, so that everything without checkpoints works. */
 function missing(): Zstd {
   const fail = (): never => {
     throw new VmckptError(
