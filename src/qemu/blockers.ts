@@ -1,6 +1,6 @@
 /**
- * What speaks against saving a VM, found before anything is changed: work that is under way, and parts whose state QEMU
- * cannot give away. What its command line does not show is for a restore to refuse (changed-parts.ts).
+ * What prevents a save of a VM, found before anything is changed: operations under way, and parts whose state QEMU
+ * cannot hand over. Parts that the command line does not show are refused by the restore (changed-parts.ts).
  */
 import { parseCommandLine, propertyOf } from './command-line.js';
 import type { VmDescription } from './inspect.js';
@@ -11,8 +11,8 @@ import { VmckptError } from '../errors.js';
 import type { SaveBlocker } from './save-blocker.js';
 
 /**
- * @param whatEndsMigration what to do about a migration that is under way
- * @returns everything that is in the way; empty for a VM that can be saved
+ * @param whatEndsMigration advice for a migration that is under way
+ * @returns all obstacles; empty for a VM that can be saved
  */
 export async function blockersOfSave(
   qmp: QmpClient,

@@ -1,16 +1,16 @@
 /**
- * Parts of a VM that came, went or changed after QEMU's start: its command line makes another machine, which cannot be
- * loaded with what was saved, or has other disks. Names prove nothing: what was plugged in is known by QEMU's own mark.
+ * Parts of a VM that were added, removed or changed after QEMU's start. The command line then makes another machine,
+ * which cannot load what was saved, or has other disks. Names prove nothing; QEMU marks what was plugged in.
  */
 import { parseCommandLine, propertyOf, type Option } from './command-line.js';
 import { givenDrives, givenNodes } from './given-images.js';
 import { describePlace, isSamePlace, placeOfName, placeOfNode, type ImagePlace } from './image-reference.js';
 import type { Disk, VmDescription } from './inspect.js';
 
-/** @returns a clause of a sentence for each */
+/** @returns one clause of a sentence for each */
 export function changedParts(vm: VmDescription): string[] {
   const options = parseCommandLine(vm.args);
-  // What a file of options gives is not known.
+  // The options in a file are unknown.
   if (options.some(({ name }) => name === 'readconfig')) return pluggedDevices(vm, new Map());
   return [...changedDevices(vm, options), ...changedDisks(vm, options), ...addedNetdevs(vm, options)];
 }
@@ -18,7 +18,7 @@ export function changedParts(vm: VmDescription): string[] {
 /** Id → driver. */
 type GivenDevices = ReadonlyMap<string | undefined, string>;
 
-/** One in the place of another has its id, and may differ in everything else. */
+/** A device that replaces another has its id, but may differ in everything else. */
 function pluggedDevices({ devices }: VmDescription, given: GivenDevices): string[] {
   return devices.plugged.map(({ id, type }) => {
     if (id === undefined) return `a device without an id (${type}) was plugged in after the start`;
@@ -62,7 +62,7 @@ function devicesOfShorthands(options: readonly Option[]): number {
   ).length;
 }
 
-/** A disk is accounted for when its data comes from where the command line says, however either spells it. */
+/** A disk is accounted for if its data comes from where the command line says, however each of them spells it. */
 function changedDisks(vm: VmDescription, options: readonly Option[]): string[] {
   const drives = givenDrives(options);
   const nodes = givenNodes(options);
@@ -84,19 +84,19 @@ function changedDisks(vm: VmDescription, options: readonly Option[]): string[] {
   });
 }
 
-/** A device that has got another drive of the same command line. */
+/** A device that now has another drive of the same command line. */
 function otherDrive({ device, node, owner = '' }: Disk, options: readonly Option[]): string[] {
   const id = /^(?:\/machine\/peripheral\/)?([^/]+)/.exec(owner)?.[1];
   const option = options.find((each) => each.name === 'device' && propertyOf(each, 'id') === id);
   const given = id === undefined ? undefined : option && propertyOf(option, 'drive');
-  // A drive keeps its id when a snapshot takes the place of its node.
+  // A drive keeps its id when a snapshot replaces its node.
   const drive = options.find((each) => each.name === 'drive' && propertyOf(each, 'id') === device);
   const names = [device, node, drive && propertyOf(drive, 'node-name')];
   if (given === undefined || names.includes(given)) return [];
   return [`the device "${id}" has the drive "${device || node}", and "${given}" in the command line`];
 }
 
-/** One with the name of another saves its state under another number. */
+/** A netdev with the name of another one saves its state under another number. */
 function addedNetdevs(vm: VmDescription, options: readonly Option[]): string[] {
   const given = new Set(options.map((option) => propertyOf(option, 'id')));
   // QEMU gives names with # to what -nic and -net create without an id, and "hub" to its own hubs.

@@ -38,7 +38,7 @@ export interface CharacterDevice {
   readonly localPort?: string | undefined;
   /** Sockets: QEMU listens instead of connecting. */
   readonly server: boolean;
-  /** Sockets: QEMU does nothing until somebody has connected. */
+  /** Sockets: QEMU does nothing until a client has connected. */
   readonly waits: boolean;
   /** Shared with a monitor: `mon:`. */
   readonly withMonitor: boolean;
@@ -47,7 +47,7 @@ export interface CharacterDevice {
 
 const NETWORK_PREFIXES: ReadonlySet<string> = new Set(['tcp', 'telnet', 'tn3270', 'websocket', 'ws', 'wss']);
 
-/** @returns undefined when the option is no character device, or refers to a `-chardev` (`chardev:ID`). */
+/** @returns undefined when the option is not a character device, or refers to a `-chardev` (`chardev:ID`) */
 export function characterDeviceOf(option: Option): CharacterDevice | undefined {
   if (option.name === 'chardev') return fromProperties(propertiesOf(option), false);
   if (!(CHARACTER_DEVICE_OPTIONS as readonly string[]).includes(option.name)) return undefined;
@@ -56,7 +56,7 @@ export function characterDeviceOf(option: Option): CharacterDevice | undefined {
   return device.backend === 'chardev' ? undefined : device;
 }
 
-/** What of a character device may lie elsewhere. */
+/** New places for the parts of a character device. */
 export interface Redirection {
   readonly path?: string;
   readonly port?: string;
@@ -64,11 +64,11 @@ export interface Redirection {
   readonly logfile?: string;
 }
 
-/** The option with its socket or file, and its log, in another place. `to` names only what the option has. */
+/** The option with its socket, file or log in another place. `to` names only parts that the option has. */
 export function redirect(option: Option, to: Redirection): Option {
   const places: Readonly<Record<string, string | undefined>> = { ...to };
   const before = characterDeviceOf(option)!.properties;
-  // What loses against a later setting stays.
+  // A value that a later setting overrides stays.
   const moved = ({ key, value }: Property) =>
     (value === valueIn(before, key) ? places[key] : undefined) ?? value;
   if (option.name === 'chardev') return mapValues(option, moved);
@@ -78,7 +78,7 @@ export function redirect(option: Option, to: Redirection): Option {
   return { name: option.name, value: mon + write(after) };
 }
 
-/** A later setting wins against what stands in the first word: `unix:A,path=B` is the socket B. */
+/** Later settings override the first word: `unix:A,path=B` is the socket B. */
 function fromProperties(properties: readonly Property[], withMonitor: boolean): CharacterDevice {
   const get = (key: string) => valueIn(properties, key);
   const server = isOn(get('server'));
@@ -99,13 +99,13 @@ function fromProperties(properties: readonly Property[], withMonitor: boolean): 
 
 interface OlderNotation {
   readonly mon: string;
-  /** Those of the first word come first. */
+  /** The properties of the first word come first. */
   readonly properties: readonly Property[];
   /** Writes the same properties with other values. */
   readonly write: (properties: readonly Property[]) => string;
 }
 
-/** What QEMU makes of it. In `file:` and `pipe:` a comma belongs to the name, and `udp:` has no settings. */
+/** Parsed as QEMU does it. In `file:` and `pipe:` a comma belongs to the name, and `udp:` has no settings. */
 function olderNotation(text: string): OlderNotation {
   const [, mon = '', word = ''] = /^(mon:)?(.*)$/s.exec(text)!;
   const [, prefix = '', rest = ''] = /^([^:,]*):?(.*)$/s.exec(word)!;

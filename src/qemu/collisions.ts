@@ -1,4 +1,4 @@
-/** Finds what stands in the way of a restore before QEMU is started: the original VM, addresses, files. */
+/** Finds what would prevent a restore, before QEMU is started: the original VM, addresses, files. */
 import dgram from 'node:dgram';
 import { once } from 'node:events';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
@@ -21,13 +21,15 @@ export interface Collision {
 export interface CollisionOptions {
   /** The QEMU that was saved. */
   readonly original?: ProcessIdentity | undefined;
-  /** What relative paths in the arguments are meant from. */
+  /** The folder from which relative paths in the arguments are resolved. */
   readonly cwd?: string | undefined;
-  /** Disks that the VM has. */
+  /** The VM's disks. */
   readonly images?: readonly string[];
 }
 
-/** @param args as QEMU will get them, rewritten for the restore. @returns the original first, as it causes others. */
+/**
+ * @param args as QEMU will get them, rewritten for the restore. @returns the original first, because it causes others
+ */
 export async function findCollisions(
   args: readonly string[],
   options: CollisionOptions,
@@ -52,7 +54,7 @@ export async function findCollisions(
       ? undefined
       : { what: resource.kind, message: `${option}: ${taken}`, hint: HINTS[resource.kind] };
   };
-  // Ports one after the other: what is bound to look at one may be in the way of another.
+  // Ports are checked one after the other, because the check binds each for a moment.
   let port: Promise<unknown> = Promise.resolve();
   const looks = collisionCandidates(args, cwd).map((claim) => {
     if (claim.resource.kind !== 'port') return look(claim);
@@ -102,7 +104,7 @@ async function whyTaken(resource: HostResource): Promise<string | undefined> {
   }
 }
 
-/** Only "in use" counts: other failures are for QEMU to report, which may have other rights. */
+/** Only "in use" counts. QEMU, which may have other rights, reports other failures. */
 export async function canBind({
   protocol,
   host,
@@ -123,7 +125,7 @@ export async function canBind({
   }
 }
 
-/** QEMU removes whatever lies at the path of a socket on which it listens. */
+/** QEMU removes whatever is at the path of a socket on which it listens. */
 async function socketTaken(file: string): Promise<string | undefined> {
   const stat = statSync(file, { throwIfNoEntry: false });
   if (stat === undefined) return undefined;
@@ -144,12 +146,12 @@ async function socketTaken(file: string): Promise<string | undefined> {
 function pidfileTaken(file: string): string | undefined {
   const pid = Number(readText(file) ?? Number.NaN);
   if (!Number.isInteger(pid) || pid <= 0 || identifyProcess(pid) === undefined) return undefined;
-  // A number that another process has got since is none of a QEMU that keeps it there.
+  // The number may have been reused since: a process without -pidfile in its command line does not count.
   if (readText(`/proc/${pid}/cmdline`)?.includes('-pidfile\0') === false) return undefined;
   return `the pid file ${file} names the running process ${pid}`;
 }
 
-/** The kernel tells nobody which ids are taken, but the other VMs' command lines do. */
+/** The kernel does not list the ids in use, but the other VMs' command lines show them. */
 export function vsockTaken(cid: number): string | undefined {
   for (const pid of runningProcesses()) {
     const words = readText(`/proc/${pid}/cmdline`)?.split('\0') ?? [];
@@ -168,7 +170,7 @@ function vsockCid(text: string): number | undefined {
   return match === null ? undefined : Number(match[1]);
 }
 
-/** Nobody locks such a file, but whoever has it mapped would find another VM's memory in it. */
+/** Such a file is not locked, but a process that has it mapped would find another VM's memory in it. */
 function memoryFileTaken(file: string): string | undefined {
   const stat = statSync(file, { throwIfNoEntry: false });
   if (!stat?.isFile()) return undefined;

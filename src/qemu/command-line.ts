@@ -1,7 +1,7 @@
 /**
- * A QEMU command line as a list of options, in their order: the order decides bus addresses, so it is kept.
- * Both `-opt` and `--opt` are understood; a bare word is a disk image, as QEMU reads it.
- * Source: the option list of qemu-system(1), versions 7.2 to 10.
+ * A QEMU command line as a list of options. Their order decides bus addresses, so it is kept. Both `-opt` and `--opt`
+ * are understood; a bare word is a disk image, as in QEMU. Source: the option list of qemu-system(1), versions 7.2 to
+ * 10.
  */
 import { VmckptError } from '../errors.js';
 
@@ -17,7 +17,7 @@ export interface Property {
   readonly value: string;
 }
 
-/** Options that stand alone. */
+/** Options without a value. */
 const FLAGS: ReadonlySet<string> = new Set(
   `h help version snapshot usb nographic portrait full-screen win2k-hack no-fd-bootchk no-acpi no-hpet mem-prealloc
   audio-help singlestep one-insn-per-tb preconfig S s enable-kvm no-kvm xen-attach xen-domid-restrict no-reboot
@@ -39,7 +39,7 @@ const WITH_VALUE: ReadonlySet<string> = new Set(
   ),
 );
 
-/** The key that an option's first word belongs to when it has none. */
+/** The key of an option's first word, if the word has no key of its own. */
 const IMPLIED_KEYS: ReadonlyMap<string, string> = new Map(
   Object.entries({
     machine: 'type',
@@ -86,7 +86,7 @@ export function parseCommandLine(argv: readonly string[]): Option[] {
     }
     const name = word.slice(word.startsWith('--') ? 2 : 1);
     const next = argv[index + 1];
-    // An option of a QEMU newer than these tables: take what does not look like another option for its value.
+    // An option of a newer QEMU: if the next word does not look like an option, it counts as the value.
     const guessed = !FLAGS.has(name) && next !== undefined && !next.startsWith('-');
     if (!WITH_VALUE.has(name) && !guessed) {
       options.push({ name });
@@ -104,10 +104,10 @@ export function toArgv(options: readonly Option[]): string[] {
   return options.flatMap(({ name, value }) => (value === undefined ? [`-${name}`] : [`-${name}`, value]));
 }
 
-/** Options that take JSON; to the others a brace is a character like any other. */
+/** Options that accept JSON. For all others a brace is an ordinary character. */
 const TAKE_JSON: ReadonlySet<string> = new Set('device object blockdev netdev display audiodev'.split(' '));
 
-/** QEMU reads them by its newer grammar, in which an `id` is a key like any other. */
+/** Options that QEMU parses with its newer grammar, in which `id` is an ordinary key. */
 const NEWER_GRAMMAR: ReadonlySet<string> = new Set(
   'object blockdev display audiodev audio machine M'.split(' '),
 );
@@ -119,7 +119,7 @@ export function propertiesOf(option: Option): Property[] {
   return parseProperties(value, impliedKeyOf(name));
 }
 
-/** The key that a first word without one belongs to. */
+/** The key of a first word that has none. */
 export function impliedKeyOf(name: string): string | undefined {
   return IMPLIED_KEYS.get(name);
 }
@@ -132,7 +132,7 @@ export function propertyOf(option: Option, key: string): string | undefined {
   return valueIn(propertiesOf(option), key, key === 'id' && !NEWER_GRAMMAR.has(option.name));
 }
 
-/** As QEMU looks it up: the last one called `key` wins, and the first `id`. */
+/** As in QEMU: the last `key` wins, but the first `id`. */
 export function valueIn(
   properties: readonly Property[],
   key: string,
@@ -142,7 +142,7 @@ export function valueIn(
   return (isFirst ? properties.find(isCalledSo) : properties.findLast(isCalledSo))?.value;
 }
 
-/** To the letter as QEMU: a key ends at `=` or a comma, and a word alone is `on`, or `off` behind `no` (`nowait`). */
+/** Exactly as in QEMU: a key ends at `=` or a comma; a word alone is `on`, or `off` after `no` (`nowait`). */
 export function parseProperties(text: string, impliedKey?: string): Property[] {
   const properties: Property[] = [];
   const word = /([^=,]*)(=?)/y;
@@ -167,7 +167,7 @@ function flag(word: string): Property {
   return word.startsWith('no') ? { key: word.slice(2), value: 'off' } : { key: word, value: 'on' };
 }
 
-/** The opposite of `parseProperties`; a leading implied key is left out where its value allows. */
+/** The opposite of `parseProperties`; leaves out a leading implied key if its value allows that. */
 export function formatProperties(properties: readonly Property[], impliedKey?: string): string {
   const words = properties.map(({ key, value }, index) => {
     const text = value.replaceAll(',', ',,');
@@ -176,12 +176,12 @@ export function formatProperties(properties: readonly Property[], impliedKey?: s
   return words.join(',');
 }
 
-/** An option with these properties, in their order. */
+/** An option with these properties, in this order. */
 export function optionOf(name: string, properties: readonly Property[]): Option {
   return { name, value: formatProperties(properties, impliedKeyOf(name)) };
 }
 
-/** The option with properties replaced or added (`undefined` removes): the others stay as and where they are. */
+/** The option with properties replaced or added (`undefined` removes). The others stay unchanged and in place. */
 export function withProperties(
   option: Option,
   changes: Readonly<Record<string, string | undefined>>,
@@ -194,7 +194,7 @@ export function withProperties(
   return optionOf(option.name, [...changed, ...added]);
 }
 
-/** The option with values of its properties changed; JSON stays JSON. Unchanged values leave it as it is, to the letter. */
+/** The option with changed values; JSON stays JSON. If no value changes, the option stays as it was written. */
 export function mapValues(option: Option, change: (property: Property) => string): Option {
   const { name, value = '' } = option;
   const properties = propertiesOf(option);
@@ -216,7 +216,7 @@ function parseJson(name: string, text: string): unknown {
   } catch (cause) {
     throw new VmckptError('COMMAND_LINE_UNSUPPORTED', `-${name} holds JSON that cannot be parsed`, { cause });
   }
-  // QEMU refuses it.
+  // QEMU refuses such an option.
   if (writtenMembers(text) !== membersOf(parsed))
     throw new VmckptError('COMMAND_LINE_UNSUPPORTED', `-${name} holds JSON with the same key twice`);
   return parsed;
@@ -248,7 +248,7 @@ function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === 'object' && value !== null;
 }
 
-/** The same tree with its leaves replaced, in the order of `flatten`; takes them off `values`. */
+/** The same tree with its leaves replaced, in the order of `flatten`; removes them from `values`. */
 function withLeaves(value: unknown, values: string[]): unknown {
   if (Array.isArray(value)) return value.map((item) => withLeaves(item, values));
   if (isObject(value))

@@ -5,7 +5,7 @@ import type { RamBlock } from '../pages/layout.js';
 import type { QmpClient } from './qmp.js';
 import { countDevices, inspectCpu, type VmDescription } from './inspect.js';
 
-/** As the manifest has it. */
+/** As in the manifest. */
 export interface SavedMachine {
   readonly machine: {
     /** Resolved: `pc-q35-7.2`. */
@@ -21,7 +21,7 @@ export interface SavedMachine {
 }
 
 export interface Comparison {
-  /** The user has given the command line: it may have other devices. Those of the saved one are what it gives. */
+  /** The user gave the command line, so it may have other devices: those of the saved one do not count. */
   readonly isOwnCommandLine: boolean;
 }
 
@@ -31,7 +31,7 @@ export async function requireCompatible(
   saved: SavedMachine,
   { isOwnCommandLine }: Comparison,
 ): Promise<void> {
-  // Asked all at once: the VM that is to be restored waits for the answers.
+  // Queried at the same time, because the VM that is being restored waits for the answers.
   const [machine, cpu, devices, blocks] = await Promise.all([
     machineDifference(qmp, saved.machine.type),
     inspectCpu(qmp),
@@ -58,7 +58,7 @@ export async function requireCompatible(
 const MACHINE_HINT =
   'Use the saved command line and a QEMU at least as new as the saver’s, on a host with the same CPU features.';
 
-/** A QEMU that is newer may have dropped what `max` had; with the same one the host lacks it. */
+/** A newer QEMU may have dropped features of `max`. With the same QEMU, the host lacks them. */
 function featuresHint({ version }: QmpClient, { machine, qemu }: SavedMachine): string {
   const restoreIt =
     version.text === qemu.version
@@ -68,21 +68,21 @@ function featuresHint({ version }: QmpClient, { machine, qemu }: SavedMachine): 
   return `${restoreIt} A VM moves to other QEMUs and hosts if it is started with a named CPU model (-cpu MODEL) before it is saved, not with -cpu ${machine.cpuModel}.`;
 }
 
-/** Whatever a QEMU has on its host. */
+/** Models that contain whatever QEMU has on its host. */
 const OPEN_MODELS: ReadonlySet<string> = new Set(['max', 'host']);
 
 export interface RamBlockSize {
   readonly name: string;
   readonly usedBytes: number;
-  /** What a resizable block may grow to. */
+  /** The size to which a resizable block may grow. */
   readonly maxBytes: number;
-  /** Of the memory behind it: more than 4096 on hugetlbfs. */
+  /** Page size of the memory: more than 4096 on hugetlbfs. */
   readonly pageBytes: number;
 }
 
 const UNIT_BYTES: Readonly<Record<string, number>> = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
 
-/** The RAM blocks of a QEMU, from its monitor for people: QMP has no such command. */
+/** The RAM blocks of a QEMU, from its human monitor: QMP has no such command. */
 export async function readRamBlocks(qmp: QmpClient): Promise<RamBlockSize[]> {
   const text = await qmp.query(v.string(), 'human-monitor-command', { 'command-line': 'info ramblock' });
   // Name, page size and its unit, offset, used, total; newer versions add columns.
@@ -129,8 +129,8 @@ function lostFeatures(cpu: Cpu, { cpuModel, cpuFeatures = {} }: SavedMachine['ma
 }
 
 /**
- * QEMU loads a state that says nothing of a device, and the guest meets one that was never set up. One that is missing is
- * refused by QEMU itself, and its own devices come with its version: only what an option has made counts.
+ * QEMU loads a state that lacks a device, and the guest then meets a device that was never set up. QEMU itself
+ * refuses a missing device, and its built-in devices depend on its version, so only devices made by options count.
  */
 async function addedDevices(qmp: QmpClient, { deviceTypes }: SavedMachine['machine']): Promise<string[]> {
   if (deviceTypes === undefined) return [];

@@ -1,12 +1,12 @@
 /**
- * Options that stand in a file (`-readconfig`), as the options of a command line that they are short for: what is in the file
- * at a restore may be something else. Source: qemu-system(1), and what QEMU's -writeconfig makes.
+ * Replaces files of options (`-readconfig`) by the options that they stand for, because the file may have changed by
+ * the time of a restore. Source: qemu-system(1), and the output of QEMU's -writeconfig.
  */
 import { readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { optionOf, type Option, type Property } from './command-line.js';
 
-/** Section → option, where each line of it means the same as a property of the option. */
+/** Section → option, for sections whose lines mean the same as the properties of the option. */
 const OPTION_OF_SECTION: Readonly<Record<string, string>> = {
   ...Object.fromEntries(
     `device drive chardev netdev nic net object mon fsdev virtfs global numa machine accel name rtc vnc spice tpmdev trace
@@ -21,13 +21,13 @@ const OPTION_OF_SECTION: Readonly<Record<string, string>> = {
 };
 
 export interface Reading {
-  /** What relative names are meant from. */
+  /** The folder from which relative names are resolved. */
   readonly cwd: string | undefined;
   /** When QEMU had read its files: milliseconds since 1970. */
   readonly readAtMs: number | undefined;
 }
 
-/** The command line with what its files say in their places; a file stays where it is not known what QEMU has read in it. */
+/** The command line with the contents of its files. A file stays if it is unknown what QEMU has read in it. */
 export function withoutConfigFiles(options: readonly Option[], reading: Reading): Option[] {
   return options.flatMap((option) => {
     if (option.name !== 'readconfig') return [option];
@@ -35,7 +35,7 @@ export function withoutConfigFiles(options: readonly Option[], reading: Reading)
   });
 }
 
-/** The clock of the file system may go a little behind. */
+/** The file system's clock may be slightly behind. */
 const CLOCK_MS = 100;
 
 function readConfig(name: string, { cwd, readAtMs }: Reading): Option[] | undefined {
@@ -50,7 +50,7 @@ function readConfig(name: string, { cwd, readAtMs }: Reading): Option[] | undefi
   }
 }
 
-/** @returns undefined for what is not understood to the letter */
+/** @returns undefined unless every character is understood */
 export function parseConfig(text: string): Option[] | undefined {
   const sections: { readonly name: string; readonly properties: Property[] }[] = [];
   for (const line of text.split('\n')) {

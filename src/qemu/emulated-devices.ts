@@ -1,6 +1,6 @@
-/** What trust.ts and host-resources.ts both know of QEMU's devices. */
+/** What trust.ts and host-resources.ts share about QEMU's devices. */
 
-/** Emulated devices: what they do to the host they do through back-ends, which are checked by themselves. */
+/** Emulated devices. They affect the host only through back-ends, which are checked separately. */
 export const EMULATED_DEVICES: readonly RegExp[] = [
   /^virtio-(blk|net|scsi|serial|rng|balloon|gpu|vga|keyboard|mouse|tablet|crypto|mem|pmem|iommu)(-pci|-device|-pci-(non-)?transitional)?$/,
   /^(virtconsole|virtserialport|isa-serial|isa-parallel|isa-debugcon|isa-debug-exit|pci-serial(-[24]x)?)$/,
@@ -13,13 +13,13 @@ export const EMULATED_DEVICES: readonly RegExp[] = [
   /^(intel-hda|ich9-intel-hda|hda-(duplex|micro|output)|AC97|ES1370|sb16)$/,
   /^(intel-iommu|amd-iommu|pvpanic|pvpanic-pci|vmgenid|vmcoreinfo|i6300esb|ib700|pc-dimm|[\w.-]+-x86_64-cpu)$/,
 ];
-/** Properties of emulated devices that reach for the host. */
+/** Properties of emulated devices that reach the host. */
 export const REACHING_PROPERTY =
   /^(sysfsdev|host|hostbus|hostaddr|hostdevice|evdev|rootdir|vhostfds?|vhost|file|path|datafile|pcap|spdm_port|ebpf-rss-fds)$/;
 
 /**
- * Their properties that stay within the guest, or name a back-end by its id; romfile is a file. Source: `-device X,help`
- * of QEMU 7.2, 10 and 11.
+ * Their properties that stay within the guest, or name a back-end by its id; romfile is a file. Source: `-device
+ * X,help` of QEMU 7.2, 10 and 11.
  */
 export const GUEST_PROPERTIES: ReadonlySet<string> = new Set(
   `account-failed account-invalid acpi-index addr aer aer_log_max aer_max_queued aerl any_layout atomic.awun

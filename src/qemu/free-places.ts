@@ -1,4 +1,4 @@
-/** Ports and ids of this host that nobody has. What was found once is not given out again by this process. */
+/** Free ports and ids of this host. This process hands out each of them only once. */
 import { randomInt } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { VmckptError } from '../errors.js';
@@ -6,7 +6,7 @@ import { canBind, vsockTaken } from './collisions.js';
 import type { PortAddress } from './host-visit.js';
 
 const MAX_PORT = 0xffff;
-/** Below lie ids that people choose. */
+/** People choose ids below this. */
 const FIRST_VSOCK_ID = 1 << 16;
 
 const given = new Set<string>();
@@ -29,20 +29,20 @@ export function freeVsockId(): number {
   }
 }
 
-/** Whether nobody had it before. */
+/** Whether this process has not handed it out before. */
 function take(what: string): boolean {
   if (given.has(what)) return false;
   given.add(what);
   return true;
 }
 
-/** The one that is to be replaced is not free, even while nobody has it. */
+/** The port that is being replaced counts as taken, even if it is free. */
 async function firstFreePort(address: PortAddress): Promise<number | undefined> {
   for (let port = address.lowest; port <= MAX_PORT; port++) if (await takePort(address, port)) return port;
   return undefined;
 }
 
-/** One of those that the kernel gives to whoever does not mind, from a random one on. */
+/** A port from the kernel's range for automatic ports, starting at a random one. */
 async function anyFreePort(address: PortAddress): Promise<number | undefined> {
   const [first, last] = portRange();
   const count = last - first + 1;
@@ -54,7 +54,7 @@ async function anyFreePort(address: PortAddress): Promise<number | undefined> {
   return undefined;
 }
 
-/** One that was given is not tried: whoever got it may be about to listen there. */
+/** A port that was handed out is not tried: its new owner may be about to listen there. */
 async function takePort({ protocol, host, port: before }: PortAddress, port: number): Promise<boolean> {
   const name = `${protocol} ${port}`;
   if (port === before || given.has(name)) return false;

@@ -9,7 +9,7 @@ import {
   type NodeOptions,
 } from './image-reference.js';
 
-/** `-hda FILE` and its like, as `-drive` has them. */
+/** `-hda FILE` and similar, as `-drive` options. */
 const SHORT_DRIVES: Readonly<Record<string, string>> = {
   hda: 'index=0,media=disk',
   hdb: 'index=1,media=disk',
@@ -25,12 +25,12 @@ const SHORT_DRIVES: Readonly<Record<string, string>> = {
 
 /** A drive of the command line: `-drive`, or one of its short forms. */
 export interface GivenDrive {
-  /** Its place in the command line. */
+  /** Its index in the command line. */
   readonly index: number;
   readonly option: Option;
-  /** Undefined: QEMU makes one up. */
+  /** Undefined: QEMU generates one. */
   readonly id: string | undefined;
-  /** Undefined: it begins empty. */
+  /** Undefined: it starts empty. */
   readonly place: ImagePlace | undefined;
 }
 
@@ -53,7 +53,7 @@ export function givenNodes(options: readonly Option[]): NamedNodes {
   return nodes;
 }
 
-/** A short form as `-drive`, with another image; undefined: without one. */
+/** A short form as `-drive`, with another image. Undefined: without an image. */
 export function withImage(option: Option, image: { file: string; format: string } | undefined): Option {
   const base = option.name === 'drive' ? option : { name: 'drive', value: SHORT_DRIVES[option.name] ?? '' };
   const ofImage = propertiesOf(base).filter(({ key }) =>
@@ -74,7 +74,7 @@ function placeOfDrive(option: Option): ImagePlace | undefined {
     : undefined;
 }
 
-/** A node and those inside of it that have names as well. */
+/** A node, and all named nodes inside it. */
 function namedNodesIn(node: NodeOptions): [string, NodeOptions][] {
   const own: [string, NodeOptions][] =
     typeof node['node-name'] === 'string' ? [[node['node-name'], node]] : [];

@@ -1,7 +1,7 @@
 /**
- * QEMU's guest agent, a program in the guest: JSON lines over a channel (virtio-serial) that QEMU offers as a
- * socket. It runs one command at a time and may be away, so every answer has a deadline.
- * Source: QEMU's "Guest Agent Protocol Reference".
+ * QEMU's guest agent, a program in the guest: JSON lines over a channel (virtio-serial) that QEMU provides as a
+ * socket. It runs one command at a time and may be absent, so every answer has a deadline. Source: QEMU's "Guest
+ * Agent Protocol Reference".
  */
 import { once } from 'node:events';
 import net from 'node:net';
@@ -13,13 +13,13 @@ import { characterDeviceOf } from './character-device.js';
 import { parseCommandLine, propertyOf } from './command-line.js';
 
 const CHANNEL_NAME = 'org.qemu.guest_agent.0';
-/** The guest may be one of many that have just been started on a busy host. */
+/** The guest may be one of many that have just started on a busy host. */
 const ANSWER_TIMEOUT_MS = 30_000;
-/** What was sent before the agent listened is lost: it is asked again, and less often if it is only slow. */
+/** What was sent before the agent listened is lost, so it is asked again, at growing intervals if it is only slow. */
 const FIRST_SYNC_MS = 500;
-/** The guest may be hostile: what is longer is no answer. */
+/** The guest may be hostile: longer lines are not accepted. */
 const MAX_LINE_CHARS = 1 << 20;
-/** The agent begins its answer to guest-sync-delimited with this byte, which is in no JSON text. */
+/** The agent begins its answer to guest-sync-delimited with this byte, which no JSON text contains. */
 const DELIMITER = '\xff';
 
 const Reply = v.object({
@@ -42,13 +42,13 @@ export interface GuestInterface {
 }
 
 export interface GuestProcessEnd {
-  /** Undefined when a signal ended it. */
+  /** Undefined when a signal ended the program. */
   readonly exitCode: number | undefined;
   readonly output: string;
   readonly errorOutput: string;
 }
 
-/** The socket of the agent's channel in a command line; undefined without one, or when QEMU does not listen there. */
+/** The socket of the agent's channel in a command line. Undefined if there is none, or QEMU does not listen there. */
 export function agentSocketOf(args: readonly string[]): string | undefined {
   const options = parseCommandLine(args);
   const channel = options.find(
@@ -68,19 +68,19 @@ interface Question {
 
 interface Line {
   readonly text: string;
-  /** An answer to guest-sync-delimited: others do not have the delimiter. */
+  /** For an answer to guest-sync-delimited: only those have the delimiter. */
   readonly isDelimited: boolean;
 }
 
 export class GuestAgent {
   readonly #socket: net.Socket;
   #received = '';
-  /** To a question that nobody waits for any more: it would be taken for the answer to the next one. */
+  /** An answer to an abandoned question is still outstanding. It could be mistaken for the answer to the next one. */
   #owesAnswer = false;
-  /** What it was told in guest-sync-delimited, since the last time that it was in step. */
+  /** The ids sent in guest-sync-delimited since the last synchronization. */
   readonly #syncIds = new Set<unknown>();
   #onLine: ((line: string) => void) | undefined;
-  /** Rejects when the channel has ended: nobody will answer any more. */
+  /** Rejects when the channel has ended: no answer can come any more. */
   readonly #closed: Promise<never>;
 
   private constructor(socket: net.Socket) {
@@ -129,7 +129,7 @@ export class GuestAgent {
     await this.execute('guest-set-time', { time: Math.round(nowMs) * 1_000_000 });
   }
 
-  /** Those that have a MAC address. */
+  /** The interfaces that have a MAC address. */
   async interfaces(): Promise<GuestInterface[]> {
     const found = parse(Interfaces, await this.execute('guest-network-get-interfaces'));
     return found.flatMap(({ name, 'hardware-address': address }) =>
@@ -137,7 +137,7 @@ export class GuestAgent {
     );
   }
 
-  /** Runs a program of the guest to its end. */
+  /** Runs a program in the guest to its end. */
   async run(program: string, args: readonly string[]): Promise<GuestProcessEnd> {
     const options = { path: program, arg: args, 'capture-output': true };
     const { pid } = parse(Started, await this.execute('guest-exec', options));
@@ -160,9 +160,9 @@ export class GuestAgent {
     this.#socket.destroy();
   }
 
-  /** Makes the agent drop what it was told before, and drops what it answers to that. @throws VmckptError TIMEOUT */
+  /** Makes the agent drop earlier commands, and drops its answers to them. @throws VmckptError TIMEOUT */
   async #synchronize(timeoutMs: number, signal?: AbortSignal): Promise<void> {
-    // Only what is said from here on tells that the answers before it have come.
+    // Only an answer to an id sent from here on proves that all earlier answers have come.
     this.#syncIds.clear();
     let waitMs = FIRST_SYNC_MS;
     const sync = async (): Promise<true | undefined> => {
@@ -174,8 +174,8 @@ export class GuestAgent {
   }
 
   /**
-   * Until the last one is answered: the agent answers also the delimiter before each of them, with an error that has no
-   * delimiter itself. One that is slow has answered an earlier one by then, and is waited for.
+   * Repeats until the last one is answered. The agent also answers the delimiter before each one, with an error that
+   * has no delimiter itself. A slow agent has answered an earlier one by then, and is waited for.
    */
   async #sync(timeoutMs: number): Promise<true | undefined> {
     const id = Math.floor(Math.random() * 2 ** 31);
@@ -199,7 +199,7 @@ export class GuestAgent {
     }
   }
 
-  /** @returns the answer, and not a late one to an earlier question */
+  /** @returns the answer to this question, not a late one to an earlier question */
   async #askInTurn(question: Question): Promise<string> {
     if (this.#owesAnswer) await Promise.race([this.#synchronize(ANSWER_TIMEOUT_MS), this.#closed]);
     this.#owesAnswer = true;
@@ -218,7 +218,7 @@ export class GuestAgent {
     this.#socket.write(Buffer.concat([Buffer.from(before, 'latin1'), Buffer.from(text)]));
   }
 
-  /** The text of the first line that is wanted; rejects when the channel has ended. */
+  /** The text of the first matching line; rejects when the channel has ended. */
   #hear(isWanted: (line: Line) => boolean): Promise<string> {
     const heard = new Promise<string>((resolve) => {
       this.#onLine = (line) => {
@@ -238,7 +238,7 @@ export class GuestAgent {
   }
 }
 
-/** Undefined when it is no answer. */
+/** Undefined when it is not an answer. */
 function returned(text: string): unknown {
   try {
     return parse(Reply, JSON.parse(text)).return;

@@ -1,4 +1,4 @@
-/** Where a VM's memory lies in QEMU's address space: asked of QEMU, believed only if the kernel's map agrees. */
+/** Where a VM's memory is in QEMU's address space: QEMU's answer, confirmed by the kernel's map. */
 import { readFileSync } from 'node:fs';
 import * as v from 'valibot';
 import type { RamBlock } from '../pages/layout.js';
@@ -8,14 +8,14 @@ export interface LocatedBlock {
   readonly blockName: string;
   /** Below 2^47. */
   readonly hostAddress: number;
-  /** It began with this QEMU and ends with it, as anonymous memory does: it is zero where nobody has written. */
+  /** It was created by this QEMU and ends with it, like anonymous memory: it is zero where nothing was written. */
   readonly isFresh: boolean;
 }
 
 /**
- * The blocks that are the machine's memory: the one that holds guest address 0, and those of its other memory
- * backends. Without those that are not mapped without a gap over the expected length.
- * @param backendIds all memory backends, as far as they are known
+ * The blocks that are the machine's memory: the one at guest address 0, and those of its other memory back-ends. Blocks
+ * that are not mapped without gaps over the expected length are left out.
+ * @param backendIds all memory back-ends, as far as known
  */
 export async function locateMemory(
   qmp: QmpClient,
@@ -42,10 +42,10 @@ export async function locateMemory(
   return located;
 }
 
-/** Where a part of a block is seen by the guest. */
+/** Where the guest sees a part of a block. */
 interface Piece {
   readonly guestAddress: number;
-  /** In the block. */
+  /** Offset in the block. */
   readonly offset: number;
 }
 
@@ -76,7 +76,7 @@ interface Mapping {
   readonly isFresh: boolean;
 }
 
-/** What [start, end) of the process consists of; undefined when there is a gap, or something that cannot be written. */
+/** The mappings of [start, end) in the process; undefined when there is a gap, or a part that is not writable. */
 function mappingsOf(pid: number, start: number, end: number): Mapping[] | undefined {
   const found: Mapping[] = [];
   let covered = start;
@@ -86,14 +86,14 @@ function mappingsOf(pid: number, start: number, end: number): Mapping[] | undefi
     const [low, high] = [Number.parseInt(match[1]!, 16), Number.parseInt(match[2]!, 16)];
     if (low > covered || covered >= high) continue;
     covered = high;
-    // A file without a name (memfd, temporary) was made by this QEMU, and nobody else can open it.
+    // A file without a name (memfd, temporary) was made by this QEMU, and no other process can open it.
     found.push({ isFresh: match[3] === '0' || match[4]!.endsWith(' (deleted)') });
     if (covered >= end) return found;
   }
   return undefined;
 }
 
-/** Whether writes to memory of the process wait for somebody with its userfaultfd: the flag `uw` of proc_pid_smaps(5). */
+/** Whether memory of the process is write-protected through a userfaultfd: the flag `uw` of proc_pid_smaps(5). */
 export function isWriteProtected(pid: number): boolean {
   return /^VmFlags:.* uw\b/m.test(readFileSync(`/proc/${pid}/smaps`, 'latin1'));
 }

@@ -1,8 +1,8 @@
 /**
  * A monitor connection that outlives its client. While a vCPU, or QEMU's main loop, waits for a page, QEMU cannot
- * negotiate with a new client, but it still answers out-of-band commands on a connection that was negotiated
- * before. So QEMU itself is given a duplicate of the client's end (getfd): whoever comes after the client's death
- * finds it in QEMU's own descriptor table (pidfd_getfd) and recovers the VM through it.
+ * negotiate with a new client, but it still answers out-of-band commands on a connection that was negotiated before. So
+ * QEMU itself gets a duplicate of the client's end (getfd). After the client's death, its successor takes the duplicate
+ * from QEMU's descriptor table (pidfd_getfd) and recovers the VM through it.
  */
 import { closeSync, fstatSync, readdirSync, readlinkSync } from 'node:fs';
 import { VmckptError } from '../errors.js';
@@ -13,13 +13,13 @@ import { asRoot } from '../util/rights.js';
 const NAME = 'vmckpt-monitor';
 
 export interface HeldMonitor {
-  /** QEMU's. */
+  /** QEMU's process. */
   readonly pid: number;
   /** The client's end of the connection, by the inode of its socket. */
   readonly inode: number;
 }
 
-/** Lends a client's connection to QEMU. @returns undefined where this process might not take it back (ptrace rights) */
+/** Lends a client's connection to QEMU. @returns undefined if this process might not get it back (ptrace rights) */
 export async function holdMonitor(client: QmpClient): Promise<HeldMonitor | undefined> {
   const fd = client.descriptor();
   const held = { pid: client.peerPid(), inode: fstatSync(fd).ino };
@@ -35,9 +35,10 @@ export async function releaseMonitor(client: QmpClient): Promise<void> {
 }
 
 /**
- * A client on a held connection; undefined when it is gone. Only one process may use it at a time.
- * Without the addon only a process can do that which was started for it: see `adopting()`.
- * @throws VmckptError NOT_PERMITTED when it is there and may not be taken: a monitor serves nobody else meanwhile
+ * A client on a held connection; undefined when it is gone. Only one process may use it at a time. Without the addon,
+ * only a process that was started by `adopting()` can do this.
+ * @throws VmckptError NOT_PERMITTED when it exists and this process may not take it: the monitor serves no other client
+ *   until then
  */
 export function adoptMonitor(held: HeldMonitor): QmpClient | undefined {
   const fd = hasAddon() ? takeDescriptor(held) : taken();
@@ -52,7 +53,7 @@ export function adoptMonitor(held: HeldMonitor): QmpClient | undefined {
   );
 }
 
-/** The command, such that what it runs can adopt a held connection. */
+/** Extends the command so that the program it runs can adopt a held connection. */
 export function adopting(held: HeldMonitor | undefined, command: readonly string[]): readonly string[] {
   const target = hasAddon() || held === undefined ? undefined : findDescriptor(held);
   return target === undefined ? command : perlTaking(held!.pid, target, command);
@@ -65,7 +66,7 @@ function mayTake(held: HeldMonitor): boolean {
   return fd !== undefined;
 }
 
-/** The number that it has in QEMU. */
+/** Its descriptor number in QEMU. */
 function findDescriptor({ pid, inode }: HeldMonitor): number | undefined {
   const folder = `/proc/${pid}/fd`;
   try {

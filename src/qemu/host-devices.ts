@@ -1,9 +1,11 @@
-/** Which devices and block drivers touch nothing of the host by themselves: rows of the table in host-resources.ts. */
+/**
+ * The devices and block drivers that by themselves touch nothing of the host: rows of the table in host-resources.ts.
+ */
 import { propertiesOf, type Option } from './command-line.js';
 import { EMULATED_DEVICES, REACHING_PROPERTY } from './emulated-devices.js';
 import type { Touch } from './host-visit.js';
 
-/** What else is emulated, or goes through a back-end that has a row of its own. */
+/** Other devices that are emulated, or use a back-end that has a row of its own. */
 const OTHER_DEVICES: readonly RegExp[] = [
   /^virtio-(9p|sound|multitouch|nsm|rtc|gpu-gl|mmio)(-pci|-device|-pci-(non-)?transitional)?$/,
   /^virtio-vga-gl$/,
@@ -15,7 +17,7 @@ const OTHER_DEVICES: readonly RegExp[] = [
   /^(ctucan_pci|kvaser_pci|mioe3680_pci|pcm3680_pci|pci-ipmi-(bt|kcs)|smbus-ipmi)$/,
   /^(adlib|cs4231a|gus|hv-balloon|vmbus-bridge|vmclock|rocker|sga|pxb-cxl|cxl-(rp|type3|upstream|downstream))$/,
 ];
-/** Of the host's, and for one program at a time. */
+/** Devices of the host that only one program can use. */
 const SINGLE_DEVICES = /^(usb-host|vfio-|vhost-|ivshmem|scsi-(block|generic)$|u2f-|virtio-input-host|x-vfio)/;
 
 /** Undefined for a device that touches nothing of the host. */
@@ -27,19 +29,19 @@ export function touchOfDevice(option: Option, driver: string): Touch | undefined
   return propertiesOf(option).some(({ key }) => REACHING_PROPERTY.test(key)) ? 'unknown' : undefined;
 }
 
-/** Drivers that open an image or a connection which others may open as well, as long as nobody writes to it. */
+/** Drivers that open an image or a connection which others may open as well, as long as none of them writes to it. */
 const BLOCK_DRIVERS: ReadonlySet<string> = new Set(
   `file host_device host_cdrom raw qcow2 qcow qed vdi vhdx vmdk vpc dmg bochs cloop parallels luks null-co null-aio throttle
   copy-on-read nbd http https ftp ftps ssh rbd gluster nfs iscsi vvfat quorum preallocate compress blkdebug snapshot-access`.split(
     /\s+/,
   ),
 );
-/** What else stands before the colon of a file name, and leads to one of these drivers. */
+/** Other prefixes of file names that lead to one of these drivers. */
 const PROTOCOL_ALIASES: ReadonlySet<string> = new Set(
   'fat gluster+tcp gluster+unix gluster+rdma nbd+tcp nbd+unix'.split(' '),
 );
 
-/** Whether all that the option opens is opened by a known driver. */
+/** Whether known drivers open everything that the option opens. */
 export function isKnownBlockDriver(option: Option): boolean {
   const isPath = /^(hd[a-d]|fd[ab]|cdrom|sd|mtdblock|pflash)$/.test(option.name);
   const properties = isPath ? [{ key: 'file', value: option.value ?? '' }] : propertiesOf(option);

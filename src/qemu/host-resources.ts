@@ -1,8 +1,8 @@
 /**
- * What of the host a command line touches: the one table from which collisions, the other places of a clone, what a
- * clone or a trial is refused with, and the networks that a VM shares are all derived. It is an allow-list: an option,
- * back-end, device, object or driver without a row is `unknown`, and a VM beside the original is refused with it by
- * name. Source: qemu-system(1) and the QAPI reference, versions 7.2 to 10.
+ * What a command line touches on the host, in one table. Collisions, the places of a clone, refusals of clones and
+ * trials, and shared networks are all derived from it. It is an allow-list: an option, back-end, device, object or
+ * driver without a row is `unknown`, and a VM next to the original is refused because of it, by name. Source:
+ * qemu-system(1) and the QAPI reference, versions 7.2 to 10.
  *
  *                     in place of the original   clone (beside it)         trial (in a network of its own)
  *   port              stays                      another free port         stays
@@ -61,7 +61,7 @@ const CHARACTER_DEVICES: Readonly<Record<string, Row>> = {
 
 function characterDevice(visit: HostVisit): Option {
   const device = visit.characterDevice;
-  // It refers to one that has a row of its own.
+  // It refers to an option that has a row of its own.
   if (device === undefined) return visit.option;
   const option = rowOf(CHARACTER_DEVICES, device.backend)(visit);
   const logfile = device.properties.findLast(({ key }) => key === 'logfile')?.value;
@@ -70,9 +70,9 @@ function characterDevice(visit: HostVisit): Option {
 
 function socketDevice(visit: HostVisit): Option {
   const device = visit.characterDevice!;
-  // The debugger's socket listens without being told to.
+  // The debugger's socket always listens.
   const listens = device.server || visit.option.name === 'gdb';
-  // A client over TCP stays within the process's network.
+  // A TCP client stays within the process's network.
   if (!listens) return device.path === undefined ? visit.option : visit.touches('shared');
   if (device.path !== undefined) return redirected(visit, { path: visit.socket(device.path) });
   return device.port === undefined
@@ -89,18 +89,18 @@ const NETWORKS: Readonly<Record<string, Row>> = {
   user: userNetwork,
   tap: (visit) => {
     const name = visit.get('ifname');
-    // A pattern lets the kernel choose one that nobody has.
+    // With a pattern, the kernel chooses a free name.
     if (name !== undefined && !name.includes('%')) visit.takes({ kind: 'tap', interface: name });
     return visit.touches('network');
   },
   bridge: network,
-  // A port of the switch is one VM's.
+  // Only one VM can have a port of the switch.
   vde: (visit) => visit.touches(visit.get('port') === undefined ? 'network' : 'single'),
   socket: (visit) => {
     visit.touches('enclosed');
     return visit.map({
       listen: (address) => visit.endpoint(address),
-      // With mcast= it is an interface, with udp= where the datagrams arrive.
+      // With mcast= it is an interface; with udp= it is the address where datagrams arrive.
       localaddr: (address) => (visit.get('udp') === undefined ? address : visit.endpoint(address, 'udp')),
     });
   },
@@ -128,7 +128,7 @@ function anyNetwork(visit: HostVisit): Option {
 }
 
 function userNetwork(visit: HostVisit): Option {
-  // A folder of the host, and programs that the guest is connected with.
+  // Shares a folder of the host, and connects the guest with programs.
   if (visit.get('smb') !== undefined || visit.get('guestfwd') !== undefined) visit.touches('shared');
   return visit.mapAll(({ key, value }) =>
     /^(ipv6-)?hostfwd(\.|$)/.test(key)
@@ -142,7 +142,7 @@ function userNetwork(visit: HostVisit): Option {
   );
 }
 
-/** @param end the properties of the end that is QEMU's, where it `binds` it */
+/** @param end the properties of QEMU's own end, if it `binds` it */
 function socketNetwork(visit: HostVisit, end: string, protocol: 'tcp' | 'udp', binds: boolean): Option {
   const type = visit.get(`${end}.type`);
   const known = type === undefined || type === 'inet' || type === 'unix';
@@ -159,13 +159,13 @@ function isMulticast(host: string): boolean {
   return /^(22[4-9]|23\d)\.|^\[?ff/i.test(host);
 }
 
-/** With `to` QEMU looks for a free display itself; with `reverse` it connects to somebody. */
+/** With `to` QEMU looks for a free display itself; with `reverse` it connects to a viewer. */
 function vnc(visit: HostVisit): Option {
   if (visit.get('to') !== undefined) return visit.option;
   if (isOn(visit.get('reverse'))) return visit.touches('shared');
   const listen = (value: string) =>
     value.startsWith('unix:') ? `unix:${visit.socket(value.slice('unix:'.length))}` : visit.display(value);
-  // Without an address of its own it listens where the display does.
+  // Without an address of its own it listens at the display's.
   const host = /^(.*):\d+$/.exec(visit.get('vnc') ?? '')?.[1] ?? '';
   return visit.map({
     vnc: listen,
@@ -206,7 +206,7 @@ const OBJECTS: Readonly<Record<string, Row>> = {
     nothing,
   ),
   'filter-dump': (visit) => visit.map({ file: visit.file }),
-  // Memory that the guest writes into a file.
+  // The guest writes its memory into a file.
   'memory-backend-file': (visit) => {
     const file = visit.get('mem-path');
     if (file === undefined || !isOn(visit.get('share'))) return visit.option;
@@ -233,7 +233,7 @@ function globalProperty(visit: HostVisit): Option {
   return reaches ? visit.touches('unknown') : visit.option;
 }
 
-/** What a VM writes to its disks is seen to in own-disks.ts. */
+/** own-disks.ts handles what a VM writes to its disks. */
 function disk(visit: HostVisit): Option {
   return isKnownBlockDriver(visit.option) ? visit.option : visit.touches('unknown');
 }
@@ -291,13 +291,16 @@ const OPTIONS: Readonly<Record<string, Row>> = {
   pidfile: ({ option, pidfile }) => ({ ...option, value: pidfile(option.value ?? '') }),
 };
 
-/** A claim and the option that makes it. */
+/** A resource and the option that claims it. */
 export interface Claim {
   readonly option: string;
   readonly resource: HostResource;
 }
 
-/** What can be seen to be taken or free. @param cwd what relative paths in `args` are meant from */
+/**
+ * Resources that can be checked for being taken. @param cwd the folder from which relative paths in `args` are
+ * resolved
+ */
 export function collisionCandidates(args: readonly string[], cwd: string): Claim[] {
   return parseCommandLine(args).flatMap((option) => {
     const claims: Claim[] = [];
@@ -318,14 +321,14 @@ export function collisionCandidates(args: readonly string[], cwd: string): Claim
   });
 }
 
-/** How an option touches the host, each way once. */
+/** All ways in which an option touches the host. */
 export function touchesOf(option: Option): Touch[] {
   const found = new Set<Touch>();
   visitHost(option, { ...STAYING, touches: (touch) => found.add(touch) });
   return [...found];
 }
 
-/** Leaves everything where it is. */
+/** Keeps everything in its place. */
 export const STAYING: HostVisitor = {
   socket: (file) => file,
   file: (file) => file,

@@ -1,8 +1,8 @@
-/** One option of a command line on its way through the table of host resources (host-resources.ts). */
+/** One option of a command line while the table of host resources (host-resources.ts) processes it. */
 import { characterDeviceOf } from './character-device.js';
 import { mapValues, propertyOf, type Option, type Property } from './command-line.js';
 
-/** Something that QEMU takes for itself, as far as it can be seen whether somebody has it. */
+/** Something that QEMU takes for itself, if it is possible to check whether it is taken. */
 export type HostResource =
   | { readonly kind: 'port'; readonly protocol: 'tcp' | 'udp'; readonly host: string; readonly port: number }
   | { readonly kind: 'socket' | 'pidfile' | 'memoryFile'; readonly path: string }
@@ -14,35 +14,35 @@ export interface PortAddress {
   /** Without brackets; empty: all addresses. */
   readonly host: string;
   readonly port: number;
-  /** The lowest port that can stand there. */
+  /** The lowest port that is valid there. */
   readonly lowest: number;
 }
 
 /**
- * How an option touches the host where it takes nothing that could be put elsewhere.
- * `shared`: programs, folders or screens that several VMs may use at once, outside of the process's network.
- * `network`: a network on which others know the VM by its MAC address. `enclosed`: the same, but it ends where the
- * process's network ends. `single`: only one VM can have it. `unknown`: vmckpt cannot tell.
+ * How an option touches the host without taking anything that could be moved. `shared`: programs, folders or screens
+ * that several VMs may use at once, outside of the process's network. `network`: a network on which others know the
+ * VM by its MAC address. `enclosed`: the same, but limited to the process's own network. `single`: only one VM can
+ * have it. `unknown`: vmckpt cannot tell.
  */
 export type Touch = 'shared' | 'network' | 'enclosed' | 'single' | 'unknown';
 
-/** Is told what an option takes of the host. What it returns stands there afterwards. */
+/** Called for everything that an option takes from the host. Its return value replaces what was there. */
 export interface HostVisitor {
   /** A unix socket that QEMU binds. */
   socket(path: string): string;
   /** A file that QEMU writes. */
   file(path: string): string;
-  /** The file with QEMU's process id, which goes with QEMU. */
+  /** The file with QEMU's process id; QEMU removes it at its end. */
   pidfile(path: string): string;
   /** A port that QEMU binds. @param isDisplay it is written as a VNC display */
   port(address: PortAddress, isDisplay: boolean): number;
   vsockId(id: number): number;
-  /** What can be taken, and is never put elsewhere. */
+  /** A resource that can be taken, and is never moved. */
   takes(resource: HostResource): void;
   touches(touch: Touch): void;
 }
 
-/** What the rows of the table work with. */
+/** The functions for rows of the table. */
 export class HostVisit {
   readonly option: Option;
   readonly #visitor: HostVisitor;
@@ -83,7 +83,7 @@ export class HostVisit {
   readonly socket = (path: string): string => this.#visitor.socket(path);
   readonly vsockId = (id: string): string => String(this.#visitor.vsockId(Number(id)));
 
-  /** Port 0, and what is no number, is left to QEMU. */
+  /** Port 0, and text that is not a number, is left to QEMU. */
   port(host: string, text: string, protocol: 'tcp' | 'udp' = 'tcp'): string {
     const port = Number(text);
     if (!isPort(port)) return text;

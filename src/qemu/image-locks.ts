@@ -1,7 +1,7 @@
 /**
- * Images that another process writes to. QEMU locks bytes of an image for that: the one at 100 + n for a permission that
- * it has, where 1 is to write. A QEMU that is about to be loaded asks for its images only when the VM is to run: too late
- * for a restore to hear of it.
+ * Finds images that another process writes to. QEMU locks bytes of an image: the byte at 100 + n for a permission
+ * that it has, where 1 is writing. A QEMU that waits to be loaded locks its images only when the VM is to run, too
+ * late for a restore to learn of a conflict.
  */
 import { closeSync, constants, openSync, statSync } from 'node:fs';
 import path from 'node:path';
@@ -9,17 +9,20 @@ import { isFileLocked } from '../native/index.js';
 
 const WRITES_AT = 101;
 
-/** Whether some image may be written to by several at once, or is not locked at all: QEMU's own affair then. */
+/** Whether several processes may write to some image at once, or an image is not locked: that is left to QEMU. */
 export function sharesImages(args: readonly string[]): boolean {
   return args.some((arg) => /\b(share-rw\W+(on|true)|locking\W+off)\b/.test(arg));
 }
 
-/** Those of `files` that somebody writes to, as they were given. */
+/** Those of `files` that another process writes to, spelled as given. */
 export function imagesWrittenTo(files: readonly string[], cwd: string): string[] {
   return files.filter((file) => isWrittenTo(path.resolve(cwd, file)));
 }
 
-/** False for what is no file (`nbd:…`, `json:{…}`), and for what may not be looked at. @throws VmckptError NATIVE_MISSING */
+/**
+ * False for names that are not files (`nbd:…`, `json:{…}`), and without permission. @throws VmckptError
+ * NATIVE_MISSING
+ */
 function isWrittenTo(file: string): boolean {
   const fd = openImage(file);
   if (fd === undefined) return false;

@@ -1,7 +1,7 @@
 /**
- * What an image reference means, whichever way it is spelled: `nbd:unix:S`, `nbd+unix:///?socket=S` and a tree of options
- * are the same place. Formats and filters are looked through: two references are of the same image when their data
- * comes from the same place. Source: the block drivers' options in qemu-system(1) and qemu-block-drivers(7).
+ * The meaning of an image reference, however it is spelled: `nbd:unix:S`, `nbd+unix:///?socket=S` and a tree of
+ * options are the same place. Formats and filters are ignored: two references are the same image if their data comes
+ * from the same place. Source: the block drivers' options in qemu-system(1) and qemu-block-drivers(7).
  */
 import { realpathSync, statSync } from 'node:fs';
 import path from 'node:path';
@@ -9,10 +9,10 @@ import type { Property } from './command-line.js';
 
 /** Where the data is. */
 export type ImagePlace =
-  /** As it was written: relative paths are meant from QEMU's folder. */
+  /** As written; relative paths are resolved from QEMU's folder. */
   | { readonly kind: 'file'; readonly path: string }
   | { readonly kind: 'nbd'; readonly server: string; readonly export: string }
-  /** Something else, by its driver's options. */
+  /** Anything else, with its driver's options. */
   | { readonly kind: 'other'; readonly driver: string; readonly options: Readonly<Record<string, string>> };
 
 /** Options of a block node, as JSON and dotted keys give them. */
@@ -21,17 +21,17 @@ export interface NodeOptions {
 }
 export type NodeValue = string | NodeOptions;
 
-/** Nodes that others may name. */
+/** Nodes that others may refer to. */
 export type NamedNodes = ReadonlyMap<string, NodeOptions>;
 
 const FILE_DRIVERS: ReadonlySet<string> = new Set(['file', 'host_device', 'host_cdrom']);
 const NBD_PORT = '10809';
-/** Options that say how an image is used, and not which it is. */
+/** Options that describe how an image is used, not which image it is. */
 const USE_ONLY =
   /^(node-name|driver|id|if|index|bus|unit|media|format|snapshot|readonly|read-only|auto-read-only|force-share|cache|aio|discard|detect-zeroes|rerror|werror|locking|copy-on-read|throttling|active|addr)(\.|$)/;
 const MAX_DEPTH = 32;
 
-/** @param text what stands behind `file=`, and what QEMU shows as the file of a node */
+/** @param text the value of `file=`, or what QEMU shows as the file of a node */
 export function placeOfName(text: string, nodes: NamedNodes = new Map()): ImagePlace {
   if (text.startsWith('json:')) return placeOfJson(text, nodes);
   const plain = /^(?:file|host_device|host_cdrom):(.*)$/s.exec(text)?.[1];
@@ -45,7 +45,7 @@ export function placeOfName(text: string, nodes: NamedNodes = new Map()): ImageP
   return { kind: 'other', driver, options: { name: normalUrl(text) } };
 }
 
-/** @param nodes what a reference by node name means */
+/** @param nodes the nodes that references by name may mean */
 export function placeOfNode(options: NodeOptions, nodes: NamedNodes = new Map(), depth = 0): ImagePlace {
   const { file, filename } = options;
   const driver = textOf(options['driver']);
@@ -82,18 +82,18 @@ export function nodeOptionsOf(properties: readonly Property[]): NodeOptions {
   return tree;
 }
 
-/** @param cwd what relative paths are meant from */
+/** @param cwd the folder from which relative paths are resolved */
 export function isSamePlace(a: ImagePlace, b: ImagePlace, cwd: string): boolean {
   if (a.kind === 'file' && b.kind === 'file')
     return isSameFile(path.resolve(cwd, a.path), path.resolve(cwd, b.path));
   if (a.kind === 'nbd' && b.kind === 'nbd')
     return a.export === b.export && isSameServer(a.server, b.server, cwd);
   if (a.kind !== 'other' || b.kind !== 'other' || a.driver !== b.driver) return false;
-  // The one may leave out what is a default.
+  // One of them may leave out a default.
   return Object.entries(a.options).every(([key, value]) => (b.options[key] ?? value) === value);
 }
 
-/** For people. */
+/** For messages. */
 export function describePlace(place: ImagePlace): string {
   if (place.kind === 'file') return place.path;
   if (place.kind === 'nbd') return `nbd ${place.server}${place.export === '' ? '' : ` (${place.export})`}`;
@@ -110,7 +110,7 @@ function placeOfJson(text: string, nodes: NamedNodes): ImagePlace {
   }
 }
 
-/** Every leaf as text, as the command line has it. */
+/** Every leaf as text, as in the command line. */
 function asOptions(value: unknown): NodeOptions {
   const members = Object.entries(typeof value === 'object' && value !== null ? value : {}) as [
     string,
@@ -176,7 +176,7 @@ function isSameServer(a: string, b: string, cwd: string): boolean {
   return isSameFile(path.resolve(cwd, first), path.resolve(cwd, second));
 }
 
-/** By name; by what the names lead to where that can be seen. */
+/** Compares names, and what they lead to if that is accessible. */
 function isSameFile(a: string, b: string): boolean {
   if (a === b) return true;
   try {
@@ -206,7 +206,7 @@ function textOf(value: NodeValue | undefined): string | undefined {
   return typeof value === 'string' ? value : undefined;
 }
 
-/** Scheme and host do not depend on case, and an empty path is the root. */
+/** Scheme and host are case-insensitive, and an empty path is the root. */
 function normalUrl(text: string): string {
   const [, scheme, host, rest] = /^([a-z0-9+-]+:\/\/)([^/?]*)(.*)$/is.exec(text) ?? [];
   if (scheme === undefined) return text;

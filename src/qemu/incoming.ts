@@ -1,4 +1,4 @@
-/** Makes a freshly started QEMU ready to be loaded, and tells when it runs. */
+/** Prepares a freshly started QEMU for loading, and waits until it runs. */
 import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { codeOfQemuMessage, explainQemuMessage } from './qemu-messages.js';
@@ -8,15 +8,15 @@ import type { QmpClient } from './qmp.js';
 import { poll } from '../util/deadline.js';
 
 const Capabilities = v.array(v.object({ capability: v.string(), state: v.boolean() }));
-/** All memory of a large VM from a slow disk. */
+/** Enough to load a large VM's memory from a slow disk. */
 export const EAGER_TIMEOUT_MS = 3_600_000;
-/** From this version on QEMU wants the second connection only after the first has answered. */
+/** From this version on QEMU expects the second connection only after the first has answered. */
 const PREEMPT_AFTER_PONG_SINCE = 8;
 
-/** How QEMU has been set up to be loaded. */
+/** How QEMU was set up for loading. */
 export interface IncomingMode {
   readonly mode: 'lazy' | 'eager';
-  /** When the second connection of `postcopy-preempt` is to be made. */
+  /** When to make the second connection of `postcopy-preempt`. */
   readonly preempt: 'off' | 'at-once' | 'after-pong';
   /** Capabilities that were switched on. */
   readonly capabilities: string[];
@@ -24,20 +24,20 @@ export interface IncomingMode {
 
 export interface ListenOptions {
   readonly mode: 'lazy' | 'eager';
-  /** Its main memory does not come through the stream. */
+  /** Main memory does not come through the stream. */
   readonly isFilledDirectly: boolean;
-  /** Where QEMU is to listen. */
+  /** The socket on which QEMU is to listen. */
   readonly socket: string;
 }
 
-/** Switches on what the mode needs, and lets QEMU listen. @throws VmckptError NOT_PERMITTED without userfaultfd */
+/** Enables what the mode needs, and makes QEMU listen. @throws VmckptError NOT_PERMITTED without userfaultfd */
 export async function listenForMachine(
   qmp: QmpClient,
   { mode, isFilledDirectly, socket }: ListenOptions,
 ): Promise<IncomingMode> {
   const canPreempt = mode === 'lazy' && !isFilledDirectly && (await knowsPreempt(qmp));
   const postcopy = mode === 'lazy' ? ['postcopy-ram', ...(canPreempt ? ['postcopy-preempt'] : [])] : [];
-  // QEMU takes them in this order; one wait for both.
+  // QEMU processes them in this order; one wait covers both.
   await Promise.all([
     enable(qmp, ['events', ...postcopy]),
     qmp.execute('migrate-incoming', { uri: `unix:${socket}` }),
@@ -66,16 +66,16 @@ async function enable(qmp: QmpClient, names: readonly string[]): Promise<void> {
 }
 
 export interface Run {
-  /** Else the VM stays paused. */
+  /** False: the VM stays paused. */
   readonly runs: boolean;
   readonly signal: AbortSignal;
-  /** When it is loaded, before it runs. */
+  /** Called when the VM is loaded, before it runs. */
   readonly onLoaded?: () => void;
 }
 
 /**
- * The wall clock (ms) when an eagerly loaded VM runs, by QEMU's RESUME event; undefined when it stays paused.
- * Unlike after post-copy, QEMU may want to be told.
+ * Waits until an eagerly loaded VM runs, and returns the wall clock (ms) of QEMU's RESUME event; undefined when the VM
+ * stays paused. Unlike after post-copy, QEMU may need a command to run.
  */
 export async function runWhenLoaded(
   qmp: QmpClient,

@@ -1,6 +1,6 @@
 /**
- * What a running QEMU is made of, asked through QMP and /proc: everything that a restore needs to build the same
- * machine again, and to notice that it cannot. Plain JSON; the manifest keeps a part of it (manifest-parts.ts).
+ * Describes a running QEMU, through QMP and /proc: everything that a restore needs to build the same machine again,
+ * and to notice when it cannot. Plain JSON; the manifest keeps a part of it (manifest-parts.ts).
  */
 import { readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
@@ -20,14 +20,14 @@ import { findStartFolder, lostImages } from './start-folder.js';
 
 export const VmDescription = v.object({
   pid: integer,
-  /** With `pid`, names the process for ever (see util/process-identity). */
+  /** Together with `pid`, identifies the process forever (see util/process-identity). */
   startTicks: integer,
-  /** It runs as the user that this process runs as, and as no other. */
+  /** It runs as this process's user, and as no other. */
   isOwn: v.boolean(),
   binary: v.string(),
   /** Without the program's own name. */
   args: v.array(v.string()),
-  /** Relative paths in `args` are meant from here; undefined where that cannot be known. */
+  /** The folder from which relative paths in `args` are resolved; undefined if unknown. */
   cwd: v.optional(v.string()),
   context: processContextSchema,
   version: v.object({ major: v.number(), minor: v.number(), micro: v.number(), text: v.string() }),
@@ -41,7 +41,7 @@ export const VmDescription = v.object({
     /** Resolved: `qemu64`, `host`, `max`, … */
     model: v.string(),
     count: integer,
-    /** What the guest sees: CPUID leaf and register → its bits; empty where QEMU does not tell. */
+    /** What the guest sees: CPUID leaf and register → its bits; empty if QEMU does not show it. */
     features: record(v.number()),
   }),
   ramBytes: integer,
@@ -57,41 +57,41 @@ export const VmDescription = v.object({
   ),
   /** Memory that can be plugged, by id and kind: `dimm`, `virtio-mem`, … */
   memoryDevices: v.array(v.object({ id: v.string(), kind: v.string() })),
-  /** Devices with an id, and the types of those without one, in their order. */
+  /** Devices with an id, and the types of those without one, in order. */
   devices: v.object({
     named: v.array(v.object({ id: v.string(), type: v.string() })),
     anonymous: v.array(v.string()),
-    /** Those of them that were plugged in while QEMU ran, whatever they are called. */
+    /** The devices that were plugged in while QEMU ran, whatever their names. */
     plugged: v.array(v.object({ id: v.optional(v.string()), type: v.string() })),
   }),
-  /** How many devices there are of each type, whatever has made them: also QEMU itself, and -serial, -vga and the like. */
+  /** The number of devices of each type, whatever made them: including QEMU itself, and -serial, -vga and similar. */
   deviceTypes: record(integer),
-  /** What is attached to the VM as a disk; an empty drive is left out. */
+  /** What is attached to the VM as a disk; empty drives are left out. */
   disks: v.array(
     v.object({
       /** The `-drive` id; empty for a `-blockdev` that a device names. */
       device: v.string(),
       node: v.string(),
-      /** The device that has it, by its id or its path; undefined for a drive that none has. */
+      /** Id or path of the device that uses it; undefined for an unused drive. */
       owner: v.optional(v.string()),
       file: v.string(),
       format: v.string(),
       readOnly: v.boolean(),
       sizeBytes: integer,
-      /** snapshot=on: what the guest has written is lost with QEMU. Counts as writable. */
+      /** snapshot=on: what the guest writes is lost with QEMU. Counts as writable. */
       temporary: v.boolean(),
       /** The image below a temporary one. */
       backingFile: v.optional(v.string()),
     }),
   ),
-  /** Nodes that were given a name. */
+  /** Nodes with a name given by the user. */
   blockNodes: v.array(
     v.object({ node: v.string(), driver: v.string(), file: v.string(), readOnly: v.boolean() }),
   ),
-  /** Files that QEMU has open for writing as the VM's disks, or as parts of them; from the root folder on. */
+  /** Absolute paths of files that QEMU has open for writing as the VM's disks, or as parts of them. */
   writtenImages: v.array(v.string()),
   netdevs: v.array(v.string()),
-  /** Those of them that came while QEMU ran, whatever they are called. */
+  /** The ones that were added while QEMU ran, whatever their names. */
   addedNetdevs: v.array(v.string()),
   chardevs: v.array(v.object({ id: v.string(), target: v.string() })),
 });
@@ -99,8 +99,8 @@ export type VmDescription = v.InferOutput<typeof VmDescription>;
 export type Disk = VmDescription['disks'][number];
 
 /**
- * @throws VmckptError NOT_PERMITTED when QEMU's process belongs to somebody else, FAILED when the socket's peer is
- * no process of this host, and whatever QMP throws
+ * @throws VmckptError NOT_PERMITTED when QEMU's process belongs to another user, FAILED when the socket's peer is not a
+ * process of this host, and whatever QMP throws
  */
 export async function inspectVm(qmp: QmpClient): Promise<VmDescription> {
   const cpus = await qmp.query(CpuList, 'query-cpus-fast');
@@ -173,15 +173,15 @@ const FeatureWords = v.array(
 );
 /** Block drivers that open a file of the host under its name. */
 const FILE_DRIVERS: ReadonlySet<string> = new Set(['file', 'host_device', 'host_cdrom']);
-/** The overlay of snapshot=on, which has no name any more. */
+/** The overlay of snapshot=on, whose file is already unlinked. */
 const TEMPORARY = /\/vl\.[A-Za-z0-9]{6}"?\}*$/;
 const QomProperties = v.array(v.object({ name: v.string(), type: v.string() }));
 
-/** The peer of the socket, unless that only handed the socket over (libvirt): then the owner of the vCPU thread. */
+/** The socket's peer; if that only passed the socket on (libvirt), the owner of the vCPU thread. */
 function pidOf(qmp: QmpClient, vcpuThread: number | undefined): number {
   const peer = qmp.peerPid();
   if (vcpuThread === undefined || exists(`/proc/${peer}/task/${vcpuThread}`)) return peer;
-  // One that counts its threads in a namespace of its own names another process here.
+  // A QEMU in another PID namespace reports thread ids that mean other processes here.
   if (differingPlaces(placesOf(peer), placesOf('self')).length > 0) return peer;
   try {
     const group = /^Tgid:\s*(\d+)$/m.exec(readFileSync(`/proc/${vcpuThread}/status`, 'latin1'));
@@ -217,12 +217,12 @@ function readProcess(pid: number, { qmpSocket, images, vcpuThread }: Known): Pro
     const hasLeft = given.some(({ name }) => name === 'daemonize');
     const surroundings = { pid, files: namedFiles(given), images, hasLeft, qmpSocket };
     const cwd = findStartFolder(surroundings);
-    // Processors begin when all files of options have been read.
+    // vCPU threads start after all files of options have been read.
     const readAtMs = vcpuThread === undefined ? undefined : startOfThread(pid, vcpuThread);
     const options = withoutConfigFiles(given, { cwd, readAtMs });
     const args = toArgv(options);
     const context = readProcessContext(pid, options);
-    // Elsewhere their names mean nothing to us.
+    // In another namespace their names mean nothing here.
     const lost = context.elsewhere.length === 0 ? lostImages(surroundings, cwd) : [];
     return { ...identity, isOwn, binary, args, cwd, context: { ...context, lostImages: lost } };
   } catch (cause) {
@@ -235,13 +235,16 @@ function readProcess(pid: number, { qmpSocket, images, vcpuThread }: Known): Pro
   }
 }
 
-/** Its real, effective, saved and file system user ids (proc(5)): a process can rewrite what /proc calls its command line. */
+/**
+ * Compares its real, effective, saved and file system user ids (proc(5)), because a process can rewrite its command
+ * line in /proc.
+ */
 function runsAsThisUser(pid: number): boolean {
   const ids = /^Uid:\s*(.*)$/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1] ?? '';
   return ids.split('\t').every((id) => Number(id) === process.getuid?.());
 }
 
-/** What the guest knows as its processors; `features` is what makes `host` and `max` comparable. */
+/** The guest's processors. `features` makes `host` and `max` comparable. */
 export async function inspectCpu(qmp: QmpClient): Promise<VmDescription['cpu']> {
   const cpus = await qmp.query(CpuList, 'query-cpus-fast');
   const qomPath = cpus[0]?.['qom-path'] ?? '';
@@ -294,7 +297,7 @@ async function inspectDevices(qmp: QmpClient): Promise<VmDescription['devices']>
   };
 }
 
-/** What the guest has as disks, and media that are in. */
+/** The guest's disks, and inserted media. */
 export async function inspectDisks(qmp: QmpClient): Promise<Disk[]> {
   const block = await qmp.query(BlockList, 'query-block');
   return block.flatMap(({ device, qdev, inserted }) =>
@@ -320,7 +323,7 @@ function describeDisk(
   return node.backing_file === undefined ? disk : { ...disk, backingFile: node.backing_file };
 }
 
-/** QEMU gives one that is open for several nodes more than once. */
+/** QEMU lists an image once for each node that has it open. */
 function writtenAmong(images: v.InferOutput<typeof NodeList>, cwd: string | undefined): string[] {
   const places = images.flatMap(({ ro, file }) => (ro ? [] : placeOfName(fromOwnFolder(file))));
   const paths = places.flatMap((place) => (place.kind === 'file' ? place.path : []));
@@ -328,14 +331,15 @@ function writtenAmong(images: v.InferOutput<typeof NodeList>, cwd: string | unde
   return [...new Set(known.map((name) => path.resolve(cwd ?? '/', name)))];
 }
 
-/** The file below a drive with snapshot=on, which QEMU makes and deletes. */
+/** The file below a drive with snapshot=on, which QEMU creates and deletes. */
 export function isTemporaryImage(file: string): boolean {
   return TEMPORARY.test(file);
 }
 
 /**
- * QMP has no list of network back-ends; the monitor for people has: `net0: index=0,type=user,…`. QEMU makes them before all
- * cards and lists them so, or with their cards: what stands alone behind a card was added.
+ * QMP does not list network back-ends; the human monitor does: `net0: index=0,type=user,…`. QEMU makes all back-ends
+ * before the cards, and lists them in that order, or with their cards. A back-end without a card that follows a card
+ * was added.
  */
 async function listNetdevs(qmp: QmpClient): Promise<Pick<VmDescription, 'netdevs' | 'addedNetdevs'>> {
   const text = await qmp.query(v.string(), 'human-monitor-command', { 'command-line': 'info network' });
@@ -354,7 +358,7 @@ const GIVEN_FOLDERS = ['peripheral', 'peripheral-anon'] as const;
 const DEVICE_FOLDERS = [...GIVEN_FOLDERS, 'unattached'] as const;
 
 export interface DeviceCounts {
-  /** Of what has an option of its own in the command line. */
+  /** The devices that have an option of their own in the command line. */
   readonly given: Readonly<Record<string, number>>;
   readonly all: Readonly<Record<string, number>>;
 }
@@ -364,7 +368,7 @@ export async function countDevices(qmp: QmpClient): Promise<DeviceCounts> {
   return { given: countTypes(given), all: countTypes(all) };
 }
 
-/** Their types. */
+/** The types of the devices. */
 async function devicesIn(qmp: QmpClient, folders: readonly string[]): Promise<string[]> {
   const lists = await Promise.all(
     folders.map(async (folder) => {

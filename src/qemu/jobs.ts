@@ -1,7 +1,7 @@
 /**
- * Jobs that QEMU runs beside the VM. A checkpoint does not hold them: after a restore a mirror that was nearly there, or a
- * commit that has half of its data moved, is gone without a word. One decision for each type; types that nobody knows
- * are refused by name.
+ * Jobs that QEMU runs alongside the VM. A checkpoint does not hold them: after a restore a nearly complete mirror, or
+ * a commit that has moved half of its data, would be silently gone. Each type has one decision; unknown types are
+ * refused by name.
  */
 import * as v from 'valibot';
 import type { SaveBlocker } from './save-blocker.js';
@@ -10,9 +10,9 @@ import type { QmpClient } from './qmp.js';
 const Jobs = v.array(v.object({ id: v.string(), type: v.string(), status: v.string() }));
 type Job = v.InferOutput<typeof Jobs>[number];
 
-/** It has ended, and only waits for somebody to read how. */
+/** The job has ended, and only its result was not read yet. */
 const OVER: readonly string[] = ['concluded', 'null'];
-/** It makes an image that no disk of the VM has. */
+/** The job makes an image that no disk of the VM uses. */
 const HARMLESS: readonly string[] = ['create'];
 
 const DOES: Readonly<Record<string, string>> = {

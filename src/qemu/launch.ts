@@ -1,6 +1,6 @@
 /**
- * Starts QEMU in a session of its own, with its words going to a log file, and connects to its monitor as soon as
- * it listens. What runs is always a QEMU of this host, found on PATH: never a path that a checkpoint names.
+ * Starts QEMU in a session of its own, with its output in a log file, and connects to its monitor as soon as it
+ * listens. The binary is always a QEMU of this host: found on PATH, named by the user, or trusted.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -30,14 +30,14 @@ const EMULATOR_NAME = /^(qemu-system-[\w.-]+|qemu-kvm|kvm)$/;
 const START_TIMEOUT_MS = 30_000;
 const LOG_TAIL_BYTES = 4096;
 
-/** What is to be run, and where its words go. */
+/** What to run, and where its output goes. */
 export interface StartOptions {
   /** As `findQemuBinary` returns it. */
   readonly binary: string;
   readonly args: readonly string[];
   readonly cwd: string;
   readonly logPath: string;
-  /** Descriptors that it is to have, from 3 on. */
+  /** Descriptors for the new process, from 3 on. */
   readonly inheritedFds?: readonly number[];
 }
 
@@ -52,7 +52,7 @@ export interface LaunchOptions {
   /** As `findQemuBinary` returns it. */
   readonly binary: string;
   readonly args: readonly string[];
-  /** Relative paths in `args` are meant from here; this process's own folder by default. */
+  /** The folder from which relative paths in `args` are resolved; default: this process's own folder. */
   readonly cwd?: string | undefined;
   readonly logPath: string;
   /** The unix socket of the monitor that `args` contain. */
@@ -60,9 +60,9 @@ export interface LaunchOptions {
   readonly signal?: AbortSignal | undefined;
   readonly timeoutMs?: number;
   readonly inheritedFds?: readonly number[];
-  /** As whom it runs: as this process's user by default. */
+  /** The user as whom it runs; default: this process's user. */
   readonly user?: User | undefined;
-  /** Who starts the process: this one by default. */
+  /** Starts the process; default: this process does. */
   readonly start?: (options: StartOptions) => Promise<StartedProcess>;
 }
 
@@ -75,17 +75,18 @@ export interface LaunchedQemu {
   readonly pid: number;
   /** The wall clock right before the spawn, in milliseconds since 1970: comparable to event timestamps. */
   readonly spawnedAtMs: number;
-  /** From the spawn until QMP had answered. */
+  /** From the spawn until QMP has answered. */
   readonly qemuReadyMs: number;
-  /** With out-of-band commands. */
+  /** Accepts out-of-band commands. */
   readonly qmp: QmpClient;
   /** How the process ended; never rejects. Does not keep Node alive. */
   readonly exited: Promise<ProcessEnd>;
 }
 
 /**
- * @throws VmckptError QEMU_FAILED_TO_START with QEMU's own last words, QEMU_INCOMPATIBLE or NOT_PERMITTED where they say so, TIMEOUT, or the signal's reason; the process
- * is gone then
+ * On failure the process is gone.
+ * @throws VmckptError QEMU_FAILED_TO_START with the end of QEMU's output, QEMU_INCOMPATIBLE or NOT_PERMITTED when the
+ *   output shows that, TIMEOUT, or the signal's reason
  */
 export async function launchQemu(options: LaunchOptions): Promise<LaunchedQemu> {
   const { qmpSocket, signal, logPath, user, cwd = process.cwd() } = options;
@@ -101,16 +102,16 @@ export async function launchQemu(options: LaunchOptions): Promise<LaunchedQemu> 
   void exited.then((value) => (end = value));
   const connect = async (): Promise<QmpClient | undefined> => {
     if (end !== undefined) throw failedToStart(options, end);
-    // Far cheaper than to be refused, on a processor that QEMU wants.
+    // Much cheaper than a refused connection, on a processor that QEMU needs.
     if (!existsSync(qmpSocket)) return undefined;
     try {
       const qmp = await QmpClient.connect({ path: qmpSocket, oob: true, signal, timeoutMs });
       if (qmp.peerPid() === pid) return qmp;
-      // Somebody else still listens at that path; QEMU puts its own socket in its place.
+      // Another process still listens at that path; QEMU will replace the socket by its own.
       await qmp.close();
       return undefined;
     } catch (error) {
-      // Not listening yet, or dying: the next round knows more.
+      // Not listening yet, or dying: the next attempt will tell.
       if (isCode(error, 'QMP_UNREACHABLE') || isCode(error, 'QMP_CLOSED')) return undefined;
       throw error;
     }
@@ -126,19 +127,19 @@ export async function launchQemu(options: LaunchOptions): Promise<LaunchedQemu> 
 }
 
 export interface QemuSought {
-  /** What the user of this host named: a name or a path. */
+  /** What the user named: a name or a path. */
   readonly chosen?: string | undefined;
   /** argv[0] of the saved QEMU: only its last component counts. */
   readonly recorded?: string | undefined;
   /** The path of the saved QEMU. */
   readonly ran?: string | undefined;
-  /** Whether that path may be run; not asked where it is the one on PATH. */
+  /** Whether that path may be run. Not called if it is the one on PATH. */
   readonly isTrusted?: () => boolean;
 }
 
 /**
- * The emulator to run: the user's own choice, else the one that ran, where it is known whose word that is, else the one
- * on PATH called like it, else the default.
+ * The emulator to run: the user's choice; otherwise the saved path, if it is trusted; otherwise the program on PATH
+ * with the same name; otherwise the default.
  * @throws VmckptError QEMU_NOT_FOUND
  */
 export function findQemuBinary({ chosen, recorded, ran, isTrusted = () => false }: QemuSought = {}): string {
@@ -161,7 +162,7 @@ export function isEmulatorName(name: string): boolean {
   return EMULATOR_NAME.test(name);
 }
 
-/** The last words in a log, whole lines. @returns '' when there is no such file. */
+/** The last whole lines of a log. @returns '' when there is no such file */
 export function readLogTail(logPath: string): string {
   let fd: number;
   try {
@@ -224,7 +225,7 @@ function failedToStart({ logPath, args }: LaunchOptions, { exitCode, killedBy }:
   });
 }
 
-/** The options that hold what QEMU quotes, where it does not say them itself. */
+/** The options that contain what QEMU quotes in its message, if the message does not name them. */
 function namedBy(args: readonly string[], words: string): string {
   const quoted = Array.from(words.matchAll(/'([^'\n]+)'|"([^"\n]+)"/g), ([, one, other]) => one ?? other!);
   const found = parseCommandLine(args)
@@ -240,7 +241,7 @@ function unanswered({ logPath }: LaunchOptions, timeoutMs: number, cause: unknow
   return new VmckptError('TIMEOUT', message, { hint: hintOn(words), cause });
 }
 
-/** The log itself may go with its folder. */
+/** Empty also when the log was deleted with its folder. */
 function said(words: string): string {
   return words === '' ? 'and said nothing' : `and said: ${withoutWarnings(words) || words}`;
 }

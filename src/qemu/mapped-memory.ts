@@ -1,6 +1,6 @@
 /**
- * A command line whose main memory is a private mapping of a file: the guest reads the file's pages, which every process
- * that maps it shares, and what it writes is its own and never reaches the file.
+ * Makes main memory a private mapping of a file. Every process that maps the file shares its pages; what a guest writes
+ * stays private and never reaches the file.
  */
 import { VmckptError } from '../errors.js';
 import {
@@ -14,31 +14,31 @@ import {
   type Property,
 } from './command-line.js';
 
-/** A file that vmckpt has made, as the raw memory of a generation (src/checkpoint/raw-memory.ts). */
+/** A file that vmckpt made as the raw memory of a generation (src/checkpoint/raw-memory.ts). */
 const OWN_FILE = /\/[1-9][0-9]*\/raw-memory$/;
 const FILE_BACKEND = 'memory-backend-file';
-/** Where and how memory is made otherwise. */
+/** Options that make memory in another way. */
 const REPLACED_OPTIONS: ReadonlySet<string> = new Set(['mem-path', 'mem-prealloc']);
 
 export interface MappedMemory {
   readonly file: string;
-  /** QEMU's name of the RAM block, and so the back-end's id. */
+  /** QEMU's name for the RAM block, and the id of the back-end. */
   readonly block: string;
   readonly sizeBytes: number;
-  /** Whether QEMU is to open the file for reading only (see opensMemoryReadOnly). */
+  /** Whether QEMU opens the file for reading only (see opensMemoryReadOnly). */
   readonly readOnly: boolean;
 }
 
 /**
- * Whether a QEMU of that version, or a later one, maps a file that it has opened for reading only (since 8.2). Others
- * open it for writing, and what the guest gives back to the host (a balloon) they would punch out of the file.
+ * Whether that version of QEMU, and later ones, map a file that was opened for reading only (since 8.2). Older versions
+ * open it for writing, and would punch holes into it for memory that the guest gives back (balloon).
  */
 export function opensMemoryReadOnly(version: string): boolean {
   const [, major, minor] = /^(\d+)\.(\d+)/.exec(version) ?? [];
   return Number(major) > 8 || (Number(major) === 8 && Number(minor) >= 2);
 }
 
-/** @throws VmckptError MAP_REFUSED naming the option that a mapping cannot stand for */
+/** @throws VmckptError MAP_REFUSED naming the option that a mapping cannot replace */
 export function mapMainMemory(argv: readonly string[], memory: MappedMemory): string[] {
   const options = parseCommandLine(argv).filter(({ name }) => !REPLACED_OPTIONS.has(name));
   const given = memoryOf(options);
@@ -52,8 +52,8 @@ export function mapMainMemory(argv: readonly string[], memory: MappedMemory): st
 }
 
 /**
- * The opposite, for a VM that was restored so and then saved: its memory is ordinary memory again. Else its next
- * restore would map the file of an older checkpoint.
+ * The opposite, for a VM that was restored that way and then saved: its memory becomes ordinary memory again.
+ * Otherwise its next restore would map the file of an older checkpoint.
  */
 export function withoutMappedMemory(argv: readonly string[]): string[] {
   return toArgv(parseCommandLine(argv).map((option) => (isOwn(option) ? ordinary(option) : option)));
@@ -94,7 +94,7 @@ function isBackend(option: Option, id: string): boolean {
   return option.name === 'object' && propertyOf(option, 'id') === id;
 }
 
-/** The back-end that is the machine's memory; undefined where it is given by its size alone. @throws VmckptError MAP_REFUSED */
+/** The back-end that is the machine's memory; undefined if only a size is given. @throws VmckptError MAP_REFUSED */
 function memoryOf(options: readonly Option[]): string | undefined {
   const ofMachine = options
     .filter(({ name }) => name === 'machine' || name === 'M')
@@ -109,7 +109,7 @@ function memoryOf(options: readonly Option[]): string | undefined {
 
 function refuseShared(option: Option): void {
   const share = propertyOf(option, 'share');
-  // A memfd is shared where it does not say otherwise.
+  // A memfd is shared by default.
   const isShared =
     share === undefined ? propertyOf(option, 'qom-type') === 'memory-backend-memfd' : isOn(share);
   if (isShared) throw refused(`-object ${option.value} is shared with other processes, a mapping is private`);

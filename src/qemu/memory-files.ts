@@ -1,4 +1,4 @@
-/** Files that a command line puts a VM's memory into, and the filesystems that they are on. */
+/** Files that hold a VM's memory according to its command line, and their file systems. */
 import { statfsSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { isOn, parseCommandLine, propertyOf, type Option } from './command-line.js';
@@ -8,13 +8,13 @@ const MAGICS = { tmpfs: 0x0102_1994, hugetlbfs: 0x9584_58f6 } as const;
 
 export interface MemoryFile {
   readonly option: string;
-  /** Absolute. For a folder QEMU makes a file of its own in it, without a name. */
+  /** Absolute. In a folder, QEMU creates an unnamed file of its own. */
   readonly path: string;
-  /** What the guest writes goes into the file; otherwise QEMU only reads it. */
+  /** The guest's writes go into the file; otherwise QEMU only reads it. */
   readonly isShared: boolean;
 }
 
-/** @param cwd what relative paths in `args` are meant from */
+/** @param cwd the folder from which relative paths in `args` are resolved */
 export function memoryFiles(args: readonly string[], cwd: string): MemoryFile[] {
   return parseCommandLine(args).flatMap((option) => {
     const file = pathOf(option);
@@ -30,7 +30,7 @@ function pathOf(option: Option): string | undefined {
   return propertyOf(option, 'mem-path');
 }
 
-/** Where the file lies, or will lie; undefined when there is no such folder. */
+/** The file system of the file, even if it does not exist yet; undefined when the folder does not exist. */
 export function filesystemOf(file: string): keyof typeof MAGICS | 'other' | undefined {
   const place = [file, path.dirname(file)].find((candidate) => exists(candidate));
   if (place === undefined) return undefined;
@@ -39,7 +39,7 @@ export function filesystemOf(file: string): keyof typeof MAGICS | 'other' | unde
   return type === MAGICS.hugetlbfs ? 'hugetlbfs' : 'other';
 }
 
-/** Whether some of the memory comes from the host's pool of huge pages, which is not counted as available. */
+/** Whether some of the memory comes from the host's pool of huge pages, which does not count as available memory. */
 export function usesHugePages(args: readonly string[], cwd: string): boolean {
   const inMemfd = parseCommandLine(args).some(
     (option) => option.name === 'object' && isOn(propertyOf(option, 'hugetlb')),

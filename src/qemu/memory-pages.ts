@@ -1,4 +1,4 @@
-/** Which of QEMU's memory is made of huge pages (hugetlbfs): such a page is put in place as a whole. */
+/** Which of QEMU's memory consists of huge pages (hugetlbfs). A huge page is installed as a whole. */
 import { VmckptError } from '../errors.js';
 import type { HugePageSizes } from '../pages/host-pages.js';
 import { PAGE_BYTES } from '../pages/layout.js';
@@ -6,10 +6,10 @@ import { readRamBlocks } from './compatibility.js';
 import type { QmpClient } from './qmp.js';
 import { formatBytes } from '../util/units.js';
 
-/** A larger one takes so long that the VM would rather have waited for all of its memory. */
+/** A larger page takes so long that loading all memory first is better. */
 const LARGEST_ON_DEMAND_BYTES = 2 << 20;
 
-/** @throws VmckptError QEMU_UNSUPPORTED when its pages are too large to come one by one */
+/** @throws VmckptError QEMU_UNSUPPORTED when pages are too large to come on demand */
 export async function findHugePages(qmp: QmpClient, mode: 'lazy' | 'eager'): Promise<HugePageSizes> {
   const huge = (await readRamBlocks(qmp)).filter(({ pageBytes }) => pageBytes > PAGE_BYTES);
   const tooLarge = huge.find(({ pageBytes }) => pageBytes > LARGEST_ON_DEMAND_BYTES);

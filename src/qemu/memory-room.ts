@@ -1,7 +1,7 @@
 /**
- * Whether a VM's memory has room on this host. What the checkpoint holds is certain to be needed; the rest of its RAM
- * only when the guest comes to use it. Both are judgements about a host that changes: a lack of the first is refused
- * unless the user insists, of the second he is told.
+ * Whether this host has enough memory for a VM. The checkpoint's data is certain to be needed, the rest of its RAM
+ * only when the guest uses it. Both are estimates about a host that changes. A lack of the first is refused unless
+ * the user insists; a lack of the second is reported.
  */
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
@@ -10,44 +10,44 @@ import { controlGroupsOf, type ControlGroup } from '../util/control-groups.js';
 import { isOn, parseCommandLine, propertyOf } from './command-line.js';
 import { usesHugePages } from './memory-files.js';
 
-/** What QEMU needs beside the guest's RAM. */
+/** What QEMU needs besides the guest's RAM. */
 const OVERHEAD_BYTES = 64 << 20;
 
-/** `required`: refused when it certainly does not fit. `forced`: the user says that it shall be tried. `judged`: somebody has asked before. */
+/** `required`: refused if it certainly does not fit. `forced`: the user insists. `judged`: already checked. */
 export type RoomWish = 'required' | 'forced' | 'judged';
 
 export interface MemoryNeed {
   readonly vmCount: number;
-  /** Of each VM: what its checkpoint holds. */
+  /** Data in the checkpoint, for each VM. */
   readonly dataBytes: number;
   readonly ramBytes: number;
-  /** Its memory is a private mapping of a file, whose pages the host can take back. */
+  /** The memory is a private mapping of a file, whose pages the host can reclaim. */
   readonly isMapped: boolean;
   readonly args: readonly string[];
   readonly cwd: string;
 }
 
 export interface HostMemory {
-  /** The host, and every control group with a limit; swap is counted as room. */
+  /** The host, and every control group with a limit. Swap counts as free memory. */
   readonly limits: readonly { readonly where: string; readonly freeBytes: number }[];
-  /** All of RAM and swap. */
+  /** RAM and swap together. */
   readonly totalBytes: number;
   /** vm.overcommit_memory, proc_sys_vm(5). */
   readonly overcommit: 'heuristic' | 'always' | 'never';
-  /** What can still be promised to programs; matters when overcommit is `never`. */
+  /** What the kernel can still commit to programs; matters when overcommit is `never`. */
   readonly commitFreeBytes: number;
 }
 
 export interface RoomJudgement {
-  /** Without it: it fits as long as the guest does not use much more than the checkpoint holds. */
+  /** False: it fits as long as the guest uses little more than the checkpoint holds. */
   readonly certain: boolean;
   readonly message: string;
 }
 
-/** Undefined when all of it fits. */
+/** Undefined when everything fits. */
 export function judgeRoom(need: MemoryNeed, host: HostMemory = readHostMemory()): RoomJudgement | undefined {
   const { vmCount, isMapped, args, cwd, ramBytes } = need;
-  // Of huge pages QEMU itself says whether there are enough.
+  // QEMU itself reports a lack of huge pages.
   if (usesHugePages(args, cwd)) return undefined;
   const subject = vmCount === 1 ? 'the VM needs' : `${vmCount} VMs need`;
   const promisedBytes = vmCount * (ramBytes + OVERHEAD_BYTES);
@@ -89,7 +89,7 @@ export function requireRoom(need: MemoryNeed, wish: RoomWish, onMessage: (text: 
   onMessage(`${judgement.message[0]!.toUpperCase()}${judgement.message.slice(1)}.`);
 }
 
-/** All of RAM is touched before the VM runs. */
+/** Whether all of RAM is touched before the VM runs. */
 function isFilledAtOnce(args: readonly string[]): boolean {
   return parseCommandLine(args).some(
     (option) =>
@@ -123,7 +123,7 @@ function readHostMemory(): HostMemory {
   };
 }
 
-/** Files of the two versions, and what counts as no limit. */
+/** The files of both versions, and the values that mean no limit. */
 const VERSION_2 = {
   limit: 'memory.max',
   used: 'memory.current',
@@ -134,15 +134,15 @@ const VERSION_2 = {
 const VERSION_1 = {
   limit: 'memory.limit_in_bytes',
   used: 'memory.usage_in_bytes',
-  // Memory and swap together: there is no more room than that, and it is not looked at by itself.
+  // Limits memory and swap together, so swap is not counted separately.
   swapLimit: 'memory.memsw.limit_in_bytes',
   swapUsed: 'memory.memsw.usage_in_bytes',
   cache: /^total_(?:in)?active_file (\d+)$/gm,
 };
 
 /**
- * From a group up to the root of its hierarchy. All of the page cache counts as free, as in MemAvailable: the kernel drops
- * it before it refuses memory, whatever was read lately. A store of checkpoints that was just written or read fills it.
+ * The limits from a group up to the root of its hierarchy. The whole page cache counts as free, as in MemAvailable: the
+ * kernel drops it before it refuses memory, even if it was read recently. Writing or reading checkpoints fills it.
  */
 export function limitsOf(
   own: ControlGroup,
@@ -155,7 +155,7 @@ export function limitsOf(
   for (let { folder, path: group } = own; ; folder = path.dirname(folder), group = path.dirname(group)) {
     const number = (file: string) => Number(readText(path.join(folder, file)) ?? Number.NaN);
     const limitBytes = number(files.limit);
-    // Without a limit, or with one above all that the host has, only the host counts. To read its statistics takes a while.
+    // Without a limit below the host's total, only the host counts. Reading the group's statistics would take time.
     if (limitBytes < totalBytes) {
       const cacheBytes = sumOf(readText(path.join(folder, 'memory.stat')) ?? '', files.cache);
       const freeBytes = limitBytes - number(files.used) + cacheBytes;
@@ -170,7 +170,7 @@ export function limitsOf(
   }
 }
 
-/** @param pattern its group is a number; global */
+/** @param pattern global; its group is a number */
 function sumOf(text: string, pattern: RegExp): number {
   return Array.from(text.matchAll(pattern), ([, number]) => Number(number)).reduce(
     (sum, each) => sum + each,

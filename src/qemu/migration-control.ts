@@ -1,6 +1,6 @@
 /**
- * QEMU's migration settings and progress. A capability left on corrupts later saves silently, so settings are
- * changed through one door that returns what they were, ready to be written to a journal and applied back.
+ * QEMU's migration settings and progress. A capability that stays enabled silently corrupts later saves. So all
+ * settings go through one function, which returns their former values for the journal, ready to be applied again.
  */
 import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
@@ -26,8 +26,9 @@ export async function readMigrationSettings(qmp: QmpClient): Promise<MigrationSe
 }
 
 /**
- * Sets what differs. Applying the return value again puts everything back: it holds the former values of exactly
- * the settings that were named. @throws VmckptError QMP_COMMAND_FAILED, among others for a capability unknown to this QEMU
+ * Applies the settings that differ. Applying the return value restores everything: it holds the former values of
+ * exactly the named settings. @throws VmckptError QMP_COMMAND_FAILED, for example for a capability unknown to this
+ * QEMU
  */
 export async function applyMigrationSettings(
   qmp: QmpClient,
@@ -47,13 +48,13 @@ export async function applyMigrationSettings(
   };
 }
 
-/** What withoutUserfaultfd() has made of QEMU's refusal. */
+/** Whether withoutUserfaultfd() made this error. */
 export function lacksUserfaultfd(error: unknown): boolean {
   const isRefusal = error instanceof VmckptError && error.code === 'NOT_PERMITTED';
   return isRefusal && error.cause instanceof VmckptError && error.cause.code === 'QMP_COMMAND_FAILED';
 }
 
-/** What QEMU's refusal of a capability that needs userfaultfd means; any other error stays what it is. */
+/** Explains QEMU's refusal of a capability that needs userfaultfd. Other errors stay unchanged. */
 export function withoutUserfaultfd(
   error: unknown,
   { what, instead }: { readonly what: string; readonly instead: string },
@@ -89,7 +90,7 @@ const MigrationInfo = v.object({
 });
 
 export interface MigrationStatus {
-  /** `none` when there never was one, else QEMU's MigrationStatus: `active`, `completed`, `postcopy-paused`, … */
+  /** `none` when there never was one, otherwise QEMU's MigrationStatus: `active`, `completed`, `postcopy-paused`, … */
   readonly status: string;
   readonly errorText: string | undefined;
   readonly blockedReasons: readonly string[];
@@ -103,7 +104,7 @@ export interface MigrationStatus {
         /** Pages sent as one repeated byte. */
         readonly duplicatePages: number;
         readonly normalPages: number;
-        /** How often QEMU has collected the dirty pages: the passes over memory. */
+        /** How many times QEMU has collected the dirty pages: the passes over memory. */
         readonly dirtySyncCount: number;
       }
     | undefined;
@@ -128,7 +129,7 @@ export async function queryMigrate(qmp: QmpClient): Promise<MigrationStatus> {
   };
 }
 
-/** Whether a migration of that status holds the VM: it must end before another can begin. */
+/** Whether a migration with that status occupies the VM: it must end before another can begin. */
 export function isMigrating(status: string): boolean {
   return !['none', 'completed', 'failed', 'cancelled'].includes(status);
 }

@@ -3,8 +3,8 @@ import net, { Socket } from 'node:net';
 import { connectUnix, hasAddon } from '../native/index.js';
 
 /**
- * @param readable false: what QEMU says is read by native code. Without the addon it connects a moment later, and an
- * error comes as an event.
+ * @param readable false: native code reads QEMU's messages. Without the addon the connection is made a moment later,
+ *   and an error comes as an event.
  */
 export function connectTo(path: string, { readable }: { readonly readable: boolean }): Socket {
   return hasAddon() ? new Socket({ fd: connectUnix(path), readable }) : net.connect(path);

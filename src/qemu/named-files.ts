@@ -1,6 +1,6 @@
 /**
- * The host's files and folders that a command line names, and what QEMU does with each: one table of all options. What is not
- * known here is left out, and so are open files of QEMU's own (unrepeatable.ts). Source: qemu-system(1) and the QAPI
+ * The host's files and folders that a command line names, and how QEMU uses each: one table of all options. Unknown
+ * options are left out, and so are QEMU's own open files (unrepeatable.ts). Source: qemu-system(1) and the QAPI
  * reference, versions 7.2 to 10.
  */
 import { CHARACTER_DEVICE_OPTIONS, characterDeviceOf } from './character-device.js';
@@ -9,15 +9,15 @@ import { placeOfName } from './image-reference.js';
 import { namesDescriptor } from './unrepeatable.js';
 
 export interface NamedFile {
-  /** As it stands in the command line: `-kernel vmlinuz`. */
+  /** As written in the command line: `-kernel vmlinuz`. */
   readonly option: string;
   readonly name: string;
   /**
-   * `read`: it must be there. `written`: QEMU makes it, and has it open as long as it runs. `listen`: a unix
-   * socket of QEMU's. `connect`: one of another program.
+   * `read`: the file must exist. `written`: QEMU creates it, and has it open as long as it runs. `listen`: a unix
+   * socket of QEMU's. `connect`: a socket of another program.
    */
   readonly use: 'read' | 'written' | 'listen' | 'connect' | 'pidfile';
-  /** It may also have this name. */
+  /** An alternative name of the file. */
   readonly or?: string;
 }
 
@@ -29,7 +29,7 @@ export function namedFiles(options: readonly Option[]): NamedFile[] {
   });
 }
 
-/** `/proc/self/cwd/disk` is `disk`: the folder is QEMU's, and not that of the process that looks. */
+/** `/proc/self/cwd/disk` is `disk`: the folder is QEMU's, not that of the process that reads the name. */
 export function fromOwnFolder(name: string): string {
   return name.replace(/^\/+proc\/+(self|thread-self)\/+cwd(?=\/|$)\/*/, './');
 }
@@ -53,7 +53,7 @@ const whole =
   ({ value }) =>
     taking(value);
 
-/** Of properties whose whole name matches. */
+/** For properties whose whole name matches. */
 const properties =
   (keys: RegExp, taking: Taking): Row =>
   (option) =>
@@ -64,7 +64,7 @@ const all =
   (option) =>
     parts.flatMap((part) => part(option));
 
-/** By the kind of a back-end, device or object. */
+/** By the type of a back-end, device or object. */
 const byKind =
   (key: string, table: readonly (readonly [RegExp, Row])[]): Row =>
   (option) => {
@@ -72,7 +72,7 @@ const byKind =
     return table.find(([pattern]) => pattern.test(kind))?.[1](option) ?? [];
   };
 
-/** Scripts have a default, and `no`. */
+/** Scripts have a default; `no` means none. */
 const NETWORKS: readonly (readonly [RegExp, Row])[] = [
   [/^tap$/, properties(/^(script|downscript|helper)$/, (file) => (file === 'no' ? [] : read(file)))],
   [/^bridge$/, properties(/^helper$/, read)],
@@ -156,19 +156,19 @@ function filesOfCharacterDevice(option: Option): Use[] {
   const others = [...written(get('logfile')), ...read(get('input-path'))];
   if (path === undefined) return others;
   if (backend === 'file') return [...written(path), ...others];
-  // QEMU looks for a pair of pipes first.
+  // QEMU first looks for a pair of pipes.
   if (backend === 'pipe') return [{ name: path, or: `${path}.in`, use: 'read' }, ...others];
   if (backend === 'socket' && (server || option.name === 'gdb')) return [...listens(path), ...others];
   if (backend === 'socket') return [...(connectsAgain(get) ? [] : connects(path)), ...others];
   return HOST_DEVICES.has(backend) ? [...read(path), ...others] : others;
 }
 
-/** QEMU starts without its peer. */
+/** Whether QEMU starts even without the peer. */
 export function connectsAgain(get: (key: string) => string | undefined): boolean {
   return Number(get('reconnect') ?? get('reconnect-ms') ?? 0) > 0;
 }
 
-/** A server of the node, by its unix socket. */
+/** A server that provides the node, by its unix socket. */
 function remoteNode(option: Option): Use[] {
   const drivers = propertiesOf(option).filter(
     ({ key, value }) => /(^|\.)driver$/.test(key) && value === 'nbd',
@@ -184,7 +184,7 @@ function globalRom(option: Option): Use[] {
   return propertyOf(option, 'property') === 'romfile' ? firmware(propertyOf(option, 'value')) : [];
 }
 
-/** Modules of a multiboot kernel are `FILE ARGUMENTS,FILE ARGUMENTS`; another kernel's file may be called so. */
+/** The modules of a multiboot kernel are `FILE ARGUMENTS,FILE ARGUMENTS`; for another kernel it is one file name. */
 function modules(value: string | undefined = ''): Use[] {
   if (!/[, ]/.test(value)) return read(value);
   const words = value.split(/(?<!,),(?!,)/).map((word) => word.replaceAll(',,', ','));
@@ -221,7 +221,7 @@ function firmware(name: string | undefined): Use[] {
   return name?.includes('/') ? read(name) : [];
 }
 
-/** Of an image that is on the network, or comes from another driver, what of it is here. */
+/** The local files of an image that may be on the network, or use another driver. */
 function image(name: string | undefined = ''): Use[] {
   if (name === '') return [];
   const place = placeOfName(name);

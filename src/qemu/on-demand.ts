@@ -1,13 +1,13 @@
-/** What of a command line does not allow that a VM's memory comes on demand, after it runs. */
+/** What in a command line rules out loading a VM's memory on demand, after it runs. */
 import { statSync } from 'node:fs';
 import { VmckptError } from '../errors.js';
 import { parseCommandLine, propertyOf } from './command-line.js';
 import { filesystemOf, memoryFiles, type MemoryFile } from './memory-files.js';
 
-/** All memory has to be there before the VM runs. */
+/** All memory has to be loaded before the VM runs. */
 export class OnDemandRefusal extends VmckptError {}
 
-/** The option that gives a process beside QEMU the VM's memory, if there is one. */
+/** The option that gives the VM's memory to another process, if there is one. */
 export function findVhostUser(args: readonly string[]): string | undefined {
   const found = parseCommandLine(args).find((option) =>
     ['driver', 'type', 'qom-type'].some((key) => propertyOf(option, key)?.startsWith('vhost-user')),
@@ -33,7 +33,7 @@ function refuse(argument: string, reason: string): never {
 
 function whyNotOnDemand({ path: file, isShared }: MemoryFile): string | undefined {
   if (filesystemOf(file) === 'other') return 'memory in a file comes on demand only on tmpfs and hugetlbfs';
-  // QEMU empties its memory first, and the file below with it, which may be anybody's.
+  // QEMU first empties its memory, and with it the file, which may belong to others.
   const stat = statSync(file, { throwIfNoEntry: false });
   if (!isShared && stat?.isFile() && stat.blocks > 0)
     return `a lazy restore would empty the file ${file}, which the VM only reads (share=off)`;

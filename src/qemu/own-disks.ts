@@ -1,4 +1,4 @@
-/** Disks of a clone: it may read what others read, but what it writes must stay its own. */
+/** Disks of a clone: it may read what others read, but its writes must stay private. */
 import {
   isOn,
   propertiesOf,
@@ -8,16 +8,16 @@ import {
   type Property,
 } from './command-line.js';
 
-/** `-hda FILE` and its like, as `-drive` has them. */
+/** `-hda FILE` and similar, as `-drive` options. */
 const SHORT_DISK = /^hd([a-d])$/;
 const OTHER_SHORT_DISK = /^(fd[ab]|sd|mtdblock|pflash)$/;
 const NO_IMAGE = /^null-(co|aio)/;
 
 export interface OwnDisks {
   readonly options: Option[];
-  /** Images that got a temporary overlay: what the clone writes goes there, and is lost with it. */
+  /** Images with a temporary overlay: the clone's writes go there, and are lost with it. */
   readonly overlaid: readonly string[];
-  /** Writable disks that cannot get one. */
+  /** Writable disks that cannot get an overlay. */
   readonly refused: readonly string[];
 }
 
@@ -47,8 +47,8 @@ function asDrive(option: Option): Option | undefined {
 }
 
 /**
- * Undefined for a drive that is empty, read-only, or has an overlay; one on the network goes by its driver.
- * @param discardsAll with `-snapshot` a drive has one where it does not say otherwise itself
+ * Undefined for a drive that is empty, read-only, or has an overlay. A drive on the network is named by its driver.
+ * @param discardsAll `-snapshot`: drives have an overlay unless they say otherwise
  */
 function writableImage(drive: Option, discardsAll: boolean): string | undefined {
   const get = (key: string) => propertyOf(drive, key);
@@ -61,7 +61,7 @@ function writableImage(drive: Option, discardsAll: boolean): string | undefined 
   return harmless || image === undefined || NO_IMAGE.test(image) ? undefined : image;
 }
 
-/** With auto-read-only a node is opened for writing only when a device wants that. */
+/** With auto-read-only, a node is opened for writing only when a device needs that. */
 function isWritableNode(node: Option, options: readonly Option[]): boolean {
   if (isOn(propertyOf(node, 'read-only')) || NO_IMAGE.test(propertyOf(node, 'driver') ?? '')) return false;
   const name = propertyOf(node, 'node-name');

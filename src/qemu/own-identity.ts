@@ -1,7 +1,7 @@
 /**
- * The command line of a restored VM, so that it gets in nobody's way. One that takes the place of the original keeps
- * everything; a clone runs beside it, and beside other clones, and gets a place of its own for whatever two QEMUs
- * cannot have; a trial has ports of its own already, and must not reach out of its network.
+ * Changes the command line of a restored VM so that it disturbs no other. A VM that replaces the original keeps
+ * everything. A clone runs next to the original and other clones, and gets its own place for everything that two
+ * QEMUs cannot share. A trial already has its own ports, and must not reach out of its network.
  */
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
@@ -14,29 +14,32 @@ import { sharedNetworks } from './networks.js';
 import { discardWrites, type OwnDisks } from './own-disks.js';
 import { relocate, type Moved, type Places } from './relocation.js';
 
-/** `original`: in the place of the VM that was saved. `clone`: beside it. `trial`: beside it, in a network namespace of its own. */
+/**
+ * `original`: replaces the saved VM. `clone`: runs next to it. `trial`: runs next to it, in its own network
+ * namespace.
+ */
 export type Identity = 'original' | 'clone' | 'trial';
 
 export interface OwnIdentityOptions {
   readonly identity: Identity;
-  /** Where the VM has its sockets; what lies in it is its own already. */
+  /** The folder of the VM's sockets. What is in it belongs to the VM already. */
   readonly directory: string;
 }
 
 export interface OwnIdentity {
   readonly args: readonly string[];
   readonly moved: readonly Moved[];
-  /** Images that the VM writes to in a temporary overlay. */
+  /** Images with a temporary overlay for what the VM writes. */
   readonly overlaid: readonly string[];
 }
 
-/** Below a VM's folder: what other places of the command line have become. */
+/** In a VM's folder: what was moved there from other places of the command line. */
 export const OWN_FOLDER = 'own';
-/** Of sun_path, without the zero behind it. */
+/** Size of sun_path, without its terminating zero. */
 export const MAX_SOCKET_PATH_BYTES = 107;
-/** For a number behind a name. */
+/** Room for a number after a name. */
 const COUNT_BYTES = 5;
-/** Where an earlier restore had put something for the VM that was saved, which was a clone itself. */
+/** Where an earlier restore has moved something, if the saved VM was itself a clone. */
 const EARLIER_OWN = /\/(vms|s)\/[^/]+\/own\/[^/]+$/;
 
 /**
@@ -64,7 +67,7 @@ export async function giveIdentity(
 
 const STAY: Places = { file: (from) => from, port: ({ port }) => port, vsockId: (id) => id };
 
-/** Files keep their names where those differ, as far as a socket's path has room for them. */
+/** Files keep their names if those differ, as far as the length of a socket's path allows. */
 function ownFiles(directory: string): (from: string) => string {
   const taken = new Map<string, string>();
   const roomBytes = MAX_SOCKET_PATH_BYTES - Buffer.byteLength(path.join(directory, OWN_FOLDER)) - COUNT_BYTES;
@@ -81,7 +84,7 @@ function ownFiles(directory: string): (from: string) => string {
   };
 }
 
-/** Free ports for those of a command line, by address. */
+/** Replaces the ports of a command line by free ones, address by address. */
 async function freePorts(options: readonly Option[]): Promise<(address: PortAddress) => number> {
   const wanted = new Map<string, PortAddress>();
   const note = (address: PortAddress) => {
@@ -99,13 +102,13 @@ interface Shared {
   readonly hint: string;
 }
 
-/** How an option may not touch the host when the VM is not alone (see the table in host-resources.ts). */
+/** The ways in which an option may not touch the host when the VM is not alone (see the table in host-resources.ts). */
 const REFUSED: Readonly<Record<Exclude<Identity, 'original'>, readonly Touch[]>> = {
   clone: ['single', 'unknown'],
   trial: ['single', 'unknown', 'shared', 'network'],
 };
 
-/** What two VMs cannot have, what cannot be had twice, and what a trial would reach others by. */
+/** Refuses what two VMs cannot share, what cannot exist twice, and what would let a trial reach others. */
 function refuseShared({ options, refused }: OwnDisks, identity: Exclude<Identity, 'original'>): void {
   const isTrial = identity === 'trial';
   const disks = refused.map((what) => ({ what: `${what} (a writable disk)`, hint: DISK_HINT }));
@@ -137,7 +140,7 @@ function refusedPart(option: Option, identity: Exclude<Identity, 'original'>): S
   return [{ what: `${`-${option.name} ${option.value ?? ''}`.trim()}${reason}`, hint: PART_HINT }];
 }
 
-/** The guest keeps the MAC address that it had. Where others see it, somebody in the guest has to change it. */
+/** The guest keeps its MAC address. On a network where others see it, only the guest can change it. */
 function unknownOnNetworks(options: readonly Option[]): Shared[] {
   const hasAgent = agentSocketOf(toArgv(options)) !== undefined;
   return sharedNetworks(options)

@@ -1,6 +1,6 @@
 /**
- * Where a QEMU runs: its user, its namespaces and root folder, its control group, its tap interfaces. The names in
- * its command line mean what they mean there, and nowhere else.
+ * Where a QEMU runs: its user, its namespaces and root folder, its control group, its tap interfaces. The names in its
+ * command line have their meaning only there.
  */
 import { readFileSync, readlinkSync, statSync } from 'node:fs';
 import type { Places, ProcessContext } from '../util/process-schema.js';
@@ -34,13 +34,13 @@ export function readProcessContext(
   };
 }
 
-/** The name of a program that was replaced while it ran is that of its successor. */
+/** If a program is replaced while it runs, its name leads to the replacement. */
 function executableOf(pid: number): Pick<ProcessContext, 'executable'> {
   const executable = attempt(() => readlinkSync(`/proc/${pid}/exe`));
   return executable === undefined ? {} : { executable: executable.replace(/ \(deleted\)$/, '') };
 }
 
-/** In which a process is; what may not be read is left out. */
+/** The namespaces and folders of a process; unreadable ones are left out. */
 export function placesOf(pid: number | 'self'): Places {
   const places: Places = {};
   for (const [kind, place] of Object.entries(NAMESPACES)) {
@@ -52,7 +52,7 @@ export function placesOf(pid: number | 'self'): Places {
   return places;
 }
 
-/** What both know, and have different ones of. */
+/** The ones that are known for both and differ. */
 export function differingPlaces(one: Places, other: Places): string[] {
   return Object.keys(one).filter((place) => other[place] !== undefined && other[place] !== one[place]);
 }
@@ -61,13 +61,13 @@ export function bootId(): string {
   return readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim();
 }
 
-/** Undefined where the host does not tell its interfaces. */
+/** Undefined where the host does not list its interfaces. */
 export function hasInterface(name: string): boolean | undefined {
   if (attempt(() => statSync('/sys/class/net/lo')) === undefined) return undefined;
   return attempt(() => statSync(`/sys/class/net/${name}`)) !== undefined;
 }
 
-/** Of tap interfaces that the command line names. */
+/** Tap interfaces that the command line names. */
 export function tapNames(options: readonly Option[]): string[] {
   return options.flatMap((option) => {
     const name = isTap(option) ? propertyOf(option, 'ifname') : undefined;
@@ -79,14 +79,14 @@ export function isTap(option: Option): boolean {
   return ['netdev', 'nic', 'net'].includes(option.name) && propertyOf(option, 'type') === 'tap';
 }
 
-/** One that is gone while QEMU has it open was somebody else's to remove. */
+/** If an interface is gone while QEMU has it open, another program removed it. */
 function isPersistent(name: string): boolean {
   if (hasInterface(name) === false) return true;
   const flags = attempt(() => readFileSync(`/sys/class/net/${name}/tun_flags`, 'latin1'));
   return (Number(flags ?? 0) & IFF_PERSIST) !== 0;
 }
 
-/** The effective ones. */
+/** The effective ids. */
 function readUser(pid: number): Pick<ProcessContext, 'uid' | 'gid' | 'groups'> {
   const status = readFileSync(`/proc/${pid}/status`, 'latin1');
   const numbers = (field: string) => {

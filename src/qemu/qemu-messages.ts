@@ -1,12 +1,12 @@
-/** What QEMU says when it fails, and what that means: one table, matched against the end of its log. */
+/** QEMU's error messages and what they mean: one table, matched against the end of its log. */
 import type { ErrorCode } from '../errors.js';
 import { asRoot } from '../util/rights.js';
 
-/** QEMU goes on all the same (7.2 names the modules that it looks for in vain), or has said why before. */
+/** QEMU continues after these (7.2 lists modules that it does not find), or has given the reason before. */
 const WARNING =
   /^((.*: (warning|info): |qemu: module \S+ not found).*|.*: load of migration failed: [^:\n]*)(\n|$)/gm;
 
-/** That this QEMU does not know a part of a command line, or has been built without it. */
+/** This QEMU does not know a part of a command line, or was built without it. */
 const NOT_IN_THIS_QEMU = [
   /' is not a valid /,
   /Parameter '[^']*' (does not accept value|is unexpected|is missing|expects)/,
@@ -21,7 +21,7 @@ const NOT_IN_THIS_QEMU = [
 
 interface KnownMessage {
   readonly pattern: RegExp;
-  /** Of what cannot be, where it has not just failed. */
+  /** For what is impossible, rather than failed just now. */
   readonly code?: ErrorCode;
   readonly meaning: string;
 }
@@ -166,12 +166,12 @@ const KNOWN_MESSAGES: readonly KnownMessage[] = [
   },
 ];
 
-/** @param logTail the end of QEMU's log. @returns what the first known message in it means. */
+/** @param logTail the end of QEMU's log. @returns the meaning of the first known message in it */
 export function explainQemuMessage(logTail: string): string | undefined {
   return knownIn(logTail)?.meaning;
 }
 
-/** The error of a QEMU that ends with these words, where that is not just a failure. */
+/** The error code for a QEMU that ends with this log, if it is more specific than a failure. */
 export function codeOfQemuMessage(logTail: string): ErrorCode | undefined {
   return knownIn(logTail)?.code;
 }
@@ -181,7 +181,7 @@ function knownIn(logTail: string): KnownMessage | undefined {
   return KNOWN_MESSAGES.find(({ pattern }) => pattern.test(words));
 }
 
-/** What QEMU says beside the reason of its end. */
+/** The log without messages that are not the reason of QEMU's end. */
 export function withoutWarnings(logTail: string): string {
   return logTail.replaceAll(WARNING, '').trim();
 }

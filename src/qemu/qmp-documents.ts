@@ -1,6 +1,6 @@
 /**
- * The JSON documents of a QMP connection. Each is one line, or, from a monitor with `pretty=on`, many: the first is `{`, the
- * last `}`, and those between are indented.
+ * The JSON documents of a QMP connection. Each is one line. From a monitor with `pretty=on` it is many lines: the
+ * first is `{`, the last `}`, and those in between are indented.
  */
 import { LineSplitter } from '../util/lines.js';
 

@@ -1,4 +1,4 @@
-/** What may go wrong at a monitor, and what to do about it. */
+/** Errors at a monitor, and what to do about them. */
 import { readFileSync } from 'node:fs';
 import { VmckptError } from '../errors.js';
 import { isStopped } from '../util/process-identity.js';
@@ -32,7 +32,7 @@ export function refused(
   return new VmckptError('QMP_COMMAND_FAILED', `QEMU refused ${command}: ${desc} (${kind})`);
 }
 
-/** An answer that has not come. */
+/** Explains an answer that has not come. */
 export function unanswered(listener: () => number, error: unknown): unknown {
   if (!(error instanceof VmckptError) || error.code !== 'TIMEOUT') return error;
   const pid = listener();

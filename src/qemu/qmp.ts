@@ -1,8 +1,8 @@
 /**
- * QMP client: QEMU's monitor protocol over a unix socket, JSON documents.
- * A monitor serves one client at a time; further ones wait in the listen queue without a word. Every command
- * has a deadline. When the connection ends, every pending command and wait is rejected with the reason.
- * Source: QEMU's "QMP Machine Protocol Specification" (docs/interop/qmp-spec).
+ * QMP client: QEMU's monitor protocol over a unix socket, JSON documents. A monitor serves one client at a time;
+ * others wait silently in the listen queue. Every command has a deadline. When the connection ends, every pending
+ * command and wait is rejected with the reason. Source: QEMU's "QMP Machine Protocol Specification"
+ * (docs/interop/qmp-spec).
  */
 import { EventEmitter, once } from 'node:events';
 import net from 'node:net';
@@ -46,7 +46,7 @@ export interface QemuVersion {
   readonly major: number;
   readonly minor: number;
   readonly micro: number;
-  /** For people: `7.2.22 (Debian …)`. */
+  /** For messages: `7.2.22 (Debian …)`. */
   readonly text: string;
 }
 
@@ -61,13 +61,13 @@ export interface ConnectOptions {
   readonly path: string;
   readonly timeoutMs?: number;
   readonly signal?: AbortSignal | undefined;
-  /** Ask for out-of-band commands; see `oob` on the client for what was granted. */
+  /** Requests out-of-band commands; `oob` of the client tells whether they were granted. */
   readonly oob?: boolean;
 }
 
 export interface ExecuteOptions {
   readonly timeoutMs?: number;
-  /** Run ahead of the queue and without QEMU's main lock; the connection must have been granted `oob`. */
+  /** Runs ahead of the queue and without QEMU's main lock; requires a connection with `oob`. */
   readonly oob?: boolean;
   /** A descriptor that travels with the command, for `getfd`. Nothing else may be under way on the connection. */
   readonly fd?: number;
@@ -117,8 +117,8 @@ export class QmpClient {
 
   /**
    * Connects, reads the greeting and leaves negotiation mode.
-   * @throws VmckptError QMP_UNREACHABLE (nobody listens) · QMP_NOT_QMP (something else answers) · QMP_BUSY
-   * (no greeting within `timeoutMs`: another client has the monitor) · VM_STATE (QEMU's process is stopped) · QMP_CLOSED · NOT_PERMITTED
+   * @throws VmckptError QMP_UNREACHABLE (no listener) · QMP_NOT_QMP (something else answers) · QMP_BUSY (no greeting
+   *   within `timeoutMs`: another client has the monitor) · VM_STATE (QEMU's process is stopped) · QMP_CLOSED · NOT_PERMITTED
    */
   static async connect(options: ConnectOptions): Promise<QmpClient> {
     const { path, timeoutMs = DEFAULT_TIMEOUT_MS, signal, oob = false } = options;
@@ -133,19 +133,21 @@ export class QmpClient {
   }
 
   /**
-   * Goes on with a connection that another process has negotiated, with out-of-band commands, and left behind
-   * (see held-monitor.ts). The version is not known to such a client.
+   * Continues on a connection that another process has negotiated, with out-of-band commands, and left (see
+   * held-monitor.ts). Such a client does not know QEMU's version.
    */
   static adopt(fd: number, path: string): QmpClient {
     const client = new QmpClient(new net.Socket({ fd }), path);
     client.#adopted = true;
     client.#oob = true;
-    // Answers to what the other process has asked may still come.
+    // Answers to the other process's commands may still come.
     client.#nextId = Math.floor(Math.random() * 2 ** 48);
     return client;
   }
 
-  /** The process that listens at `path`, even when it does not answer. @throws VmckptError QMP_UNREACHABLE · QMP_BUSY */
+  /**
+   * The process that listens at `path`, even when it does not answer. @throws VmckptError QMP_UNREACHABLE · QMP_BUSY
+   */
   static async listenerAt(path: string): Promise<number> {
     const client = new QmpClient(await openSocket(path, undefined), path);
     try {
@@ -166,8 +168,9 @@ export class QmpClient {
   }
 
   /**
-   * Runs one command. @returns what QEMU returned, not yet validated: see `query`.
-   * @throws VmckptError QMP_COMMAND_FAILED · QMP_CLOSED · TIMEOUT (a late answer is dropped) · VM_STATE (QEMU's process is stopped)
+   * Runs one command. @returns QEMU's answer, not yet validated: see `query`.
+   * @throws VmckptError QMP_COMMAND_FAILED · QMP_CLOSED · TIMEOUT (a late answer is dropped) · VM_STATE (QEMU's
+   *   process is stopped)
    */
   async execute(command: string, args: object = {}, options: ExecuteOptions = {}): Promise<unknown> {
     const { timeoutMs = DEFAULT_TIMEOUT_MS, oob = false, fd } = options;
@@ -192,7 +195,9 @@ export class QmpClient {
     }
   }
 
-  /** `execute` whose answer must fit `schema`. @throws VmckptError as `execute`, and QMP_NOT_QMP when it does not fit */
+  /**
+   * `execute` whose answer must match `schema`. @throws VmckptError as `execute`, and QMP_NOT_QMP for another answer
+   */
   async query<T>(
     schema: v.GenericSchema<unknown, T>,
     command: string,
@@ -205,14 +210,14 @@ export class QmpClient {
     throw new VmckptError('QMP_NOT_QMP', message);
   }
 
-  /** Calls `listener` for each event of that name (`*`: of every name). @returns what removes it again. */
+  /** Calls `listener` for each event of that name (`*`: every name). @returns a function that removes it */
   on(name: string, listener: (event: QmpEvent) => void): () => void {
     this.#emitter.on(name, listener);
     return () => void this.#emitter.off(name, listener);
   }
 
   /**
-   * The next event with one of `names`. Past events do not count: begin to wait before the command that causes it.
+   * The next event with one of `names`. Past events do not count: start to wait before the command that causes it.
    * @throws VmckptError TIMEOUT · QMP_CLOSED, or the signal's reason
    */
   async waitForEvent(names: readonly string[], options: WaitForEventOptions): Promise<QmpEvent> {
@@ -232,12 +237,12 @@ export class QmpClient {
     }
   }
 
-  /** The last events, oldest first. */
+  /** The latest events, oldest first. */
   get pastEvents(): readonly QmpEvent[] {
     return this.#events;
   }
 
-  /** Calls `listener` once, when the connection has ended (at once when it already has). */
+  /** Calls `listener` once, when the connection ends (at once if it has ended). */
   onClose(listener: (reason: VmckptError) => void): void {
     void this.closed.then(listener);
   }
@@ -263,8 +268,8 @@ export class QmpClient {
     signal,
     oob,
   }: Required<Omit<ConnectOptions, 'path' | 'signal'>> & Cancel): Promise<void> {
-    // A server that waits for its client to speak first shows itself by its answer to this; QMP answers it with
-    // an error without id, which nobody reads.
+    // A server that waits for its client to speak first reveals itself by its answer to this. QMP answers with an error
+    // without an id, which is ignored.
     const probe = setTimeout(() => this.#socket.write('{}\n'), timeoutMs / 2);
     try {
       const ended = this.closed.then((reason) => Promise.reject(reason));
@@ -288,7 +293,7 @@ export class QmpClient {
     try {
       for (const document of this.#documents.push(chunk)) this.#dispatch(JSON.parse(document) as unknown);
     } catch (cause) {
-      // The process before us may have taken the first half of a line with it.
+      // The former process may have read the first half of a line.
       if (this.#adopted) return;
       this.#end(notQmp(this.path, `sent what is not QMP: ${(cause as Error).message}`, cause));
     }
@@ -303,7 +308,7 @@ export class QmpClient {
   }
 
   #dispatch(message: unknown): void {
-    // QEMU may tell of one before it greets: its monitor is still in the state in which the client before has left it.
+    // QEMU may send an event before its greeting, because the monitor is still in the state of its former client.
     const event = v.safeParse(Event, message);
     if (event.success) {
       const { event: name, data, timestamp } = event.output;
@@ -351,7 +356,7 @@ async function openSocket(path: string, signal: AbortSignal | undefined): Promis
     signal?.throwIfAborted();
     const { code = 'connect failed' } = cause as NodeJS.ErrnoException;
     const place = resolve(path);
-    // A full listen queue: the monitor has a client, and others wait for it already.
+    // A full listen queue: the monitor has a client, and others already wait for it.
     if (code === 'EAGAIN') throw busy(path, undefined, cause);
     if (code === 'EACCES') {
       const hint = asOwner('the user who started QEMU');

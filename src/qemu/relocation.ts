@@ -1,23 +1,23 @@
 /**
- * Everything in a command line that QEMU takes for itself on the host (listening sockets, ports, ids, files that it
- * writes), in other places. The rest stays to the letter, so the guest sees the same machine. What there is to move is
- * said in host-resources.ts.
+ * Moves everything that a QEMU takes for itself on the host (listening sockets, ports, ids, files that it writes) to
+ * other places. Everything else stays exactly as it is, so the guest sees the same machine. host-resources.ts defines
+ * what there is to move.
  */
 import type { Option } from './command-line.js';
 import { STAYING, visitHost } from './host-resources.js';
 import { VNC_BASE_PORT, type HostVisitor, type PortAddress } from './host-visit.js';
 
-/** Where things go: given where they are, returns where they shall be, which may be the same. */
+/** Functions that map a present place to the new one, which may be the same. */
 export interface Places {
   readonly file: (path: string) => string;
   readonly port: (address: PortAddress) => number;
   readonly vsockId: (id: number) => number;
 }
 
-/** Something that is in another place than in the saved command line. */
+/** Something that is in a different place than in the saved command line. */
 export interface Moved {
   readonly what: 'socket' | 'file' | 'port' | 'display' | 'vsock id';
-  /** Which option has it: `-netdev`. */
+  /** The option that has it: `-netdev`. */
   readonly option: string;
   readonly from: string;
   readonly to: string;

@@ -1,6 +1,6 @@
 /**
- * The command line of the saved VM, changed for its restore: what must change is rewritten, the rest is left
- * alone and in its order, so that the guest sees the same devices in the same places.
+ * Rewrites the command line of the saved VM for its restore. Only what must change is changed; the rest keeps its
+ * text and order, so that the guest sees the same devices in the same places.
  */
 import { randomUUID } from 'node:crypto';
 import path from 'node:path';
@@ -11,11 +11,11 @@ import { namedFiles } from './named-files.js';
 import { OWN_FOLDER } from './own-identity.js';
 import { appendToFiles } from './written-files.js';
 
-/** Character devices with such ids are vmckpt's own: the next restore of the VM leaves them out. */
+/** Character devices with such ids are vmckpt's own. The next restore of the VM leaves them out. */
 const OWN_ID_PREFIX = 'vmckpt-';
 export const OWN_MONITOR = `${OWN_ID_PREFIX}monitor`;
 
-/** What belongs to one run of QEMU and not to the machine. */
+/** Options that belong to one run of QEMU, not to the machine. */
 export const RUN_ONLY_OPTIONS: ReadonlySet<string> = new Set([
   'incoming',
   'loadvm',
@@ -28,13 +28,13 @@ export function withoutRunOnly(argv: readonly string[]): string[] {
   return toArgv(parseCommandLine(argv).filter(({ name }) => !RUN_ONLY_OPTIONS.has(name)));
 }
 
-/** What the new process has there is its log. */
+/** In the new process these lead to its log. */
 const OF_THE_PROCESS = /^\/dev\/(stdout|stderr)$/;
 
 export interface RestoreCommandLineOptions {
   /** vmckpt's own monitor, with out-of-band commands. */
   readonly monitorSocket: string;
-  /** Where a console that was on QEMU's terminal goes. */
+  /** The new place of a console that was on QEMU's terminal. */
   readonly consoleSocket: string;
   /** Start with `-S`: the VM waits for `cont` once it is loaded. */
   readonly paused: boolean;
@@ -47,13 +47,16 @@ export interface RestoreCommandLine {
   readonly args: readonly string[];
   /** Set when the console moved there. */
   readonly consoleSocket?: string;
-  /** The user's own QMP socket, left as it was. */
+  /** The user's own QMP socket, unchanged. */
   readonly userQmpSocket?: string;
-  /** What was changed and the user should know, a sentence each. */
+  /** Changes that the user should know about, one sentence each. */
   readonly notes: readonly string[];
 }
 
-/** Of what cannot be repeated at all: unrepeatable.ts. @throws VmckptError COMMAND_LINE_UNSUPPORTED for what is no command line */
+/**
+ * unrepeatable.ts handles what cannot be repeated at all. @throws VmckptError COMMAND_LINE_UNSUPPORTED when it cannot
+ * be parsed
+ */
 export function rewriteForRestore(
   argv: readonly string[],
   options: RestoreCommandLineOptions,
@@ -86,7 +89,7 @@ export function rewriteForRestore(
   };
 }
 
-/** Added by an earlier restore, when the VM is itself a restored one. */
+/** Added by an earlier restore, when the saved VM was itself a restored one. */
 function isOwn(option: Option): boolean {
   const id =
     option.name === 'chardev'
@@ -95,7 +98,9 @@ function isOwn(option: Option): boolean {
   return typeof id === 'string' && id.startsWith(OWN_ID_PREFIX);
 }
 
-/** Moves whatever is on QEMU's terminal to a unix socket. QEMU allows one user of its terminal, so one socket does. */
+/**
+ * Moves whatever is on QEMU's terminal to a unix socket. Only one part can use the terminal, so one socket is enough.
+ */
 class ConsoleMove {
   moved = false;
   readonly #socket: string;
@@ -149,10 +154,10 @@ class ConsoleMove {
     return [{ name: 'monitor', value: this.#address(false) }];
   }
 
-  /** Where an earlier restore put the console of this VM. */
+  /** Whether an earlier restore put the console of this VM there. */
   #isEarlierConsole({ path: file, server }: CharacterDevice): boolean {
     if (!server || file === undefined || path.basename(file) !== path.basename(this.#socket)) return false;
-    // A socket of the user's own that had this name.
+    // A socket of the user's own with the same name.
     if (path.basename(path.dirname(file)) === OWN_FOLDER) return false;
     return file.startsWith(`${runtimeDir()}/`) || /\/vmckpt(-\d+)?\//.test(file);
   }
@@ -171,7 +176,7 @@ function isCurses(option: Option): boolean {
   return option.name === 'curses' || (option.name === 'display' && propertyOf(option, 'type') === 'curses');
 }
 
-/** QEMU would stand still until somebody connects, which is the default of a listening socket. */
+/** By default, QEMU would not start until a client connects to a listening socket. */
 function listenWithoutWaiting(option: Option, notes: string[]): Option {
   if (characterDeviceOf(option)?.waits !== true) return option;
   notes.push(
@@ -182,7 +187,7 @@ function listenWithoutWaiting(option: Option, notes: string[]): Option {
   return { name: option.name, value: `${withoutWait},wait=off` };
 }
 
-/** A restored VM has been here before: a new id tells its guest, which then asks for fresh randomness. */
+/** Tells the guest by a new id that it was restored, so that it gathers fresh randomness. */
 function renewGenerationId(option: Option): Option {
   const isGenerationId = option.name === 'device' && propertyOf(option, 'driver') === 'vmgenid';
   return isGenerationId ? withProperties(option, { guid: randomUUID() }) : option;
@@ -196,7 +201,10 @@ function pinMachineType(options: readonly Option[], type: string): Option[] {
   return options.with(at, withProperties(options[at]!, { type }));
 }
 
-/** Whether a written type is an alias (`q35`) of the resolved one (`pc-q35-7.2`). Another machine is left for QEMU to be compared with. */
+/**
+ * Whether a given type is an alias (`q35`) of the resolved one (`pc-q35-7.2`). The comparison with QEMU finds other
+ * machines.
+ */
 function standsFor(written: string, type: string): boolean {
   const board = type.replace(/-[^-]+$/, '');
   return written === board || `pc-${written}` === board || (written === 'pc' && board === 'pc-i440fx');

@@ -1,9 +1,9 @@
 import type { ErrorCode } from '../errors.js';
 
-/** What keeps a VM from being saved. */
+/** Something that prevents a VM from being saved. */
 export interface SaveBlocker {
   readonly code: Extract<ErrorCode, 'MIGRATION_BLOCKED' | 'VM_BUSY'>;
-  /** The part by name, and what is the matter with it. */
+  /** Names the part and its problem. */
   readonly message: string;
   readonly hint: string;
 }

@@ -14,12 +14,12 @@ export interface Program {
 const PLACES_OF_SETPRIV = ['/usr/bin/setpriv', '/bin/setpriv'] as const;
 const MAY_PASS_AS = { owner: 0o100, group: 0o010, others: 0o001 } as const;
 
-/** As whom QEMU runs, if not as this process's user. */
+/** The user as whom QEMU runs, if it is not this process's. */
 export function otherUser(saved: User | undefined): User | undefined {
   return saved === undefined || saved.uid === process.geteuid?.() ? undefined : saved;
 }
 
-/** Whether QEMU changes its user by itself when it is started. */
+/** Whether QEMU changes its user by itself at its start. */
 export function changesUser(options: readonly Option[]): boolean {
   return options.some(
     (option) =>
@@ -27,7 +27,7 @@ export function changesUser(options: readonly Option[]): boolean {
   );
 }
 
-/** @param runtimeFolder in which its sockets will lie. @returns why QEMU cannot be started as that user, as a clause */
+/** @param runtimeFolder the folder of its sockets. @returns why QEMU cannot be started as that user, as a clause */
 export function whyNotStartedAs(user: User, runtimeFolder: string): string | undefined {
   const own = process.geteuid?.();
   if (own !== 0) return `QEMU ran as the user ${user.uid}, and the user ${own} cannot start it so`;
@@ -39,7 +39,7 @@ export function whyNotStartedAs(user: User, runtimeFolder: string): string | und
     : `QEMU ran as the user ${user.uid}, who may not enter ${closed}, and its sockets would lie below`;
 }
 
-/** The same program, started as that user, under the same process id. */
+/** The same program, started as that user, with the same process id. */
 export function startedAs({ binary, args }: Program, user: User): Program {
   const groups = user.groups.length === 0 ? '--clear-groups' : `--groups=${user.groups.join(',')}`;
   const ids = [`--reuid=${user.uid}`, `--regid=${user.gid}`, groups];
@@ -64,7 +64,7 @@ function foldersAbove(folder: string): string[] {
 
 function mayPass({ uid, gid, groups }: User, folder: string): boolean {
   const found = statSync(folder, { throwIfNoEntry: false });
-  if (found === undefined) return true; // it is yet to be made
+  if (found === undefined) return true; // it does not exist yet
   const who = found.uid === uid ? 'owner' : [gid, ...groups].includes(found.gid) ? 'group' : 'others';
   return (found.mode & MAY_PASS_AS[who]) !== 0;
 }

@@ -1,7 +1,7 @@
 /**
- * The folder that relative names of a running QEMU's command line are meant from. QEMU leaves it when it goes into the
- * background, and nothing says afterwards which one it was: what QEMU has open shows it. A name that fits in another
- * folder, too, is another VM's file there, so nothing is believed that no open file bears out.
+ * Finds the folder from which relative names of a running QEMU's command line are resolved. QEMU leaves that folder
+ * when it goes into the background, and nothing records it, but QEMU's open files show it. The same name may also
+ * exist in another folder, as another VM's file, so a folder counts only if open files confirm it.
  */
 import { readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from 'node:fs';
 import path from 'node:path';
@@ -11,15 +11,15 @@ import { namesDescriptor } from './unrepeatable.js';
 export interface Surroundings {
   readonly pid: number;
   readonly files: readonly NamedFile[];
-  /** Of disks, as QEMU calls them. */
+  /** Images of disks, as QEMU names them. */
   readonly images: readonly string[];
   /** Whether QEMU has changed to the root folder. */
   readonly hasLeft: boolean;
-  /** The unix socket by which QEMU was reached, as the user called it. */
+  /** The unix socket that reached QEMU, as the user named it. */
   readonly qmpSocket: string;
 }
 
-/** @returns undefined when it cannot be known */
+/** @returns undefined if unknown */
 export function findStartFolder(surroundings: Surroundings): string | undefined {
   const { pid, hasLeft } = surroundings;
   if (!hasLeft) return currentFolder(pid);
@@ -30,7 +30,7 @@ export function findStartFolder(surroundings: Surroundings): string | undefined 
   return candidates.find((folder) => fits(folder, surroundings));
 }
 
-/** Images that are not the ones that QEMU has open, or are gone. @param folder what relative names are meant from */
+/** Images that are missing, or are not the files that QEMU has open. @param folder where relative names are resolved */
 export function lostImages({ pid, images }: Surroundings, folder: string | undefined): string[] {
   const open = openFiles(pid);
   return images
@@ -38,7 +38,7 @@ export function lostImages({ pid, images }: Surroundings, folder: string | undef
     .filter((name) => !isOpen(path.resolve(folder ?? '/', name), open));
 }
 
-/** A folder that was deleted is told apart from one that was made in its place. */
+/** A deleted folder is distinguished from a new one in its place. */
 function currentFolder(pid: number): string | undefined {
   const link = `/proc/${pid}/cwd`;
   const folder = readlinkSync(link);
@@ -63,7 +63,7 @@ function relativeNames({ files, images }: Surroundings): Relative[] {
   return all.filter(({ name }) => !path.isAbsolute(name));
 }
 
-/** Each below which an open file, or the socket that we know, has a name of the command line. */
+/** Folders in which an open file, or the known socket, has a name from the command line. */
 function foldersOfOpenFiles({ pid, qmpSocket }: Surroundings, relative: readonly Relative[]): string[] {
   const known = [...openFiles(pid).values(), realPath(qmpSocket)];
   const folders = known.flatMap((file) =>
@@ -75,7 +75,7 @@ function foldersOfOpenFiles({ pid, qmpSocket }: Surroundings, relative: readonly
   return [...new Set(folders)];
 }
 
-/** Every image is the open one, and something bears it out. */
+/** Whether every image is the open one, and something confirms it. */
 function fits(folder: string, surroundings: Surroundings): boolean {
   const open = openFiles(surroundings.pid);
   let isProven = false;
@@ -93,7 +93,7 @@ function proves(file: string, use: Relative['use'], { pid, qmpSocket }: Surround
   return use === 'pidfile' && pidsOf(pid).includes(readPid(file));
 }
 
-/** As it is called in each PID namespace. */
+/** Its process id in each PID namespace. */
 function pidsOf(pid: number): string[] {
   const status = readFileSync(`/proc/${pid}/status`, 'latin1');
   return [String(pid), ...(/^NSpid:(.*)$/m.exec(status)?.[1] ?? '').split(/\s+/).filter(Boolean)];
@@ -124,7 +124,7 @@ function openFiles(pid: number): ReadonlyMap<string, string> {
   return found;
 }
 
-/** Of a file, wherever its name leads. */
+/** Id of the file that the name finally leads to. */
 function idOf(file: string): string | undefined {
   try {
     const { dev, ino } = statSync(file, { bigint: true });

@@ -1,13 +1,13 @@
 /**
- * Which options of a command line from a checkpoint may run without the user's word. A checkpoint can be hostile,
- * and the command line in it was written by whoever made it.
+ * Which options of a checkpoint's command line may run without the user's explicit trust. A checkpoint can be
+ * hostile, and its maker wrote its command line.
  *
- * The principle: harmless is what only shapes the guest's own hardware, reads ordinary files as the guest's firmware,
- * kernel or read-only disk, connects it through user-mode networking, or opens consoles that only this host's user can
- * reach. Not harmless is what can run a program, write or create a file of the host (a writable disk too), hand a
- * host device or another program's socket to the guest, or open QEMU's monitor or memory to the network. It is an
- * allow-list of options, devices, back-ends and keys, and of one way of writing them (trust/grammar.ts): what is not
- * known here, or could be read in two ways, is not trusted.
+ * An option is harmless if it only shapes the guest's own hardware, reads ordinary files as the guest's firmware,
+ * kernel or read-only disk, connects the guest through user-mode networking, or opens consoles that only this host's
+ * user can reach. An option is not harmless if it can run a program, write or create a file of the host (including a
+ * writable disk), give a host device or another program's socket to the guest, or open QEMU's monitor or memory to
+ * the network. This is an allow-list of options, devices, back-ends and keys, and of one way to write them
+ * (trust/grammar.ts). What is unknown, or can be read in two ways, is not trusted.
  */
 import path from 'node:path';
 import { CHARACTER_DEVICE_OPTIONS } from './character-device.js';
@@ -29,12 +29,12 @@ import {
 import { network, sound } from './trust/networks.js';
 
 export interface UntrustedOption {
-  /** As it stands in the command line: `-device vfio-pci,host=…`. */
+  /** As written in the command line: `-device vfio-pci,host=…`. */
   readonly option: string;
   readonly reason: string;
 }
 
-/** Options that stand alone. */
+/** Options without a value. */
 const FLAGS =
   `h help version snapshot usb nographic portrait full-screen win2k-hack no-fd-bootchk no-acpi no-hpet
   nodefaults mem-prealloc singlestep one-insn-per-tb enable-kvm no-reboot no-shutdown only-migratable no-user-config
@@ -119,9 +119,9 @@ const RULES: ReadonlyMap<string, Check> = new Map(
 );
 
 export interface TrustOptions {
-  /** Where QEMU may put any socket. */
+  /** A folder in which QEMU may create any socket. */
   readonly ownFolder?: string | undefined;
-  /** What relative paths are meant from. */
+  /** The folder from which relative paths are resolved. */
   readonly cwd?: string | undefined;
 }
 

@@ -1,11 +1,11 @@
-/** Options that cannot be repeated in another process: they take something that only the old one had. */
+/** Options that cannot be repeated in another process, because they use something that only the old one had. */
 import { propertiesOf, propertyOf, type Option } from './command-line.js';
 
 const DESCRIPTOR_KEY = /(^|[._])fds?$|^vhostfds?$/;
-/** Also of a process that is known by its number, and inside of other names: `file:/proc/self/fd/3`. */
+/** Includes processes identified by number, and paths inside of other names: `file:/proc/self/fd/3`. */
 const DESCRIPTOR_PATH =
   /(^|[^\w/])(\/dev\/fdset\/|\/dev\/fd\/|\/proc\/([0-9]+|self|thread-self)\/(task\/[0-9]+\/)?fd\/)|^fd:/;
-/** Options whose value is the guest's own text, but for what these keys name. */
+/** Options whose value is text for the guest, except for these keys. */
 const FREE_TEXT: Readonly<Record<string, readonly string[]>> = {
   append: [],
   uuid: [],
@@ -14,7 +14,7 @@ const FREE_TEXT: Readonly<Record<string, readonly string[]>> = {
   smbios: ['file'],
 };
 
-/** @returns each with the reason, as a clause of a sentence; what takes its file from an `-add-fd` goes with that */
+/** @returns each with the reason, as a clause of a sentence; the user of an `-add-fd` is reported with it */
 export function unrepeatableOptions(options: readonly Option[]): string[] {
   const sets = options.flatMap((option) =>
     option.name === 'add-fd' ? (propertyOf(option, 'set') ?? []) : [],
@@ -26,7 +26,7 @@ export function unrepeatableOptions(options: readonly Option[]): string[] {
   });
 }
 
-/** Nothing else that another process lacks. */
+/** Whether the option uses this set, and nothing else of the old process. */
 function takesFrom({ name, value = '' }: Option, set: string): boolean {
   const withoutSet = value.replace(new RegExp(`/dev/fdset/${set}(?!\\d)`, 'g'), '');
   return withoutSet !== value && whyNot({ name, value: withoutSet }) === undefined;
@@ -61,7 +61,7 @@ function usesDescriptor(option: Option, value: string): boolean {
   );
 }
 
-/** Whether it is an open file of QEMU's own. Also with slashes and dots that mean nothing: `/proc//self/./fd/3`. */
+/** Whether the path is one of QEMU's own open files, even with redundant slashes and dots: `/proc//self/./fd/3`. */
 export function namesDescriptor(text: string): boolean {
   return DESCRIPTOR_PATH.test(text.replace(/\/(\.?\/)+/g, '/'));
 }

@@ -1,6 +1,6 @@
 /**
- * The files that QEMU writes: it empties them when it starts, and with them what the saved VM has said. Where an option
- * can append, a restore lets it; other files are set aside before QEMU is started.
+ * The files that QEMU writes. At its start QEMU truncates them, and with them the output of the saved VM. Where an
+ * option can append, a restore makes it append; other files are renamed before QEMU starts.
  */
 import { existsSync, lstatSync, renameSync } from 'node:fs';
 import path from 'node:path';
@@ -10,7 +10,7 @@ import { parseCommandLine, withProperties, type Option } from './command-line.js
 import { STAYING, visitHost } from './host-resources.js';
 import type { User } from './start-as.js';
 
-/** The options with their character devices' files appended to, unless they say otherwise themselves. */
+/** Makes the options append to the files of their character devices, unless they say otherwise. */
 export function appendToFiles(options: readonly Option[]): Option[] {
   const counts = new Map<string, number>();
   return options.flatMap((option) => {
@@ -20,7 +20,7 @@ export function appendToFiles(options: readonly Option[]): Option[] {
   });
 }
 
-/** As QEMU calls the character device of an option in the older notation. A monitor's cannot be given to it as a -chardev. */
+/** QEMU's names for character devices of options in the older notation. A monitor cannot get a -chardev instead. */
 const LABELS: Readonly<Record<string, (count: number) => string>> = {
   serial: (count) => `serial${count}`,
   parallel: (count) => `parallel${count}`,
@@ -40,7 +40,7 @@ function appended(option: Option, label: string | undefined): Option[] {
   return [{ name: option.name, value: `${option.value}${missing.join('')}` }];
 }
 
-/** The older notation (`-serial file:PATH`) cannot append: the device gets a -chardev, called as it was. */
+/** The older notation (`-serial file:PATH`) cannot append: the device gets a -chardev with the same name. */
 function withChardev({ name, value }: Option, id: string): Option[] {
   const [, mon, file = ''] = /^(mon:)?file:(.*)$/s.exec(value!)!;
   const chardev = { name: 'chardev', value: `file,id=${id}` };
@@ -54,12 +54,12 @@ function withChardev({ name, value }: Option, id: string): Option[] {
 export interface EmptyingQemu {
   readonly args: readonly string[];
   readonly cwd: string;
-  /** As whom it will run, if not as this process's user. */
+  /** The user as whom it will run, if not this process's. */
   readonly socketOwner?: User;
 }
 
 /**
- * What is in files that QEMU would empty keeps a name: FILE.1, or the next number. Another user's files are left alone.
+ * Renames files that QEMU would truncate to FILE.1, or to the next number. Leaves another user's files alone.
  * @throws VmckptError NOT_PERMITTED when a file could not be renamed
  */
 export function setWrittenFilesAside(qemu: EmptyingQemu, onMessage: (text: string) => void): void {

@@ -1,6 +1,7 @@
 /**
- * What a QEMU is now and its command line does not say: changes made through its monitors. Each has the best of three ways
- * out: the command line is rewritten to what is now, the setting is set again at the restore, or it is named.
+ * Differences between a running QEMU and its command line: changes made through its monitors. For each, one of three
+ * things happens: the command line is rewritten, the setting is set again at the restore, or the difference is
+ * reported.
  */
 import path from 'node:path';
 import * as v from 'valibot';
@@ -17,23 +18,23 @@ import { findReplaced } from './replaced.js';
 import { keyOfPart, readDevices, readSettings, SETTINGS, type Setting } from './settings.js';
 import { findUnaccounted, findUnreadable, saysAll, type Loss } from './unaccounted.js';
 
-/** As a manifest keeps it. */
+/** As in the manifest. */
 export interface KeptSetting extends Setting {
-  /** The command line does not give it: it is set before the VM runs. */
+  /** The command line does not give this value, so it is set before the VM runs. */
   readonly replay?: boolean;
-  /** A restore has it otherwise, and is told so elsewhere: stands for all settings of its part. */
+  /** A restore will have another value, and reports that elsewhere. Stands for all settings of the same part. */
   readonly lost?: boolean;
 }
 
 export interface Drift {
-  /** A command line that gives the VM as it is now, as far as one can. */
+  /** A command line that describes the current VM as far as possible. */
   readonly args: readonly string[];
   readonly settings: readonly KeptSetting[];
-  /** What a restore will not have, a sentence without its end for each. */
+  /** What a restore will not have, one clause each. */
   readonly lost: readonly string[];
-  /** What may be a part of the VM, or of whoever has started it. */
+  /** What may belong to the VM, or to whatever program started it. */
   readonly unexplained: readonly string[];
-  /** What cannot be read, and so not be kept. */
+  /** What cannot be read, and so cannot be kept. */
   readonly unreadable: readonly string[];
   /** `info network` */
   readonly network: string;
@@ -42,7 +43,7 @@ export interface Drift {
 const Thresholds = v.array(v.object({ 'node-name': v.string(), write_threshold: v.number() }));
 const Traces = v.array(v.object({ name: v.string(), state: v.string() }));
 
-/** Looks at everything and changes nothing. */
+/** Reads everything and changes nothing. */
 export async function findDrift(
   qmp: QmpClient,
   vm: Pick<VmDescription, 'args' | 'cwd' | 'pid' | 'cpu' | 'memoryBackends'>,
@@ -84,7 +85,9 @@ export async function findDrift(
   };
 }
 
-/** Where the serving process of a restored VM connects to while memory is loaded: beside vmckpt's monitor. */
+/**
+ * The socket to which the serving process of a restored VM connects while memory is loaded, next to vmckpt's monitor.
+ */
 function ownSockets(options: readonly Option[]): string[] {
   return options.flatMap((option) => {
     const monitor = propertyOf(option, 'id') === OWN_MONITOR ? propertyOf(option, 'path') : undefined;
@@ -92,7 +95,7 @@ function ownSockets(options: readonly Option[]): string[] {
   });
 }
 
-/** What is only worth a question at a save. */
+/** Settings that are only read at a save. */
 async function readOthers(qmp: QmpClient): Promise<Setting[]> {
   const [devices, nodes, traces] = await Promise.all([
     readDevices(qmp),
@@ -113,7 +116,10 @@ async function readOthers(qmp: QmpClient): Promise<Setting[]> {
   ];
 }
 
-/** There are thousands, and QEMU does nothing else while it lists them: some at a time, so that no guest notices. */
+/**
+ * There are thousands, and QEMU does nothing else while it lists them: reading a few at a time keeps the guest
+ * running.
+ */
 async function readTraces(qmp: QmpClient): Promise<Setting[]> {
   const lists = Array.from('abcdefghijklmnopqrstuvwxyz', (letter) =>
     qmp.query(Traces, 'trace-event-get-state', { name: `${letter}*` }).catch(() => []),
@@ -132,14 +138,14 @@ function withReplay(setting: Setting, options: readonly Option[]): KeptSetting {
   return expected === undefined || expected === setting.value ? setting : { ...setting, replay: true };
 }
 
-/** What is lost is known to differ: a restore compares the rest. */
+/** Settings of lost parts are known to differ; a restore compares the others. */
 function withoutLost(settings: readonly KeptSetting[], losses: readonly Loss[]): KeptSetting[] {
   const parts = new Map(losses.flatMap(({ part }) => (part === undefined ? [] : [[keyOfPart(part), part]])));
   const lost = [...parts.values()].map((part) => ({ ...part, name: 'type', value: 'null', lost: true }));
   return [...settings.filter((setting) => !parts.has(keyOfPart(setting))), ...lost];
 }
 
-/** A node whose name QEMU makes up has another one next time. */
+/** A node with a generated name has another name next time. */
 function isRepeatable({ kind, id }: Setting): boolean {
   return kind !== 'threshold' || !id.startsWith('#');
 }
@@ -156,7 +162,7 @@ function otherLosses(
   if (!saysAll(options)) return named;
   const processors = processorsOf(options);
   const objects = options.filter(({ name }) => name === 'object').map((option) => propertyOf(option, 'id'));
-  // The machine's own, when the command line names none.
+  // The machine's own memory, when the command line names none.
   const isOwnMemory = (id: string) => /(^|[.-])ram(-node\d+)?$/.test(id) || /^ram-node\d+$/.test(id);
   const memories = memoryBackends.filter(({ id }) => !objects.includes(id) && !isOwnMemory(id));
   const count = `there are ${cpu.count} processors now, and ${processors} in the command line`;
@@ -169,7 +175,7 @@ function otherLosses(
   ];
 }
 
-/** `-smp` and processors that are devices; undefined where the topology alone says it. */
+/** From `-smp` and processors that are devices; undefined when only a topology is given. */
 function processorsOf(options: readonly Option[]): number | undefined {
   const smp = options.findLast(({ name }) => name === 'smp');
   const cpus = smp === undefined ? '1' : propertyOf(smp, 'cpus');

@@ -1,8 +1,11 @@
-/** What a command line makes of a setting, as far as it can be told: the same text that a QEMU just started would give. */
+/**
+ * The value that a command line gives to a setting, if that is known: the text that a freshly started QEMU would
+ * show.
+ */
 import { propertiesOf, propertyOf, type Option } from '../command-line.js';
 import { DEVICE_SETTINGS, throttleText, type Setting } from './settings.js';
 
-/** @returns undefined where a command line does not tell */
+/** @returns undefined when the command line does not determine it */
 export function expectedValue(setting: Setting, options: readonly Option[]): string | undefined {
   switch (setting.kind) {
     case 'throttle':
@@ -18,12 +21,12 @@ export function expectedValue(setting: Setting, options: readonly Option[]): str
   }
 }
 
-/** The older names that `-drive` takes. */
+/** The older names that `-drive` accepts. */
 const OLD_LIMIT = /^(bps|iops)(_rd|_wr)?(_max)?(_max_length)?$|^iops_size$/;
 const GROUP = /^(throttling\.)?group$/;
 
 function throttleOf({ id, name }: Setting, options: readonly Option[]): string | undefined {
-  // A node is limited by a filter, or not at all.
+  // A node is throttled by a filter, or not at all.
   if (name === 'qdev') return '{}';
   const drives = options.filter((option) => option.name === 'drive');
   const drive = drives.find((option) => propertyOf(option, 'id') === id);
@@ -56,7 +59,7 @@ function deviceSetting({ id, name }: Setting, options: readonly Option[]): strin
   return devices.some((option) => propertyOf(option, name) !== undefined) ? undefined : initial;
 }
 
-/** Patterns of `-trace` and of `-d trace:`; a file of them is not looked into. */
+/** Patterns of `-trace` and of `-d trace:`. Files of patterns are not read. */
 function traces(event: string, options: readonly Option[]): string | undefined {
   if (options.some((option) => option.name === 'trace' && propertyOf(option, 'events') !== undefined))
     return undefined;

@@ -1,24 +1,24 @@
-/** Port forwards of user-mode networks as they are now: hostfwd_add and hostfwd_remove change them. */
+/** The current port forwards of user-mode networks: hostfwd_add and hostfwd_remove change them. */
 import { propertiesOf, propertyOf, withProperties, type Option } from '../command-line.js';
 
 interface Forward {
   readonly protocol: string;
-  /** `*`: all addresses. Undefined: a name, which leads to any. */
+  /** `*`: all addresses. Undefined: a name, which may stand for any address. */
   readonly host: string | undefined;
-  /** Undefined: whichever is free. */
+  /** Undefined: any free port. */
   readonly port: number | undefined;
-  /** Undefined: the address that the guest is given. */
+  /** Undefined: the address that the guest gets. */
   readonly guest: string | undefined;
   readonly guestPort: number;
 }
 
 interface Network {
-  /** `#net017` and its like where the command line gives none. */
+  /** `#net017` or similar if the command line gives none. */
   readonly id: string;
   readonly forwards: readonly Forward[];
 }
 
-/** The command line with the forwards that `info usernet` shows. Networks without an id are known by their order. */
+/** The command line with the forwards that `info usernet` shows. Networks without an id are matched by their order. */
 export function withForwards(options: readonly Option[], usernet: string): Option[] {
   const shown = networksIn(usernet);
   const unnamedNow = shown.filter(({ id }) => id.startsWith('#'));
@@ -28,7 +28,7 @@ export function withForwards(options: readonly Option[], usernet: string): Optio
     const id = propertyOf(option, 'id');
     const now =
       id === undefined ? unnamedNow[unnamed.indexOf(option)] : shown.find((network) => network.id === id);
-    // One that has gone is for others to name.
+    // A network that was removed is reported elsewhere.
     return now === undefined ? option : withForwardsOf(option, now);
   });
 }
@@ -59,7 +59,7 @@ function withForwardsOf(option: Option, { forwards }: Network): Option {
   const given = propertiesOf(option).filter(({ key }) => /^hostfwd(\.|$)/.test(key));
   const kept = given.filter(({ value }) => {
     const forward = parseForward(value);
-    // What is not understood is neither there nor gone.
+    // A forward that is not understood stays.
     if (forward === undefined) return true;
     const at = left.findIndex((now) => isSame(forward, now));
     if (at !== -1) left.splice(at, 1);
@@ -69,7 +69,7 @@ function withForwardsOf(option: Option, { forwards }: Network): Option {
   return withTexts(option, [...kept.map(({ value }) => value), ...left.map(formatForward)]);
 }
 
-/** In JSON they are a list of objects. */
+/** In JSON, forwards are a list of objects. */
 function withTexts(option: Option, texts: readonly string[]): Option {
   const { name, value = '' } = option;
   if (value.startsWith('{')) {

@@ -1,11 +1,11 @@
 /**
- * Network cards whose link is cut, from the machine's saved state: no monitor tells. Only of cards that forget it when they
- * are loaded; others bring it back themselves.
+ * Network cards whose link is down, from the machine's saved state, because no monitor shows it. Only for cards that
+ * lose this state when they are loaded; others restore it themselves.
  */
 import * as v from 'valibot';
 import type { Setting } from './settings.js';
 
-/** A saved machine: the sections of its devices, and QEMU's own description of their fields. */
+/** A saved machine: its device sections, and QEMU's own description of their fields. */
 export interface DeviceSections {
   readonly deviceState: Buffer;
   /** JSON. */
@@ -14,12 +14,12 @@ export interface DeviceSections {
 
 interface LinkField {
   readonly name: string;
-  /** Within the field, which is big-endian. */
+  /** Offset in the field, which is big-endian. */
   readonly byte: number;
   readonly mask: number;
 }
 
-/** Where the state of a card has its link; the bit is set while it is there. */
+/** Where the state of a card holds its link; the bit is set while the link is up. */
 const LINK_FIELDS: Readonly<Record<string, LinkField>> = {
   vmxnet3: { name: 'link_status_and_speed', byte: 3, mask: 0x01 },
   pcnet: { name: 'state', byte: 11, mask: 0x40 },
@@ -32,12 +32,13 @@ const Description = v.object({
   ),
 });
 
-/** Length-prefixed name, instance and version come before the fields. */
+/** A length-prefixed name, instance and version precede the fields. */
 const VERSION_BYTES = 4;
 
 /**
  * @param network `info network`, which names the cards
- * @returns those to be cut again; `untold`, a sentence each: of several cards of a model it is not known which one it is
+ * @returns the links to take down again; `untold`, one clause each: if only some cards of a model are down, it is
+ *   unknown which
  */
 export function cutLinks(
   { deviceState, description }: DeviceSections,
@@ -48,7 +49,7 @@ export function cutLinks(
     model: model!,
   }));
   if (description.length === 0) {
-    // A VM that stands still is saved without.
+    // A paused VM is saved without a description.
     const silent = cards.filter(({ model }) => LINK_FIELDS[model] !== undefined);
     return {
       links: [],
@@ -68,7 +69,7 @@ export function cutLinks(
   return { links, untold };
 }
 
-/** The model of each card whose link is cut. */
+/** The model of each card whose link is down. */
 function cutModels(deviceState: Buffer, description: Buffer): string[] {
   const parsed = v.safeParse(Description, JSON.parse(description.toString('utf8')));
   if (!parsed.success) return [];
@@ -88,7 +89,7 @@ interface Wanted {
   readonly field: string;
 }
 
-/** The offset of a field: fields lie one behind the other, each with the size that is described. */
+/** The offset of a field. Fields follow each other, each with the size in the description. */
 function fieldAt(deviceState: Buffer, { name, instance, fields, field }: Wanted): number | undefined {
   const header = Buffer.alloc(1 + name.length + 4);
   header.writeUInt8(name.length, 0);

@@ -1,4 +1,6 @@
-/** Where a process listens, which its command line does not say: a server that was started at run time shows itself so. */
+/**
+ * Sockets on which a process listens but which its command line does not name: servers that were started at run time.
+ */
 import { readFileSync, readdirSync, readlinkSync } from 'node:fs';
 
 const LISTENING = '0A';
@@ -6,7 +8,7 @@ const ACCEPTS = '00010000';
 const VNC_BASE_PORT = 5900;
 const VNC_WEBSOCKET_PORT = 5700;
 
-/** @returns `TCP port 10809`, `the socket /run/x`; none where the process may not be looked into */
+/** @returns `TCP port 10809`, `the socket /run/x`; none if this user may not inspect the process */
 export function unexplainedListeners(pid: number, args: readonly string[]): string[] {
   try {
     const sockets = socketsOf(pid);
@@ -26,7 +28,7 @@ function socketsOf(pid: number): ReadonlySet<string> {
     try {
       return /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${fd}`))?.[1] ?? [];
     } catch {
-      return []; // closed meanwhile
+      return []; // closed in the meantime
     }
   });
   return new Set(inodes);
@@ -51,7 +53,10 @@ function listeningPaths(pid: number, sockets: ReadonlySet<string>): string[] {
   );
 }
 
-/** Any mention will do: as a port, as a display above a base port. A QEMU that looks for a free port itself has any. */
+/**
+ * Any mention counts: a port, or a display above a base port. If QEMU looks for a free port itself, every port
+ * counts.
+ */
 function namesPort(args: readonly string[], port: number): boolean {
   if (port === 1234 && args.some((word) => /^--?s$/.test(word))) return true;
   const numbers = [port, port - VNC_BASE_PORT, port - VNC_WEBSOCKET_PORT].filter((number) => number >= 0);

@@ -1,11 +1,11 @@
-/** The images of drives as they are now: media are ejected and exchanged, and a snapshot puts another image on top. */
+/** The current images of drives: media are ejected and exchanged, and a snapshot puts another image on top. */
 import * as v from 'valibot';
 import { propertyOf, withProperties, type Option } from '../command-line.js';
 import { givenDrives, withImage, type GivenDrive } from '../given-images.js';
 import { isSamePlace, placeOfName } from '../image-reference.js';
 import { isTemporaryImage } from '../inspect.js';
 
-/** Those that `format=` takes, with a file below. */
+/** Formats for `format=` that have a file below them. */
 const FORMATS: ReadonlySet<string> = new Set(
   'raw qcow2 qcow qed vdi vmdk vpc vhdx dmg cloop bochs parallels luks'.split(' '),
 );
@@ -25,7 +25,7 @@ export const DriveNow = v.object({
 });
 export type DriveNow = v.InferOutput<typeof DriveNow>;
 
-/** The command line with the images that `query-block` shows. What cannot be told from another is left as it was given. */
+/** The command line with the images that `query-block` shows. Ambiguous drives stay as they were given. */
 export function withMedia(options: readonly Option[], now: readonly DriveNow[], cwd: string): Option[] {
   const own = [...options];
   for (const { given, drive } of pairs(givenDrives(options), now, cwd)) {
@@ -47,7 +47,7 @@ interface Pair {
   readonly drive: DriveNow;
 }
 
-/** By id; those without one by their image, and what is left of a kind by its order. */
+/** Matches drives by id; those without one by image; what is left of each kind by order. */
 function pairs(given: readonly GivenDrive[], now: readonly DriveNow[], cwd: string): Pair[] {
   const ids = new Set(given.flatMap(({ id }) => id ?? []));
   const found = given.flatMap((each) => {
@@ -85,7 +85,7 @@ const SHORT_KINDS: Readonly<Record<string, string>> = {
   mtdblock: 'mtd',
 };
 
-/** `ide2-cd0`, `floppy0`, `virtio1`: the names that QEMU makes up. */
+/** `ide2-cd0`, `floppy0`, `virtio1`: names that QEMU generates. */
 function kindOfName(device: string): string | undefined {
   return /^(?:[a-z]+\d+-)?([a-z]+)\d+$/.exec(device)?.[1];
 }
@@ -96,7 +96,7 @@ function hasImage({ place }: GivenDrive, inserted: DriveNow['inserted'], cwd: st
   return isSamePlace(place, placeOfName(isTemporaryImage(file) && below !== undefined ? below : file), cwd);
 }
 
-/** A device whose `drive` was a node, and which is empty now. */
+/** A device whose `drive` was a node, and which is now empty. */
 function withoutMedium(option: Option, now: readonly DriveNow[]): Option {
   const id = option.name === 'device' ? propertyOf(option, 'id') : undefined;
   if (id === undefined || propertyOf(option, 'drive') === undefined) return option;

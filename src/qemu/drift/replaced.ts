@@ -1,6 +1,6 @@
 /**
- * What has the name of a part of the command line and is another one: removed and added again, or changed in place. As far as
- * QEMU shows what it is made of.
+ * Parts that have a name from the command line but are different ones: removed and added again, or changed in place.
+ * They are found as far as QEMU shows their properties.
  */
 import * as v from 'valibot';
 import { characterDeviceOf } from '../character-device.js';
@@ -22,7 +22,7 @@ const Nodes = v.array(
 );
 
 export interface Replaceable extends Subject {
-  /** What relative names are meant from. */
+  /** The folder from which relative paths are resolved. */
   readonly cwd: string;
 }
 
@@ -44,7 +44,7 @@ function otherNow(part: Part, how: string): Loss {
   return { text: `${describePart(part)} ${how}`, part };
 }
 
-/** Options whose character devices QEMU numbers, as it calls them. */
+/** Options whose character devices QEMU numbers, with its names for them. */
 const NUMBERED: ReadonlySet<string> = new Set(['serial', 'parallel']);
 
 function replacedChardevs(options: readonly Option[], shown: ReadonlyMap<string, string>): Loss[] {
@@ -61,7 +61,7 @@ function replacedChardevs(options: readonly Option[], shown: ReadonlyMap<string,
 }
 
 const SOCKETS = /^(unix|tcp|telnet|tn3270|websocket|ws|wss|vsock|fd|abstract)$/;
-/** Another word for a backend, as QEMU shows it. */
+/** How QEMU shows backends that it calls differently. */
 const SHOWN_AS: Readonly<Record<string, RegExp>> = {
   socket: SOCKETS,
   null: /^null$/,
@@ -72,7 +72,10 @@ const SHOWN_AS: Readonly<Record<string, RegExp>> = {
   udp: /^udp$/,
 };
 
-/** @param filename of `query-chardev`: `disconnected:unix:PATH,server=on`, `tcp:HOST:PORT <-> HOST:PORT`, `pty:/dev/pts/1`, `file` */
+/**
+ * @param filename of `query-chardev`: `disconnected:unix:PATH,server=on`, `tcp:HOST:PORT <-> HOST:PORT`,
+ * `pty:/dev/pts/1`, `file`
+ */
 function isTarget(filename: string, option: Option): boolean {
   const { backend, path, port, properties } = characterDeviceOf(option)!;
   const address = filename.replace(/^disconnected:/, '');
@@ -83,7 +86,7 @@ function isTarget(filename: string, option: Option): boolean {
   // A client shows its own end, which has no name.
   if (kind === 'unix' && path !== undefined)
     return address === 'unix:' || `${address},`.startsWith(`unix:${path},`);
-  // Of a UDP socket QEMU shows no address.
+  // QEMU shows no address for a UDP socket.
   if (kind === 'udp') return true;
   const isFixed = port !== undefined && Number(port) > 0 && !properties.some(({ key }) => key === 'to');
   return !isFixed || Array.from(address.matchAll(/:(\d+)/g), ([, number]) => number).includes(port);
@@ -106,7 +109,7 @@ function replacedNodes({ options, cwd }: Replaceable, shown: v.InferOutput<typeo
   });
 }
 
-/** `size` of a raw node, which QEMU shows only where it was given. */
+/** `size` of a raw node, which QEMU shows only if it was given. */
 function cutOf(file: string): string | undefined {
   const option = { name: 'blockdev', value: file.slice('json:'.length) };
   const { size } = nodeOptionsOf(propertiesOf(option));
@@ -128,7 +131,7 @@ function replacedNetdevs({ options, network }: Subject): Loss[] {
   });
 }
 
-/** What cannot be changed in them, as long as they are there. */
+/** Objects whose properties cannot change as long as they exist. */
 const FIXED_OBJECTS = /^(secret|rng-|tls-|authz-(simple|list-file|pam)|input-)/;
 
 async function replacedObjects(qmp: QmpClient, { options, settings }: Subject): Promise<Loss[]> {
@@ -149,7 +152,7 @@ async function replacedObjects(qmp: QmpClient, { options, settings }: Subject): 
         return isShownAs(value, shown) ? [] : [key];
       }),
     );
-    // Not the values: they may be secrets.
+    // Without the values: they may be secrets.
     return changed.flat().map((key) => otherNow(part, `has another ${key} now`));
   });
   return (await Promise.all(found)).flat();

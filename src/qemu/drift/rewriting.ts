@@ -1,17 +1,20 @@
-/** A command line without what has been removed since, and with what has been added, where an option can say it. */
+/**
+ * Rewrites a command line: without parts that were removed since, and with parts that were added, if an option can
+ * make them.
+ */
 import { propertiesOf, propertyOf, type Option } from '../command-line.js';
 import type { Setting } from './settings.js';
 
-/** Which setting shows that what an option has made is still there. */
+/** The setting that shows that what an option made still exists. */
 const MADE_BY: Readonly<Record<string, { readonly kind: string; readonly id: string }>> = {
   object: { kind: 'object', id: 'id' },
   chardev: { kind: 'chardev', id: 'id' },
   blockdev: { kind: 'node', id: 'node-name' },
 };
-/** Objects that can be made again from what they show of themselves. */
+/** Objects that can be created again from what they show. */
 const REPEATABLE_OBJECTS: ReadonlySet<string> = new Set(['iothread', 'throttle-group']);
 
-/** Leaves out options whose parts have gone, unless another one still needs them: that is for others to name. */
+/** Leaves out options whose parts are gone, unless another option still needs them: those are reported elsewhere. */
 export function withoutRemoved(options: readonly Option[], settings: readonly Setting[]): Option[] {
   const present = new Set(settings.map(({ kind, id }) => `${kind} ${id}`));
   const gone = new Map<Option, string>();
@@ -26,7 +29,7 @@ export function withoutRemoved(options: readonly Option[], settings: readonly Se
     for (const [option, id] of gone)
       if (options.some((other) => !gone.has(other) && mentions(other, id))) gone.delete(option);
   }
-  // The debugger's port is closed again by gdbserver none.
+  // `gdbserver none` closes the debugger's port again.
   const debugs = present.has('chardev gdb');
   return options.filter((option) => !gone.has(option) && (debugs || !['s', 'gdb'].includes(option.name)));
 }

@@ -1,6 +1,7 @@
 /**
- * Settings of a QEMU that can change while it runs and that a migration stream does not carry, as text that can be kept and
- * compared. One table says how each kind is read, and how it is set again; what cannot be set again is named.
+ * Settings of a QEMU that can change while it runs and that a migration stream does not carry, as text that can be kept
+ * and compared. One table tells how each kind is read, and how it is set again. Settings that cannot be set again are
+ * reported.
  */
 import * as v from 'valibot';
 import { record } from '../../util/schema.js';
@@ -8,9 +9,9 @@ import { childrenOf } from '../inspect.js';
 import type { QmpClient } from '../qmp.js';
 
 export interface Setting {
-  /** One of SETTINGS; others are of a later version. */
+  /** One of SETTINGS; other values come from later versions. */
   readonly kind: string;
-  /** Of what: an id, a label, a node name. */
+  /** The part that has it: an id, a label, a node name. */
   readonly id: string;
   readonly name: string;
   /** JSON. */
@@ -18,13 +19,13 @@ export interface Setting {
 }
 
 interface Kind {
-  /** For people: `the object "io0"`. */
+  /** For messages: `the object "io0"`. */
   readonly called: string;
-  /** Those of a running QEMU. Undefined: not to be compared after a restore. */
+  /** Reads them from a running QEMU. Undefined: not compared after a restore. */
   readonly read?: (qmp: QmpClient) => Promise<Setting[]>;
   /** Sets it again. Undefined: cannot be set. */
   readonly apply?: (qmp: QmpClient, setting: Setting) => Promise<unknown>;
-  /** Whether it is QEMU that shows another value than the one that was set. Undefined: never. */
+  /** Whether QEMU itself shows another value than the one that was set. Undefined: never. */
   readonly isQemus?: (qmp: QmpClient, values: Values) => Promise<boolean>;
 }
 
@@ -33,7 +34,7 @@ interface Values {
   readonly shown: Setting;
 }
 
-/** What a restore sets comes from a file: each kind can do nothing but what its entry says. */
+/** What a restore sets comes from a file, so each kind can do only what its entry says. */
 export const SETTINGS: Readonly<Record<string, Kind>> = {
   throttle: { called: 'the drive', read: readThrottles, apply: setThrottle },
   threshold: { called: 'the node', apply: setThreshold },
@@ -48,7 +49,7 @@ export const SETTINGS: Readonly<Record<string, Kind>> = {
   cpu: { called: 'the processors', read: readCpus },
 };
 
-/** All that is compared after a restore, asked for side by side. */
+/** Everything that is compared after a restore, queried at the same time. */
 export async function readSettings(qmp: QmpClient): Promise<Setting[]> {
   const readers = Object.values(SETTINGS).flatMap(({ read }) => (read === undefined ? [] : [read(qmp)]));
   return (await Promise.all(readers)).flat();
@@ -59,7 +60,7 @@ export function describeSetting({ kind, id, name }: Setting): string {
   return name === 'type' ? what : `${name} of ${what}`;
 }
 
-/** What a setting is of: it is there or not, with all of its settings. */
+/** The part that a setting belongs to. It exists with all of its settings, or not at all. */
 export type Part = Pick<Setting, 'kind' | 'id'>;
 
 export function keyOfPart({ kind, id }: Part): string {
@@ -70,7 +71,7 @@ export function describePart(part: Part): string {
   return describeSetting({ ...part, name: 'type', value: '' });
 }
 
-/** The same for two values of a setting. */
+/** The same for two values of one setting. */
 export function keyOf({ kind, id, name }: Setting): string {
   return JSON.stringify([kind, id, name]);
 }
@@ -92,7 +93,7 @@ async function readThrottles(qmp: QmpClient): Promise<Setting[]> {
   });
 }
 
-/** Those that limit something. A burst of one second is the default. */
+/** The limits that are set. A burst of one second is the default. */
 function limitsIn(inserted: Readonly<Record<string, unknown>>): Record<string, number> {
   const limits = Object.entries(inserted).filter(
     (entry): entry is [string, number] =>
@@ -103,7 +104,7 @@ function limitsIn(inserted: Readonly<Record<string, unknown>>): Record<string, n
   return Object.fromEntries(limits.sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
-/** Without a limit there is no group either. */
+/** Without a limit there is no group. */
 export function throttleText(limits: Readonly<Record<string, number>>, group: string | undefined): string {
   const limited = Object.keys(limits).length > 0;
   return JSON.stringify({ ...limits, ...(limited && group !== undefined && { group }) });
@@ -124,12 +125,12 @@ function setThreshold(qmp: QmpClient, { id, value }: Setting): Promise<unknown> 
 }
 
 const Properties = v.array(v.object({ name: v.string(), type: v.string() }));
-/** Objects whose properties are secrets, and those that a restore may give another form. */
+/** Objects whose properties are secrets, and those that a restore may change. */
 const CLOSED_OBJECTS = /^(secret|tls-|memory-backend|authz|sev-|tdx-)/;
-/** Experimental spellings, and what names something else. */
+/** Experimental spellings, and properties that name something else. */
 const LEFT_OUT = /^(x-|type$|thread-id$)/;
 
-/** Read elsewhere. Since QEMU 11 a monitor of -mon, -qmp or -monitor is an object; what it speaks on is a character device. */
+/** Read elsewhere. Since QEMU 11 a monitor of -mon, -qmp or -monitor is an object; its socket is a character device. */
 const OTHERS_OBJECTS = /^(memory-backend|monitor-)/;
 
 async function readObjects(qmp: QmpClient): Promise<Setting[]> {
@@ -153,12 +154,12 @@ async function readProperty(
   path: string,
   { kind, id, name }: Omit<Setting, 'value'>,
 ): Promise<Setting[]> {
-  // Some cannot be read, or not always.
+  // Some properties cannot be read, or not always.
   const value = await qmp.execute('qom-get', { path, property: name }).catch(() => undefined);
   return value === undefined ? [] : [{ kind, id, name, value: JSON.stringify(value) }];
 }
 
-/** A name of a file may be another one in a clone. */
+/** The name of a file may differ in a clone. */
 async function setObject(qmp: QmpClient, { id, name, value }: Setting): Promise<unknown> {
   if (name === 'type' || value.includes('/') || id.includes('/')) return undefined;
   return qmp.execute('qom-set', {
@@ -169,8 +170,9 @@ async function setObject(qmp: QmpClient, { id, name, value }: Setting): Promise<
 }
 
 /**
- * Versions differ in their defaults, and show them differently (0, or what it stands for). A value that QEMU takes means to
- * it what it shows; one that cannot be set while it runs is what the command line and its version make it.
+ * Versions have different defaults, and show them differently (0, or the effective value). So if QEMU accepts the
+ * wanted value, the shown one is equivalent to it. A property that cannot be set at run time is determined by the
+ * command line and QEMU's version.
  */
 async function isObjectsOwn(qmp: QmpClient, { wanted, shown }: Values): Promise<boolean> {
   const takes = (setting: Setting) =>
@@ -181,7 +183,7 @@ async function isObjectsOwn(qmp: QmpClient, { wanted, shown }: Values): Promise<
   return (await takes(wanted)) || !(await takes(shown));
 }
 
-/** Properties of devices that can be set while the VM runs, and what they are unless somebody has. */
+/** Properties of devices that can be set while the VM runs, with their default values. */
 export const DEVICE_SETTINGS: Readonly<Record<string, number>> = {
   bootindex: -1,
   'guest-stats-polling-interval': 0,
@@ -241,7 +243,7 @@ async function readChardevs(qmp: QmpClient): Promise<Setting[]> {
     .map(({ label }) => ({ kind: 'chardev', id: label, name: 'type', value: '""' }));
 }
 
-/** Of those that have names of their own. */
+/** Only network back-ends that have names of their own. */
 async function readNetdevs(qmp: QmpClient): Promise<Setting[]> {
   const text = await qmp.query(v.string(), 'human-monitor-command', { 'command-line': 'info network' });
   return Array.from(

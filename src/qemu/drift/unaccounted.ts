@@ -1,4 +1,7 @@
-/** What was added to a QEMU or taken from it while it runs, and neither its command line nor a restore can give: by name. */
+/**
+ * Names what was added to a running QEMU or removed from it, and that neither its command line nor a restore can
+ * provide.
+ */
 import * as v from 'valibot';
 import { isOn, propertiesOf, propertyOf, type Option } from '../command-line.js';
 import { givenNodes } from '../given-images.js';
@@ -18,9 +21,9 @@ const Spice = v.object({ auth: v.optional(v.string()) });
 
 /** A change that a restore will not have. */
 export interface Loss {
-  /** A sentence without its end. */
+  /** A clause. */
   readonly text: string;
-  /** What was added, removed or changed, where its settings are known. */
+  /** The part that was added, removed or changed, if its settings are known. */
   readonly part?: Part;
 }
 
@@ -46,7 +49,7 @@ export async function findUnaccounted(qmp: QmpClient, subject: Subject): Promise
   ];
 }
 
-/** What a save cannot know. */
+/** What a save cannot read. */
 export async function findUnreadable(
   qmp: QmpClient,
   options: readonly Option[],
@@ -66,7 +69,7 @@ export async function findUnreadable(
   return found;
 }
 
-/** Network cards whose saved state says whether the link is there. */
+/** Network cards whose saved state tells whether the link is up. */
 const TELLS_LINK = /^(virtio-net|e1000|igb|rtl8139|vmxnet3|pcnet)/;
 
 function isVnc({ name, value = '' }: Option): boolean {
@@ -94,7 +97,7 @@ async function blockParts(qmp: QmpClient): Promise<string[]> {
 async function addedDescriptors(qmp: QmpClient, options: readonly Option[]): Promise<string[]> {
   const given = options.filter(({ name }) => name === 'add-fd').map((option) => propertyOf(option, 'set'));
   const sets = await qmp.query(FdSets, 'query-fdsets');
-  // QEMU 7.2 lists what an earlier save of a paused VM had removed until the VM runs.
+  // QEMU 7.2 lists a set that an earlier save of a paused VM has removed until the VM runs.
   const isLeft = (fds: (typeof sets)[number]['fds']) =>
     fds.every(({ opaque }) => opaque !== undefined && isOwn(opaque));
   return sets
@@ -102,13 +105,13 @@ async function addedDescriptors(qmp: QmpClient, options: readonly Option[]): Pro
     .map((set) => `the descriptors of the set ${set['fdset-id']} were handed over (add-fd)`);
 }
 
-/** With a card of its own one stays in QEMU's list; of a user-mode one its monitor then knows no more. */
+/** A removed netdev that has a card stays in QEMU's list. A user-mode one is then unknown to hostfwd_remove. */
 async function removedNetdevs(qmp: QmpClient, { options, network }: Subject): Promise<Loss[]> {
   const netdevs = options.filter(({ name }) => name === 'netdev');
   const found = netdevs.map(async (option) => {
     const id = propertyOf(option, 'id') ?? '';
     const isListed = network.includes(`${id}: `);
-    // A forward from there cannot exist, so this only asks.
+    // No forward from that address can exist, so this command only checks whether the network does.
     const command = `hostfwd_remove ${id} udp:255.255.255.255:1`;
     const isGone =
       isListed &&
@@ -123,7 +126,7 @@ function human(qmp: QmpClient, command: string): Promise<string> {
   return qmp.query(v.string(), 'human-monitor-command', { 'command-line': command });
 }
 
-/** Whether what the command line does not give was added at run time: the rest may stand in a file (`-readconfig`). */
+/** Whether the command line is complete. If it is not, the rest may be in a file (`-readconfig`). */
 export function saysAll(options: readonly Option[]): boolean {
   return !options.some(({ name }) => name === 'readconfig');
 }
@@ -158,12 +161,12 @@ function changedParts({ options, settings }: Subject): Loss[] {
   ];
 }
 
-/** `mux=on` and `-serial mon:…` make a second device, to which the first one hands everything. */
+/** `mux=on` and `-serial mon:…` make a second device, to which the first one passes everything. */
 function isBase(label: string, labels: readonly string[]): boolean {
   return label.endsWith('-base') && labels.includes(label.slice(0, -'-base'.length));
 }
 
-/** A restore adds its monitors to the command line, a save of a paused VM hands QEMU a descriptor. */
+/** A restore adds its monitors to the command line; a save of a paused VM passes a descriptor to QEMU. */
 function isOwn(id: string): boolean {
   return id.startsWith('vmckpt-');
 }

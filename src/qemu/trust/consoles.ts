@@ -1,4 +1,4 @@
-/** Consoles and monitors: on a socket or terminal that only this host's user can reach. */
+/** Consoles and monitors on a socket or terminal that only this host's user can reach. */
 import { characterDeviceOf } from '../character-device.js';
 import type { Option } from '../command-line.js';
 import { keys, matching, oneOf, properties, type Check, type Keys } from './grammar.js';
@@ -38,7 +38,7 @@ export const console: Check = (option, where) => {
   return grammar({ name: 'chardev', value: written }, where);
 };
 
-/** The older notation as `-chardev` has it. */
+/** Translates the older notation to that of `-chardev`. */
 function asChardev({ name, value = '' }: Option): string | undefined {
   if (name === 'chardev') return value;
   const word = value.replace(/^mon:/, '');
@@ -47,7 +47,7 @@ function asChardev({ name, value = '' }: Option): string | undefined {
   return /^unix:[^=,]+(,|$)/.test(word) ? `socket,path=${word.slice('unix:'.length)}` : undefined;
 }
 
-/** The guest's display on this host only. */
+/** The guest's display, reachable from this host only. */
 export const vnc = properties({
   keys: new Map([
     [

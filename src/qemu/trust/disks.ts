@@ -1,4 +1,4 @@
-/** Disks that a guest may read: an ordinary file that it cannot write to. */
+/** Disks that a guest may read: ordinary files that it cannot write to. */
 import { isOn } from '../command-line.js';
 import { keys, oneOf, properties, type Check, type ValueCheck, type Where } from './grammar.js';
 import { ordinaryFile } from './host-files.js';
@@ -9,7 +9,7 @@ const image: ValueCheck = (value, where) => (NO_IMAGE.test(value) ? undefined : 
 const driver = oneOf('file raw qcow2 qed vdi vhdx vmdk vpc null-co null-aio throttle copy-on-read');
 
 const IMAGE_KEYS = ['file', 'filename', 'file.filename'];
-/** Others open further files or connections. */
+/** Other properties open further files or connections. */
 const COMMON = [
   ...IMAGE_KEYS.flatMap((key) => keys(key, image)),
   ...keys('driver file.driver', driver),
@@ -56,7 +56,7 @@ export const blockdev = properties({
   further: (get) => writtenImage(get, isOn(get('read-only'))),
 });
 
-/** `-hda FILE` and its like: all of it is the name. */
+/** `-hda FILE` and similar: the whole value is the name. */
 export const shortDisk: Check = ({ name, value = '' }, where: Where) => {
   const isReadOnly = name === 'cdrom' || (where.discardsWrites && name !== 'pflash');
   return image(value, where) ?? (isReadOnly ? undefined : `lets the guest write to ${value}`);

@@ -1,35 +1,35 @@
 /**
- * The one way of writing an option in which no reading is possible but one: `key=value`, each key once, or JSON. What
- * else QEMU understands (`script=no,noscript`, a second `path=`) is not judged, it is refused.
+ * The one way of writing an option that can be read in only one way: `key=value`, each key once, or JSON. Anything else
+ * that QEMU understands (`script=no,noscript`, a second `path=`) is refused without further checks.
  */
 import { impliedKeyOf, isJson, propertiesOf, type Option, type Property } from '../command-line.js';
 
-/** Where the command line would run. */
+/** The surroundings in which the command line would run. */
 export interface Where {
-  /** What relative paths are meant from. */
+  /** The folder from which relative paths are resolved. */
   readonly cwd: string;
   readonly socketFolders: readonly string[];
-  /** Whether it has `-snapshot`. */
+  /** Whether the command line has `-snapshot`. */
   readonly discardsWrites: boolean;
 }
 
 /** @returns why the option is not harmless */
 export type Check = (option: Option, where: Where) => string | undefined;
 export type ValueCheck = (value: string, where: Where) => string | undefined;
-/** The keys that an option may have, and what each of them may be. */
+/** The keys that an option may have, with a check for each value. */
 export type Keys = ReadonlyMap<string, ValueCheck>;
 
 export interface Grammar {
   readonly keys: Keys;
-  /** Words that may stand alone: `server`, `nowait`. */
+  /** Words that may be used without a value: `server`, `nowait`. */
   readonly words?: string;
-  /** Keys of lists: they may be there more than once, and JSON and later versions number them (`hostfwd.0.str`). */
+  /** Keys of lists. They may occur more than once, and JSON and later versions number them (`hostfwd.0.str`). */
   readonly lists?: string;
-  /** What the properties together must fulfil. */
+  /** A condition on all properties together. */
   readonly further?: (get: (key: string) => string | undefined, where: Where) => string | undefined;
 }
 
-/** A switch, a number, a name of something that an option of its own makes: nothing that could be a file. */
+/** A switch, a number, or a name that another option defines: nothing that could be a file. */
 export const word: ValueCheck = (value) => (value.includes('/') ? `${value} is no plain word` : undefined);
 export const text: ValueCheck = () => undefined;
 
@@ -50,7 +50,7 @@ export function keys(names: string, check: ValueCheck = word): [string, ValueChe
     .map((name) => [name, check]);
 }
 
-/** An option of properties. */
+/** Checks an option that consists of properties. */
 export function properties({ keys: known, words = '', lists = '', further }: Grammar): Check {
   const mayRepeat = lists.split(' ');
   return (option, where) => {

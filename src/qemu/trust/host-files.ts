@@ -1,14 +1,14 @@
-/** Names of the host's files that an option which is not trusted may have. */
+/** Names of the host's files that an untrusted option may contain. */
 import { realpathSync, statSync } from 'node:fs';
 import path from 'node:path';
 import type { ValueCheck } from './grammar.js';
 
-/** Folders where QEMU may put a listening socket. */
+/** Folders in which QEMU may create a listening socket. */
 export const SOCKET_FOLDERS = ['/run', '/var/run', '/tmp', '/var/tmp', '/var/lib/libvirt/qemu'] as const;
 
 const OF_THE_KERNEL = /^\/(dev|proc|sys)(\/|$)/;
 
-/** An ordinary file to read: to open a device or a pipe does something, and `nbd:…`, `json:{…}` is no file at all. */
+/** An ordinary file to read. Opening a device or a pipe has effects, and `nbd:…`, `json:{…}` are not files. */
 export const ordinaryFile: ValueCheck = (value, { cwd }) => {
   if (/^[^/]*:/.test(value)) return `${value} is more than a file name`;
   const file = path.resolve(cwd, value);
@@ -17,17 +17,17 @@ export const ordinaryFile: ValueCheck = (value, { cwd }) => {
   return undefined;
 };
 
-/** What is not found in QEMU's folder is looked for where its firmware is, and from there `..` leads elsewhere. */
+/** If it is not in QEMU's folder, QEMU looks in its firmware folder, and from there `..` leads elsewhere. */
 export const firmware: ValueCheck = (value, where) => {
   if (value === '') return undefined;
   return value.split('/').includes('..') ? `${value} leads out of its folder` : ordinaryFile(value, where);
 };
 
-/** The system's own. */
+/** Only the system's own folders. */
 export const firmwareFolder: ValueCheck = (value) =>
   path.resolve(value) === value && value.startsWith('/usr/') ? undefined : `reads firmware from ${value}`;
 
-/** Names behind each other, with a colon between them. */
+/** Names separated by colons. */
 export const ordinaryFiles: ValueCheck = (value, where) =>
   value
     .split(':')
@@ -39,7 +39,7 @@ export const ownSocket: ValueCheck = (value, { cwd, socketFolders }) => {
   const file = path.isAbsolute(value) ? value : `${cwd}/${value}`;
   const folder = socketFolders.find((each) => isBelow(file, each));
   const isPlain = value !== '' && path.normalize(file) === file;
-  // Not through a link either.
+  // A link must not lead elsewhere either.
   if (folder !== undefined && isPlain && isBelow(`${realPath(path.dirname(file))}/`, realPath(folder)))
     return undefined;
   return `creates the socket ${file} outside of ${SOCKET_FOLDERS.join(', ')}`;
@@ -54,7 +54,7 @@ function isFileOrNothing(file: string): boolean {
   }
 }
 
-/** Of what there is of it. */
+/** Resolves as much of the path as exists. */
 function realPath(file: string): string {
   try {
     return realpathSync(file);

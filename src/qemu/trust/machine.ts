@@ -1,4 +1,4 @@
-/** The guest's own hardware, and what it is given to read. */
+/** The guest's own hardware, and what the guest gets to read. */
 import { propertyOf } from '../command-line.js';
 import { EMULATED_DEVICES, GUEST_PROPERTIES } from '../emulated-devices.js';
 import { keys, matching, oneOf, properties, text, type Check, type ValueCheck } from './grammar.js';
@@ -52,7 +52,7 @@ const GLOBAL = properties({
   ]),
 });
 
-/** `driver.property=value`, where all behind the sign is the value, or the same in three properties. */
+/** `driver.property=value`, where everything after the sign is the value, or the same in three properties. */
 export const globalProperty: Check = (option, where) => {
   const { value = '' } = option;
   const [, property, set] = /^[\w-]+\.([^=]+)=(.*)$/s.exec(value) ?? [];

@@ -1,4 +1,4 @@
-/** Networks of QEMU's own, and tap interfaces that are set up by others. */
+/** QEMU's own networks, and tap interfaces that were set up by others. */
 import { propertyOf } from '../command-line.js';
 import { keys, matching, oneOf, properties, word, type Check } from './grammar.js';
 
@@ -11,7 +11,7 @@ const USER = properties({
       'ipv4 ipv6 host ipv6-host ipv6-prefixlen ipv6-dns restrict hostname dhcpstart dns dnssearch domainname',
     ),
     ...keys('net ipv6-net ipv6-prefix', matching(/^[\w.:]+(\/[\w.]+)?$/)),
-    // The guest's own ports, on whichever address.
+    // The guest's own ports, at any address.
     ...keys('hostfwd', matching(/^(tcp|udp)?:([\w.-]*|\[[\w.:]+\]):\d+-[\w.-]*:\d+$/)),
   ]),
   lists: 'hostfwd dnssearch',
