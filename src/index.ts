@@ -17,3 +17,6 @@ export { checkCheckpoint } from './checkpoint/check.js';
 export type { CheckOptions, CheckProblem, CheckReport } from './checkpoint/check.js';
 export { importMachine } from './interchange/import.js';
 export { exportMachine } from './interchange/export.js';
+export { prune } from './vms/prune.js';
+export type { PruneOptions, PruneReport } from './vms/prune.js';
+export type { CalendarDuration, RetentionPolicy } from './store/retention.js';

@@ -60,7 +60,7 @@ export function writeFailure(error: unknown, what: string): VmckptError {
   const message = `cannot write ${what}: ${reason}`;
   if (errno === 'ENOSPC' || errno === 'EDQUOT')
     return new VmckptError('NO_SPACE', message, {
-      hint: 'Free space on the store’s file system, delete old generations with vmckpt rm, or use another --store.',
+      hint: 'Free space on the store’s file system, delete old generations with vmckpt prune, or use another --store.',
       cause: error,
     });
   if (errno === 'EACCES' || errno === 'EPERM' || errno === 'EROFS')

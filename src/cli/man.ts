@@ -86,6 +86,7 @@ const EXAMPLES: readonly (readonly [string, string])[] = [
   ['vmckpt restore web', 'Bring it back, its newest generation.'],
   ['vmckpt restore --count 3 web', 'Start three clones beside it: web.1, web.2, web.3.'],
   ['vmckpt uffd web --socket /run/web.sock', 'Serve the memory of a Firecracker VM.'],
+  ['vmckpt prune --keep-last 3 --dry-run', 'What would go if the newest three of each name were kept.'],
   ['vmckpt list --json', 'What is stored, for a script.'],
 ];
 

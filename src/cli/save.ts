@@ -4,9 +4,11 @@ import { VmckptError } from '../errors.js';
 import { LAYOUTS, save, type Layout, type SaveReport } from '../save/save.js';
 import { requireVmAddress } from '../save/source-vm.js';
 import { formatBytes, formatMs } from '../util/units.js';
+import { addKeepOptions, policyOf, type KeepFlags } from './keep-options.js';
+import { summarize } from './prune.js';
 import { contextOf, interruptible, nameArgument, option, verb } from './verb.js';
 
-interface SaveFlags {
+interface SaveFlags extends KeepFlags {
   readonly stop?: true;
   readonly live?: 'background-snapshot' | 'precopy';
   readonly quit?: true;
@@ -17,7 +19,7 @@ interface SaveFlags {
 }
 
 export function saveCommand(): Command {
-  return verb('save', 'Save a VM in the store as a new generation of NAME.', [
+  const command = verb('save', 'Save a VM in the store as a new generation of NAME.', [
     'failed',
     'usage',
     'notFound',
@@ -57,8 +59,9 @@ export function saveCommand(): Command {
         'save the VM even if a restore would refuse its command line: you will give another one, restore NAME -- QEMU ARGS…',
       ),
     )
-    .action(async (vm: string, name: string, flags: SaveFlags, command: Command) => {
-      const { output, storeDir } = contextOf(command);
+    .action(async (vm: string, name: string, flags: SaveFlags, running: Command) => {
+      const { output, storeDir } = contextOf(running);
+      const keep = policyOf(flags);
       const { signal, tooLate } = interruptible(
         output,
         'Interrupted; restoring the VM to its former state. Press Ctrl-C again to exit immediately.',
@@ -74,6 +77,7 @@ export function saveCommand(): Command {
         layout: flags.layout,
         ownCommandLine: flags.ownCommandLine === true,
         disksExternal: flags.disks === 'external',
+        ...(keep !== undefined && { keep }),
         onProgress: (done, total) => output.progress(done, total),
         onMessage: (text) => output.message(text),
         signal,
@@ -81,13 +85,15 @@ export function saveCommand(): Command {
       });
       output.result(report, describe(report));
     });
+  return addKeepOptions(command);
 }
 
 function describe(report: SaveReport): string {
-  const { name, generation, pauseMs, totalMs, storedBytes, nonZeroBytes, isSealed } = report;
+  const { name, generation, pauseMs, totalMs, storedBytes, nonZeroBytes, isSealed, pruned } = report;
   return (
     `Saved ${name}@${generation}: ${formatBytes(nonZeroBytes)} of memory in ${formatBytes(storedBytes)}, ` +
-    `paused for ${formatMs(pauseMs)}, done in ${formatMs(totalMs)}${isSealed ? '' : ', not sealed'}.`
+    `paused for ${formatMs(pauseMs)}, done in ${formatMs(totalMs)}${isSealed ? '' : ', not sealed'}.` +
+    (pruned === null ? '' : `\n${summarize(pruned)}`)
   );
 }
 

@@ -10,6 +10,7 @@ import { listCommand } from './list.js';
 import { logsCommand } from './logs.js';
 import { manCommand } from './man.js';
 import { materializeCommand } from './materialize.js';
+import { pruneCommand } from './prune.js';
 import { psCommand } from './ps.js';
 import { rescueCommand } from './rescue.js';
 import { restoreCommand } from './restore.js';
@@ -32,6 +33,7 @@ export const VERBS: readonly MakeVerb[] = [
   checkCommand,
   materializeCommand,
   rmCommand,
+  pruneCommand,
   importCommand,
   exportCommand,
   benchCommand,

@@ -43,7 +43,7 @@ export function examineStore(storeDir: string): Finding {
     status: 'warn',
     found,
     meaning: 'A checkpoint needs about half of what the VM has in memory.',
-    remedy: 'vmckpt list shows what could go: vmckpt rm NAME@GENERATION',
+    remedy: 'vmckpt prune --keep-last 3 --dry-run shows what could go',
   };
 }
 

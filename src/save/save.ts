@@ -17,6 +17,7 @@ import {
   type MigrationSettings,
 } from '../qemu/migration-control.js';
 import type { QmpClient } from '../qemu/qmp.js';
+import { requirePolicy, type RetentionPolicy } from '../store/retention.js';
 import { Store, type PendingGeneration } from '../store/store.js';
 import { VmckptError } from '../errors.js';
 import { writeRawMemory } from '../transfer/raw-memory.js';
@@ -31,6 +32,7 @@ import { DiskWatch } from './disk-watch.js';
 import { Instant, type InstantParticipant } from './instant.js';
 import { manifestParts, savedVmOf } from './manifest-parts.js';
 import { chooseMethod, type MethodResult, type SaveMethod } from './methods.js';
+import { pruneOlder } from './prune-older.js';
 import { giveBack, putRight } from './putting-right.js';
 import { refuseUnsafe } from './refusals.js';
 import { messagesOf, refuseUnrestorable, rehearseRestore } from './rehearsal.js';
@@ -40,6 +42,7 @@ import { openVm } from './source-vm.js';
 import { teachWorkingSet } from './teach.js';
 import { transfer } from './transfer.js';
 import { adviceOnTransfer } from '../vms/advice.js';
+import type { PruneReport } from '../vms/prune.js';
 import { VmJournal, type JournalNote } from './vm-journal.js';
 
 const DEATH_TIMEOUT_MS = 2_000;
@@ -65,6 +68,8 @@ export interface SaveOptions {
   readonly ownCommandLine?: boolean;
   /** The user takes care of writable disks. */
   readonly disksExternal: boolean;
+  /** Which generations of the name stay, the new one among them; all of them without it. */
+  readonly keep?: RetentionPolicy;
   /** What captures at the same instant what a checkpoint does not hold, such as the disks. */
   readonly participants?: readonly InstantParticipant[];
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
@@ -91,14 +96,23 @@ export interface SaveReport {
   readonly lost: readonly string[];
   /** Whether a restore by this user needs no --trust-command-line. */
   readonly isSealed: boolean;
+  /** What became of the older generations; null without `keep`, or when a message says why they all stay. */
+  readonly pruned: PruneReport | null;
 }
 
 /**
- * @throws VmckptError QMP_UNREACHABLE and its like, VM_BUSY, STORE_LOCKED, DISKS_WRITABLE, MIGRATION_BLOCKED,
+ * @throws VmckptError USAGE when `keep` keeps nothing, QMP_UNREACHABLE and its like, VM_BUSY, STORE_LOCKED, DISKS_WRITABLE, MIGRATION_BLOCKED,
  * QEMU_UNSUPPORTED, what planLaunch() throws, MIGRATION_FAILED, NO_SPACE, QEMU_DIED, INTERRUPTED: the VM is as before, the store too
  */
 export async function save(wished: SaveOptions): Promise<SaveReport> {
   const options = { ...wished, onMessage: saysOnce(wished.onMessage) };
+  const { keep } = options;
+  if (keep !== undefined) requirePolicy(keep);
+  const saved = await saveByAnyMethod(options);
+  return { ...saved, pruned: keep === undefined ? null : await pruneOlder({ ...options, keep }) };
+}
+
+async function saveByAnyMethod(options: SaveOptions): Promise<Omit<SaveReport, 'pruned'>> {
   try {
     return await saveOnce(options, { mayWatch: true });
   } catch (error) {
@@ -110,7 +124,7 @@ export async function save(wished: SaveOptions): Promise<SaveReport> {
 async function saveOnce(
   options: SaveOptions,
   { mayWatch }: { readonly mayWatch: boolean },
-): Promise<SaveReport> {
+): Promise<Omit<SaveReport, 'pruned'>> {
   const startMs = nowMs();
   const step = debugSteps('save');
   const { signal, onMessage } = options;
@@ -317,7 +331,7 @@ function reportOf(
   manifest: Manifest,
   { pauseMs, iterations }: MethodResult,
   totalMs: number,
-): Omit<SaveReport, 'isSealed'> {
+): Omit<SaveReport, 'isSealed' | 'pruned'> {
   const { name, generation, sizes, restoreProblems = [], lost = [] } = manifest;
   const { ramBytes, nonZeroBytes, storedBytes, deviceStateBytes } = sizes;
   return {

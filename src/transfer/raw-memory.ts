@@ -95,7 +95,7 @@ function requireSpace(dir: string, neededBytes: number): void {
   throw new VmckptError(
     'NO_SPACE',
     `the raw memory of ${generationLabel(dir)} needs ${formatBytes(neededBytes)}, ${formatBytes(freeBytes)} are free`,
-    { hint: 'Free space on the store’s file system, or delete old generations with `vmckpt rm`.' },
+    { hint: 'Free space on the store’s file system, or delete old generations with vmckpt prune.' },
   );
 }
 

@@ -10,6 +10,7 @@ test('the library shows exactly what it promises', () => {
     'checkCheckpoint',
     'exportMachine',
     'importMachine',
+    'prune',
     'restore',
     'save',
     'takeOver',

@@ -1,0 +1,64 @@
+/** `vmckpt prune [NAME]` */
+import type { Command } from 'commander';
+import { EXIT_CODES, VmckptError } from '../errors.js';
+import { formatBytes } from '../util/units.js';
+import { prune, type PruneReport } from '../vms/prune.js';
+import { addKeepOptions, policyOf, type KeepFlags } from './keep-options.js';
+import { formatTime, table } from './text.js';
+import { contextOf, interruptible, nameArgument, option, verb } from './verb.js';
+
+interface PruneFlags extends KeepFlags {
+  readonly dryRun?: true;
+}
+
+export function pruneCommand(): Command {
+  const command = verb(
+    'prune',
+    'Delete old generations, except those that a --keep option or a VM needs.\n\n' +
+      'The rules are those of restic. Each name is looked at by itself, and a generation stays if any rule keeps it.\n' +
+      'While a rule has kept fewer hours, days or weeks than it may, it keeps the oldest generation as well.',
+    ['failed', 'usage', 'partial', 'notFound', 'locked', 'notPermitted', 'interrupted'],
+  ).addArgument(nameArgument('[name]', 'name of the checkpoint; all of them by default'));
+  return addKeepOptions(command)
+    .addOption(option('--dry-run', 'delete nothing, only show what would be deleted'))
+    .action(async (name: string | undefined, flags: PruneFlags, running: Command) => {
+      const { output, storeDir } = contextOf(running);
+      const policy = policyOf(flags) ?? {};
+      const { signal } = interruptible(output, 'Interrupted; what is deleted stays deleted.');
+      const report = await prune({ storeDir, name, policy, isDryRun: flags.dryRun === true, signal });
+      const [failure] = report.failed;
+      if (failure !== undefined && report.removed.length === 0)
+        throw new VmckptError(failure.code, failure.message, { hint: failure.hint });
+      if (failure !== undefined) process.exitCode = EXIT_CODES.partial;
+      output.result(report, describe(report));
+    });
+}
+
+function describe(report: PruneReport): string {
+  const { isDryRun, kept, removed, failed } = report;
+  const fates = [
+    ...kept.map((label) => ({
+      ...label,
+      fate: `kept: ${label.neededBy === null ? label.reasons.join(', ') : `${label.neededBy} needs it`}`,
+    })),
+    ...removed.map((label) => ({
+      ...label,
+      fate: `${isDryRun ? 'would be deleted' : 'deleted'}: ${formatBytes(label.freedBytes)}`,
+    })),
+    ...failed.map((label) => ({ ...label, fate: `not deleted: ${label.message}` })),
+  ].sort((a, b) => a.name.localeCompare(b.name) || b.generation - a.generation);
+  const rows = fates.map(({ name, generation, created, fate }) => [
+    name,
+    String(generation),
+    created === null ? '-' : formatTime(created),
+    fate,
+  ]);
+  return `${table(['NAME', 'GEN', 'CREATED', 'FATE'], rows)}\n${summarize(report)}`;
+}
+
+export function summarize({ isDryRun, removed, freedBytes }: PruneReport): string {
+  const count = `${removed.length} ${removed.length === 1 ? 'generation' : 'generations'}`;
+  return isDryRun
+    ? `${count} would be deleted, ${formatBytes(freedBytes)} freed.`
+    : `${count} deleted, ${formatBytes(freedBytes)} freed.`;
+}
