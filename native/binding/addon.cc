@@ -1,5 +1,5 @@
-// The addon's table of methods. src/native/index.ts is their only caller: it has checked types and ranges, so
-// arguments are taken as they come. Everything is per environment: the addon loads in worker threads, too.
+// The addon's table of methods. Their only caller, src/native/index.ts, has checked types and ranges, so
+// arguments are used as they come. State is per environment, because the addon also loads in worker threads.
 #include <napi.h>
 
 #include "binding/background.h"
@@ -84,7 +84,7 @@ Napi::Value SyncFileRange(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// → promise: it may wait for the disk
+// → promise, because it may wait for the disk
 Napi::Value ReadAhead(const Napi::CallbackInfo& info) {
   auto work = [fd = IntAt(info, 0), max_bytes = Int64At(info, 1)] {
     vmckpt::ReadAhead(fd, max_bytes);
@@ -93,7 +93,7 @@ Napi::Value ReadAhead(const Napi::CallbackInfo& info) {
   return InBackground(info.Env(), work, [](Napi::Env env, bool) { return env.Undefined(); });
 }
 
-// Never returns: threads that wait for a disk are not waited for.
+// Never returns, and does not wait for threads that wait for a disk.
 Napi::Value ExitNow(const Napi::CallbackInfo& info) { ::_exit(IntAt(info, 0)); }
 
 Napi::Value NextData(const Napi::CallbackInfo& info) {

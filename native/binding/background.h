@@ -1,4 +1,4 @@
-// Work that must not hold up the JavaScript thread.
+// Work that must not block the JavaScript thread.
 #pragma once
 
 #include <napi.h>
@@ -51,8 +51,8 @@ class BackgroundTask : public Napi::AsyncWorker {
 };
 
 /**
- * Runs `work` on one of the few threads that Node has for such. → promise of what `convert` makes of its
- * result. Both are kept until then, with all that they hold, and are destroyed on the JavaScript thread.
+ * Runs `work` on one of Node's few threads for such work. → promise of what `convert` makes of its result.
+ * Both live until then, with everything that they hold, and are destroyed on the JavaScript thread.
  */
 template <typename Work, typename Convert>
 Napi::Promise InBackground(Napi::Env env, Work work, Convert convert) {

@@ -20,7 +20,7 @@ Napi::Error ToJavaScript(Napi::Env env, const DamagedImage& damage);
 /** An Error with `code` SOURCE_UNAVAILABLE. */
 Napi::Error ToJavaScript(Napi::Env env, const SourceUnavailable& error);
 
-/** Calls `body`, so that no C++ exception but Napi::Error leaves it. */
+/** Calls `body` and lets no C++ exception except Napi::Error leave it. */
 template <typename Body>
 auto Translated(Napi::Env env, Body body) {
   try {

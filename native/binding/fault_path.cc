@@ -78,7 +78,7 @@ class Image : public Napi::ObjectWrap<Image> {
   const std::shared_ptr<CheckpointImage>& get() const { return image_; }
 
  private:
-  // Uint32Array of (firstPage, pageCount)… → promise: it may wait for the disk
+  // Uint32Array of (firstPage, pageCount)… → promise, because it may wait for the disk
   Napi::Value ReadAhead(const Napi::CallbackInfo& info) {
     auto work = [image = image_, ranges = PageRangesOf(info[0])] {
       image->ReadAhead(ranges);
@@ -285,7 +285,7 @@ class Server : public Napi::ObjectWrap<Server> {
   }
 
   Kept<Table> table_;
-  // Before the server: its threads call it to the last.
+  // Declared before the server, whose threads call it until they end.
   std::unique_ptr<Callback> on_event_;
   std::unique_ptr<FaultServer> server_;
 };
@@ -336,7 +336,7 @@ class Reader : public Napi::ObjectWrap<Reader> {
       return std::vector<napi_value>{env.Undefined(), Napi::Number::New(env, error)};
     });
   }
-  // server, or undefined where there is none
+  // server, or undefined if there is none
   Napi::Value Attach(const Napi::CallbackInfo& info) {
     if (!info[0].IsUndefined()) server_.emplace(info[0]);
     path_->Attach(server_ ? (*server_)->get() : nullptr);
@@ -349,7 +349,8 @@ class Reader : public Napi::ObjectWrap<Reader> {
 
   Kept<Table> table_;
   std::optional<Kept<Server>> server_;
-  // Before the reader: its thread calls it to the last. One for both: two would not keep the order.
+  // Declared before the reader, whose thread calls it until it ends. One callback for both events keeps their
+  // order.
   std::unique_ptr<Callback> on_read_;
   std::unique_ptr<ReturnPath> path_;
 };

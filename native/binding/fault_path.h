@@ -1,5 +1,5 @@
-// The classes of the fault path: CheckpointImage, PageTable, FaultServer, ReturnPath. What happens on their
-// threads arrives in JavaScript as calls of the functions given to their constructors, until `stop()`.
+// The classes of the fault path: CheckpointImage, PageTable, FaultServer, ReturnPath. Events on their threads
+// arrive in JavaScript as calls of the functions given to their constructors, until `stop()`.
 #pragma once
 
 #include <napi.h>
@@ -15,14 +15,14 @@ namespace vmckpt::binding {
 
 void ExportFaultPath(Napi::Object exports);
 
-/** What is inside a CheckpointImage or PageTable object, which keeps it alive. */
+/** The content of a CheckpointImage or PageTable object, which keeps it alive. */
 std::shared_ptr<CheckpointImage> ImageOf(Napi::Value value);
 PageTable& TableOf(Napi::Value value);
 
-/** Of a BigUint64Array of (address, firstPage, pageCount)… */
+/** From a BigUint64Array of (address, firstPage, pageCount)… */
 std::vector<MemoryRegion> RegionsOf(Napi::Value value);
 
-/** Of a Uint32Array of (firstPage, pageCount)… */
+/** From a Uint32Array of (firstPage, pageCount)… */
 std::vector<PageRange> PageRangesOf(Napi::Value value);
 
 }  // namespace vmckpt::binding

@@ -47,7 +47,7 @@ class Fill : public Napi::ObjectWrap<Fill> {
   }
   // → promise of whether everything is written
   Napi::Value Run(const Napi::CallbackInfo& info) {
-    // It must not be collected meanwhile.
+    // Keeps this object from being collected in the meantime.
     auto owner = Napi::Persistent(info.This().As<Napi::Object>());
     return InBackground(
         info.Env(), [owner = std::move(owner), &fill = *fill_] { return fill.Run(); },

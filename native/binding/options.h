@@ -1,5 +1,5 @@
-// Named arguments: an object that src/native makes for one call. A name that only one of the two sides knows
-// is a TypeError, so that neither a typo nor an older addon is taken for a default.
+// Named arguments: an object that src/native makes for one call. A name that only one side knows is a
+// TypeError, so that neither a typo nor an older addon silently means the default.
 #pragma once
 
 #include <napi.h>
@@ -17,7 +17,7 @@ class Options {
     if (!object.IsObject()) throw Napi::TypeError::New(object.Env(), "named arguments expected");
   }
 
-  /** May be undefined, but must be there. */
+  /** May be undefined, but must be present. */
   Napi::Value operator[](const char* name) {
     if (!object_.HasOwnProperty(name)) Refuse(std::string("the argument ") + name + " is missing");
     taken_.push_back(name);
@@ -36,7 +36,7 @@ class Options {
   }
   std::string String(const char* name) { return (*this)[name].As<Napi::String>().Utf8Value(); }
 
-  /** To be called when all names are taken, before anything is done: throws for one that was not. */
+  /** Called when all names are read, before anything is done. Throws if a name was not read. */
   void Finish() const {
     Napi::Array names = object_.GetPropertyNames();
     for (uint32_t i = 0; i < names.Length(); i++) {

@@ -32,11 +32,12 @@ Napi::Value ReceiveFds(const Napi::CallbackInfo& info) {
                        .timeout_ms = options.Int32("timeoutMs"),
                        .cancel_fd = -1};
   options.Finish();
-  // A duplicate: the caller may close its own meanwhile, and the number may come to mean another file.
+  // A duplicate, because the caller may close its own in the meantime, and the number may be reused for
+  // another file.
   Fd socket(Check(::fcntl(socket_fd, F_DUPFD_CLOEXEC, 0), "fcntl"));
   auto cancel = std::make_shared<Fd>(Check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd"));
   limits.cancel_fd = cancel->get();
-  // On the JavaScript thread, like the calls of `cancel`, to which there is nothing left to do then.
+  // Runs on the JavaScript thread, like calls of `cancel`, which then have nothing left to do.
   std::shared_ptr<void> at_end(nullptr, [cancel](void*) { cancel->Reset(); });
   auto work = [socket = std::move(socket), at_end = std::move(at_end), limits] {
     return vmckpt::ReceiveFds(socket.get(), limits);

@@ -1,4 +1,4 @@
-// Private memory straight from the kernel: zero, and without cost until it is touched. See mmap(2).
+// Private memory from the kernel. It reads as zero and costs nothing until it is touched. See mmap(2).
 #pragma once
 
 #include <sys/mman.h>

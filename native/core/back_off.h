@@ -1,4 +1,4 @@
-// Longer and longer pauses, for what nothing tells of.
+// Increasing pauses, for conditions that no event announces.
 #pragma once
 
 #include <algorithm>

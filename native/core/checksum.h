@@ -7,10 +7,10 @@
 
 namespace vmckpt {
 
-/** As fast as the processor can: twice as fast with AVX2, of bytes that are in its cache. */
+/** With AVX2, twice as fast for bytes in the processor's cache. */
 uint64_t Checksum(const void* bytes, size_t count);
 
-/** As messages have it: 16 hexadecimal digits. */
+/** In the form for messages: 16 hexadecimal digits. */
 std::string ChecksumText(uint64_t checksum);
 
 namespace internal {

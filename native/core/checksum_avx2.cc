@@ -1,5 +1,5 @@
-// The library chooses its instructions when it is compiled: a file of its own for those that not every
-// processor has.
+// The library chooses its instructions when it is compiled, so instructions that not every processor has need
+// a file of their own.
 #if defined(__x86_64__)
 
 #pragma GCC target("avx2")
@@ -7,8 +7,9 @@
 
 #define XXH_INLINE_ALL
 #define XXH_VECTOR XXH_AVX2
-/** Bytes that are asked for ahead: far enough for a page that no translation is cached for, which no
- * processor fetches by itself. */
+/**
+ * How far ahead bytes are prefetched: enough to reach the next page, which no processor prefetches by itself.
+ */
 #define XXH_PREFETCH_DIST 2048
 #include <xxhash.h>
 

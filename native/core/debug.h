@@ -11,7 +11,7 @@
 
 namespace vmckpt {
 
-/** Whether VMCKPT_DEBUG asks for lines of that area: src/util/debug.ts in C++. */
+/** Whether VMCKPT_DEBUG requests lines of that area: src/util/debug.ts in C++. */
 inline bool IsDebugging(std::string_view area) {
   const char* value = std::getenv("VMCKPT_DEBUG");
   if (value == nullptr) return false;
@@ -24,7 +24,7 @@ inline bool IsDebugging(std::string_view area) {
   return false;
 }
 
-/** Prints `time pid area: text` to standard error with one system call; only when that is wanted. */
+/** Prints `time pid area: text` to standard error with one system call, if the area is being debugged. */
 template <typename... Arguments>
 void Debug(const char* area, const char* format, Arguments... arguments) {
   if (!IsDebugging(area)) return;

@@ -1,4 +1,4 @@
-// The extents that were decompressed last: a page of the same extent is often wanted soon.
+// The extents that were decompressed last: a page of the same extent is often needed soon.
 #pragma once
 
 #include <array>
@@ -12,7 +12,7 @@ class ExtentCache {
  public:
   using Buffer = std::shared_ptr<const uint8_t[]>;
 
-  /** Null when it is not here. */
+  /** Null when it is not in the cache. */
   Buffer Find(uint32_t extent) {
     std::lock_guard lock(mutex_);
     for (const Entry& entry : entries_)
@@ -20,7 +20,7 @@ class ExtentCache {
     return nullptr;
   }
 
-  /** In place of the one that has been here longest. */
+  /** Replaces the oldest entry. */
   void Put(uint32_t extent, Buffer bytes) {
     std::lock_guard lock(mutex_);
     entries_[next_] = {.extent = extent, .bytes = std::move(bytes)};

@@ -23,7 +23,7 @@ std::string Decode(const ExtentRecord& record, const Place& place, ExtentDecoder
       length = ZSTD_decompressDCtx(decoder.context(), into, decoded_bytes, stored, record.stored_bytes);
   });
   if (!readable) {
-    // The jump may have left the context in its midst.
+    // The jump may have left the context in an inconsistent state.
     ZSTD_DCtx_reset(decoder.context(), ZSTD_reset_session_only);
     return "it cannot be read";
   }

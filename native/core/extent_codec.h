@@ -1,4 +1,4 @@
-// How the stored bytes of an extent become its pages.
+// Turns the stored bytes of an extent into its pages.
 #pragma once
 
 #include <zstd.h>
@@ -15,7 +15,7 @@
 
 namespace vmckpt {
 
-/** Room for one thread's work on extents. */
+/** One thread's buffers for work on extents. */
 class ExtentDecoder {
  public:
   ExtentDecoder() : context_(ZSTD_createDCtx(), ZSTD_freeDCtx) {
@@ -35,11 +35,11 @@ class ExtentDecoder {
   std::unique_ptr<ZSTD_DCtx, size_t (*)(ZSTD_DCtx*)> context_;
 };
 
-/** Where decoded bytes may lie. */
+/** Where decoded bytes may be. */
 enum class Access {
-  /** In place where they are stored raw, for as long as the source lives. */
+  /** In place if they are stored raw; valid for as long as the source lives. */
   kMapped,
-  /** Always in the caller's room: for an extent of a part of the file that is not read otherwise. */
+  /** Always in the caller's buffer: for an extent whose neighbours in the file are not read. */
   kCopied,
 };
 
@@ -51,8 +51,8 @@ struct Place {
 };
 
 /**
- * Verifies the stored bytes and decompresses them into `into`, room for the extent's pages. `decoded` is
- * where the pages are then. Gives what is wrong, or nothing.
+ * Verifies the stored bytes and decompresses them into `into`, which has room for the extent's pages. Sets
+ * `decoded` to where the pages are. Returns what is wrong, or an empty string.
  */
 std::string Decode(const ExtentRecord& record, const Place& place, ExtentDecoder& decoder, uint8_t* into,
                    const uint8_t*& decoded);

@@ -1,6 +1,6 @@
-// Where the bytes of a checkpoint come from: the one seam between those who put pages in place (fault server,
-// memory fill) and files, servers and whatever else has extents. test/unit/native/extent-source.cc is what
-// every source has to pass.
+// Where the bytes of a checkpoint come from: the one interface between code that installs pages (fault
+// server, memory fill) and files, servers and other sources of extents. Every source must pass
+// test/unit/native/extent-source.cc.
 #pragma once
 
 #include <cstddef>
@@ -11,21 +11,21 @@
 
 namespace vmckpt {
 
-/** Safe to use from several threads. One call for each extent, never for a page. */
+/** Safe to use from several threads. One call per extent, never per page. */
 class ExtentSource {
  public:
   virtual ~ExtentSource() = default;
 
   /**
-   * The extent's verified bytes, in `into` (room for as many pages as an extent may hold) or in place. Does
-   * not wait for anything slower than a disk. Throws DamagedImage, which names the extent; SourceUnavailable
-   * where the bytes are not here yet, and then they are on their way.
+   * The extent's verified bytes, in `into` (which has room for the most pages that an extent may hold) or in
+   * place. Does not wait for anything slower than a disk. Throws DamagedImage, which names the extent, and
+   * SourceUnavailable if the bytes are not here yet; then they are on their way.
    */
   virtual const uint8_t* Read(uint64_t extent, ExtentDecoder& decoder, uint8_t* into, Access access) = 0;
 
   /**
-   * Says that these will be read soon; ascending. What lies between close ones may be fetched with them. May
-   * wait for the disk. Throws DamagedImage where the catalogue is damaged.
+   * Announces that these extents will be read soon; ascending. The source may also fetch small gaps between
+   * them, and may wait for the disk. Throws DamagedImage if the catalogue is damaged.
    */
   virtual void ReadAhead(std::span<const uint32_t> extents) = 0;
 };

@@ -13,14 +13,14 @@ namespace vmckpt {
 
 namespace {
 
-/** What a thread takes at a time: where it is stored raw, one longest run. */
+/** What a thread takes at a time: for raw pages, one run of maximum length. */
 constexpr uint64_t kBatchPages = 32;
-/** The kernel is told so far ahead what will be read, 16 MiB, a quarter at a time. */
+/** How far ahead the kernel is told what will be read: 16 MiB, a quarter at a time. */
 constexpr uint64_t kReadAheadPages = 4096;
-/** What is predicted is wanted soon; the rest is only wanted some time. */
+/** Predicted pages are needed soon; the others can wait. */
 constexpr int kPredictedNiceness = 4;
 constexpr int kRestNiceness = 10;
-/** Whoever ends the server waits for it. */
+/** The destructor of the server may have to wait this long. */
 constexpr std::chrono::milliseconds kLongestWait{10};
 
 }  // namespace
@@ -33,7 +33,7 @@ FaultServer::Background::Background(FaultServer& server, BackgroundPlan plan)
 
 FaultServer::Background::~Background() { leader_.join(); }
 
-/** Sends everything together with its helpers, and sees that nothing is missing. */
+/** Sends everything together with its helpers, and makes sure that nothing is missing. */
 void FaultServer::Background::Lead() {
   Guarded([this] { SendPredicted(); });
   Guarded([this] { SendRest(); });
@@ -45,9 +45,10 @@ void FaultServer::Background::Guarded(Part part) {
   if (!MustStop() && !server_.Guarded(part)) failed_ = true;
 }
 
-/** Before the index of everything is gone through. */
+/** Before the complete index is read. */
 void FaultServer::Background::SendPredicted() {
-  // Orders of their own: what is near lies in extents of what is predicted, and would come with them.
+  // Separate orders: near pages share extents with predicted ones, and would otherwise be installed with
+  // them.
   for (const std::vector<PageRange>* ranges : {&plan_.predicted, &plan_.near}) {
     if (ranges->empty() || MustStop()) continue;
     InstallOrder order(*server_.image_, server_.options_.regions);
@@ -64,10 +65,11 @@ void FaultServer::Background::SendRest() {
   FindHugePages();
   WaitUntil(plan_.rest_from, [this] { return MissesMuch(); });
   Send(order, kRestNiceness);
-  // Whoever is going to touch what is withheld has had the time to.
+  // By now, a VM that needs withheld pages has touched them.
   WaitUntil(plan_.withheld_until, [] { return false; });
   SendLeftOver(order);
-  // What others have in hand takes moments, what is damaged never comes, and the source may take any time.
+  // Pages that other threads have claimed take moments; damaged ones never come; the source may take any
+  // time.
   for (BackOff pause; !MustStop() && !AllInstalled(order);) {
     std::this_thread::sleep_for(pause.Next());
     SendLeftOver(order);
@@ -126,7 +128,7 @@ void FaultServer::Background::SendPiece(Sender& sender, const InstallOrder& orde
   counters.background_pages.fetch_add(claimed_count - queued_count, std::memory_order_relaxed);
 }
 
-/** Hands the claimed pages of a piece to the installer; false when the source does not have them yet. */
+/** Passes the claimed pages of a piece to the installer. False when the source does not have them yet. */
 bool FaultServer::Background::Gather(Sender& sender, const InstallOrder::Piece& piece,
                                      std::span<const uint32_t> pages, const Claims& claims) {
   if (piece.kind == PageKind::kZero) {
@@ -150,13 +152,13 @@ bool FaultServer::Background::Gather(Sender& sender, const InstallOrder::Piece& 
   } catch (const DamagedImage&) {
     for (size_t slot = 0; slot < pages.size(); slot++)
       if (claims[slot]) server_.table_.Settle(pages[slot], PageState::kFailed);
-    // Pages of pieces before this one, which are sound.
+    // Installs the intact pages of earlier pieces.
     sender.installer.Flush();
     throw;
   }
 }
 
-/** A withheld fault is counted before its page is: the difference of the two may be negative for a moment. */
+/** A withheld fault is counted before its page, so the difference may be negative for a moment. */
 bool FaultServer::Background::MissesMuch() const {
   const TransferCounters& counters = server_.table_.counters();
   return counters.demand_pages > counters.withheld_faults + kPatienceMisses;
@@ -168,7 +170,7 @@ void FaultServer::Background::WaitUntil(Clock::time_point instant, Condition or_
     std::this_thread::sleep_for(std::min<Clock::duration>(instant - now, kLongestWait));
 }
 
-/** What was withheld, or was not to be had when its turn came. */
+/** Pages that were withheld, or whose source did not have them when their turn came. */
 void FaultServer::Background::SendLeftOver(const InstallOrder& order) {
   auto is_left = [this](uint32_t page) {
     return page != InstallOrder::kNoPage && PageTable::IsClaimable(server_.table_.StateOf(page));

@@ -1,6 +1,6 @@
-// The part of a fault server that installs what nobody has asked for yet: what is predicted, then what lies
-// where much is asked for, then the rest in the order of the file, one sequential sweep over the disk. Some
-// threads of low priority, which give way to every fault.
+// The part of a fault server that installs pages that are not requested yet: first predicted ones, then those
+// in regions with many requests, then the rest in file order, as one sequential sweep over the disk. It has a
+// few threads of low priority, which give way to every fault.
 #pragma once
 
 #include <array>
@@ -19,7 +19,7 @@ namespace vmckpt {
 class FaultServer::Background {
  public:
   Background(FaultServer& server, BackgroundPlan plan);
-  /** Ends the threads; the server's `stopping_` is set. */
+  /** Ends the threads. `stopping_` of the server is set. */
   ~Background();
 
  private:
@@ -34,7 +34,7 @@ class FaultServer::Background {
   void Lead();
   void SendPredicted();
   void SendRest();
-  /** All pieces, by all threads. */
+  /** All threads together send all pieces. */
   void Send(const InstallOrder& order, int niceness);
   void SendPieces(const InstallOrder& order);
   void SendLeftOver(const InstallOrder& order);
@@ -44,7 +44,7 @@ class FaultServer::Background {
   enum class Withheld { kSpared, kSent };
   void SendPiece(Sender& sender, const InstallOrder& order, const InstallOrder::Piece& piece,
                  Withheld withheld);
-  /** By slot: the state that a claimed page was in; nothing for the others. */
+  /** By slot: the former state of a claimed page; nothing for other pages. */
   using Claims = std::array<std::optional<PageState>, kMaxExtentPages>;
   bool Gather(Sender& sender, const InstallOrder::Piece& piece, std::span<const uint32_t> pages,
               const Claims& claims);
@@ -53,15 +53,15 @@ class FaultServer::Background {
   bool AllInstalled(const InstallOrder& order) const;
   bool HasData(const MemoryRegion& region, uint64_t first_page) const;
   bool MustStop() const { return server_.stopping_ || server_.gone_ || failed_; }
-  /** Runs a part of the work; what it throws is reported and ends all of it. */
+  /** Runs a part of the work. An exception is reported and ends all of the work. */
   template <typename Part>
   void Guarded(Part part);
 
   FaultServer& server_;
   const BackgroundPlan plan_;
-  /** The first page of every huge page that carries data. Orders leave them out. */
+  /** The first page of every huge page that carries data. Orders do not contain them. */
   std::vector<uint64_t> huge_pages_;
-  /** Of the order that is being sent. */
+  /** Position in the current order. */
   std::atomic<uint64_t> next_{0};
   std::atomic<bool> failed_{false};
   std::thread leader_;

@@ -28,12 +28,12 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr size_t kTouches = 2000;
-/** All of memory in place, by the server and by bare calls, in turns. */
+/** How many times all memory is installed, by the server and by bare calls, in turns. */
 constexpr size_t kBulkPasses = 3;
-/** As the server's background has it. */
+/** The same as in the server's background. */
 constexpr size_t kRunPages = 32;
 
-/** Memory that waits for its pages, and who serves it, if anybody. */
+/** Memory that waits for its pages, and the server for it, if any. */
 class Subject {
  public:
   Subject(const CheckpointImage& image, uint64_t page_count)
@@ -70,7 +70,7 @@ class Subject {
  private:
   Fd Register() {
     long fd = ::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-    // Without the right to serve the kernel's own faults, those of a program will do.
+    // Without the right to handle faults in the kernel, faults in user mode are enough.
     if (fd == -1) fd = ::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
     Fd userfaultfd(static_cast<int>(Check(fd, "userfaultfd")));
     uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
@@ -101,7 +101,7 @@ class Subject {
   std::optional<FaultServer> server_;
 };
 
-/** One page of each extent, in an order of their own. */
+/** One page of each extent, in random order. */
 std::vector<uint64_t> PagesToTouch(const InstallOrder& order, uint64_t seed) {
   std::vector<uint64_t> pages;
   for (const InstallOrder::Piece& piece : order.pieces())
@@ -207,7 +207,7 @@ class Bench {
     return took;
   }
 
-  /** 0 for what is stored compressed. */
+  /** 0 for compressed extents. */
   uint64_t Bare() {
     Subject subject(*image_, page_count_);
     struct Copy {

@@ -1,5 +1,5 @@
-// The part of a fault server that installs huge pages (hugetlbfs): all pages of the image that lie in one are
-// gathered first, from as many extents as they are spread over.
+// The part of a fault server that installs huge pages (hugetlbfs). All pages of the image in one huge page
+// are gathered first, from all extents that hold them.
 #include <algorithm>
 #include <cstring>
 
@@ -8,7 +8,7 @@
 
 namespace vmckpt {
 
-/** `page`, the first of a huge page, is claimed. */
+/** `page`, the first page of a huge page, is claimed. */
 void FaultServer::InstallHuge(Worker& worker, uint64_t page, std::atomic<uint64_t>& counter) {
   const size_t unit = RegionOf(page)->unit();
   bool has_data = Gather(worker, page, unit);
@@ -17,7 +17,7 @@ void FaultServer::InstallHuge(Worker& worker, uint64_t page, std::atomic<uint64_
   if (!has_data) table_.counters().zero_pages.fetch_add(unit, std::memory_order_relaxed);
 }
 
-/** Collects pages into `worker.huge_page`; false when all of them are zero. */
+/** Collects pages in `worker.huge_page`. False when all of them are zero. */
 bool FaultServer::Gather(Worker& worker, uint64_t page, size_t page_count) {
   struct Wanted {
     uint32_t extent;
@@ -35,7 +35,7 @@ bool FaultServer::Gather(Worker& worker, uint64_t page, size_t page_count) {
       std::memset(worker.huge_page.data() + at * kPageBytes, entry.fill, kPageBytes);
     has_data |= entry.kind == PageKind::kData || entry.kind == PageKind::kFill;
   }
-  // Every extent is decompressed once.
+  // Sorted, so that every extent is decompressed once.
   std::ranges::stable_sort(wanted, {}, &Wanted::extent);
   ExtentCache::Buffer decoded;
   for (size_t i = 0; i < wanted.size(); i++) {
@@ -47,7 +47,7 @@ bool FaultServer::Gather(Worker& worker, uint64_t page, size_t page_count) {
   return has_data;
 }
 
-/** Every thread goes through all of them, and does what no other one has claimed. */
+/** Every thread goes through all of them, and installs those that no other thread has claimed. */
 void FaultServer::Background::SendHugePages() {
   Worker worker;
   for (uint64_t page : huge_pages_) {

@@ -1,11 +1,11 @@
-// The part of a fault server that deals with a VM that gives memory back (a balloon): madvise(MADV_DONTNEED).
-// What has been removed reads as zero from then on and must never be filled from the image again.
+// The part of a fault server that handles a VM which gives memory back (a balloon): madvise(MADV_DONTNEED).
+// Removed memory reads as zero from then on, and must never be filled from the image again.
 //
-// The kernel tells of a removal before it carries it out: the thread that removes waits until the event has
-// been read. From the one moment to the other nothing can be installed (EAGAIN). But before Linux 6.8 a
-// UFFDIO_COPY that has passed this test goes on, and may put its page where the removal has already been;
-// hence the gate. And a page that was claimed before its removal may be about to be installed after it; hence
-// another look at the table under the gate.
+// The kernel announces a removal before it carries it out: the removing thread waits until the event has been
+// read. In between nothing can be installed (EAGAIN). But before Linux 6.8, a UFFDIO_COPY that has passed
+// this test continues, and may install its page after the removal; the gate prevents that. And a page that
+// was claimed before its removal may be about to be installed after it, so the table is checked again under
+// the gate.
 #include <sys/eventfd.h>
 
 #include <algorithm>
@@ -19,9 +19,9 @@ namespace vmckpt {
 
 namespace {
 
-/** For the thread that removes memory to go on after its event has been read. */
+/** Time for the removing thread to continue after its event has been read. */
 constexpr auto kLookAgainAfter = std::chrono::microseconds(20);
-/** More than threads can be late with their faults on huge pages that have come meanwhile. */
+/** More than the number of threads whose faults on huge pages may arrive after the page was installed. */
 constexpr unsigned kMaxVainFaults = 10'000;
 
 }  // namespace
@@ -47,7 +47,7 @@ std::optional<uint64_t> FaultServer::NextFault() {
   return std::nullopt;
 }
 
-/** Reads everything that keeps pages from being installed; false when there was nothing. */
+/** Reads all events that prevent pages from being installed. False when there was none. */
 bool FaultServer::ReadEvents() {
   std::lock_guard alone(gate_);
   bool any = false;
@@ -73,20 +73,20 @@ void FaultServer::NoteRemoval(AddressRange range) {
     for (uint64_t page = first; page < first + count; page++) table_.Set(page, PageState::kRemoved);
     table_.counters().removed_pages.fetch_add(count, std::memory_order_relaxed);
     ResolveAwaited(first, count);
-    // Whoever waits there for a page that will not come tries again, and gets zeros.
+    // A thread that waits there for a removed page faults again, and gets zeros.
     userfaultfd_.Wake(start, end - start);
   }
 }
 
 /**
- * A fault on a page that has been removed, or that was there: if it still is, it stays as it is and its
- * waiter is woken; if it has gone without a word, it reads as zero, too.
+ * Handles a fault on a page that was removed, or was in place. If it is still in place, it stays and its
+ * waiter is woken. If it has gone without an event, it reads as zero, too.
  */
 void FaultServer::InstallRemoved(uint64_t page, Clock::time_point since) {
   Run zeros{.page = page, .bytes = nullptr, .page_count = RegionOf(page)->unit()};
   bool was_there = BetweenEvents([&] { return Place(zeros); }) == Userfaultfd::Outcome::kWasThere;
   vain_faults_ = was_there ? vain_faults_ + 1 : 0;
-  // Then it is not there, but there is no page to be had, and the fault comes again and again.
+  // Then the page is missing, but the system has no free huge page, and the fault is repeated endlessly.
   if (vain_faults_ > kMaxVainFaults) throw SystemError(ENOMEM, "UFFDIO_COPY of a huge page");
   RecordFault(since);
 }
@@ -111,7 +111,7 @@ Userfaultfd::Outcome FaultServer::PutUnlessRemoved(const Run& run) {
   });
 }
 
-/** Repeats what an unread event has cut short. */
+/** Repeats an attempt that an unread event has interrupted. */
 template <typename Attempt>
 Userfaultfd::Outcome FaultServer::BetweenEvents(Attempt attempt) {
   while (!stopping_) {
@@ -129,9 +129,9 @@ void FaultServer::HandBack() {
   for (const MemoryRegion& region : options_.regions)
     userfaultfd_.Unregister(
         {.start = region.address, .end = region.address + region.page_count * kPageBytes});
-  // Who had begun to remove memory before that waits until his event has been read, and may not even have
-  // sent it yet. While there is such a one no page can be installed, so we try one, where none can be any
-  // more.
+  // A thread that began to remove memory before that waits until its event has been read, and may not even
+  // have sent it yet. While there is such a thread, no page can be installed. So this tries to install one,
+  // where none is possible any more.
   const MemoryRegion& first = options_.regions.front();
   BetweenEvents(
       [&] { return Place({.page = first.first_page, .bytes = nullptr, .page_count = first.unit()}); });

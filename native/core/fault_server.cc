@@ -14,7 +14,7 @@ namespace vmckpt {
 
 namespace {
 
-/** 128 KiB: a longer UFFDIO_COPY holds up every fault behind it. */
+/** 128 KiB: a longer UFFDIO_COPY would delay all waiting faults. */
 constexpr size_t kMaxRunPages = 32;
 
 uint64_t LargestPage(std::span<const MemoryRegion> regions) {
@@ -88,7 +88,7 @@ void FaultServer::ServeAll(Worker& worker, uint64_t first, uint64_t count) {
   for (uint64_t page = first; page < first + count; page += step) Serve(worker, page, Clock::now());
 }
 
-/** A fault of `since`. */
+/** Serves a fault that arrived at `since`. */
 void FaultServer::Serve(Worker& worker, uint64_t page, Clock::time_point since) {
   Counted active(demand_active_);
   const MemoryRegion& region = *RegionOf(page);
@@ -107,7 +107,7 @@ void FaultServer::Serve(Worker& worker, uint64_t page, Clock::time_point since) 
   if (is_ours && !done) table_.Settle(page, PageState::kFailed);
 }
 
-/** `page`, claimed, was in the state `former`. */
+/** `page` is claimed; before that it was in the state `former`. */
 void FaultServer::ServeClaimed(Worker& worker, uint64_t page, PageState former, Clock::time_point since) {
   if (former != PageState::kStarving) trace_.Add(page, since);
   if (former == PageState::kWithheld) table_.counters().withheld_faults++;
@@ -126,7 +126,7 @@ void FaultServer::InstallDemanded(Worker& worker, uint64_t page, Clock::time_poi
     return RecordFault(since);
   }
   PageEntry entry = image_->EntryOf(page);
-  // Before anything is counted: the source may not have it.
+  // Before anything is counted, because the source may not have it.
   ExtentCache::Buffer extent = entry.kind == PageKind::kData ? Read(worker, entry.extent) : nullptr;
   table_.counters().demand_pages.fetch_add(1, std::memory_order_relaxed);
   if (entry.kind == PageKind::kData) {
@@ -141,9 +141,8 @@ void FaultServer::InstallDemanded(Worker& worker, uint64_t page, Clock::time_poi
 }
 
 /**
- * What a fault asked for. It is in place before its waiter is woken, by a call of its own: the kernel may
- * give this CPU to whom it wakes, which would go on for milliseconds in the time that we take for the
- * fault's.
+ * Installs what a fault requested. A separate call wakes the waiter afterwards: the kernel may give this CPU
+ * to the woken thread for milliseconds, which would count as service time.
  */
 void FaultServer::Answer(Run run, Clock::time_point since) {
   run.waiters = Userfaultfd::Waiters::kLeft;
@@ -153,8 +152,9 @@ void FaultServer::Answer(Run run, Clock::time_point since) {
 }
 
 /**
- * The extent is decompressed: its other pages are nearly free, and likely next. They lie around the page, up
- * to the first page of another extent: src/working-set/units.ts counts on exactly these.
+ * The extent is decompressed, so its other pages cost little, and they are likely to be needed next. They are
+ * the pages around this one, up to the first page of another extent. src/working-set/units.ts relies on
+ * exactly these.
  */
 void FaultServer::InstallNeighbours(uint64_t page, const PageEntry& entry, const uint8_t* extent) {
   const MemoryRegion& region = *RegionOf(page);
@@ -178,14 +178,14 @@ void FaultServer::InstallNeighbours(uint64_t page, const PageEntry& entry, const
     installer.Flush();
     look(page - 1, -1);
   } catch (const DamagedImage&) {
-    // What is claimed has nobody else.
+    // No other thread installs what this one has claimed.
     installer.Flush();
     throw;
   }
   installer.Flush();
 }
 
-/** `page` is claimed; those around it that read as zero, too, come along. */
+/** `page` is claimed. The zero pages around it are installed with it. */
 void FaultServer::InstallZeros(uint64_t page, Clock::time_point since) {
   const MemoryRegion& region = *RegionOf(page);
   uint64_t low = std::max(page / kZeroWindowPages * kZeroWindowPages, region.first_page);
@@ -196,7 +196,7 @@ void FaultServer::InstallZeros(uint64_t page, Clock::time_point since) {
       PageKind kind = image_->EntryOf(other).kind;
       return (kind == PageKind::kZero || kind == PageKind::kAbsent) && table_.Claim(other);
     } catch (const DamagedImage&) {
-      return false;  // whoever asks for that one will hear of it
+      return false;  // a fault on that page will report it
     }
   };
   uint64_t first = page;
@@ -207,7 +207,7 @@ void FaultServer::InstallZeros(uint64_t page, Clock::time_point since) {
   }
   const Run zeros{
       .page = first, .bytes = nullptr, .page_count = end - first, .waiters = Userfaultfd::Waiters::kLeft};
-  // Without a registration, a page that is missing reads as zero by itself.
+  // Without a registration, missing pages read as zero by themselves.
   if (Put(zeros) == Userfaultfd::Outcome::kInstalled) MarkInstalled(first, end - first);
   table_.counters().zero_pages.fetch_add(end - first, std::memory_order_relaxed);
   RecordFault(since);
@@ -216,7 +216,7 @@ void FaultServer::InstallZeros(uint64_t page, Clock::time_point since) {
 
 ExtentCache::Buffer FaultServer::Read(Worker& worker, uint32_t extent) {
   if (image_->IsRaw(extent)) {
-    // The page cache has it; room that is always the same stays in the processor's.
+    // The page cache has the bytes. A buffer that is reused stays in the processor's cache.
     if (!worker.raw_extent)
       worker.raw_extent =
           std::make_shared_for_overwrite<uint8_t[]>(image_->facts().extent_pages * kPageBytes);
@@ -253,7 +253,7 @@ void FaultServer::Install(const Run& run) {
     case Userfaultfd::Outcome::kInstalled:
       return MarkInstalled(run.page, run.page_count);
     case Userfaultfd::Outcome::kEventWaits:
-      return;  // for longer than this server is there
+      return;  // the server is stopping
     case Userfaultfd::Outcome::kWasThere:
       throw SystemError(ENOMEM, "UFFDIO_COPY of a huge page");
     case Userfaultfd::Outcome::kUnreadable:
@@ -275,25 +275,25 @@ Userfaultfd::Outcome FaultServer::Place(const Run& run) {
   const uint64_t to = AddressOf(run.page);
   if (run.bytes != nullptr) return userfaultfd_.Copy(to, run.bytes, bytes, page_bytes, run.waiters);
   if (page_bytes == kPageBytes) return userfaultfd_.Zero(to, bytes, page_bytes, run.waiters);
-  // hugetlbfs knows no UFFDIO_ZEROPAGE. Such a run is one page.
+  // hugetlbfs does not support UFFDIO_ZEROPAGE. Such a run is one page.
   return userfaultfd_.Copy(to, huge_zeros_.data(), bytes, page_bytes);
 }
 
 void FaultServer::MarkInstalled(uint64_t page, size_t page_count) {
   for (size_t i = 0; i < page_count; i++) table_.Settle(page + i, PageState::kInstalled);
-  // A read-modify-write on both sides: either this one sees the other's count, or the other one sees our
+  // A read-modify-write on both sides: either this thread sees the other's count, or the other one sees these
   // states.
   if (awaited_count_.fetch_add(0) > 0) ResolveAwaited(page, page_count);
 }
 
-/** A claimed page cannot be had yet: it can be claimed again. */
+/** A claimed page is not available yet: it can be claimed again. */
 void FaultServer::GiveBack(uint64_t page, PageState state) {
   table_.Settle(page, state);
   // As in MarkInstalled().
   if (awaited_count_.fetch_add(0) > 0) StarveAwaited(page);
 }
 
-/** Nothing remains to be done for the page. */
+/** Whether nothing remains to be done for the page. */
 bool FaultServer::IsSettled(uint64_t page) const {
   PageState state = table_.StateOf(page);
   return state == PageState::kInstalled || state == PageState::kRemoved;
@@ -304,7 +304,7 @@ uint64_t FaultServer::AddressOf(uint64_t page) const {
   return region.address + (page - region.first_page) * kPageBytes;
 }
 
-/** kNoPage for memory that is registered with the same userfaultfd but not ours to serve. */
+/** kNoPage for memory that is registered with the same userfaultfd but is not ours to serve. */
 uint64_t FaultServer::PageAt(uint64_t address) const {
   for (const MemoryRegion& region : options_.regions)
     if (address - region.address < region.page_count * kPageBytes)
@@ -312,7 +312,7 @@ uint64_t FaultServer::PageAt(uint64_t address) const {
   return InstallOrder::kNoPage;
 }
 
-/** A fault on a page that is installed, or about to be. Whoever installs it wakes the waiter. */
+/** A fault on a page that is installed, or about to be. The thread that installs it wakes the waiter. */
 void FaultServer::AwaitOther(uint64_t page, Clock::time_point since) {
   {
     std::lock_guard lock(awaited_mutex_);
@@ -323,7 +323,8 @@ void FaultServer::AwaitOther(uint64_t page, Clock::time_point since) {
   if (PageTable::IsClaimable(state)) return StarveAwaited(page);
   if (state != PageState::kInstalled) return;
   ResolveAwaited(page, 1);
-  // The fault may be older than the page, its waiter asleep since before a process died that knew of it.
+  // The fault may be older than the page: a process that had read it may have died, and its waiter still
+  // sleeps.
   userfaultfd_.Wake(AddressOf(page), kPageBytes);
 }
 
@@ -337,7 +338,7 @@ void FaultServer::ResolveAwaited(uint64_t page, size_t page_count) {
   });
 }
 
-/** The thread that had claimed the page has given it back: others must see to the faults on it. */
+/** The thread that had claimed the page has given it back: the faults on it must be served otherwise. */
 void FaultServer::StarveAwaited(uint64_t page) {
   std::vector<Awaited> faults;
   {

@@ -1,7 +1,7 @@
 // Serves the memory of a process that waits for missing pages (userfaultfd), from a checkpoint: demand faults
-// first, the rest behind them. Every thread takes a page through the same steps: claim it in the page table,
-// read and verify its extent, install it. Nothing is installed that was not verified; a page whose extent is
-// damaged stays missing.
+// first, then the rest. Every thread handles a page in the same steps: claim it in the page table, read and
+// verify its extent, install it. Nothing is installed unverified; a page whose extent is damaged stays
+// missing.
 #pragma once
 
 #include <array>
@@ -35,14 +35,16 @@ struct ServerEvent {
   enum class Kind {
     /** Every page that carries data is in place. */
     kComplete,
-    /** A page cannot be had, because an extent or an index is damaged: `text` says which. */
+    /** A page cannot be loaded, because an extent or an index is damaged: `text` names it. */
     kExtentDamaged,
     kIndexDamaged,
-    /** The process has ended, or has given up its registration, before all was in place. */
+    /** The process has ended, or has given up its registration, before everything was in place. */
     kGone,
-    /** A system call failed that should not. */
+    /** A system call failed unexpectedly. */
     kFailed,
-    /** A page is asked for that the source does not have yet: `text` says why. All others are served. */
+    /**
+     * A page was requested that the source does not have yet: `text` gives the reason. All others are served.
+     */
     kStarving,
     /** No fault waits for the source any more. */
     kFed,
@@ -55,67 +57,75 @@ class FaultServer {
  public:
   using Clock = std::chrono::steady_clock;
 
-  /** Zero pages around a fault that are installed with it: for the price of one. */
+  /** Zero pages around a fault that are installed with it, at the cost of one. */
   static constexpr uint64_t kZeroWindowPages = 32;
-  /** Who asks for more than that beside the prediction has other plans, and is helped most by having
-   * everything. */
+  /**
+   * A VM that requests more pages than this outside of the prediction behaves differently; it needs
+   * everything soon.
+   */
   static constexpr uint64_t kPatienceMisses = 64;
 
   struct Options {
     std::vector<MemoryRegion> regions;
     unsigned demand_threads;
     unsigned background_threads;
-    /** Called from the server's threads; must not wait for them. */
+    /** Called from the server's threads. Must not wait for them. */
     std::function<void(const ServerEvent&)> on_event;
-    /** Installs what is asked for and nothing beside it: what is in place is what was touched. */
+    /** Installs requested pages only, so that exactly the touched pages are in place. */
     bool exactly = false;
   };
 
-  /** Begins to serve faults at once. `table` outlives the server. */
+  /** Starts to serve faults at once. `table` outlives the server. */
   FaultServer(std::shared_ptr<CheckpointImage> image, PageTable& table, Userfaultfd userfaultfd,
               Options options);
-  /** Ends all threads; faults under way are served. */
+  /** Ends all threads. Faults that are being handled are served first. */
   ~FaultServer();
   FaultServer(const FaultServer&) = delete;
 
-  /** One thread's room for work. */
+  /** One thread's buffers. */
   struct Worker {
     ExtentDecoder decoder;
     std::array<uint8_t, kPageBytes> page;
-    /** For one extent that is stored raw; empty until it is needed. */
+    /** For one raw extent; allocated on first use. */
     std::shared_ptr<uint8_t[]> raw_extent;
-    /** Empty until it is needed. */
+    /** Allocated on first use. */
     std::vector<uint8_t> huge_page;
   };
 
-  /** Serves pages of one region as if they had faulted; for faults that reach us by another way than the
-   * userfaultfd. */
+  /**
+   * Serves pages of one region as if they had faulted, for requests that do not arrive through the
+   * userfaultfd.
+   */
   void ServeAll(Worker& worker, uint64_t first, uint64_t count);
 
-  /** Lets every thread that waits for a page there try again: a dead process may have read its fault. */
+  /**
+   * Makes every thread that waits for a page there fault again: a dead process may have read its first fault.
+   */
   void WakeAll(std::span<const AddressRange> ranges);
 
   struct BackgroundPlan {
-    /** These come first, zero pages among them, in this order. */
+    /** These come first, including zero pages, in this order. */
     std::vector<PageRange> predicted{};
     /** Then these. */
     std::vector<PageRange> near{};
-    /** Then these, and everything else behind them: not before, unless much else is asked for. */
+    /**
+     * Then these, followed by everything else; not before `rest_from`, unless many other pages are requested.
+     */
     std::vector<PageRange> likely{};
     Clock::time_point rest_from{};
-    /** Withheld pages come last, and not before. */
+    /** Withheld pages come last, and not before this. */
     Clock::time_point withheld_until{};
   };
 
-  /** Begins to install all data, what the plan does not name in the order of the file. Once only. */
+  /** Starts to install all data; what the plan does not name comes in file order. May be called once. */
   void StartBackground(BackgroundPlan plan);
 
   /** The demand faults so far, each page once. */
   const FaultTrace& trace() const { return trace_; }
 
   /**
-   * Gives the memory back to its process, which then goes on by itself: what has not been installed reads as
-   * zero. For when all data is in place. Throws SystemError.
+   * Gives the memory back to its process, which then needs no server. Pages that were not installed read as
+   * zero. To be called when all data is in place. Throws SystemError.
    */
   void HandBack();
 
@@ -123,7 +133,7 @@ class FaultServer {
   class Background;
   class Starvation;
 
-  /** Pages that follow each other in the VM, and their bytes in memory here; zeros where there are none. */
+  /** Adjacent pages of the VM, and their bytes in this process; null for zeros. */
   struct Run {
     uint64_t page;
     const uint8_t* bytes;
@@ -153,7 +163,7 @@ class FaultServer {
   void InstallDemanded(Worker& worker, uint64_t page, Clock::time_point since);
   void InstallNeighbours(uint64_t page, const PageEntry& entry, const uint8_t* extent);
   void InstallZeros(uint64_t page, Clock::time_point since);
-  /** The extent's bytes, until the worker reads the next one. */
+  /** The extent's bytes; valid until the worker reads the next one. */
   ExtentCache::Buffer Read(Worker& worker, uint32_t extent);
   void Install(const Run& run);
   void Answer(Run run, Clock::time_point since);
@@ -189,8 +199,7 @@ class FaultServer {
   void Report(ServerEvent::Kind kind, const std::string& text);
   void Report(const DamagedImage& damage);
   void Report(const SystemError& error);
-  /** Runs a part of a thread's work: no exception leaves a thread. False when there was one; it is reported.
-   */
+  /** Runs a part of a thread's work and reports any exception. False when there was one. */
   template <typename Part>
   bool Guarded(Part part) {
     try {
@@ -213,7 +222,7 @@ class FaultServer {
   ExtentCache cache_;
   FaultTrace trace_;
 
-  /** Faults that are being served right now; the background gives way to them. */
+  /** Faults that are being served right now. The background gives way to them. */
   std::atomic<int> demand_active_{0};
   std::atomic<bool> stopping_{false};
   /** Nothing can be installed any more. */
@@ -221,20 +230,21 @@ class FaultServer {
   Fd stop_event_;
 
   /**
-   * Where pages may go: held together by those who install pages, and alone by who reads events. So no page
-   * is on its way while its removal is read, and after that everybody sees it in the table.
+   * Protects against removals: shared by threads that install pages, exclusive for a thread that reads
+   * events. So no page is being installed while its removal is read, and afterwards every thread sees the
+   * removal in the table.
    */
   SharedGate gate_;
-  /** Faults that were read by somebody who had no time for them; changed by who holds the gate alone. */
+  /** Faults that a thread has read but not handled; changed while the gate is held exclusively. */
   std::deque<uint64_t> postponed_;
-  /** Counts them. */
+  /** Counts the postponed faults. */
   Fd postponed_event_;
-  /** What a removed huge page is filled with. */
+  /** Zeros for removed huge pages. */
   AnonymousMemory huge_zeros_;
-  /** Faults in a row on huge pages that were there already. */
+  /** Consecutive faults on huge pages that were already in place. */
   std::atomic<unsigned> vain_faults_{0};
 
-  /** Faults on pages that another thread is installing, for their times. */
+  /** Faults on pages that another thread is installing, to record their times. */
   struct Awaited {
     uint64_t page;
     Clock::time_point since;

@@ -42,7 +42,7 @@ void FaultServer::Starvation::Run() {
 bool FaultServer::Starvation::TryAgain(Worker& worker, std::unique_lock<std::mutex>& lock) {
   const std::vector<Fault> tried = std::exchange(waiting_, {});
   lock.unlock();
-  // What the source still does not have comes back by Add().
+  // What the source still does not have returns through Add().
   for (auto [page, since] : tried)
     if (!server_.stopping_) server_.Serve(worker, page, since);
   lock.lock();

@@ -1,6 +1,6 @@
-// The part of a fault server that deals with a source that does not have yet what is asked for. The page is
-// given back, so that the background may install it as well, and a thread of its own tries again until the
-// source has it. Meanwhile all other faults are served.
+// The part of a fault server for a source that does not have a requested page yet. The page is given back, so
+// that the background may install it as well, and a separate thread tries again until the source has it.
+// Other faults are served in the meantime.
 #pragma once
 
 #include <chrono>
@@ -18,11 +18,13 @@ namespace vmckpt {
 class FaultServer::Starvation {
  public:
   explicit Starvation(FaultServer& server) : server_(server) {}
-  /** Ends the thread, which uses this object by way of the server to the last. The server's `stopping_` is
-   * set, and its other threads have ended. */
+  /**
+   * Ends the thread, which uses this object through the server. `stopping_` of the server is set, and its
+   * other threads have ended.
+   */
   void Stop();
 
-  /** `page` can be claimed again; the fault on it, of `since`, is served later. */
+  /** `page` can be claimed again. The fault on it, which arrived at `since`, is served later. */
   void Add(uint64_t page, Clock::time_point since, const std::string& why);
 
  private:
@@ -32,7 +34,7 @@ class FaultServer::Starvation {
   };
 
   void Run();
-  /** Serves what waits, as far as the source has it; false when it had nothing. */
+  /** Serves the waiting faults, as far as the source has their pages. False when it had none. */
   bool TryAgain(Worker& worker, std::unique_lock<std::mutex>& lock);
   void CountTime();
 
@@ -41,9 +43,9 @@ class FaultServer::Starvation {
   std::condition_variable changed_;
   std::vector<Fault> waiting_;
   bool is_starving_ = false;
-  /** Since then the time of the starvation has not been counted. */
+  /** Until then the time of the starvation has been counted. */
   Clock::time_point counted_until_;
-  /** Begins with the first fault that waits: local files need none. */
+  /** Started with the first waiting fault: local files need no thread. */
   std::thread thread_;
 };
 

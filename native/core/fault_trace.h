@@ -1,5 +1,5 @@
-// Which pages were asked for, and when: what working sets are learnt from. Bounded; safe to add to from
-// several threads.
+// Which pages were requested, and when: working sets are learned from this. Bounded; several threads may add
+// to it.
 #pragma once
 
 #include <atomic>
@@ -15,7 +15,10 @@ namespace vmckpt {
 class FaultTrace {
  public:
   using Clock = std::chrono::steady_clock;
-  /** One more than a recorded trace may have (src/working-set/trace.ts), so that it is seen to be cut. */
+  /**
+   * One more than a recorded trace may have (src/working-set/trace.ts), so that the reader sees that it was
+   * cut.
+   */
   static constexpr size_t kMaxFaults = (1 << 20) + 1;
 
   struct Fault {
@@ -32,14 +35,14 @@ class FaultTrace {
                          std::memory_order_release);
   }
 
-  /** What has been added so far, in no order. */
+  /** What has been added so far, unordered. */
   std::vector<Fault> Faults() const {
     size_t count = std::min(count_.load(), kMaxFaults);
     std::vector<Fault> faults;
     faults.reserve(count);
     for (size_t i = 0; i < count; i++) {
       uint64_t slot = Slots()[i].load(std::memory_order_acquire);
-      if (slot == 0) continue;  // counted, and about to be written
+      if (slot == 0) continue;  // counted, but not written yet
       faults.push_back({.page = static_cast<uint32_t>(slot >> 32), .at_us = static_cast<uint32_t>(slot)});
     }
     return faults;

@@ -1,4 +1,4 @@
-// Owner of one file descriptor: closed exactly once, by whoever holds it last.
+// Owner of one file descriptor, which is closed exactly once.
 #pragma once
 
 #include <unistd.h>

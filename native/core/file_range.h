@@ -1,6 +1,6 @@
-// Whole-file locks that belong to an open file description (fcntl(2), "Open file description locks"), and
-// write-out of a range that is started but not awaited (sync_file_range(2)), holes (lseek(2)), and reading
-// ahead of need (posix_fadvise(2)).
+// Locks on whole files that belong to an open file description (fcntl(2), "Open file description locks");
+// starting the write-out of a range without waiting (sync_file_range(2)); holes (lseek(2)); and read-ahead
+// (posix_fadvise(2)).
 #pragma once
 
 #include <cstdint>
@@ -21,14 +21,13 @@ struct FileRange {
 
 void StartWriteOut(int fd, const FileRange& range);
 
-/** Where the next data of the file begins, at `offset_bytes` or behind it; -1 when none follows. */
+/** Offset of the next data of the file, at or after `offset_bytes`; -1 when none follows. */
 int64_t NextData(int fd, int64_t offset_bytes);
 
-/** The kernel begins to read no more than this at a time, on most hosts, and drops the rest of what it is
- * asked. */
+/** On most hosts the kernel reads no more than this for one request, and ignores the rest. */
 constexpr int64_t kReadAheadBytes = 128 << 10;
 
-/** Begins to read the file into the page cache, up to this length; may wait for room in the disk's queue. */
+/** Starts to read the file into the page cache, up to this length. May wait for room in the disk's queue. */
 void ReadAhead(int fd, int64_t max_bytes);
 
 }  // namespace vmckpt

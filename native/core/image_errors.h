@@ -1,4 +1,4 @@
-// Why the bytes of a checkpoint cannot be had: for good, or for now.
+// Why the bytes of a checkpoint are not available: permanently, or for now.
 #pragma once
 
 #include <stdexcept>
@@ -6,7 +6,7 @@
 
 namespace vmckpt {
 
-/** Something in the files is not what was saved. */
+/** Something in the files differs from what was saved. */
 class DamagedImage : public std::runtime_error {
  public:
   enum class Part { kIndex, kExtent };
@@ -17,7 +17,7 @@ class DamagedImage : public std::runtime_error {
   Part part_;
 };
 
-/** The source does not have the bytes yet, or cannot be reached. Nothing is wrong with them: try again. */
+/** The source does not have the bytes yet, or cannot be reached. They are not damaged: try again. */
 class SourceUnavailable : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

@@ -30,8 +30,8 @@ void InstallOrder::AddRest() {
   const size_t begin = pieces_.size();
   for (const MemoryRegion& region : regions_)
     Add({.first = region.first_page, .count = region.page_count}, Zeros::kLeftOut);
-  // Pages of one repeated byte need nothing of the file: they come last. Extents mostly lie in the order of
-  // their pages already.
+  // Pages of one repeated byte need nothing from the file: they come last. Most extents already are in the
+  // order of their pages.
   auto data = [](const Piece& piece) { return piece.kind == PageKind::kData; };
   const auto first = pieces_.begin() + begin;
   const auto end = std::ranges::stable_partition(first, pieces_.end(), data).begin();

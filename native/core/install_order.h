@@ -1,5 +1,5 @@
-// What is to be put in place, and in which order: the pages of an image gathered into pieces that are read,
-// and so installed, together.
+// What to install, and in which order: the pages of an image, gathered into pieces that are read, and so
+// installed, together.
 #pragma once
 
 #include <algorithm>
@@ -16,33 +16,34 @@ class InstallOrder {
  public:
   static constexpr uint32_t kNoPage = UINT32_MAX;
 
-  /** An extent, or one page that lies in none: of one repeated byte, or zero (kZero). */
+  /** An extent, or a page outside of extents: of one repeated byte, or zero (kZero). */
   struct Piece {
     PageKind kind;
-    /** Of the extent or the page. */
+    /** Number of the extent or page. */
     uint32_t number;
-    /** Of an extent: where its pages are noted. */
+    /** For an extent: where its pages are listed. */
     uint32_t first_slot;
   };
 
   enum class Zeros { kLeftOut, kIncluded };
 
-  /** Empty. Of `image`, which outlives it, only pages in these regions are ever added, and none on huge
-   * pages. */
+  /**
+   * Empty at first. Only pages in these regions are added, none of them on huge pages. `image` outlives it.
+   */
   InstallOrder(CheckpointImage& image, std::span<const MemoryRegion> regions);
 
-  /** Appends the pieces of `range` that are not there yet. Throws DamagedImage. */
+  /** Appends the pieces of `range` that it does not contain yet. Throws DamagedImage. */
   void Add(PageRange range, Zeros zeros);
 
-  /** Appends all data that is not there yet, in the order of the file: one sweep over the disk. */
+  /** Appends all data that it does not contain yet, in file order: one sweep over the disk. */
   void AddRest();
 
   const std::vector<Piece>& pieces() const { return pieces_; }
 
-  /** How many extents hold as many pages as that; at least one. */
+  /** How many extents hold that many pages; at least one. */
   uint64_t PiecesOf(uint64_t page_count) const { return std::max<uint64_t>(1, page_count / extent_pages_); }
 
-  /** The pages of an extent by slot; kNoPage where a slot's page was superseded, or was not added. */
+  /** The pages of an extent by slot; kNoPage for a slot whose page was superseded or not added. */
   std::span<const uint32_t> PagesOf(const Piece& piece) const {
     return {slots_.data() + piece.first_slot, extent_pages_};
   }
@@ -52,8 +53,7 @@ class InstallOrder {
     return piece.kind == PageKind::kData ? PagesOf(piece) : std::span(&piece.number, 1);
   }
 
-  /** Lets the kernel read what `count` pieces from `first` on need, those that follow each other in one go.
-   */
+  /** Makes the kernel read what `count` pieces from `first` on need; adjacent pieces in one request. */
   void ReadAhead(uint64_t first, uint64_t count) const;
 
  private:
@@ -64,9 +64,9 @@ class InstallOrder {
   const size_t extent_pages_;
   std::vector<Piece> pieces_;
   std::vector<uint32_t> slots_;
-  /** By page. */
+  /** Indexed by page. */
   std::vector<bool> is_added_;
-  /** By extent. */
+  /** Indexed by extent. */
   std::vector<uint32_t> piece_of_;
 };
 

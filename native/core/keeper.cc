@@ -33,31 +33,31 @@ using std::chrono::seconds;
 using std::chrono::steady_clock;
 
 constexpr size_t kSlots = 8;
-/** Behind a server's line to the verb, and its holding line. */
+/** After a server's line to the verb, and its holding line. */
 constexpr int kFirstHeldFd = kFirstServerFd + 2;
 constexpr size_t kLengthBytes = 4;
 constexpr size_t kMaxStartBytes = 8 << 20;
 constexpr size_t kReadBytes = 16 << 10;
 constexpr seconds kGraceTime{10};
 constexpr int kMaxRestartsInARow = 20;
-/** Among a successor's arguments. */
+/** Argument of a successor. */
 constexpr const char* kSuccessorFlag = "--successor";
 constexpr seconds kRowGap{60};
 
-/** Returns the score from before. */
+/** Returns the former score. */
 OomScore EscapeOomKiller() {
   Fd file(::open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC));
   std::array<char, 16> before;
   ssize_t length = file ? ::pread(file.get(), before.data(), before.size(), 0) : -1;
   if (length <= 0) return {};
-  // Only the superuser may lower it; without that the kernel may choose this process, but it is tiny.
+  // Only the superuser may lower it. Otherwise the kernel may choose this process, but it is tiny.
   (void)!::write(file.get(), "-1000", 5);
   return {before.data(), static_cast<size_t>(length)};
 }
 
-/** Ignores what ends its parents; SIGCHLD and SIGUSR1 come by the descriptor that is returned. */
+/** Ignores signals that end its parents. SIGCHLD and SIGUSR1 arrive through the returned descriptor. */
 Fd TakeSignals() {
-  // An ignored SIGCHLD would be inherited, and children then vanish without a word.
+  // An ignored SIGCHLD would be inherited, and children would then vanish without a status.
   RestoreSignals();
   for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) ::signal(signal, SIG_IGN);
   sigset_t awaited;
@@ -68,9 +68,10 @@ Fd TakeSignals() {
   return Fd(Check(::signalfd(-1, &awaited, SFD_CLOEXEC | SFD_NONBLOCK), "signalfd"));
 }
 
-/** No connection may stay open because of a copy that the keeper knows nothing of. */
+/** Closes all other descriptors: no connection may stay open because the keeper has a copy of it. */
 void KeepOnly(const KeeperFds& fds) {
-  // On a kernel without it (before 5.9) nothing is lost: whoever starts the keeper passes nothing else on.
+  // A kernel before 5.9 lacks this call, which does no harm: the program that starts the keeper passes
+  // nothing else on.
   ::syscall(SYS_close_range, std::max(fds.verb, fds.server_line) + 1, ~0U, 0);
   for (int fd : {fds.verb, fds.server_line}) Check(::fcntl(fd, F_SETFD, FD_CLOEXEC), "fcntl");
 }
@@ -81,10 +82,10 @@ short Poll(int fd, short events) {
   return entry.revents;
 }
 
-/** The start message as it arrives, in pieces of any size. */
+/** The start message, which arrives in pieces of any size. */
 class StartMessage {
  public:
-  /** Bytes still to come: first those of the length, then what it says. Throws EMSGSIZE. */
+  /** Number of bytes still to come: first those of the length, then those of the text. Throws EMSGSIZE. */
   size_t Missing() const {
     if (bytes_.size() < kLengthBytes) return kLengthBytes - bytes_.size();
     size_t length = 0;
@@ -95,7 +96,7 @@ class StartMessage {
 
   void Append(std::string_view piece) { bytes_ += piece; }
 
-  /** Throws EBADMSG when it does not consist of three strings at least. */
+  /** Throws EBADMSG unless it consists of at least three strings. */
   QemuStart Parse() const {
     std::vector<std::string> strings;
     std::string_view rest = std::string_view(bytes_).substr(kLengthBytes);
@@ -136,7 +137,7 @@ class Keeper {
     // Before the signals, which may replace the line that was polled.
     if (entries[0].revents != 0) TakeHoldingMessage();
     if (entries[1].revents != 0) HandleSignals();
-    // Behind them: no QEMU is started whose server has just died.
+    // After the signals, so that QEMU is not started when its server has just died.
     if (entries[2].revents != 0 && stage_ == Stage::kAwaitingStart && !exit_code_) ReadFromVerb();
     if (grace_end_ && steady_clock::now() >= *grace_end_) KillServer();
   }
@@ -155,7 +156,7 @@ class Keeper {
     int length = std::snprintf(line, sizeof(line), format, arguments...);
     Debug("keeper", "%.*s", length - 1, line);
     ssize_t sent = ::send(fds_.verb, line, length, MSG_DONTWAIT | MSG_NOSIGNAL);
-    // A verb that does not listen is told nothing more: lest it misses a line in between, it sees the end.
+    // A verb that does not read gets nothing more: it sees the end of the stream instead of missing a line.
     if (sent != length) ::shutdown(fds_.verb, SHUT_WR);
   }
 
@@ -209,7 +210,7 @@ class Keeper {
     try {
       LaunchServer(std::move(argv));
     } catch (const SystemError& error) {
-      // QEMU and what is held must not suffer from that; SIGUSR1 tries again.
+      // QEMU and the held descriptors stay; SIGUSR1 tries again.
       std::fprintf(stderr, "vmckpt-keeper: no successor: %s: %s\n", error.syscall(), error.what());
     }
   }
@@ -219,8 +220,8 @@ class Keeper {
     signalfd_siginfo info;
     while (::read(signals_.get(), &info, sizeof(info)) == sizeof(info))
       if (info.ssi_signo == SIGUSR1) successor_wanted = true;
-    // QEMU first: without it no server is started again. And both before SIGUSR1, which may have been sent by
-    // somebody who knew already that the server has ended.
+    // QEMU first: without it no server is restarted. Both before SIGUSR1, whose sender may already know that
+    // the server has ended.
     if (auto status = Reap(qemu_)) OnQemuEnd(*status);
     if (auto status = Reap(server_)) OnServerEnd(*status);
     if (successor_wanted && stage_ == Stage::kServing && server_ == 0 && !exit_code_) {
@@ -229,7 +230,7 @@ class Keeper {
     }
   }
 
-  /** How the process ended, if it has; it is 0 afterwards. */
+  /** How the process ended, if it has; then `pid` becomes 0. */
   static std::optional<int> Reap(pid_t& pid) {
     int status;
     if (pid == 0 || ::waitpid(pid, &status, WNOHANG) != pid) return std::nullopt;
@@ -243,7 +244,7 @@ class Keeper {
   }
 
   void OnServerEnd(int status) {
-    // What it sent before it died counts.
+    // Messages that it sent before it died count.
     while (holding_line_ && Poll(holding_line_.get(), POLLIN) != 0) TakeHoldingMessage();
     holding_line_.Reset();
     TellEnd("server-", status);
@@ -252,12 +253,13 @@ class Keeper {
     // The transfer is complete.
     if (exited && WEXITSTATUS(status) == 0) return Exit(0);
     if (stage_ == Stage::kAwaitingStart) return Exit(1);
-    // It has said why and would only say it again. QEMU has to notice that its connection is gone.
+    // It has reported why, and a successor would fail in the same way. QEMU must see that its connection is
+    // gone.
     if (exited) return DropHeld();
     if (CountRestart()) LaunchSuccessor();
   }
 
-  /** False when there have been too many. */
+  /** False after too many restarts. */
   bool CountRestart() {
     auto now = steady_clock::now();
     bool in_a_row = last_restart_ && now - *last_restart_ <= kRowGap;
@@ -266,7 +268,7 @@ class Keeper {
     return restarts_in_a_row_ <= kMaxRestartsInARow;
   }
 
-  /** Ends when the server has, which is killed if it does not end by itself. */
+  /** Ends when the server has ended. A server that does not end by itself is killed. */
   void Leave(seconds grace_time, int code) {
     if (server_ == 0) return Exit(code);
     stage_ = Stage::kLeaving;
@@ -284,12 +286,12 @@ class Keeper {
     exit_code_ = code;
   }
 
-  // What is held.
+  // Held descriptors.
 
   void TakeHoldingMessage() {
     Message message =
         ReceiveFds(holding_line_.get(), {.max_bytes = 2, .max_fds = 2, .timeout_ms = 0, .cancel_fd = -1});
-    // An empty message looks like the end, except that nobody has hung up.
+    // An empty message looks like the end of the stream, but then the peer has not hung up.
     if (message.payload.empty() && Poll(holding_line_.get(), POLLRDHUP) != 0) return holding_line_.Reset();
     if (message.payload.size() != 1 || message.payload[0] >= kSlots || message.fds.size() > 1) return;
     held_[message.payload[0]] = message.fds.empty() ? Fd() : std::move(message.fds[0]);
@@ -315,10 +317,10 @@ class Keeper {
   const Fd signals_;
   Stage stage_ = Stage::kAwaitingStart;
   StartMessage start_message_;
-  /** 0 when there is none. */
+  /** 0: no QEMU. */
   pid_t qemu_ = 0;
   pid_t server_ = 0;
-  /** To the living server, until it closes its end. */
+  /** Leads to the living server, until it closes its end. */
   Fd holding_line_;
   std::array<Fd, kSlots> held_;
   int restarts_in_a_row_ = 0;
@@ -331,7 +333,7 @@ class Keeper {
 }  // namespace
 
 int RunKeeper(const KeeperFds& fds, std::vector<std::string> server_argv) {
-  // Fails for a process that already leads a session, which is as good.
+  // Fails for a process that already leads a session, which is just as good.
   ::setsid();
   KeepOnly(fds);
   return Keeper(fds, std::move(server_argv)).Run();

@@ -16,7 +16,7 @@ namespace vmckpt {
 
 namespace {
 
-/** Above every number that a child is given. */
+/** Above every number that a child gets. */
 constexpr int kOutOfTheWay = 64;
 constexpr int kNotExecuted = 127;
 
@@ -29,12 +29,12 @@ struct FailedStep {
 };
 
 void RestoreOomScore(const OomScore& oom_score) {
-  // Never below what the keeper began with, hence always permitted.
+  // Never lower than the keeper's initial score, so always permitted.
   Fd file(::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));
   if (file) (void)!::write(file.get(), oom_score.data(), oom_score.size());
 }
 
-/** Returns only when that failed. */
+/** Returns only on failure. */
 void Execute(const std::vector<std::string>& argv) {
   std::vector<char*> pointers;
   for (const std::string& argument : argv) pointers.push_back(const_cast<char*>(argument.c_str()));
@@ -44,7 +44,7 @@ void Execute(const std::vector<std::string>& argv) {
 
 void PlaceFds(const std::vector<int>& fds) {
   std::vector<int> moved;
-  // In two rounds, as a descriptor's own number may be another one's place.
+  // In two rounds, because one descriptor's number may be another one's destination.
   for (int fd : fds) moved.push_back(Check(::fcntl(fd, F_DUPFD_CLOEXEC, kOutOfTheWay), "fcntl"));
   for (size_t i = 0; i < moved.size(); i++)
     Check(::dup2(moved[i], kFirstServerFd + static_cast<int>(i)), "dup2");
@@ -69,7 +69,7 @@ bool WriteToLog(const std::string& path) {
   return log && ::dup2(log.get(), STDOUT_FILENO) != -1 && ::dup2(log.get(), STDERR_FILENO) != -1;
 }
 
-/** Returns only the step that failed, with errno. */
+/** Returns only on failure: the step that failed, with errno. */
 Step TryToBecomeQemu(const QemuStart& start) {
   if (!WriteToLog(start.log)) return Step::kLog;
   if (::chdir(start.directory.c_str()) == -1) return Step::kChdir;
@@ -81,12 +81,12 @@ Step TryToBecomeQemu(const QemuStart& start) {
                              int failure_fd) {
   RestoreSignals();
   RestoreOomScore(oom_score);
-  // No session of its own: among those the scheduler divides the processors by sched(7)'s autogroups, and how
-  // nice the server's threads are would not count for it.
+  // QEMU gets no session of its own: the scheduler divides the processors among sessions (autogroups,
+  // sched(7)), and the nice values of the server's threads would have no effect on it.
   //
-  // Where Yama's ptrace_scope is 1 only ancestors may trace a process, and the server is none of QEMU's. The
-  // one exception that a process may declare names the keeper, and so allows its descendants: every server
-  // there will be. It survives exec. (EINVAL without Yama.)
+  // With Yama's ptrace_scope 1, only ancestors may trace a process, and the server is not an ancestor of
+  // QEMU. A process may declare one exception. This one names the keeper, and so allows its descendants,
+  // which include every future server. It survives exec. (EINVAL without Yama.)
   ::prctl(PR_SET_PTRACER, static_cast<unsigned long>(keeper), 0, 0, 0);
   Step step = TryToBecomeQemu(start);
   FailedStep failed{.step = step, .error = errno};
@@ -115,7 +115,7 @@ pid_t ForkQemu(const QemuStart& start, const OomScore& oom_score, const FailureP
 }  // namespace
 
 void RestoreSignals() {
-  // Those that nobody may change refuse.
+  // Fails for signals that cannot be changed.
   for (int signal = 1; signal < NSIG; signal++) ::signal(signal, SIG_DFL);
   sigset_t none;
   ::sigemptyset(&none);
@@ -133,7 +133,7 @@ std::variant<pid_t, StartFailure> StartQemu(const QemuStart& start, const OomSco
     FailurePipe pipe = MakeFailurePipe();
     pid_t pid = ForkQemu(start, oom_score, pipe);
     pipe.write_end.Reset();
-    // Its end without a word: exec has closed the child's end.
+    // The pipe ends without a message: exec has closed the child's end.
     FailedStep failed;
     ssize_t length = RetryOnSignal([&] { return ::read(pipe.read_end.get(), &failed, sizeof(failed)); });
     if (length != sizeof(failed)) return pid;

@@ -1,7 +1,7 @@
-// How the keeper's two children come to be: what happens between fork and exec.
+// Starts the keeper's two children: what happens between fork and exec.
 //
-// Neither gets anything of what the keeper is for itself: not its ignored signals, not its protection from
-// the OOM killer, and no descriptor that is not named here.
+// The children do not inherit what is special about the keeper: its ignored signals, its protection from the
+// OOM killer, or descriptors that are not named here.
 #pragma once
 
 #include <sys/types.h>
@@ -12,7 +12,7 @@
 
 namespace vmckpt {
 
-/** The first of a server's descriptors behind the standard ones. */
+/** The first of a server's descriptors after the standard ones. */
 constexpr int kFirstServerFd = 3;
 
 struct ServerStart {
@@ -20,13 +20,13 @@ struct ServerStart {
   std::vector<std::string> argv;
   /** They become descriptors 3, 4, 5… of the server. */
   std::vector<int> fds;
-  /** Slots and descriptors of what it inherits, for VMCKPT_HELD. */
+  /** Slots and numbers of the descriptors that it inherits, for VMCKPT_HELD. */
   std::string held;
 };
 
 struct QemuStart {
   std::string directory;
-  /** QEMU's standard output and error are appended to it. */
+  /** The file to which QEMU's standard output and error are appended. */
   std::string log;
   /** argv[0] is the program's absolute path. */
   std::vector<std::string> argv;
@@ -38,16 +38,16 @@ struct StartFailure {
   int error;
 };
 
-/** What children get back of what the keeper was given itself; empty where /proc does not tell. */
+/** The keeper's initial score, which children get back; empty where /proc does not show it. */
 using OomScore = std::string;
 
-/** Signals as in a fresh process: default dispositions, an empty mask. */
+/** Sets signals as in a fresh process: default dispositions, an empty mask. */
 void RestoreSignals();
 
 /** Throws SystemError when it cannot fork. A server that cannot be executed exits with 127. */
 pid_t StartServer(const ServerStart& start, const OomScore& oom_score);
 
-/** Returns when QEMU has been executed, or why not. */
+/** Returns when QEMU has been executed, or the reason why not. */
 std::variant<pid_t, StartFailure> StartQemu(const QemuStart& start, const OomScore& oom_score);
 
 }  // namespace vmckpt

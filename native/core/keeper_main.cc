@@ -1,4 +1,4 @@
-// vmckpt-keeper SERVER_PROGRAM [SERVER_ARGS…]: see keeper.h. `vmckpt-keeper --constants` tells its numbers.
+// vmckpt-keeper SERVER_PROGRAM [SERVER_ARGS…]: see keeper.h. `vmckpt-keeper --constants` prints its numbers.
 // Descriptor 3 is the line to the verb, 4 the server's line to it. Exit codes: 0 done, 1 failed, 2 wrong
 // usage.
 #include <sys/stat.h>

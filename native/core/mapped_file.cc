@@ -21,7 +21,7 @@ struct sigaction former_action;
 
 void OnBusError(int signal, siginfo_t*, void*) {
   if (way_out != nullptr) siglongjmp(*way_out, 1);
-  // Not ours: back to what would have happened, when the access is repeated.
+  // Another access failed: restore the former action, which applies when the access is repeated.
   ::sigaction(signal, &former_action, nullptr);
 }
 
@@ -73,7 +73,7 @@ void MappedFile::ReadAhead(size_t offset, size_t bytes) const {
 bool internal::RunGuarded(void (*body)(void*), void* argument) {
   sigjmp_buf here;
   sigjmp_buf* outer = way_out;
-  // Without the signal mask: the handler does not change it (SA_NODEFER), and saving it is a system call.
+  // Without the signal mask: the handler does not change it (SA_NODEFER), and saving it takes a system call.
   if (sigsetjmp(here, 0) != 0) {
     way_out = outer;
     return false;

@@ -1,4 +1,4 @@
-// A file mapped to be read, whose reading may fail: what the disk cannot deliver arrives as SIGBUS.
+// A file that is mapped for reading. Reads may fail: what the disk cannot deliver arrives as SIGBUS.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@ namespace vmckpt {
 
 class MappedFile {
  public:
-  /** Maps the whole file; an empty one as well. */
+  /** Maps the whole file; an empty file is allowed. */
   explicit MappedFile(Fd file);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
@@ -20,12 +20,12 @@ class MappedFile {
   size_t size() const { return size_; }
 
   /**
-   * Copies `bytes` from `offset` on; false when they cannot be read. Of a few pages that nobody has touched
-   * in the mapping this takes half as long as reading them there.
+   * Copies `bytes` from `offset` on. False when they cannot be read. For a few pages that were not touched in
+   * the mapping, this takes half as long as reading them there.
    */
   bool Copy(size_t offset, size_t bytes, uint8_t* into) const;
 
-  /** Begins to read the pages around [offset, offset + bytes) into the page cache. */
+  /** Starts to read the pages around [offset, offset + bytes) into the page cache. */
   void ReadAhead(size_t offset, size_t bytes) const;
 
  private:
@@ -39,8 +39,8 @@ bool RunGuarded(void (*body)(void*), void* argument);
 }
 
 /**
- * Runs `body`, which reads mapped files; false when one of them could not be read. The body is left by a jump
- * then, so nothing in it may need a destructor.
+ * Runs `body`, which reads mapped files. False when one of them could not be read: then a jump leaves the
+ * body, so nothing in it may need a destructor.
  */
 template <typename Body>
 bool ReadGuarded(Body body) {

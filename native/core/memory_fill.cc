@@ -13,16 +13,16 @@ namespace vmckpt {
 
 namespace {
 
-/** 256 KiB, written by one call: what has been verified or decompressed is still in the processor's cache. */
+/** 256 KiB, written by one call: the verified or decompressed bytes are still in the processor's cache. */
 constexpr size_t kBatchPages = 64;
 /** What a thread takes at a time, 2 MiB: two threads rarely zero the same huge page. */
 constexpr size_t kStretchPages = 512;
-/** The kernel is told so far ahead of the writing what will be read; more does not make a disk faster. */
+/** How far ahead of the writing the kernel is told what will be read. More does not make a disk faster. */
 constexpr uint64_t kReadAheadStretches = 2;
 
 }  // namespace
 
-/** One thread's tools: gathers pages that lie in memory here, and writes them together. */
+/** One thread's tools: gathers pages that are adjacent in this process's memory, and writes them together. */
 class MemoryFill::Writer {
  public:
   explicit Writer(MemoryFill& fill)
@@ -30,14 +30,17 @@ class MemoryFill::Writer {
         extent_bytes_(fill.image_->facts().extent_pages * kPageBytes),
         room_(fill.batch_pieces_ * extent_bytes_) {}
 
-  /** Reads and writes pieces [first, end), one batch of them; false, and none, when it must stop before. */
+  /**
+   * Reads and writes pieces [first, end), at most one batch. False, with nothing written, when it must stop
+   * first.
+   */
   bool Write(uint64_t first, uint64_t end) {
     for (uint64_t at = first; at < end; at++)
       if (!Gather(fill_.order_.pieces()[at], room_.data() + (at - first) * extent_bytes_)) return false;
     try {
       WriteProcessMemory(fill_.options_.pid, local_, remote_);
     } catch (const SystemError& error) {
-      // A mapped file that cannot be read any more looks the same as an address that is wrong.
+      // EFAULT means a wrong address, or a mapped file that became unreadable.
       if (error.error() == EFAULT) VerifyAgain(first, end);
       throw;
     }
@@ -64,7 +67,7 @@ class MemoryFill::Writer {
     return true;
   }
 
-  /** Waits until the source has the extent; null when the fill must stop before that. */
+  /** Waits until the source has the extent; null when the fill must stop first. */
   const uint8_t* Read(uint32_t extent, uint8_t* room) {
     for (BackOff pause;;) {
       try {
@@ -118,7 +121,7 @@ class MemoryFill::Writer {
   std::vector<uint8_t> room_;
   ExtentDecoder decoder_;
   std::vector<uint32_t> pages_;
-  /** Of `pages_`. */
+  /** Number of zero pages in `pages_`. */
   size_t zero_count_ = 0;
   std::vector<iovec> local_;
   std::vector<iovec> remote_;

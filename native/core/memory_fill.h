@@ -1,9 +1,10 @@
-// Writes pages of a checkpoint straight into a process that does not run yet, a QEMU that waits for its
-// machine: process_vm_writev(2) from several threads, from the mapped file or out of the cache that a thread
-// has just decompressed into. The process faults as if it wrote there itself, so its huge pages stay huge.
+// Writes pages of a checkpoint directly into a process that does not run yet, a QEMU that waits for its
+// machine. Several threads use process_vm_writev(2), from the mapped file or from a buffer that was just
+// decompressed and is still cached. The pages fault in as if the process wrote them itself, so its huge pages
+// stay huge.
 //
-// The memory must be fresh (where all of it is written, pages that read as zero are left out) and must not
-// wait for its pages (userfaultfd): a write would wait with it.
+// The memory must be fresh (if all of it is written, zero pages are left out) and must not wait for its pages
+// (userfaultfd): a write would wait with it.
 #pragma once
 
 #include <sys/types.h>
@@ -30,29 +31,32 @@ class MemoryFill {
   struct Options {
     pid_t pid;
     std::vector<MemoryRegion> regions;
-    /** The pages to write, zero ones too, those wanted first in front; without it all data of the regions. */
+    /**
+     * The pages to write, including zero pages, the most wanted first. Without it: all data of the regions.
+     */
     std::optional<std::vector<PageRange>> order;
-    /** Told of every page in place, for a fault server that serves the rest; may be null. Outlives the fill.
+    /**
+     * Records every installed page, for a fault server that serves the rest; may be null. Outlives the fill.
      */
     PageTable* table;
     unsigned threads;
-    /** Nothing is begun when it is over; zero for no limit. */
+    /** When this time is over, nothing more is started; zero for no limit. */
     std::chrono::milliseconds budget;
   };
 
   MemoryFill(std::shared_ptr<CheckpointImage> image, Options options);
 
   /**
-   * Writes, once only; false when the budget or Stop() has cut it short. Its threads have ended when it
-   * returns or throws: DamagedImage; SystemError EPERM without the right to ptrace the process, ESRCH when it
-   * has ended, EFAULT where it has no writable memory.
+   * Writes; may be called once. False when the budget or Stop() has cut it short. Its threads have ended when
+   * it returns or throws: DamagedImage; SystemError EPERM without the right to ptrace the process, ESRCH when
+   * it has ended, EFAULT where it has no writable memory.
    */
   bool Run();
 
-  /** Lets Run() return soon; from any thread. */
+  /** Makes Run() return soon; may be called from any thread. */
   void Stop() { stopped_ = true; }
 
-  /** Pages in place so far that carry data. */
+  /** Number of pages with data that are in place so far. */
   uint64_t page_count() const { return page_count_.load(std::memory_order_relaxed); }
 
  private:
@@ -73,7 +77,7 @@ class MemoryFill {
   const uint64_t stretch_pieces_;
   Clock::time_point deadline_ = Clock::time_point::max();
 
-  /** The next piece of `order_`. */
+  /** Index of the next piece of `order_`. */
   std::atomic<uint64_t> next_{0};
   std::atomic<uint64_t> page_count_{0};
   std::atomic<bool> stopped_{false};

@@ -1,4 +1,4 @@
-// Where pages of a VM lie in a process.
+// Where pages of a VM are in a process.
 #pragma once
 
 #include <cstdint>
@@ -8,23 +8,23 @@
 
 namespace vmckpt {
 
-/** Pages of the VM that lie side by side in the process. */
+/** Pages of the VM that are adjacent in the process. */
 struct MemoryRegion {
   uint64_t address;
   uint64_t first_page;
   uint64_t page_count;
   /**
-   * Of the process: kPageBytes, or those of hugetlbfs. A huge page is installed as a whole, and the table
-   * knows it by the first of its pages.
+   * The process's page size: kPageBytes, or that of hugetlbfs. A huge page is installed as a whole, and the
+   * table represents it by its first page.
    */
   uint64_t page_bytes = kPageBytes;
 
   bool is_huge() const { return page_bytes != kPageBytes; }
-  /** Pages of the image in one of the process. */
+  /** Pages of the image per page of the process. */
   uint64_t unit() const { return page_bytes / kPageBytes; }
 };
 
-/** The region of `page`; null when it lies in none. */
+/** The region of `page`; null when it is in none. */
 inline const MemoryRegion* RegionOf(std::span<const MemoryRegion> regions, uint64_t page) {
   for (const MemoryRegion& region : regions)
     if (page - region.first_page < region.page_count) return &region;

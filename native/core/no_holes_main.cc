@@ -1,6 +1,6 @@
-// vmckpt-no-holes PROGRAM ARGUMENTS…: becomes the program, for which fallocate(2) fails as on a file system
-// that does not have it. A QEMU that has opened the file behind its memory for writing cannot punch holes
-// into it then. It holds for every descendant. Exit codes: 2 wrong usage, 127 the program cannot be run.
+// vmckpt-no-holes PROGRAM ARGUMENTS…: executes the program, for which fallocate(2) fails as on a file system
+// that lacks it. A QEMU that has opened the file of its memory for writing then cannot punch holes into it.
+// This holds for every descendant. Exit codes: 2 wrong usage, 127 the program cannot be run.
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -29,7 +29,7 @@ void DenyFallocate() {
   };
   sock_fprog program{.len = std::size(filter), .filter = filter};
   if (::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0) return;
-  // Without CAP_SYS_ADMIN only a process that can gain no rights any more may do this.
+  // Without CAP_SYS_ADMIN, only a process that cannot gain rights any more may do this.
   vmckpt::Check(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl");
   vmckpt::Check(::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), "prctl");
 }

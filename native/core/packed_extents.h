@@ -1,4 +1,4 @@
-// A source with a hot pack in front of it: what the pack has, and has right, is read from there.
+// A source with a hot pack in front of it: intact extents in the pack are read from there.
 #pragma once
 
 #include <atomic>

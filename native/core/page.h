@@ -1,4 +1,4 @@
-// What a page is: the unit of everything that vmckpt saves and restores, and x86-64's smallest.
+// The page: the unit of everything that vmckpt saves and restores, and the smallest page of x86-64.
 #pragma once
 
 #include <cstddef>

@@ -28,13 +28,13 @@ struct PageTable::Header {
   std::atomic<uint32_t> stream_phase;
   TransferCounters counters;
   LatencyHistogram fault_times;
-  // Behind what older tables have; there it is 0.
+  // After the fields of older tables, where it is 0.
   StarvationCounters starvation;
 };
 
 namespace {
 
-/** 16 linear steps for each power of two; below 16 every value has its own. */
+/** 16 linear steps for each power of two; below 16 every value has its own bucket. */
 size_t BucketOf(uint64_t value) {
   if (value < 16) return value;
   int exponent = std::bit_width(value) - 5;
@@ -74,7 +74,7 @@ PageTable PageTable::Create(uint64_t page_count) {
   size_t bytes = kHeaderBytes + page_count;
   Check(::ftruncate(memfd.get(), static_cast<off_t>(bytes)), "ftruncate");
   PageTable table(std::move(memfd), bytes);
-  // Everything else begins as zeros.
+  // Everything else is zero.
   table.header_->page_count = page_count;
   table.header_->requested_block = kNoBlock;
   table.header_->magic = kMagic;

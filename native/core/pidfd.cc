@@ -6,7 +6,7 @@
 
 namespace vmckpt {
 
-// By number: Debian 12's glibc has wrappers, Ubuntu's and older ones need not.
+// By number: Debian 12's glibc has wrappers; Ubuntu's and older ones may not.
 Fd PidfdOpen(pid_t pid) {
   return Fd(static_cast<int>(Check(::syscall(SYS_pidfd_open, pid, 0), "pidfd_open")));
 }

@@ -1,4 +1,4 @@
-// Processes by descriptor: a pidfd never comes to mean another process, unlike a process id (pidfd_open(2)).
+// Processes by descriptor: unlike a process id, a pidfd never comes to mean another process (pidfd_open(2)).
 #pragma once
 
 #include <sys/types.h>

@@ -11,7 +11,7 @@ Pipe MakePipe(size_t capacity_bytes) {
   Check(::pipe2(ends, O_CLOEXEC), "pipe2");
   Pipe pipe{.read_end = Fd(ends[0]), .write_end = Fd(ends[1])};
   Check(::fcntl(ends[0], F_SETFL, O_NONBLOCK), "fcntl");
-  // A user who holds many pipes gets small ones, which are slower and otherwise as good.
+  // A user who has many pipes gets small ones, which are only slower.
   (void)::fcntl(ends[0], F_SETPIPE_SZ, static_cast<int>(capacity_bytes));
   return pipe;
 }

@@ -1,5 +1,5 @@
-// A large pipe between another process, which writes as it likes, and a reader that never waits in the
-// kernel. See pipe(7).
+// A large pipe between another process, which writes at will, and a reader that never waits in the kernel.
+// See pipe(7).
 #pragma once
 
 #include <sys/types.h>
@@ -20,7 +20,7 @@ struct Pipe {
 /** Both ends are close-on-exec. The system's limits may leave it smaller than `capacity_bytes`. */
 Pipe MakePipe(size_t capacity_bytes);
 
-/** Takes what a non-blocking descriptor holds right now: 0 at the end, -1 when there is nothing yet. */
+/** Reads what a non-blocking descriptor has right now: 0 at the end, -1 when there is nothing yet. */
 ssize_t ReadAvailable(int fd, void* into, size_t size);
 
 }  // namespace vmckpt

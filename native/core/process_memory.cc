@@ -15,7 +15,7 @@ namespace vmckpt {
 
 namespace {
 
-/** Of an entry of pagemap: the page is in memory, or swapped out. */
+/** For an entry of pagemap: the page is in memory, or swapped out. */
 constexpr uint64_t kPresent = uint64_t{1} << 63 | uint64_t{1} << 62;
 
 void Advance(iovec& vector, size_t bytes) {
@@ -30,7 +30,7 @@ void WriteProcessMemory(pid_t pid, std::span<iovec> local, std::span<iovec> remo
     ssize_t written = RetryOnSignal([&] {
       return ::process_vm_writev(pid, local.data(), local.size(), remote.data(), remote.size(), 0);
     });
-    // A partial transfer stops at an element's boundary or inside one: go on exactly there.
+    // A partial transfer stops between elements or inside one: continue exactly there.
     size_t left = static_cast<size_t>(Check(written, "process_vm_writev"));
     for (; !local.empty() && left >= local[0].iov_len; local = local.subspan(1), remote = remote.subspan(1))
       left -= local[0].iov_len;

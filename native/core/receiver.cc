@@ -17,10 +17,10 @@ namespace vmckpt {
 namespace {
 
 void OutliveEverything() {
-  // Fails for a process that already leads a session, which is as good.
+  // Fails for a process that already leads a session, which is just as good.
   ::setsid();
   for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) ::signal(signal, SIG_IGN);
-  // Only the superuser may lower it; without that the kernel may choose this process, but it is tiny.
+  // Only the superuser may lower it. Otherwise the kernel may choose this process, but it is tiny.
   Fd score(::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));
   if (score) (void)!::write(score.get(), "-1000", 5);
 }
@@ -30,7 +30,7 @@ void AwaitReadable(int fd) {
   Check(RetryOnSignal([&] { return ::poll(&entry, 1, -1); }), "poll");
 }
 
-/** Reads to the end. Without a deadline: it ends with QEMU at the latest, and QEMU needs it until then. */
+/** Reads to the end. No deadline: the stream ends with QEMU at the latest, and QEMU needs it until then. */
 void Drain(int stream) {
   static std::array<uint8_t, 1 << 20> discarded;
   do AwaitReadable(stream);

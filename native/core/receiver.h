@@ -1,9 +1,9 @@
-// The receiver of a save's migration stream: it keeps the pipe open that QEMU writes to, and reads it to its
-// end when nobody else does.
+// The receiver of a save's migration stream: it keeps the pipe open to which QEMU writes, and reads it to its
+// end if no other process does.
 //
-// Why it exists: on QEMU 7.2 a receiver that dies during a background snapshot hangs the VM for ever. So this
+// Why it exists: on QEMU 7.2, a VM hangs forever if its receiver dies during a background snapshot. So this
 // process, which does next to nothing, outlives the vmckpt that saves (the *consumer*). Both have the pipe's
-// read end, and as long as the consumer lives only the consumer reads.
+// read end. As long as the consumer lives, only the consumer reads.
 #pragma once
 
 namespace vmckpt {

@@ -18,9 +18,9 @@ enum MessageType : uint16_t { kRequestPagesOfBlock = 3, kRequestPages = 4, kRece
 constexpr size_t kHeaderBytes = 4;
 /** start (64 bits), length (32 bits) */
 constexpr size_t kRequestBytes = 12;
-/** The longest message, and room for more. */
+/** Twice the longest message. */
 constexpr size_t kBufferBytes = 2 * (kHeaderBytes + UINT16_MAX + 1);
-/** Behind a received-bitmap's name: its length; behind its bits: an end mark. */
+/** After a received-bitmap's name: its length. After its bits: an end mark. */
 constexpr size_t kBitmapLengthBytes = 8;
 constexpr size_t kBitmapEndBytes = 8;
 
@@ -64,7 +64,7 @@ void ReturnPath::Run() {
     size_t handled = HandleMessages({buffer.data(), static_cast<size_t>(there)});
     HandOn();
     if (handled > 0) (void)!::recv(socket_.get(), buffer.data(), handled, MSG_DONTWAIT);
-    // The rest of a message is on its way; the socket stays readable, so this is the only wait.
+    // The rest of a message is on its way. The socket stays readable, so this is the only wait.
     if (handled == 0) ::poll(nullptr, 0, 1);
   }
 }
@@ -104,8 +104,10 @@ size_t ReturnPath::HandleMessage(std::span<const uint8_t> bytes) {
   return length;
 }
 
-/** Of a block that is not ours it is handed on with the block's name: the reader there does not see every
- * request. */
+/**
+ * For a block that is not ours, passes the request on with the block's name: the reader there does not see
+ * every request.
+ */
 size_t ReturnPath::HandleRequest(std::span<const uint8_t> message, bool names_block) {
   if (names_block && message.size() > kHeaderBytes + kRequestBytes) {
     size_t length = message[kHeaderBytes + kRequestBytes];
@@ -135,7 +137,7 @@ size_t ReturnPath::HandleRequest(std::span<const uint8_t> message, bool names_bl
 }
 
 FaultServer* ReturnPath::AwaitServer() {
-  // Whoever attaches it may be waiting for what came before this request.
+  // The caller of Attach() may be waiting for what came before this request.
   HandOn();
   return server_.get();
 }

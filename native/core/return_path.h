@@ -1,9 +1,8 @@
-// Reads QEMU's return path (what a migration's destination says to its source) on a thread of its own.
-// Requests for pages that a fault server owns go straight to it; everything else is handed on as it came, in
-// whole messages.
+// Reads QEMU's return path (from a migration's destination to its source) on a separate thread. Requests for
+// pages of a fault server go straight to it. Everything else is passed on verbatim, in whole messages.
 //
-// A message is taken from the socket only after it has been seen to: a reader that takes over the socket from
-// a dead one finds it at the beginning of a message. docs/postcopy.md has the conversation.
+// A message is taken from the socket only after it was handled, so a successor of a dead reader finds the
+// socket at the start of a message. docs/postcopy.md has the conversation.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +25,7 @@ class ReturnPath {
     std::string name;
     uint64_t first_page;
     uint64_t page_count;
-    /** Whether its pages are the fault server's. */
+    /** Whether the fault server installs its pages. */
     bool is_direct;
   };
 
@@ -34,29 +33,29 @@ class ReturnPath {
     std::vector<Block> blocks;
     /** Whole messages, in order. */
     std::function<void(std::span<const uint8_t>)> on_messages;
-    /** The connection is at its end, or broken: `error` is an errno value, or 0. */
+    /** The connection has ended or is broken: `error` is an errno value, or 0. */
     std::function<void(int error)> on_closed;
   };
 
-  /** `table` remembers which block was named last, and outlives the reader. */
+  /** `table` stores which block was named last, and outlives the reader. */
   ReturnPath(Fd socket, PageTable& table, Options options);
   ~ReturnPath();
   ReturnPath(const ReturnPath&) = delete;
 
   /**
-   * From here on requests for direct blocks are served by `server`, which outlives this object; they have
-   * waited for it. nullptr: they are handed on as well. Once only.
+   * From here on `server`, which outlives this object, serves requests for direct blocks, which have waited
+   * for it. nullptr: they are passed on as well. May be called once.
    */
   void Attach(FaultServer* server);
 
  private:
   void Run();
-  /** Sees to all whole messages in `bytes`; returns their length. */
+  /** Handles all whole messages in `bytes`; returns their length. */
   size_t HandleMessages(std::span<const uint8_t> bytes);
-  /** Sees to the message at the start of `bytes`; returns its length, 0 when some of it is yet to come. */
+  /** Handles the message at the start of `bytes`; returns its length, or 0 while it is incomplete. */
   size_t HandleMessage(std::span<const uint8_t> bytes);
   size_t HandleRequest(std::span<const uint8_t> message, bool names_block);
-  /** Sees to bytes of a received-bitmap. */
+  /** Handles bytes of a received-bitmap. */
   size_t PassOn(std::span<const uint8_t> bytes);
   void Gather(std::span<const uint8_t> bytes);
   void GatherRequest(std::span<const uint8_t> message, const std::string& block_name);

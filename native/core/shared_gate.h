@@ -1,5 +1,5 @@
-// A lock for many at once or for one alone, for std::shared_lock and std::lock_guard. Whoever wants it alone
-// goes first, unlike with std::shared_mutex, where a steady stream of sharers keeps him out for ever.
+// A lock that is shared or exclusive, for std::shared_lock and std::lock_guard. An exclusive request goes
+// first. With std::shared_mutex, a steady stream of sharers would keep it waiting forever.
 #pragma once
 
 #include <pthread.h>

@@ -1,4 +1,4 @@
-// The one way in which native/core reports a failed system call: the errno value and the call's name.
+// How native/core reports a failed system call: the errno value and the call's name.
 #pragma once
 
 #include <cerrno>

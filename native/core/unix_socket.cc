@@ -17,7 +17,7 @@ constexpr size_t kMaxControlBytes = CMSG_SPACE(kMaxFdsPerMessage * sizeof(int));
 sockaddr_un AddressOf(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  // The last byte stays 0: an unterminated name is legal on Linux but other programs cannot connect to it.
+  // The last byte stays 0: an unterminated name is legal on Linux, but other programs cannot connect to it.
   if (path.size() >= sizeof(address.sun_path)) throw SystemError(ENAMETOOLONG, "connect");
   std::memcpy(address.sun_path, path.data(), path.size());
   return address;
@@ -65,7 +65,7 @@ ucred PeerCredentials(int socket) {
 Fd ConnectUnix(const std::string& path) {
   sockaddr_un address = AddressOf(path);
   Fd socket = NewSocket();
-  // An interrupted connect on a unix socket has not connected: it may simply be repeated.
+  // An interrupted connect on a unix socket has not connected, so it can simply be repeated.
   Check(RetryOnSignal(
             [&] { return ::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)); }),
         "connect");
@@ -104,7 +104,7 @@ Message ReceiveFds(int socket, const ReceiveLimits& limits) {
     msghdr header{};
     header.msg_iov = &vector;
     header.msg_iovlen = 1;
-    // CMSG_LEN rather than CMSG_SPACE: its padding would let one more descriptor in when max_fds is odd.
+    // CMSG_LEN instead of CMSG_SPACE: with its padding, one more descriptor would fit when max_fds is odd.
     header.msg_control = limits.max_fds > 0 ? control : nullptr;
     header.msg_controllen = limits.max_fds > 0 ? CMSG_LEN(limits.max_fds * sizeof(int)) : 0;
     ssize_t received = ::recvmsg(socket, &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);

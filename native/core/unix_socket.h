@@ -1,5 +1,5 @@
-// Unix stream sockets with what Node lacks: peer credentials and descriptors that travel with the bytes
-// (SCM_RIGHTS). Every descriptor made here is close-on-exec. See unix(7).
+// Unix stream sockets with features that Node lacks: peer credentials, and descriptors that travel with the
+// bytes (SCM_RIGHTS). Every descriptor made here is close-on-exec. See unix(7).
 #pragma once
 
 #include <sys/socket.h>
@@ -22,25 +22,25 @@ struct Message {
   std::vector<Fd> fds;
 };
 
-/** Who was at the other end when the connection was made. */
+/** The process at the other end when the connection was made. */
 ucred PeerCredentials(int socket);
 
 /** Connects, blocking, to a listening socket. Throws ENAMETOOLONG when `path` exceeds 107 bytes. */
 Fd ConnectUnix(const std::string& path);
 
-/** Sends `payload` (1 byte at least) with `fds` as one message; EMSGSIZE if it does not go out whole. */
+/** Sends `payload` (at least 1 byte) with `fds` as one message; EMSGSIZE if it is not sent whole. */
 void SendFds(int socket, std::span<const uint8_t> payload, std::span<const int> fds);
 
 struct ReceiveLimits {
   size_t max_bytes;
   size_t max_fds;
   int timeout_ms;
-  /** The wait ends with ECANCELED as soon as this descriptor can be read. */
+  /** The wait ends with ECANCELED as soon as this descriptor is readable. */
   int cancel_fd;
 };
 
 /**
- * Waits for the next bytes and the descriptors that came with them; the kernel closes those beyond `max_fds`.
+ * Waits for the next bytes and the descriptors that come with them; the kernel closes those beyond `max_fds`.
  * At the end of the stream the payload is empty. Throws ETIMEDOUT and ECANCELED.
  */
 Message ReceiveFds(int socket, const ReceiveLimits& limits);

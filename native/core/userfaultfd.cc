@@ -22,7 +22,7 @@ namespace vmckpt {
 
 namespace {
 
-// Exact: newer QEMU also holds /dev/userfaultfd, which is not a userfaultfd.
+// Compared as a whole: newer QEMU also holds /dev/userfaultfd, which is not a userfaultfd.
 constexpr std::string_view kUserfaultfdLink = "anon_inode:[userfaultfd]";
 
 std::string ProcPath(pid_t pid, const char* entry) { return "/proc/" + std::to_string(pid) + "/" + entry; }
@@ -33,7 +33,7 @@ bool IsUserfaultfd(int directory, const char* name) {
   return length > 0 && std::string_view(target, length) == kUserfaultfdLink;
 }
 
-/** What an ioctl that stopped early means. Wakes nobody. */
+/** The meaning of an ioctl that stopped early. Wakes no thread. */
 std::optional<Userfaultfd::Outcome> FinalOutcome(int error, const char* syscall) {
   switch (error) {
     case EEXIST:
@@ -108,8 +108,8 @@ std::vector<AddressRange> RegisteredRegions(pid_t pid, std::string_view with, st
 }
 
 /**
- * Nothing can be copied out of memory that may not be read: the kernel says EFAULT where it would have put a
- * page, and ENOENT where none is waited for. (proc(5), smaps, would say it as well, but takes 10 ms for a
+ * Tests with a copy from memory that may not be read: the kernel answers EFAULT where it would have installed
+ * a page, and ENOENT where none is awaited. (smaps of proc(5) would tell as well, but takes 10 ms for a
  * QEMU.)
  */
 bool WaitsAt(int userfaultfd, AddressRange range, size_t page_bytes) {
@@ -122,7 +122,7 @@ bool WaitsAt(int userfaultfd, AddressRange range, size_t page_bytes) {
     do {
       error = ::ioctl(userfaultfd, UFFDIO_COPY, &copy) == -1 ? errno : 0;
     } while (error == EAGAIN || error == EINTR);
-    // ENOMEM: of huge pages the kernel takes one before it fails to read the source.
+    // ENOMEM: the kernel allocates a huge page before it fails to read the source.
     return error == EFAULT || error == EEXIST || error == ENOMEM;
   };
   return waits(range.start) && waits(range.end - page_bytes);
@@ -148,8 +148,8 @@ std::optional<MemoryEvent> Userfaultfd::ReadEvent() {
 }
 
 /**
- * Repeats `attempt` from where the kernel stopped. It takes the range that is left and stores in `progress`
- * what the kernel answers: bytes installed by this call, or a negative error.
+ * Repeats `attempt` from where the kernel stopped. It takes the remaining range, and stores in `progress` the
+ * kernel's answer: bytes installed by this call, or a negative error.
  */
 template <typename Attempt>
 Userfaultfd::Outcome Userfaultfd::InstallAll(AddressRange range, size_t page_bytes, const char* syscall,
@@ -171,10 +171,10 @@ Userfaultfd::Outcome Userfaultfd::InstallAll(AddressRange range, size_t page_byt
       if (page_bytes > kPageBytes) return Outcome::kWasThere;
       next += page_bytes;
     } else if (error == ENOENT && stride > page_bytes) {
-      // The range may cross the border of two mappings, which no call may: page by page.
+      // The range may cross a border of two mappings, which no call may: continue page by page.
       stride = page_bytes;
     } else if (error == ENOENT && pages_may_go()) {
-      // Mapped no more, or handed back: nobody can wait for it.
+      // No longer mapped, or handed back: no thread can wait for it.
       next += page_bytes;
     } else if (error == EAGAIN && pages_may_go()) {
       return Outcome::kEventWaits;
@@ -222,8 +222,8 @@ Userfaultfd::Outcome Userfaultfd::Wake(uint64_t start, size_t bytes) {
 void Userfaultfd::Unregister(AddressRange range) {
   uffdio_range whole{.start = range.start, .len = range.end - range.start};
   Check(::ioctl(fd_.get(), UFFDIO_UNREGISTER, &whole), "UFFDIO_UNREGISTER");
-  // The kernel has woken all waiters, but before the end: one that faulted meanwhile (6.18, under the lock of
-  // its mapping alone) would wait for ever.
+  // The kernel has woken all waiters, but before it was done: a thread that faulted in between (6.18, under
+  // the lock of its mapping alone) would wait forever.
   Wake(range.start, range.end - range.start);
 }
 

@@ -21,23 +21,26 @@ struct AddressRange {
 /** A duplicate of every userfaultfd that the process holds. Needs the right to ptrace it. */
 std::vector<Fd> TakeUserfaultfds(pid_t pid);
 
-/** VmFlags of proc(5), smaps: waits for missing pages; waits for writes to protected pages. */
+/** VmFlags of smaps, proc(5): waits for missing pages; waits for writes to protected pages. */
 constexpr std::string_view kWaitsForMissing = " um";
 constexpr std::string_view kWaitsForWrites = " uw";
 
 /** Regions of the process whose VmFlags contain `with` and not `without` (which may be empty). */
 std::vector<AddressRange> RegisteredRegions(pid_t pid, std::string_view with, std::string_view without);
 
-/** What a thread of the process has done that needs an answer. */
+/** An event in the process that needs an answer. */
 struct MemoryEvent {
-  /** It has touched a missing page (and `range` is empty), or is about to give the pages of `range` back. */
+  /**
+   * A thread has touched a missing page (`range` is empty), or is about to give the pages of `range` back.
+   */
   enum class Kind { kFault, kRemoval };
   Kind kind;
   AddressRange range;
 };
 
-/** Whether the range, as far as its two ends tell, waits for its missing pages at the userfaultfd. Installs
- * nothing. */
+/**
+ * Whether the range, judging by its two ends, waits for missing pages at the userfaultfd. Installs nothing.
+ */
 bool WaitsAt(int userfaultfd, AddressRange range, size_t page_bytes);
 
 class Userfaultfd {
@@ -50,7 +53,7 @@ class Userfaultfd {
   int get() const { return fd_.get(); }
   bool pages_may_go() const { return pages_ == Pages::kMayGo; }
 
-  /** The descriptor is then as ReadEvent and poll(2) need it; so are its duplicates in other processes. */
+  /** Makes the descriptor ready for ReadEvent and poll(2), including its duplicates in other processes. */
   void MakeNonBlocking();
 
   /** Nothing when no event waits. Throws ENOTSUP at a fault on a page that is not missing. */
@@ -58,9 +61,9 @@ class Userfaultfd {
 
   enum class Outcome {
     kInstalled,
-    /** Where pages may go: not all is installed, and nothing will be before the next event has been read. */
+    /** Pages may be removed: not all were installed, and none will be until the next event has been read. */
     kEventWaits,
-    /** A huge page that is there already, or for which the system has none: Linux says the same of both. */
+    /** A huge page is already there, or the system has none: Linux returns the same error for both. */
     kWasThere,
     /** The memory is not registered any more, or its process has ended. */
     kGone,
@@ -71,15 +74,15 @@ class Userfaultfd {
   enum class Waiters { kWoken, kLeft };
 
   /**
-   * Installs pages; who waits for them is woken, or left to a Wake(). A page that is there already keeps its
-   * contents, and its waiters are woken in any case. `page_bytes` is the size of the region's pages; all
-   * lengths are multiples of it.
+   * Installs pages. Their waiters are woken, or left for Wake(). A page that is already there keeps its
+   * contents, and its waiters are woken in any case. `page_bytes` is the region's page size; all lengths are
+   * multiples of it.
    */
   Outcome Copy(uint64_t to, const void* from, size_t bytes, size_t page_bytes, Waiters = Waiters::kWoken);
   Outcome Zero(uint64_t to, size_t bytes, size_t page_bytes, Waiters = Waiters::kWoken);
   Outcome Wake(uint64_t start, size_t bytes);
 
-  /** Gives the memory back to its process: what is missing reads as zero from now on, without an event. */
+  /** Gives the memory back to its process: missing pages read as zero from now on, without an event. */
   void Unregister(AddressRange range);
 
  private:

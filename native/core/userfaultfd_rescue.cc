@@ -25,7 +25,7 @@ bool Request(int userfaultfd, unsigned long request, void* argument, const char*
   for (int attempt = 0;; attempt++) {
     if (::ioctl(userfaultfd, request, argument) == 0) return true;
     if (errno == ENOENT || errno == EINVAL) return false;
-    // EAGAIN: the memory map is changing at this moment.
+    // EAGAIN: the memory map is changing right now.
     if (errno != EINTR && (errno != EAGAIN || attempt == kMaxBusyRetries)) throw SystemError(errno, name);
   }
 }
@@ -44,7 +44,7 @@ RescueResult RescueUserfaultfd(pid_t pid) {
       Request(userfaultfd.get(), UFFDIO_WAKE, &region, "UFFDIO_WAKE");
     }
   }
-  // Last, because it does not wake anybody. A region is released once, by the descriptor that registered it.
+  // Last, because it wakes no thread. A region is released once, by the descriptor that registered it.
   size_t released = 0;
   for (uffdio_range region : AsIoctlRanges(regions)) {
     for (const Fd& userfaultfd : userfaultfds) {

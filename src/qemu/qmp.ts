@@ -118,7 +118,8 @@ export class QmpClient {
   /**
    * Connects, reads the greeting and leaves negotiation mode.
    * @throws VmckptError QMP_UNREACHABLE (no listener) · QMP_NOT_QMP (something else answers) · QMP_BUSY (no greeting
-   *   within `timeoutMs`: another client has the monitor) · VM_STATE (QEMU's process is stopped) · QMP_CLOSED · NOT_PERMITTED
+   *   within `timeoutMs`: another client has the monitor) · VM_STATE (QEMU's process is stopped) · QMP_CLOSED ·
+   *   NOT_PERMITTED
    */
   static async connect(options: ConnectOptions): Promise<QmpClient> {
     const { path, timeoutMs = DEFAULT_TIMEOUT_MS, signal, oob = false } = options;
