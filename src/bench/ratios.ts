@@ -136,6 +136,7 @@ export const RATIOS: Readonly<Record<string, Quotient | Maximum | Sampled>> = {
   },
   vcpuBlockedLearnedColdVsLazyCold: {
     what: 'time that vCPUs wait for pages with a learned working set, against none',
+    goal: { atMost: 0.1 },
     of: cold('learned', 'vcpuBlockedMs'),
     against: cold('lazy', 'vcpuBlockedMs'),
   },
