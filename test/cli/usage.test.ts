@@ -207,6 +207,7 @@ describe('vmckpt with an empty store', () => {
       export: ['/tmp/nowhere'],
       uffd: ['--socket', '/tmp/nowhere'],
       import: ['nope'],
+      prune: ['--keep-last', '1'],
     };
     const what = name === 'rescue' ? '4194305' : name === 'rm' ? 'nope@1' : 'nope';
     const { code, stderr } = await run(['--json', name, what, ...(more[name] ?? [])]);
