@@ -1,22 +1,18 @@
 /**
- * Push parser of a saved VM's migration stream: header, configuration, one "ram" section in parts, device
- * state. Pages go to the sink in place when they are whole in the chunk. No I/O and no allocation per page.
+ * Push parser of a saved VM's migration stream: header, configuration, one "ram" section in parts (ram-section.ts),
+ * device state. No I/O.
  * Invariant: what is not understood is an error that names offset and value; nothing is guessed or skipped.
  * Source of the wire facts: constants.ts.
  */
 import { VmckptError } from '../errors.js';
-import type { PageSink } from '../pages/contracts.js';
-import { PAGE_BYTES, type PlacedRamBlock, RamLayout } from '../pages/layout.js';
-import { be16, be32, be64, hex, latin1, malformed } from './bytes.js';
+import type { RamLayout } from '../pages/layout.js';
+import { be16, be32, hex, latin1, malformed } from './bytes.js';
 import { ConfigurationReader, MAX_CONFIGURATION_ELEMENT_BYTES } from './configuration.js';
 import {
   COMMAND,
   MAX_RECORD_BYTES,
-  RAM_FLAG,
-  RAM_FLAG_CAPABILITIES,
   RAM_SECTION_NAME,
   RAM_SECTION_VERSION,
-  RECORD_HEADER_BYTES,
   SECTION,
   STREAM_MAGIC,
   STREAM_VERSION,
@@ -24,13 +20,7 @@ import {
 import { MAX_DEVICE_STATE_BYTES, splitSavedDevices, TailCollector } from './device-state.js';
 import { DIRTY_BITMAP_SECTION_NAME, stepOverDirtyBitmap } from './dirty-bitmap.js';
 import { ElementReader } from './element-reader.js';
-
-export type PageTarget = Pick<PageSink, 'fill' | 'data'>;
-
-export interface StreamHandler {
-  /** Called once, when the MEM_SIZE list has been read; returns where pages go. */
-  onLayout(layout: RamLayout): PageTarget;
-}
+import { RamSection, type RamHandler } from './ram-section.js';
 
 export interface StreamOptions {
   readonly maxDeviceStateBytes?: number;
@@ -58,26 +48,14 @@ export interface ParsedStream {
 }
 
 /** Named for the message of a stream that ends in the middle of one. */
-type State =
-  | 'header'
-  | 'configuration'
-  | 'section'
-  | 'block list'
-  | 'RAM records'
-  | 'dirty bitmaps'
-  | 'footer'
-  | 'device state';
+type State = 'header' | 'configuration' | 'section' | 'ram' | 'dirty bitmaps' | 'footer' | 'device state';
 
 const MAX_ELEMENT_BYTES = Math.max(MAX_RECORD_BYTES, MAX_CONFIGURATION_ELEMENT_BYTES);
-const MAX_RAM_BLOCKS = 4096;
-const FLAG_MASK = PAGE_BYTES - 1;
-/** Pages that the upper 32 bits of a record's offset count. */
-const PAGES_PER_HIGH_UNIT = 2 ** 32 / PAGE_BYTES;
 const FOOTER_BYTES = 5;
 const COMMAND_BYTES = 5;
 
 export class StreamParser {
-  readonly #handler: StreamHandler;
+  readonly #ram: RamSection;
   readonly #reader = new ElementReader(MAX_ELEMENT_BYTES, (bytes, offset) => this.#consume(bytes, offset));
   readonly #configuration = new ConfigurationReader();
   readonly #tail: TailCollector;
@@ -91,24 +69,15 @@ export class StreamParser {
   #bitmapSectionId: number | undefined;
   /** Of the section that is being read. */
   #openSectionId: number | undefined;
-  /** Pages before the PART of ram that is being read. */
-  #pagesBeforePart = 0;
   #memoryIsWhole = false;
   /** Type of the ram section that was opened last; a FULL may follow PART or END. */
   #ramPhase: number | undefined;
-  #announcedBytes = 0;
-  readonly #announced: { name: string; usedBytes: number }[] = [];
-  #layout: RamLayout | undefined;
-  #sink: PageTarget | undefined;
-  #block: PlacedRamBlock | undefined;
-  #dataPageCount = 0;
-  #fillPageCount = 0;
 
   constructor(
-    handler: StreamHandler,
+    handler: RamHandler,
     { maxDeviceStateBytes = MAX_DEVICE_STATE_BYTES, held = false }: StreamOptions = {},
   ) {
-    this.#handler = handler;
+    this.#ram = new RamSection(handler);
     this.#held = held;
     this.#tail = new TailCollector(maxDeviceStateBytes);
   }
@@ -142,9 +111,8 @@ export class StreamParser {
    */
   end(): ParsedStream {
     if (this.#failure !== undefined) throw this.#failure;
-    if (this.#state !== 'device state' || this.#layout === undefined || this.#ramSectionId === undefined)
-      throw this.truncated();
-    return { ...this.#memory(this.#layout, this.#ramSectionId), ...this.#tail.split() };
+    if (this.#state !== 'device state') throw this.truncated();
+    return { ...this.#memory(), ...this.#tail.split() };
   }
 
   /**
@@ -152,26 +120,28 @@ export class StreamParser {
    * @throws VmckptError STREAM_TRUNCATED when either is not whole.
    */
   endHeld(savedDevices: Buffer): ParsedStream {
-    if (!this.#memoryIsWhole || this.#layout === undefined || this.#ramSectionId === undefined)
-      throw this.truncated();
-    return { ...this.#memory(this.#layout, this.#ramSectionId), ...splitSavedDevices(savedDevices) };
+    if (!this.#memoryIsWhole) throw this.truncated();
+    return { ...this.#memory(), ...splitSavedDevices(savedDevices) };
   }
 
   truncated(): VmckptError {
+    const within = this.#state === 'ram' ? this.#ram.within : this.#state;
     return new VmckptError(
       'STREAM_TRUNCATED',
-      `a whole migration stream expected, but it ends after ${this.bytesSeen} bytes within: ${this.#state}`,
+      `a whole migration stream expected, but it ends after ${this.bytesSeen} bytes within: ${within}`,
     );
   }
 
-  #memory(layout: RamLayout, ramSectionId: number) {
+  #memory() {
+    const { layout, dataPageCount, fillPageCount } = this.#ram;
+    if (layout === undefined || this.#ramSectionId === undefined) throw this.truncated();
     return {
       configuration: this.#configuration.bytes,
       machineName: this.#configuration.machineName,
-      ramSectionId,
+      ramSectionId: this.#ramSectionId,
       layout,
-      dataPageCount: this.#dataPageCount,
-      fillPageCount: this.#fillPageCount,
+      dataPageCount,
+      fillPageCount,
       byteCount: this.bytesSeen,
     };
   }
@@ -197,10 +167,8 @@ export class StreamParser {
         return this.#configurationElement(bytes, at);
       case 'section':
         return this.#section(bytes, at);
-      case 'block list':
-        return this.#blockListEntry(bytes, at);
-      case 'RAM records':
-        return this.#ramRecords(bytes, at);
+      case 'ram':
+        return this.#ramContent(bytes, at);
       case 'dirty bitmaps':
         return this.#dirtyBitmaps(bytes, at);
       case 'footer':
@@ -270,8 +238,7 @@ export class StreamParser {
     if (version !== RAM_SECTION_VERSION)
       this.#fail(versionAt, `version ${RAM_SECTION_VERSION} of section "ram"`, `${version}`);
     this.#ramSectionId = this.#openSectionId;
-    this.#ramPhase = SECTION.start;
-    this.#state = 'RAM records';
+    this.#beginRam(SECTION.start);
     return versionAt + 4;
   }
 
@@ -287,14 +254,24 @@ export class StreamParser {
       this.#fail(at + 1, `the id ${this.#ramSectionId ?? '(none yet)'} of section "ram"`, `${id}`);
     if (this.#ramPhase === SECTION.end)
       this.#fail(at, 'device state after the end of "ram"', 'more of "ram"');
-    this.#ramPhase = bytes[at]!;
-    this.#pagesBeforePart = this.#pageCount;
-    this.#state = 'RAM records';
+    this.#beginRam(bytes[at]!);
     return at + 5;
   }
 
-  get #pageCount(): number {
-    return this.#dataPageCount + this.#fillPageCount;
+  #beginRam(phase: number): void {
+    this.#ramPhase = phase;
+    this.#ram.begin();
+    this.#state = 'ram';
+  }
+
+  #ramContent(bytes: Uint8Array, at: number): number {
+    const next = this.#ram.step(bytes, at, this.#base);
+    if (this.#ram.hasEnded) {
+      // QEMU opens a PART without pages only when it has none left.
+      this.#memoryIsWhole = this.#held && this.#ramPhase === SECTION.part && this.#ram.wasEmpty;
+      this.#state = 'footer';
+    }
+    return next;
   }
 
   #dirtyBitmaps(bytes: Uint8Array, at: number): number {
@@ -338,111 +315,10 @@ export class StreamParser {
     const id = be32(bytes, at + 1);
     if (id !== this.#openSectionId)
       this.#fail(at + 1, `a footer of section ${this.#openSectionId}`, `of ${id}`);
-    if (this.#layout === undefined)
+    if (this.#ram.layout === undefined)
       this.#fail(at, 'the list of RAM blocks in the first section "ram"', 'none');
     this.#state = 'section';
     return at + FOOTER_BYTES;
-  }
-
-  /** The hot path: page records, one after another, until one is not whole or is no page. */
-  #ramRecords(bytes: Uint8Array, from: number): number {
-    const end = bytes.length;
-    const sink = this.#sink;
-    let at = from;
-    while (end - at >= RECORD_HEADER_BYTES) {
-      const low = be32(bytes, at + 4);
-      const kind = low & FLAG_MASK & ~RAM_FLAG.continue;
-      if (kind !== RAM_FLAG.page && kind !== RAM_FLAG.zero) return this.#ramControl(bytes, at);
-      if (sink === undefined) this.#fail(at, 'the list of RAM blocks', 'a page');
-
-      let body = at + RECORD_HEADER_BYTES;
-      if ((low & RAM_FLAG.continue) === 0) {
-        if (body === end) return at;
-        body += 1 + bytes[body]!;
-        if (body > end) return at;
-        this.#block = this.#namedBlock(bytes, at + RECORD_HEADER_BYTES);
-      }
-      const block = this.#block;
-      if (block === undefined) this.#fail(at, 'a RAM block name', '"same block" without one before it');
-      const next = body + (kind === RAM_FLAG.page ? PAGE_BYTES : 1);
-      if (next > end) return at;
-
-      const pageInBlock = be32(bytes, at) * PAGES_PER_HIGH_UNIT + (low >>> 12);
-      if (pageInBlock >= block.pageCount)
-        this.#fail(
-          at,
-          `an offset below ${block.usedBytes} in RAM block "${block.name}"`,
-          `${pageInBlock * PAGE_BYTES}`,
-        );
-      if (kind === RAM_FLAG.page) {
-        sink.data(block.firstPage + pageInBlock, bytes, body);
-        this.#dataPageCount++;
-      } else {
-        sink.fill(block.firstPage + pageInBlock, bytes[body]!);
-        this.#fillPageCount++;
-      }
-      at = next;
-    }
-    return at;
-  }
-
-  #namedBlock(bytes: Uint8Array, at: number): PlacedRamBlock {
-    const name = latin1(bytes, at + 1, bytes[at]!);
-    const block = this.#layout?.byName(name);
-    if (block === undefined) this.#fail(at, 'a RAM block of the list', JSON.stringify(name));
-    return block;
-  }
-
-  /** A RAM record that is no page; its eight bytes are there. */
-  #ramControl(bytes: Uint8Array, at: number): number {
-    const flags = be32(bytes, at + 4) & FLAG_MASK;
-    switch (flags) {
-      case RAM_FLAG.endOfSection:
-        // QEMU opens a PART without pages only when it has none left.
-        this.#memoryIsWhole =
-          this.#held && this.#ramPhase === SECTION.part && this.#pageCount === this.#pagesBeforePart;
-        this.#state = 'footer';
-        break;
-      case RAM_FLAG.multifdFlush:
-        break;
-      case RAM_FLAG.memSize:
-        if (this.#layout !== undefined) this.#fail(at, 'one list of RAM blocks', 'another one');
-        this.#announcedBytes = be64(bytes, at) - flags;
-        this.#state = 'block list';
-        break;
-      default:
-        this.#refuseRecord(at, flags);
-    }
-    return at + RECORD_HEADER_BYTES;
-  }
-
-  #refuseRecord(at: number, flags: number): never {
-    const known = RAM_FLAG_CAPABILITIES.find(({ flag }) => (flags & flag) !== 0);
-    this.#fail(at, 'a page-aligned offset and known flags of a RAM record', `the low bits ${hex(flags)}`, {
-      hint: known && `Switch the migration capability ${known.capability} off in the saving QEMU.`,
-    });
-  }
-
-  #blockListEntry(bytes: Uint8Array, at: number): number {
-    if (this.#announcedBytes === 0) {
-      this.#layout = new RamLayout(this.#announced);
-      this.#sink = this.#handler.onLayout(this.#layout);
-      this.#state = 'RAM records';
-      return at;
-    }
-    if (at === bytes.length) return at;
-    const usedAt = at + 1 + bytes[at]!;
-    if (bytes.length < usedAt + 8) return at;
-    if (this.#announced.length === MAX_RAM_BLOCKS)
-      this.#fail(at, `at most ${MAX_RAM_BLOCKS} RAM blocks`, 'one more');
-    const usedBytes = be64(bytes, usedAt);
-    if (usedBytes > this.#announcedBytes || usedBytes % PAGE_BYTES !== 0)
-      this.#fail(usedAt, `whole pages, at most ${this.#announcedBytes} bytes more of RAM`, `${usedBytes}`);
-    const name = latin1(bytes, at + 1, bytes[at]!);
-    if (name.includes('\0')) this.#fail(at, 'a RAM block name without NUL', JSON.stringify(name));
-    this.#announced.push({ name, usedBytes });
-    this.#announcedBytes -= usedBytes;
-    return usedAt + 8;
   }
 
   #fail(at: number, expected: string, actual: string, { hint }: { hint?: string | undefined } = {}): never {

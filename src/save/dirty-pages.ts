@@ -6,7 +6,7 @@
  * and the sweep goes on behind it. Writes to what the sweep has passed are not seen. Pre-copy sends a page again that was
  * written to since. (QEMU 7.2 and 10.0: get_queued_page() and find_dirty_block() in migration/ram.c.)
  */
-import type { PageTarget } from '../migration-stream/parser.js';
+import type { PageTarget } from '../migration-stream/ram-section.js';
 import { PageBitmap } from '../pages/bitmap.js';
 import type { SaveMethod } from './methods.js';
 

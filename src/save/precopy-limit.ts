@@ -6,7 +6,7 @@
  */
 import type { WriterStats } from '../checkpoint/writer.js';
 import type { MigrationStatus } from '../qemu/migration-control.js';
-import type { PageTarget } from '../migration-stream/parser.js';
+import type { PageTarget } from '../migration-stream/ram-section.js';
 import type { QmpClient } from '../qemu/qmp.js';
 import { PageBitmap } from '../pages/bitmap.js';
 import { formatMs } from '../util/units.js';

@@ -1,6 +1,7 @@
 /** From QEMU's pipe into a checkpoint: read, parse, and hand each page to the writer as it passes. */
 import { setImmediate as turn } from 'node:timers/promises';
-import { StreamParser, type ParsedStream, type StreamHandler } from '../migration-stream/parser.js';
+import { StreamParser, type ParsedStream } from '../migration-stream/parser.js';
+import type { RamHandler } from '../migration-stream/ram-section.js';
 import { readAvailable } from '../native/index.js';
 import { MAX_BURST_BYTES } from '../pages/contracts.js';
 
@@ -16,7 +17,7 @@ const BED = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
 export interface ReadStreamOptions {
   /** Read end of the pipe that QEMU writes to, non-blocking. */
   readonly fd: number;
-  readonly handler: StreamHandler;
+  readonly handler: RamHandler;
   /** Resolves when the sink takes another MAX_BURST_BYTES. */
   readonly ready: () => Promise<void>;
   readonly onProgress: (streamBytes: number) => void;
