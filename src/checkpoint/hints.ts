@@ -1,12 +1,19 @@
 /**
  * Where the hints about a generation lie: files that are learnt from its restores and may be missing. They lie beside its
  * own files. Where this user may not write there (another user's store, a read-only file system) they go to the user's
- * state folder, by the generation's id, and what lies beside it is still read.
+ * state folder, by the checkpoint's name and the generation's id, and what lies beside it is still read. A link in that
+ * folder leads to the generation: when a new generation of the name gets hints there, those of removed ones go.
  */
 import fs from 'node:fs';
 import path from 'node:path';
 import { stateDir } from '../util/user-folders.js';
 import { DIRECTORY_MODE } from './files.js';
+import { readManifest } from './manifest.js';
+
+/** In a folder of hints: where their generation is. */
+const GENERATION_LINK = 'generation';
+/** More folders of one name are not looked at. */
+const MAX_FOLDERS = 256;
 
 export class Hints {
   readonly #generationDir: string;
@@ -21,7 +28,8 @@ export class Hints {
   /** @param id the manifest's */
   static of(generationDir: string, id: string): Hints {
     const isOwn = mayWrite(generationDir);
-    return new Hints(generationDir, isOwn ? undefined : path.join(stateDir(), 'hints', id));
+    const name = path.basename(path.dirname(path.resolve(generationDir)));
+    return new Hints(generationDir, isOwn ? undefined : path.join(stateDir(), 'hints', name, id));
   }
 
   /** Of a generation that this user writes. */
@@ -43,8 +51,46 @@ export class Hints {
   /** The path to write a hint to, in a folder that exists. @throws system errors */
   place(name: string): string {
     if (this.#ownDir === undefined) return path.join(this.#generationDir, name);
-    fs.mkdirSync(this.#ownDir, { recursive: true, mode: DIRECTORY_MODE });
+    if (fs.mkdirSync(this.#ownDir, { recursive: true, mode: DIRECTORY_MODE }) !== undefined) {
+      const generationDir = path.resolve(this.#generationDir);
+      fs.symlinkSync(generationDir, path.join(this.#ownDir, GENERATION_LINK));
+      clearRemoved(this.#ownDir, path.dirname(generationDir));
+    }
     return path.join(this.#ownDir, name);
+  }
+}
+
+/**
+ * Beside the hints in `ownDir`, removes those about generations that are no longer in `generationsDir`. Another store may
+ * have the same name: its generations are left alone, as it may not be mounted.
+ */
+function clearRemoved(ownDir: string, generationsDir: string): void {
+  const hintsOfName = path.dirname(ownDir);
+  for (const id of fs.readdirSync(hintsOfName).slice(0, MAX_FOLDERS)) {
+    const dir = path.join(hintsOfName, id);
+    const generationDir = generationOf(dir);
+    const isOfStore = generationDir !== undefined && path.dirname(generationDir) === generationsDir;
+    if (dir === ownDir || !isOfStore) continue;
+    if (!isThere(generationDir, id)) fs.rmSync(dir, { recursive: true, force: true });
+  }
+}
+
+/** Undefined where there is no link. */
+function generationOf(dir: string): string | undefined {
+  try {
+    return fs.readlinkSync(path.join(dir, GENERATION_LINK));
+  } catch {
+    return undefined;
+  }
+}
+
+/** A later generation may have got the number of a removed one. One that cannot be read is taken to be there. */
+function isThere(generationDir: string, id: string): boolean {
+  if (!fs.existsSync(generationDir)) return false;
+  try {
+    return readManifest(generationDir).id === id;
+  } catch {
+    return true;
   }
 }
 

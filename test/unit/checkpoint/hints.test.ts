@@ -1,8 +1,9 @@
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { Hints } from '../../../src/checkpoint/hints.js';
 import { readWorkingSet, updateWorkingSet } from '../../../src/working-set/file.js';
+import { smallCheckpoint } from './small-checkpoint.js';
 import { temporaryDir } from './synthetic.js';
 
 const ID = '0123456789abcdef0123456789abcdef';
@@ -14,6 +15,8 @@ beforeEach(() => {
   vi.stubEnv('XDG_STATE_HOME', path.join(dir, 'state'));
 });
 afterEach(() => vi.unstubAllEnvs());
+
+const hintsOf = (name: string) => path.join(dir, 'state/vmckpt/hints', name);
 
 const oneMore = (known: ReturnType<typeof readWorkingSet>['workingSet']) => ({
   ...known,
@@ -32,7 +35,7 @@ it('lie in the state folder, by id, where nothing can be written beside the gene
   const hints = Hints.of(away, ID);
   expect(hints.areBeside).toBe(false);
   expect(await updateWorkingSet(hints, RAM_PAGES, oneMore)).toBeUndefined();
-  expect(existsSync(path.join(dir, 'state/vmckpt/hints', ID, 'working-set'))).toBe(true);
+  expect(existsSync(path.join(hintsOf(path.basename(dir)), ID, 'working-set'))).toBe(true);
   expect(readWorkingSet(hints, RAM_PAGES).workingSet.restoreCount).toBe(1);
   const ofAnother = Hints.of(away, ID.replace('0', 'f'));
   expect(readWorkingSet(ofAnother, RAM_PAGES).workingSet.restoreCount).toBe(0);
@@ -49,4 +52,31 @@ it('are read beside the generation until this user has learnt something', async 
   expect(readWorkingSet(Hints.beside(away), RAM_PAGES).workingSet.restoreCount).toBe(1);
   writeFileSync(path.join(away, 'hot-pack'), '');
   expect(hints.find('hot-pack')).toBe(path.join(away, 'hot-pack'));
+});
+
+it('go with their generation, when a new one of the same name in the same store gets its first hint', async () => {
+  const web = path.join(dir, 'store/web');
+  const generationWithHints = async (place: string): Promise<string> => {
+    const { dir: written, reader } = await smallCheckpoint(1);
+    const { id } = reader.manifest;
+    reader.close();
+    expect(await updateWorkingSet(Hints.of(place, id), RAM_PAGES, oneMore)).toBeUndefined();
+    mkdirSync(path.dirname(place), { recursive: true });
+    renameSync(written, place);
+    return id;
+  };
+  const removed = await generationWithHints(path.join(web, '1'));
+  const replaced = await generationWithHints(path.join(web, '2'));
+  const kept = await generationWithHints(path.join(web, '3'));
+  const unreadable = await generationWithHints(path.join(web, '4'));
+  const elsewhere = await generationWithHints(path.join(dir, 'not-mounted/web/1'));
+  expect(readdirSync(hintsOf('web')).sort()).toEqual([removed, replaced, kept, unreadable, elsewhere].sort());
+
+  rmSync(path.join(dir, 'not-mounted'), { recursive: true });
+  writeFileSync(path.join(web, '4/manifest.json'), 'damaged');
+  for (const gone of ['1', '2']) rmSync(path.join(web, gone), { recursive: true });
+  // A later generation has got the number of a removed one.
+  renameSync((await smallCheckpoint(1)).dir, path.join(web, '2'));
+  const latest = await generationWithHints(path.join(web, '5'));
+  expect(readdirSync(hintsOf('web')).sort()).toEqual([kept, unreadable, elsewhere, latest].sort());
 });
