@@ -60,7 +60,7 @@ export function restoreCommand(): Command {
     .addOption(
       option('--detach', 'return when the VM runs; a background process loads the rest of its memory'),
     )
-    .addOption(option('--run', 'start a VM that was saved while paused'))
+    .addOption(option('--run', 'start a VM that was saved while paused').conflicts('resume'))
     .addOption(option('--resume', 'take over the memory transfer of a VM whose serving process has died'))
     .addOption(option('--qemu <binary>', 'the QEMU binary to use'));
   return withMemoryOptions(withCloneOptions(withAssurances(command))).action(
@@ -105,8 +105,12 @@ export function restoreCommand(): Command {
 }
 
 /** @throws VmckptError USAGE */
-function refuseMeaningless({ mode, path }: RestoreFlags, qemuArgs: readonly string[]): void {
+function refuseMeaningless({ mode, path, resume }: RestoreFlags, qemuArgs: readonly string[]): void {
   requireDashes(qemuArgs);
+  if (resume === true && qemuArgs.length > 0)
+    throw new VmckptError('USAGE', `--resume takes no command line, and "${qemuArgs.join(' ')}" was given`, {
+      hint: 'It takes over the memory transfer of a VM that runs already. To start another VM, leave it out.',
+    });
   if (mode === 'map' && path !== 'auto')
     throw new VmckptError('USAGE', '--path has no meaning with --mode map: memory is not transferred');
 }
