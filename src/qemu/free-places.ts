@@ -3,7 +3,7 @@ import { randomInt } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { VmckptError } from '../errors.js';
 import { canBind, vsockTaken } from './collisions.js';
-import type { PortAddress } from './host-visit.js';
+import { portsOf, type PortAddress } from './host-visit.js';
 
 const MAX_PORT = 0xffff;
 /** People choose ids below this. */
@@ -55,10 +55,13 @@ async function anyFreePort(address: PortAddress): Promise<number | undefined> {
 }
 
 /** A port that was handed out is not tried: its new owner may be about to listen there. */
-async function takePort({ protocol, host, port: before }: PortAddress, port: number): Promise<boolean> {
-  const name = `${protocol} ${port}`;
-  if (port === before || given.has(name)) return false;
-  return (await canBind({ kind: 'port', protocol, host, port })) && take(name);
+async function takePort(address: PortAddress, port: number): Promise<boolean> {
+  const { protocol, host } = address;
+  const names = portsOf({ ...address, port }).map((each) => `${protocol} ${each}`);
+  if (port === address.port || names.some((name) => given.has(name))) return false;
+  for (const each of portsOf({ ...address, port }))
+    if (!(await canBind({ kind: 'port', protocol, host, port: each }))) return false;
+  return names.every(take);
 }
 
 /** ip_local_port_range, ip(7). */

@@ -19,7 +19,7 @@ import { CHARACTER_DEVICE_OPTIONS, redirect, type Redirection } from './characte
 import { isOn, parseCommandLine, propertiesOf, type Option } from './command-line.js';
 import { REACHING_PROPERTY } from './emulated-devices.js';
 import { isKnownBlockDriver, touchOfDevice } from './host-devices.js';
-import { HostVisit, type HostResource, type HostVisitor, type Touch } from './host-visit.js';
+import { HostVisit, portsOf, type HostResource, type HostVisitor, type Touch } from './host-visit.js';
 
 type Row = (visit: HostVisit) => Option;
 
@@ -163,8 +163,11 @@ function isMulticast(host: string): boolean {
 function vnc(visit: HostVisit): Option {
   if (visit.get('to') !== undefined) return visit.option;
   if (isOn(visit.get('reverse'))) return visit.touches('shared');
+  const hasWebsocket = visit.get('websocket') === 'on';
   const listen = (value: string) =>
-    value.startsWith('unix:') ? `unix:${visit.socket(value.slice('unix:'.length))}` : visit.display(value);
+    value.startsWith('unix:')
+      ? `unix:${visit.socket(value.slice('unix:'.length))}`
+      : visit.display(value, { hasWebsocket });
   // Without an address of its own it listens at the display's.
   const host = /^(.*):\d+$/.exec(visit.get('vnc') ?? '')?.[1] ?? '';
   return visit.map({
@@ -313,7 +316,11 @@ export function collisionCandidates(args: readonly string[], cwd: string): Claim
       ...STAYING,
       socket: (file) => (take({ kind: 'socket', path: file }), file),
       pidfile: (file) => (take({ kind: 'pidfile', path: file }), file),
-      port: ({ protocol, host, port }) => (take({ kind: 'port', protocol, host, port }), port),
+      port: (address) => {
+        const { protocol, host } = address;
+        for (const port of portsOf(address)) take({ kind: 'port', protocol, host, port });
+        return address.port;
+      },
       vsockId: (cid) => (take({ kind: 'vsock', cid }), cid),
       takes: take,
     });

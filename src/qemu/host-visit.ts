@@ -16,6 +16,13 @@ export interface PortAddress {
   readonly port: number;
   /** The lowest port that is valid there. */
   readonly lowest: number;
+  /** How far below it a second port is bound. */
+  readonly secondBelow?: number;
+}
+
+/** All that is bound. */
+export function portsOf({ port, secondBelow }: Pick<PortAddress, 'port' | 'secondBelow'>): number[] {
+  return secondBelow === undefined ? [port] : [port, port - secondBelow];
 }
 
 /**
@@ -97,17 +104,19 @@ export class HostVisit {
     return `${address.slice(0, colon + 1)}${this.port(host, address.slice(colon + 1), protocol)}`;
   }
 
-  /** `host:display`: a port above 5900. */
-  display(listen: string): string {
+  /** `host:display`: a port above 5900. @param hasWebsocket a second one above 5700 */
+  display(listen: string, { hasWebsocket }: { readonly hasWebsocket: boolean }): string {
     const [, host = '', display] = /^(.*):(\d+)$/.exec(listen) ?? [];
     const port = VNC_BASE_PORT + Number(display);
     if (display === undefined || !isPort(port)) return listen;
-    const address = { protocol: 'tcp', host: bare(host), port, lowest: VNC_BASE_PORT } as const;
+    const second = hasWebsocket ? { secondBelow: VNC_BASE_PORT - VNC_WEBSOCKET_PORT } : {};
+    const address = { protocol: 'tcp', host: bare(host), port, lowest: VNC_BASE_PORT, ...second } as const;
     return `${host}:${this.#visitor.port(address, true) - VNC_BASE_PORT}`;
   }
 }
 
 export const VNC_BASE_PORT = 5900;
+export const VNC_WEBSOCKET_PORT = 5700;
 
 function isPort(port: number): boolean {
   return Number.isInteger(port) && port > 0 && port <= 0xffff;

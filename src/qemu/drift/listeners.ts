@@ -2,11 +2,10 @@
  * Sockets on which a process listens but which its command line does not name: servers that were started at run time.
  */
 import { readFileSync, readdirSync, readlinkSync } from 'node:fs';
+import { VNC_BASE_PORT, VNC_WEBSOCKET_PORT } from '../host-visit.js';
 
 const LISTENING = '0A';
 const ACCEPTS = '00010000';
-const VNC_BASE_PORT = 5900;
-const VNC_WEBSOCKET_PORT = 5700;
 
 /** @returns `TCP port 10809`, `the socket /run/x`; none if this user may not inspect the process */
 export function unexplainedListeners(pid: number, args: readonly string[]): string[] {

@@ -58,6 +58,9 @@ describe('collisionCandidates', () => {
     expect(resources('-vnc', '127.0.0.1:2')).toEqual([
       { kind: 'port', protocol: 'tcp', host: '127.0.0.1', port: 5902 },
     ]);
+    expect(resources('-vnc', '127.0.0.1:2,websocket=on')).toEqual(
+      [5902, 5702].map((port) => ({ kind: 'port', protocol: 'tcp', host: '127.0.0.1', port })),
+    );
     expect(resources('-display', 'vnc=unix:/x')).toEqual([{ kind: 'socket', path: '/x' }]);
     expect(resources('-vnc', ':1,to=9', '-vnc', 'none')).toEqual([]);
     expect(resources('-netdev', 'tap,id=n,ifname=tap7')).toEqual([{ kind: 'tap', interface: 'tap7' }]);

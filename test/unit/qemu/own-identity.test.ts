@@ -1,5 +1,7 @@
+import { once } from 'node:events';
+import net from 'node:net';
 import path from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import { giveIdentity } from '../../../src/qemu/own-identity.js';
 
 const DIRECTORY = '/run/vmckpt/vms/web.1';
@@ -47,6 +49,18 @@ describe('a clone', () => {
     const [first, second] = [await cloneOf(...args, '-vnc', ':0'), await cloneOf(...args, '-vnc', ':0')];
     for (const [index, { to }] of first.moved.entries()) expect(to).not.toBe(second.moved[index]!.to);
     expect(first.moved.map(({ what }) => what)).toEqual(['port', 'vsock id', 'display']);
+  });
+
+  it('has a display whose port for websockets is free, too', async () => {
+    const servers = [5700, 5701].map((port) => net.createServer().listen(port, '127.0.0.1'));
+    onTestFinished(() => servers.forEach((server) => server.close()));
+    await Promise.all(servers.map((server) => once(server, 'listening')));
+    const { args } = await cloneOf('-vnc', '127.0.0.1:77,websocket=on');
+    const [, display] = /^127\.0\.0\.1:(\d+),websocket=on$/.exec(args[1]!)!;
+    expect(Number(display)).toBeGreaterThan(1);
+    // The next clone has neither of the two.
+    const next = await cloneOf('-vnc', `127.0.0.1:77,websocket=${5700 + Number(display)}`);
+    expect(next.args[1]).not.toContain(`:${display},`);
   });
 
   it.each([
