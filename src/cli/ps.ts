@@ -48,15 +48,25 @@ function strays(): string[] {
 
 function describe(vms: readonly (VmSummary & WithRunState)[]): string {
   if (vms.length === 0) return '';
-  const rows = vms.map(
-    ({ name, checkpoint, generation, status, runState, qemuPid, memoryShare, qmpSocket }) => [
-      name,
-      checkpoint === name ? String(generation) : `${checkpoint}@${generation}`,
-      runState === null || runState === 'running' ? status : `${status}, ${runState}`,
-      qemuPid === null ? '-' : String(qemuPid),
-      memoryShare === null ? '-' : `${Math.floor(memoryShare * 100)}%`,
-      qmpSocket,
-    ],
-  );
+  const rows = vms.map(({ name, checkpoint, generation, qemuPid, memoryShare, qmpSocket, ...state }) => [
+    name,
+    checkpoint === name ? String(generation) : `${checkpoint}@${generation}`,
+    describeState(state),
+    qemuPid === null ? '-' : String(qemuPid),
+    memoryShare === null ? '-' : `${Math.floor(memoryShare * 100)}%`,
+    qmpSocket,
+  ]);
   return table(['NAME', 'GEN', 'STATUS', 'PID', 'MEMORY', 'QMP SOCKET'], rows);
+}
+
+function describeState({
+  status,
+  waitsForSource,
+  runState,
+}: Pick<VmSummary & WithRunState, 'status' | 'waitsForSource' | 'runState'>): string {
+  const more = [
+    ...(waitsForSource ? ['waiting for its source'] : []),
+    ...(runState === null || runState === 'running' ? [] : [runState]),
+  ];
+  return [status, ...more].join(', ');
 }

@@ -58,6 +58,8 @@ export interface RestoreReport {
   /** 0th to 100th. */
   readonly faultPercentilesUs: readonly number[] | null;
   readonly vcpuBlockedMs: number;
+  /** In which at least one fault waited for the source of the memory. */
+  readonly starvedMs: number;
   readonly recoveries: number;
 }
 
@@ -73,6 +75,7 @@ const NOTHING: TransferCounters = {
   faultP99Us: 0,
   faultMaxUs: 0,
   vcpuBlockedMs: 0,
+  starvedMs: 0,
 };
 
 export interface ReportParts {
@@ -122,6 +125,7 @@ export function buildReport({ record, manifest, moved, times, result }: ReportPa
     },
     faultPercentilesUs: result?.faultPercentilesUs ?? null,
     vcpuBlockedMs: counters.vcpuBlockedMs,
+    starvedMs: counters.starvedMs,
     recoveries: result?.recoveries ?? 0,
   };
 }

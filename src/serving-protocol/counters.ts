@@ -13,5 +13,7 @@ export const countersSchema = v.object({
   faultP99Us: v.number(),
   faultMaxUs: v.number(),
   vcpuBlockedMs: v.number(),
+  /** In which at least one fault waited for a source that did not have its page yet. */
+  starvedMs: v.optional(v.number(), 0),
 });
 export type TransferCounters = Readonly<v.InferOutput<typeof countersSchema>>;

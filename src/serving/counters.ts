@@ -26,6 +26,7 @@ export function countTransfer({ feeder, direct, filledPages, sentBytes }: Transf
     backgroundPages: filledPages + unasked + unaskedDirect,
     zeroPages: (sent?.zeroPages ?? 0) + (direct?.zeroPages ?? 0),
     transferredBytes: (filledPages + directPages) * PAGE_BYTES + sentBytes,
+    starvedMs: roundMs((feeder?.starvation.totalMs ?? 0) + (direct?.starvedMs ?? 0)),
     ...faultTimes(feeder, direct),
   };
 }

@@ -87,6 +87,12 @@ export class OnDemandTransfer {
     });
   }
 
+  /** Whether the VM waits for a source that does not have what it asks for. */
+  get waitsForSource(): boolean {
+    const feeder = this.#session?.feeder;
+    return feeder?.starvation.isStarving === true || this.#direct?.waitsForSource === true;
+  }
+
   /** For the path that has served the faults; null when there were none. */
   faultPercentilesUs(): number[] | null {
     if (this.counters().demandFaults === 0) return null;

@@ -51,7 +51,10 @@ export class Server {
       reader,
       extents: new FileExtents(reader),
       image: () => (this.#image ??= openNativeImage(generation.dir, reader.manifest)),
-      status: new TransferStatus(folder, () => this.#counters()),
+      status: new TransferStatus(folder, {
+        counters: () => this.#counters(),
+        waitsForSource: () => this.#way instanceof OnDemandTransfer && this.#way.waitsForSource,
+      }),
       verb,
     };
   }
@@ -202,5 +205,6 @@ export class Server {
 /** Keeps the counters: the cause may be temporary, and the next process continues from them. */
 function noteNotOpened(folder: VmFolder, error: VmckptError): void {
   const { counters } = folder.readTransfer() ?? {};
-  new TransferStatus(folder, () => counters ?? {}).write('failed', error);
+  const noted = { counters: () => counters ?? {}, waitsForSource: () => false };
+  new TransferStatus(folder, noted).write('failed', error);
 }

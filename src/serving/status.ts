@@ -8,6 +8,13 @@ import type { VmFolder } from '../vms/folder.js';
 
 const WRITE_EVERY_MS = 250;
 
+/** The progress that is recorded. */
+export interface TransferNotes {
+  readonly counters: () => Partial<TransferCounters>;
+  /** Whether the VM waits for a source that does not have what it asks for. */
+  readonly waitsForSource: () => boolean;
+}
+
 export class TransferStatus {
   /** A connection to QEMU that a successor will need. */
   held: HeldMonitor | undefined;
@@ -16,17 +23,17 @@ export class TransferStatus {
   /** Whether the aftercare has begun (aftercare.ts). */
   caredFor: boolean;
   completeAtMs: number | undefined;
-  readonly #counters: () => Partial<TransferCounters>;
+  readonly #noted: TransferNotes;
   readonly #folder: VmFolder;
   #writeFailed = false;
 
   /** Keeps what a predecessor recorded, for successors of this process. */
-  constructor(folder: VmFolder, counters: () => Partial<TransferCounters>) {
+  constructor(folder: VmFolder, noted: TransferNotes) {
     const former = folder.readTransfer();
     this.held = former?.held;
     this.loaded = former?.loaded ?? false;
     this.caredFor = former?.caredFor ?? false;
-    this.#counters = counters;
+    this.#noted = noted;
     this.#folder = folder;
   }
 
@@ -54,7 +61,8 @@ export class TransferStatus {
         ...(this.held && { held: this.held }),
         ...(error && { error: { code: error.code, message: error.message } }),
         ...(this.completeAtMs !== undefined && { completeAtMs: this.completeAtMs }),
-        counters: { ...this.#counters() },
+        ...(this.#noted.waitsForSource() && { waitsForSource: true }),
+        counters: { ...this.#noted.counters() },
       });
     } catch (cause) {
       if (!this.#writeFailed) void log('error', { err: cause }, 'the state of this transfer cannot be noted');

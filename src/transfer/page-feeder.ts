@@ -14,6 +14,7 @@ import { pagesOf, type PageRuns } from '../working-set/runs.js';
 import { MAX_TRACE_FAULTS } from '../working-set/trace.js';
 import { decodedSteps, type DecodedStep } from './decoded-steps.js';
 import { FaultRecorder } from './fault-times.js';
+import { Starvation } from './starvation.js';
 
 const ZERO_PAGES_PER_FLUSH = 8192;
 /** 2 MiB with 8 pages per extent: the memory that one late answer holds. */
@@ -33,6 +34,8 @@ export interface FeederOptions {
 
 export class PageFeeder {
   readonly faults = new FaultRecorder();
+  /** Of what was asked for. */
+  readonly starvation = new Starvation();
   readonly counters = {
     demandPages: 0,
     withheldFaults: 0,
@@ -96,7 +99,8 @@ export class PageFeeder {
     };
     if (late.length > 0) {
       this.counters.lateAnswers++;
-      return this.#answerLate(late, signal).then((later) => (answered || later ? finish() : undefined));
+      const whole = this.starvation.during(this.#answerLate(late, signal));
+      return whole.then((later) => (answered || later ? finish() : undefined));
     }
     if (answered) finish();
     return undefined;

@@ -15,6 +15,8 @@ export interface VmSummary {
   readonly ramBytes: number;
   /** Share of the generation's data, from 0 to 1. Null when the memory stays in its file, or the share is unknown. */
   readonly memoryShare: number | null;
+  /** Whether it is served, and waits for a page that the source of its memory does not have yet. */
+  readonly waitsForSource: boolean;
   readonly qmpSocket: string;
   readonly consoleSocket: string | null;
   /** ISO 8601. */
@@ -42,6 +44,7 @@ function summarize(folder: VmFolder, record: VmRecord): VmSummary {
     qemuPid: record.qemu?.pid ?? null,
     ramBytes: record.ramBytes,
     memoryShare: memoryShare(record, transfer),
+    waitsForSource: status === 'serving' && transfer?.waitsForSource === true,
     qmpSocket: record.qmpSocket,
     consoleSocket: record.consoleSocket ?? null,
     restoredAt: record.restoredAt,

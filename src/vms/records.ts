@@ -82,6 +82,8 @@ export const transferSchema = v.object({
   error: v.optional(v.object({ code: v.string(), message: v.string() })),
   /** The monitor connection that QEMU keeps for a successor. */
   held: v.optional(v.object({ pid: v.number(), inode: v.number() })),
+  /** A fault waits for a source that does not have its page yet. */
+  waitsForSource: v.optional(v.boolean()),
   counters: v.optional(record(finite)),
   /** When the last page was in place: wall clock, ms. */
   completeAtMs: v.optional(v.number()),

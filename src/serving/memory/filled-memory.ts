@@ -25,6 +25,7 @@ export interface FilledMemoryOptions extends Omit<
 
 export class FilledMemory {
   readonly server: FaultServer;
+  #waitsForSource = false;
   /** When faults began to be served: wall clock, ms. */
   readonly beganAtMs: number;
   /**
@@ -45,12 +46,21 @@ export class FilledMemory {
       onEvent: (kind, text) => {
         if (kind === 'complete' || kind === 'gone') settle.resolve(kind);
         else if (kind === 'failed') settle.reject(servingFailed(text));
-        else if (kind === 'starving') debug('serving', () => `a page waits for its source: ${text}`);
-        else if (kind === 'fed') debug('serving', () => 'no page waits for its source');
+        else if (kind === 'starving' || kind === 'fed') this.#noteSource(kind, text);
         else onDamage(damageOf(CODES[kind], text));
       },
     });
     this.beganAtMs = nowMs();
+  }
+
+  /** Whether a fault is not served because the source does not have its page yet. */
+  get waitsForSource(): boolean {
+    return this.#waitsForSource;
+  }
+
+  #noteSource(kind: 'starving' | 'fed', text: string): void {
+    this.#waitsForSource = kind === 'starving';
+    debug('serving', () => (kind === 'fed' ? 'no page waits for its source' : `a page waits: ${text}`));
   }
 }
 

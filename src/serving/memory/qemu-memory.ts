@@ -62,10 +62,9 @@ export class QemuMemory {
   #userfaultfd: number | undefined;
   #settle!: { resolve: () => void; reject: (error: Error) => void };
   #reader: ReturnPath | undefined;
+  #filled: FilledMemory | undefined;
   #server: FaultServer | undefined;
   #faults: Uint32Array = new Uint32Array(0);
-  /** When the fault server began: wall clock, ms. */
-  #beganAtMs = 0;
 
   constructor(options: QemuMemoryOptions) {
     this.#options = options;
@@ -109,6 +108,11 @@ export class QemuMemory {
     return this.#table.faultPercentilesUs();
   }
 
+  /** Whether a fault waits for a source that does not have its page yet. */
+  get waitsForSource(): boolean {
+    return this.#filled?.waitsForSource ?? false;
+  }
+
   /** Whether a successor could continue the stream where it is: no message is half sent. */
   get isStreamIdle(): boolean {
     return this.#table.streamPhase === STREAM_PHASES.idle;
@@ -144,7 +148,7 @@ export class QemuMemory {
   attach(): void {
     const { image } = this.#options;
     this.#userfaultfd ??= this.#takeUserfaultfd();
-    const { server, settled, beganAtMs } = new FilledMemory({
+    this.#filled = new FilledMemory({
       image,
       table: this.#table,
       userfaultfd: this.#userfaultfd,
@@ -152,9 +156,8 @@ export class QemuMemory {
       exactly: this.#options.exactly,
       onDamage: (damage) => this.#settle.reject(damage),
     });
-    this.#server = server;
-    this.#beganAtMs = beganAtMs;
-    settled.then((how) => {
+    this.#server = this.#filled.server;
+    this.#filled.settled.then((how) => {
       if (how === 'complete') this.#settle.resolve();
       else this.#settle.reject(qemuGone());
     }, this.#settle.reject);
@@ -163,7 +166,7 @@ export class QemuMemory {
 
   /** The demand faults until `stop()`, for the working set. */
   observed(): { readonly faults: Uint32Array; readonly beganAtMs: number } {
-    return { faults: this.#faults, beganAtMs: this.#beganAtMs };
+    return { faults: this.#faults, beganAtMs: this.#filled?.beganAtMs ?? 0 };
   }
 
   /** `attach` for a successor: it knows which pages are in place, and every waiting thread faults again. */
