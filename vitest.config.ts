@@ -5,6 +5,7 @@ import { defineConfig } from 'vitest/config';
 /** Assert how memory arrives, or how the host's page cache changes: neighbours would be part of what they see. */
 const ALONE = [
   'test/integration/bench-resume.test.ts',
+  'test/integration/bench-save.test.ts',
   'test/integration/learn.test.ts',
   'test/integration/prefetch.test.ts',
   'test/unit/bench/page-cache.test.ts',

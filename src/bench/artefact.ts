@@ -1,15 +1,12 @@
 /** What is saved of the guest before anything is measured, each in the form that some scenario loads. */
-import { execFileSync } from 'node:child_process';
 import { mkdirSync, readdirSync, rmSync } from 'node:fs';
-import os from 'node:os';
 import path from 'node:path';
-import type { MigrationSettings } from '../qemu/migration-control.js';
 import { QmpClient, type QemuVersion } from '../qemu/qmp.js';
 import { save, type Layout } from '../save/save.js';
 import { Store } from '../store/store.js';
 import type { Guest } from './guest.js';
 import { writeMemoryFile } from './memory-file.js';
-import { migrateAway, stockSave } from './stock.js';
+import { mappedRamProblem, stockMappedRam, stockSave } from './stock.js';
 
 export type ArtefactName =
   | 'stream'
@@ -36,14 +33,6 @@ export interface Artefact {
   readonly make: (workshop: Workshop) => Promise<readonly string[]>;
 }
 
-const MAPPED_RAM_SINCE = 9;
-
-/** The same when it is saved and when it is loaded. */
-export const MAPPED_RAM_SETTINGS: MigrationSettings = {
-  capabilities: { 'mapped-ram': true, multifd: true },
-  parameters: { 'multifd-channels': Math.max(2, os.availableParallelism()) },
-};
-
 export const ARTEFACTS: Readonly<Record<ArtefactName, Artefact>> = {
   stream: {
     make: async ({ guest, dir }) => {
@@ -53,12 +42,10 @@ export const ARTEFACTS: Readonly<Record<ArtefactName, Artefact>> = {
     },
   },
   mappedRam: {
-    problem: ({ major, text }) =>
-      major < MAPPED_RAM_SINCE ? `mapped-ram needs QEMU ${MAPPED_RAM_SINCE}, this is ${text}` : undefined,
+    problem: mappedRamProblem,
     make: async ({ guest, dir }) => {
       const file = path.join(dir, 'mapped-ram');
-      await migrateAway(guest, { method: 'stopped', uri: `file:${file}`, settings: MAPPED_RAM_SETTINGS });
-      execFileSync('sync', [file]);
+      await stockMappedRam(guest, file);
       return [file];
     },
   },

@@ -23,7 +23,7 @@ parentPort!.on('message', (order: ClientOrder) => {
 /** The others connect when the first has found the guest: a crowd at the door would only slow it down. */
 async function begin(): Promise<void> {
   await startPing(job, logs.ping, ending.signal);
-  startDownloads(job, logs.http, ending.signal);
+  if (job.withoutDownloads !== true) startDownloads(job, logs.http, ending.signal);
   await startGets(job, logs.memcached, ending.signal);
 }
 

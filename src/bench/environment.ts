@@ -1,11 +1,15 @@
 /** Where a measurement was made: figures mean nothing without it. */
+import { randomFillSync } from 'node:crypto';
 import { createReadStream, readFileSync } from 'node:fs';
+import { open, rm } from 'node:fs/promises';
 import os from 'node:os';
+import path from 'node:path';
 import { packageVersion } from '../util/package-paths.js';
 import { bringTo } from './page-cache.js';
 import type { Environment } from './resume-report.js';
 
 const READ_BYTES = 1 << 20;
+const WRITTEN_BYTES = 128 << 20;
 
 /** What is known before QEMU runs. */
 export type HostDescription = Omit<Environment, 'qemu' | 'accelerator' | 'diskReadBytesPerS' | 'loadAtEnd'>;
@@ -37,6 +41,26 @@ export async function diskReadRate(file: string): Promise<number> {
   for await (const chunk of createReadStream(file, { highWaterMark: READ_BYTES }))
     bytes += (chunk as Buffer).length;
   return Math.round((bytes * 1000) / (performance.now() - startMs));
+}
+
+/** How fast the disk below a folder is, sequentially: written until all is fsynced, and read from nothing cached. */
+export async function diskRates(
+  dir: string,
+): Promise<{ readonly diskWriteBytesPerS: number; readonly diskReadBytesPerS: number }> {
+  const file = path.join(dir, 'disk-rate');
+  const chunk = randomFillSync(Buffer.alloc(READ_BYTES));
+  const startMs = performance.now();
+  const handle = await open(file, 'w');
+  try {
+    for (let at = 0; at < WRITTEN_BYTES; at += chunk.length) await handle.write(chunk);
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  const diskWriteBytesPerS = Math.round((WRITTEN_BYTES * 1000) / (performance.now() - startMs));
+  const diskReadBytesPerS = await diskReadRate(file);
+  await rm(file);
+  return { diskWriteBytesPerS, diskReadBytesPerS };
 }
 
 function readText(file: string): string | undefined {

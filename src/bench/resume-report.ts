@@ -70,7 +70,7 @@ const runSchema = v.object({
 export type Run = v.InferOutput<typeof runSchema>;
 export type Sampled = Omit<Run, 'perceived'>;
 
-const spreadSchema = v.object({
+export const spreadSchema = v.object({
   median: finite,
   min: finite,
   max: finite,
@@ -78,7 +78,7 @@ const spreadSchema = v.object({
 });
 
 /** Fields: src/bench/confidence.ts. */
-const certaintySchema = v.object({
+export const certaintySchema = v.object({
   median: finite,
   low: finite,
   high: finite,
@@ -106,7 +106,7 @@ const comparisonSchema = v.object({
 });
 export type Comparison = v.InferOutput<typeof comparisonSchema>;
 
-const environmentSchema = v.object({
+export const environmentSchema = v.object({
   vmckpt: v.string(),
   node: v.string(),
   kernel: v.string(),

@@ -8,10 +8,8 @@ import os from 'node:os';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { VmckptError } from '../errors.js';
-import { writeFailure } from '../interchange/files.js';
-import { QmpClient, type QemuVersion } from '../qemu/qmp.js';
+import type { QemuVersion } from '../qemu/qmp.js';
 import { restore } from '../restore/restore.js';
-import { withDeadline } from '../util/deadline.js';
 import { parse } from '../util/schema.js';
 import { ARTEFACTS, makeArtefacts, type ArtefactName } from './artefact.js';
 import { CLIENT_NAMES, type ClientName } from './clients/load.js';
@@ -19,16 +17,10 @@ import { byOtherBuild, compareBuilds } from './comparison.js';
 import { describeHost, diskReadRate } from './environment.js';
 import { measureFaultPath } from './fault-path.js';
 import { summarize } from './figures.js';
-import {
-  defaultFillMb,
-  READY_TIMEOUT_MS,
-  startGuest,
-  type Accelerator,
-  type Guest,
-  type GuestFiles,
-} from './guest.js';
+import type { Accelerator, GuestFiles } from './guest.js';
 import { perceive, throughput } from './measure.js';
 import type { CacheState } from './page-cache.js';
+import { makeFolder, prepareGuest, valuesFor } from './prepared-guest.js';
 import { seededRandom, shuffled } from './random.js';
 import { computeRatios } from './ratios.js';
 import { renderReport } from './report/page.js';
@@ -45,12 +37,8 @@ import type { SavedGuest, Scenario } from './scenario.js';
 import { REFERENCE, SCENARIOS } from './scenarios.js';
 import { heldAgainst, touchedPages, type Touched } from './touched.js';
 import { openWorkplace, type Workplace } from './workplace.js';
-import { loadMemcached } from './workloads.js';
 
 const CACHE_STATES: readonly CacheState[] = ['warm', 'cold'];
-const VALUE_BYTES = 4000;
-/** 40 MB, or 10 where there is little room. */
-const KEY_COUNTS = { large: 10_000, small: 2_500, largeFromMib: 1024 } as const;
 
 export interface BenchResumeOptions {
   /** Gets report.json and report.html; checkpoints lie below it meanwhile. */
@@ -79,15 +67,6 @@ interface SizeResult {
   readonly faultPath: readonly FaultPathSample[];
   readonly version: QemuVersion;
   readonly diskReadBytesPerS: number;
-}
-
-/** @throws VmckptError HOST_FILE_MISSING, NOT_PERMITTED, NO_SPACE */
-function makeFolder(dir: string): void {
-  try {
-    mkdirSync(dir, { recursive: true });
-  } catch (error) {
-    throw writeFailure(error, dir);
-  }
 }
 
 /** @throws VmckptError USAGE for a scenario that there is not, FAILED, INTERRUPTED and what save and restore throw */
@@ -213,19 +192,8 @@ async function prepare({ options, scenarios, workplace, dataDir, ramMib }: SizeW
   onMessage(`${ramMib} MiB: booting a guest`);
   const dir = path.join(workplace.dir, `${ramMib}`);
   mkdirSync(dir);
-  const guest = await startGuest({
-    dir,
-    binary,
-    files: guestFiles,
-    accel,
-    ramMb: ramMib,
-    fillMb: defaultFillMb(ramMib),
-  });
+  const { guest, version } = await prepareGuest({ dir, binary, files: guestFiles, accel, ramMib, signal });
   try {
-    await withDeadline(guest.waitReady(), { what: 'the guest to boot', timeoutMs: READY_TIMEOUT_MS, signal });
-    await loadMemcached({ port: guest.ports.memcached, ...valuesFor(ramMib) });
-    await guest.console.idle();
-    const version = await versionOf(guest);
     const storeDir = path.join(dataDir, 'store');
     const names = [...new Set([REFERENCE, ...scenarios].map(({ artefact }) => artefact))];
     const workshop = { guest, storeDir, dir: dataDir, signal, version, onMessage };
@@ -302,32 +270,7 @@ function requireScenario(name: string): Scenario {
   });
 }
 
-function valuesFor(ramMib: number) {
-  const { large, small, largeFromMib } = KEY_COUNTS;
-  return { keyCount: ramMib >= largeFromMib ? large : small, valueBytes: VALUE_BYTES };
-}
-
-async function versionOf({ qmpSocket }: Guest): Promise<QemuVersion> {
-  const qmp = await QmpClient.connect({ path: qmpSocket });
-  await qmp.close();
-  return qmp.version;
-}
-
 function largestOf({ files }: Saved): string {
   const all = files.get(REFERENCE.artefact)!;
   return all.reduce((largest, file) => (statSync(file).size > statSync(largest).size ? file : largest));
-}
-
-/** The guest's files in a folder, as fixtures/guest/build.sh makes them. @throws VmckptError FILE_UNREADABLE */
-export function guestFilesIn(dir: string): GuestFiles {
-  const files = {
-    kernel: path.join(dir, 'vmlinuz'),
-    initrd: path.join(dir, 'initramfs.cpio'),
-    disk: path.join(dir, 'disk.img'),
-  };
-  const missing = Object.values(files).find((file) => !existsSync(file));
-  if (missing === undefined) return files;
-  throw new VmckptError('FILE_UNREADABLE', `the guest to measure with is not there: ${missing}`, {
-    hint: "It is not part of the package. In a checkout of vmckpt's repository scripts/setup.sh builds it in .cache/guest; name that folder with --guest.",
-  });
 }

@@ -4,9 +4,9 @@ import { mapMainMemory, opensMemoryReadOnly } from '../qemu/mapped-memory.js';
 import type { RestoreOptions } from '../restore/attempt.js';
 import { nowMs } from '../timeline/clock.js';
 import { DEFAULT_WISHES } from '../working-set/plan.js';
-import { MAPPED_RAM_SETTINGS, type ArtefactName } from './artefact.js';
+import type { ArtefactName } from './artefact.js';
 import type { Restored, SavedGuest, Scenario } from './scenario.js';
-import { stockLoad, type StockLoad } from './stock.js';
+import { MAPPED_RAM_SETTINGS, stockLoad, type StockLoad } from './stock.js';
 
 /** The RAM block of a machine whose memory is given by its size alone. */
 const MAIN_MEMORY = 'pc.ram';
@@ -85,7 +85,7 @@ async function stock(
   return { qemuPid, orderedAtMs, spawnedAtMs, resumedAtMs, completeAtMs: resumedAtMs };
 }
 
-function vmckpt(
+export function vmckpt(
   name: string,
   title: string,
   artefact: ArtefactName,

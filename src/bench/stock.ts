@@ -1,8 +1,10 @@
 /** What QEMU does by itself, measured as vmckpt measures itself: the baselines of every comparison. */
 import { existsSync, renameSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import { fsyncPath } from '../checkpoint/files.js';
 import { launchQemu, type LaunchedQemu } from '../qemu/launch.js';
 import { applyMigrationSettings, type MigrationSettings } from '../qemu/migration-control.js';
-import { QmpClient } from '../qemu/qmp.js';
+import { QmpClient, type QemuVersion } from '../qemu/qmp.js';
 import { runWhenLoaded } from '../qemu/incoming.js';
 import { UNLIMITED_BANDWIDTH } from '../save/borrowed-settings.js';
 import { runLive, untilCompleted, type MethodResult, type SaveMethod } from '../save/methods.js';
@@ -12,6 +14,18 @@ import type { Guest } from './guest.js';
 import { killAndWait, killAtExit } from './processes.js';
 
 const TIMEOUT_MS = 600_000;
+const MAPPED_RAM_SINCE = 9;
+
+/** The same when it is saved and when it is loaded. */
+export const MAPPED_RAM_SETTINGS: MigrationSettings = {
+  capabilities: { 'mapped-ram': true, multifd: true },
+  parameters: { 'multifd-channels': Math.max(2, os.availableParallelism()) },
+};
+
+/** Why this QEMU has no mapped-ram. */
+export function mappedRamProblem({ major, text }: QemuVersion): string | undefined {
+  return major < MAPPED_RAM_SINCE ? `mapped-ram needs QEMU ${MAPPED_RAM_SINCE}, this is ${text}` : undefined;
+}
 
 export interface StockSave {
   /** From the first command until the file is on the disk. */
@@ -35,6 +49,15 @@ export async function stockSave(guest: Guest, method: SaveMethod, file: string):
   const totalMs = roundMs(nowMs() - startMs);
   renameSync(written, file);
   return { totalMs, pauseMs };
+}
+
+/** The same as mapped-ram, through as many channels as MAPPED_RAM_SETTINGS has; QEMU 9 and newer. */
+export async function stockMappedRam(guest: Guest, file: string): Promise<StockSave> {
+  const startMs = nowMs();
+  const migration = { method: 'stopped', uri: `file:${file}`, settings: MAPPED_RAM_SETTINGS } as const;
+  const { pauseMs } = await migrateAway(guest, migration);
+  await fsyncPath(file);
+  return { totalMs: roundMs(nowMs() - startMs), pauseMs };
 }
 
 export interface StockMigration {

@@ -17,6 +17,10 @@ export interface ClientJob {
   /** What memcached holds. */
   readonly values: Omit<MemcachedLoad, 'port'>;
   readonly seed: number;
+  /** How many gets a second are offered; 500 by default. */
+  readonly getsPerS?: number;
+  /** Nobody downloads files. */
+  readonly withoutDownloads?: true;
 }
 
 /** Every answer of one client, in the order of their coming: the wall clock in ms. */

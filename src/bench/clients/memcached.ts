@@ -30,7 +30,7 @@ export async function startPing({ ports }: ClientJob, log: AnswerLog, signal: Ab
 
 /** Gets at a steady rate, alternating between the connections. */
 export async function startGets(
-  { ports, values, seed }: ClientJob,
+  { ports, values, seed, getsPerS = GETS_PER_S }: ClientJob,
   log: AnswerLog,
   signal: AbortSignal,
 ): Promise<void> {
@@ -41,7 +41,7 @@ export async function startGets(
   const startMs = nowMs();
   let dueCount = 0;
   repeat(GET_EVERY_MS, signal, () => {
-    const untilCount = ((nowMs() - startMs) / 1000) * GETS_PER_S;
+    const untilCount = ((nowMs() - startMs) / 1000) * getsPerS;
     for (; dueCount < untilCount; dueCount++) {
       const key = pickKey(values.keyCount, random);
       const header = `VALUE k${key} 0 ${values.valueBytes}\r\n`;

@@ -4,6 +4,7 @@ import { findFigure, type FigureName } from '../figures.js';
 import type { CacheState } from '../page-cache.js';
 import type { ResumeReport, Run } from '../resume-report.js';
 import { SCENARIOS } from '../scenarios.js';
+import { colorAt } from './html.js';
 import { barChart, lineChart, type Axis, type Series } from './svg.js';
 
 /** How long around the resume latencies are drawn, and in what steps: the worst answer of each. */
@@ -52,9 +53,8 @@ export function chartsOf(report: ResumeReport, place: Place): string[] {
   ];
 }
 
-/** Where a scenario's colour is defined: the page has as many as there are scenarios. */
 export function colorOf(scenario: string): string {
-  return `var(--scenario-${SCENARIOS.findIndex(({ name }) => name === scenario)})`;
+  return colorAt(SCENARIOS.findIndex(({ name }) => name === scenario));
 }
 
 export function titleOf(scenario: string): string {
