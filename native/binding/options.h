@@ -14,7 +14,7 @@ namespace vmckpt::binding {
 class Options {
  public:
   explicit Options(Napi::Value object) : object_(object.As<Napi::Object>()) {
-    if (!object.IsObject()) throw Napi::TypeError::New(object.Env(), "named arguments expected");
+    if (!object.IsObject()) throw Napi::TypeError::New(object.Env(), "expected named arguments");
   }
 
   /** May be undefined, but must be present. */

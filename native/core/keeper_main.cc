@@ -26,7 +26,7 @@ int main(int argc, char** argv) {
     return 0;
   }
   if (argc < 2 || !IsSocket(kFds.verb) || !IsSocket(kFds.server_line)) {
-    std::fprintf(stderr, "vmckpt-keeper is started by vmckpt restore, and by nobody else\n");
+    std::fprintf(stderr, "vmckpt-keeper is started by vmckpt restore only\n");
     return 2;
   }
   try {

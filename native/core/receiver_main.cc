@@ -15,7 +15,7 @@ constexpr int kStreamFd = 3;
 
 int main(int argc, char**) {
   if (argc != 1) {
-    std::fprintf(stderr, "vmckpt-receiver is started by vmckpt save, and by nobody else\n");
+    std::fprintf(stderr, "vmckpt-receiver is started by vmckpt save only\n");
     return 2;
   }
   try {

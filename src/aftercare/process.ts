@@ -93,7 +93,7 @@ async function attempt(done: string, action: () => Promise<void>): Promise<void>
     await action();
     log.info(done);
   } catch (err) {
-    log.error({ err }, `it could not be seen to that ${done}`);
+    log.error({ err }, `this failed: ${done}`);
   }
 }
 
@@ -103,7 +103,7 @@ debug('aftercare', () => `begins: ${elided(care)}`);
 try {
   await careFor(monitorSocket, care);
 } catch (err) {
-  log.error({ err }, 'the guest was left as it came back');
+  log.error({ err }, 'the aftercare failed: the guest is as it was restored');
 }
 debug('aftercare', () => 'ends');
 process.exit();

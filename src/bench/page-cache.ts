@@ -53,7 +53,7 @@ async function verify(state: CacheState, files: readonly string[]): Promise<void
   if (wrongBytes <= total * TOLERANCE) return;
   throw new VmckptError(
     'FAILED',
-    `${formatBytes(cached)} of ${formatBytes(total)} are in the page cache, ${state === 'warm' ? 'all' : 'none'} expected: ${files.join(', ')}`,
+    `${formatBytes(cached)} of ${formatBytes(total)} are in the page cache, expected ${state === 'warm' ? 'all' : 'none'}: ${files.join(', ')}`,
     {
       hint:
         state === 'warm'

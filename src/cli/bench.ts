@@ -61,12 +61,12 @@ export function benchCommand(): Command {
       ).makeOptionMandatory(),
     )
     .addOption(
-      option('--ram-mib <sizes>', 'sizes of the guest, with commas')
+      option('--ram-mib <sizes>', 'sizes of the guest, separated by commas')
         .argParser((text) => text.split(',').map((each) => wholeNumber('--ram-mib', each, MIN_RAM_MIB)))
         .default([1024, 4096], '1024,4096'),
     )
     .addOption(
-      option('--rounds <n>', 'how often each scenario is measured; fewer than 6 are never 95 % sure')
+      option('--rounds <n>', 'number of rounds; fewer than 6 never give 95 % confidence')
         .argParser(numberOf('--rounds', 1))
         .default(6),
     )
@@ -185,7 +185,7 @@ function namesOf(all: readonly { readonly name: string }[]): string {
 function loadNamed(text: string): LoadName {
   const found = LOAD_NAMES.find((name) => name === text);
   if (found !== undefined) return found;
-  throw new InvalidArgumentError(`some of ${LOAD_NAMES.join(', ')} are expected.`);
+  throw new InvalidArgumentError(`expected some of ${LOAD_NAMES.join(', ')}.`);
 }
 
 function describe(report: ResumeReport | SaveBenchReport, out: string): string {
@@ -223,5 +223,5 @@ function numberOf(name: string, least: number): (text: string) => number {
 function wholeNumber(name: string, text: string, least: number): number {
   const value = Number(text);
   if (text.trim() !== '' && Number.isInteger(value) && value >= least) return value;
-  throw new VmckptError('USAGE', `${name} ${text}: a whole number of at least ${least} expected`);
+  throw new VmckptError('USAGE', `${name} ${text}: expected a whole number of at least ${least}`);
 }

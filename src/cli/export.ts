@@ -48,13 +48,9 @@ export function exportCommand(): Command {
 /** Nothing but the stream goes to standard output. @throws VmckptError USAGE */
 function requireFreeOutput(json: boolean): void {
   if (json)
-    throw new VmckptError(
-      'USAGE',
-      'standard output expected to carry the stream, but --json is to go there',
-      {
-        hint: 'Name a file, or omit --json.',
-      },
-    );
+    throw new VmckptError('USAGE', 'standard output carries the stream, so --json cannot go there', {
+      hint: 'Name a file, or omit --json.',
+    });
   if (isatty(1))
     throw new VmckptError('USAGE', 'the stream is not text, but standard output is a terminal', {
       hint: 'Name a file, or redirect the output into a pipe.',

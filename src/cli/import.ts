@@ -65,16 +65,16 @@ export function importCommand(): Command {
 
 function standardInput(): NodeJS.ReadStream {
   if (!process.stdin.isTTY) return process.stdin;
-  throw new VmckptError('USAGE', 'a migration stream expected on standard input, but it is a terminal', {
+  throw new VmckptError('USAGE', 'standard input is a terminal, expected a migration stream', {
     hint: 'For example: ssh HOST cat vm.stream | vmckpt import - NAME',
   });
 }
 
 /** @throws VmckptError USAGE */
 function requireMemoryAlone(file: string, qemuArgs: readonly string[]): void {
-  const hint = 'Import it so: vmckpt import --raw-memory FILE NAME';
+  const hint = 'Import it with: vmckpt import --raw-memory FILE NAME';
   if (file === '-')
-    throw new VmckptError('USAGE', 'a file expected with --raw-memory, but it is standard input', { hint });
+    throw new VmckptError('USAGE', '--raw-memory needs a file, but standard input is given', { hint });
   if (qemuArgs.length > 0)
-    throw new VmckptError('USAGE', 'bare memory has no QEMU command line, but one is given', { hint });
+    throw new VmckptError('USAGE', 'bare memory has no QEMU command line, but one was given', { hint });
 }

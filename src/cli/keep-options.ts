@@ -55,11 +55,11 @@ export function policyOf(flags: KeepFlags): RetentionPolicy | undefined {
 function parseCount(text: string): number {
   if (text === 'unlimited') return Infinity;
   if (/^\d{1,9}$/.test(text)) return Number(text);
-  throw new InvalidArgumentError('a whole number or "unlimited" is expected.');
+  throw new InvalidArgumentError('expected a whole number or "unlimited".');
 }
 
 function parseWithin(text: string): CalendarDuration {
   const duration = parseDuration(text);
   if (duration !== undefined) return duration;
-  throw new InvalidArgumentError('years, months, days and hours are expected, as in 1y6m7d12h.');
+  throw new InvalidArgumentError('expected years, months, days and hours, as in 1y6m7d12h.');
 }

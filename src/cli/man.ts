@@ -61,33 +61,33 @@ const VARIABLES: readonly (readonly [string, string])[] = [
     'VMCKPT_RUNTIME_DIR',
     'Where the sockets, logs and state of restored VMs are. By default /run/vmckpt for root and /tmp/vmckpt-UID for other users.',
   ],
-  ['VMCKPT_NATIVE', '"none": do without the native addon, also where there is one.'],
+  ['VMCKPT_NATIVE', '"none": do not use the native addon, even if there is one.'],
   [
     'VMCKPT_DEBUG',
     'Print what happens inside to standard error, and to the logs of the processes in the background: 1 for everything, or areas with commas between them (docs/debugging.md).',
   ],
-  ['XDG_DATA_HOME', 'The store is the folder vmckpt in it, by default. Without it: ~/.local/share.'],
+  ['XDG_DATA_HOME', 'By default, the store is the folder vmckpt in it. If unset: ~/.local/share.'],
   [
     'XDG_STATE_HOME',
-    'The key that tells your checkpoints from others is in the folder vmckpt in it. Without it: ~/.local/state.',
+    'The key that seals your checkpoints is in the folder vmckpt in it. If unset: ~/.local/state.',
   ],
-  ['NO_COLOR', 'When it is set, no colours are used.'],
+  ['NO_COLOR', 'If set, no colours are used.'],
 ];
 
 const FILES: readonly (readonly [string, string])[] = [
   ['STORE/NAME/GENERATION/', 'A checkpoint. Its files never change.'],
-  ['STATE_DIR/seal-key', 'The key that tells your checkpoints from others. The first save makes it.'],
+  ['STATE_DIR/seal-key', 'The key that seals your checkpoints. The first save makes it.'],
   ['RUNTIME_DIR/vms/NAME/', 'A restored VM: its sockets, its state and the logs of its processes.'],
-  ['RUNTIME_DIR/saves/', 'Locks of the saves at work, and what they have to put back.'],
+  ['RUNTIME_DIR/saves/', 'Locks of running saves, and the settings that they must restore.'],
 ];
 
 const EXAMPLES: readonly (readonly [string, string])[] = [
   ['vmckpt save qmp:/run/web.sock web', 'Checkpoint a VM while it runs.'],
-  ['vmckpt restore web', 'Bring it back, its newest generation.'],
-  ['vmckpt restore --count 3 web', 'Start three clones beside it: web.1, web.2, web.3.'],
+  ['vmckpt restore web', 'Restore its newest generation.'],
+  ['vmckpt restore --count 3 web', 'Start three clones next to it: web.1, web.2, web.3.'],
   ['vmckpt uffd web --socket /run/web.sock', 'Serve the memory of a Firecracker VM.'],
   ['vmckpt prune --keep-last 3 --dry-run', 'What would go if the newest three of each name were kept.'],
-  ['vmckpt list --json', 'What is stored, for a script.'],
+  ['vmckpt list --json', 'List what is stored, for a script.'],
 ];
 
 function describeVerb(command: Command): string[] {

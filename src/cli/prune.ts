@@ -15,7 +15,7 @@ export function pruneCommand(): Command {
   const command = verb(
     'prune',
     'Delete old generations, except those that a --keep option or a VM needs.\n\n' +
-      'The rules are those of restic. Each name is looked at by itself, and a generation stays if any rule keeps it.\n' +
+      'The rules are those of restic. They apply to each name separately, and a generation stays if any rule keeps it.\n' +
       'While a rule has kept fewer hours, days or weeks than it may, it keeps the oldest generation as well.',
     ['failed', 'usage', 'partial', 'notFound', 'locked', 'notPermitted', 'interrupted'],
   ).addArgument(nameArgument('[name]', 'name of the checkpoint; all of them by default'));

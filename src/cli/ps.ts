@@ -35,7 +35,7 @@ export function psCommand(): Command {
 function strays(): string[] {
   const lost = listLostVms().map(
     ({ name, pid }) =>
-      `${name}: its folder was deleted, and nothing is known of it. Its QEMU still runs; end it with: kill ${pid}`,
+      `${name}: its folder was deleted, and nothing else is known about it. Its QEMU still runs; end it with: kill ${pid}`,
   );
   const paused = listAbandonedSaves()
     .filter(({ vmAlive, isPaused }) => vmAlive && isPaused)

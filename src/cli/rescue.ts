@@ -8,8 +8,8 @@ const SUMMARY = 'Free a VM that a broken background snapshot has frozen.';
 const DESCRIPTION = `${SUMMARY}
 
 When the receiver of a live save dies, QEMU 7.2 leaves the memory of the VM write-protected: the VM hangs \
-while QEMU says "running". This takes the protection off. A VM in order is not harmed; a live save by another \
-program than vmckpt is spoilt, should one be at work.`;
+while QEMU reports "running". This removes the protection. It does not harm a healthy VM, but it breaks a live \
+save that another program than vmckpt is running.`;
 
 export function rescueCommand(): Command {
   return verb('rescue', DESCRIPTION, ['failed', 'usage', 'notFound', 'locked', 'notPermitted', 'interrupted'])

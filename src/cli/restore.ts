@@ -120,7 +120,7 @@ function requireDashes(qemuArgs: readonly string[]): void {
   const at = process.argv.indexOf('--');
   const wordsBehind = at === -1 ? 0 : process.argv.length - at - 1;
   if (qemuArgs.length <= wordsBehind) return;
-  throw new VmckptError('USAGE', `one name expected, and also "${qemuArgs[0]}" given`, {
+  throw new VmckptError('USAGE', `expected one name, but "${qemuArgs[0]}" is given as well`, {
     hint: QEMU_ARGS_HINT,
   });
 }
@@ -134,10 +134,7 @@ function withAssurances(command: Command): Command {
   return command
     .addOption(option('--force', 'restore even if the host seems to have too little memory'))
     .addOption(
-      option(
-        '--disks-as-saved',
-        'the disks are as they were at the save, because you have put them back, whatever their files tell',
-      ),
+      option('--disks-as-saved', 'the disks are as they were at the save, because you have put them back'),
     )
     .addOption(
       option(
@@ -202,11 +199,11 @@ function withMemoryOptions(command: Command): Command {
 function wholeNumberIn(text: string, range: { readonly min: number; readonly max: number }): number {
   const number = numberIn(text, range);
   if (Number.isInteger(number)) return number;
-  throw new InvalidArgumentError('a whole number is expected.');
+  throw new InvalidArgumentError('expected a whole number.');
 }
 
 function describeClones({ clones, failed }: ClonesReport): string {
-  const failures = failed.map(({ vmName, message }) => `${vmName} did not come up: ${printable(message)}.`);
+  const failures = failed.map(({ vmName, message }) => `${vmName} failed to start: ${printable(message)}.`);
   return [...clones.map(describe), ...failures].join('\n');
 }
 

@@ -29,7 +29,7 @@ export function saveCommand(): Command {
     'interrupted',
   ])
     .addArgument(
-      new Argument('<vm>', 'qmp:/path/to/qmp.sock, of a VM that runs, sleeps or is paused').argParser(
+      new Argument('<vm>', 'qmp:/path/to/qmp.sock of a running, sleeping or paused VM').argParser(
         requireVmAddress,
       ),
     )
@@ -102,5 +102,5 @@ export function parseLevel(text: string): number | 'none' {
   if (text === 'none') return 'none';
   const level = Number(text);
   if (Number.isInteger(level) && level >= 1 && level <= 19) return level;
-  throw new VmckptError('USAGE', `--level ${text} is not a zstd level, 1–19 or none expected`);
+  throw new VmckptError('USAGE', `--level ${text} is not a zstd level, expected 1–19 or none`);
 }

@@ -15,9 +15,9 @@ const WORDS: readonly (readonly [pattern: RegExp, words: string])[] = [
     /^(?:option|environment variable) '(.*)' cannot be used with (?:option|environment variable) '(.*)'$/,
     '$1 and $2 exclude each other',
   ],
-  [/^option '(.*)' argument '(.*)' is invalid\. (.*)$/s, '"$2" is no value of $1: $3'],
-  [/^option '(.*)' value '(.*)' from env '(.*)' is invalid\. (.*)$/s, '$3="$2" is no value of $1: $4'],
-  [/^command-argument value '(.*)' is invalid for argument '(.*)'\. (.*)$/s, '"$1" is no <$2>: $3'],
+  [/^option '(.*)' argument '(.*)' is invalid\. (.*)$/s, '"$2" is not a value of $1: $3'],
+  [/^option '(.*)' value '(.*)' from env '(.*)' is invalid\. (.*)$/s, '$3="$2" is not a value of $1: $4'],
+  [/^command-argument value '(.*)' is invalid for argument '(.*)'\. (.*)$/s, '"$1" is not a <$2>: $3'],
 ];
 
 export function usageError({ code, message }: CommanderError, program: Command): VmckptError {
@@ -33,7 +33,7 @@ function wordsFor(code: string, message: string, topic: string | undefined): str
   const said = message.replace(/^error: /, '');
   const found = WORDS.find(([pattern]) => pattern.test(said));
   const text = found === undefined ? said : said.replace(found[0], found[1]);
-  return text.replace(/Allowed choices are (.*)\.$/, 'one of $1 expected').replace(/\.$/, '');
+  return text.replace(/Allowed choices are (.*)\.$/, 'expected one of $1').replace(/\.$/, '');
 }
 
 function hintFor(code: string, verb: string | undefined, program: Command): string {

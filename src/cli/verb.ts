@@ -41,7 +41,7 @@ const OFF: ReadonlySet<string> = new Set(['', '0', 'false', 'no', 'off']);
 
 /** When QEMU's arguments are mixed with restore's. */
 export const QEMU_ARGS_HINT =
-  'A QEMU command line of your own comes behind two dashes: vmckpt restore NAME -- QEMU ARGS…';
+  'Put a QEMU command line of your own after two dashes: vmckpt restore NAME -- QEMU ARGS…';
 
 /** An option that can also be given as `VMCKPT_…`: option > variable > default. */
 export function option(flags: string, description: string): Option {
@@ -81,7 +81,7 @@ export function referenceArgument(name: string, description: string): Argument {
 export function numberIn(text: string, { min, max }: { readonly min: number; readonly max: number }): number {
   const value = Number(text);
   if (text.trim() !== '' && value >= min && value <= max) return value;
-  throw new InvalidArgumentError(`a number from ${min} to ${max} is expected.`);
+  throw new InvalidArgumentError(`expected a number from ${min} to ${max}.`);
 }
 
 /** A verb whose help ends with the exit codes that it uses. */

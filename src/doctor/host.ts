@@ -53,7 +53,7 @@ export function examinePerl(): Finding[] {
       ...check,
       status: 'fail',
       found: error.message,
-      meaning: 'Without the addon nothing works that takes a lock or talks to QEMU.',
+      meaning: 'Without the addon and Perl, nothing works that takes a lock or connects to QEMU.',
       remedy: 'apt install perl-base',
     },
   ];

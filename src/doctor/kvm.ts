@@ -30,7 +30,7 @@ export async function examineKvm(chosen: string | undefined, signal: AbortSignal
     const status = await tryMachine(findQemuBinary({ chosen }), signal);
     if (status === 'running')
       return { ...check, status: 'ok', found: `QEMU ran a machine's firmware under KVM for ${RUN_MS} ms` };
-    const found = `a machine that QEMU ran under KVM for ${RUN_MS} ms has the state ${status}, running expected`;
+    const found = `a machine that QEMU ran under KVM for ${RUN_MS} ms has the state ${status}, expected running`;
     return { ...limited, found, remedy: 'dmesg | tail   (the kernel may say what KVM cannot do here)' };
   } catch (error) {
     signal.throwIfAborted();

@@ -25,7 +25,7 @@ function findingOfSave({ pid, vmAlive, unsettled, isPaused, directory }: Abandon
       ...CHECK,
       status: 'fail',
       found: `a save of the VM with process ${pid} was cut off, and has left the VM paused`,
-      meaning: 'The VM stands still. The next vmckpt save lets it run again by itself.',
+      meaning: 'The VM is paused. The next vmckpt save resumes it.',
       remedy: `vmckpt rescue ${pid} --qmp /path/to/its/qmp.sock`,
     };
   if (vmAlive && unsettled)
@@ -33,7 +33,7 @@ function findingOfSave({ pid, vmAlive, unsettled, isPaused, directory }: Abandon
       ...CHECK,
       status: 'fail',
       found: `a save of the VM with process ${pid} was cut off, and its migration settings are not as they were`,
-      meaning: 'A save by another program could spoil that VM. The next vmckpt save puts it right by itself.',
+      meaning: 'A save by another program could damage that VM. The next vmckpt save restores the settings.',
       remedy: `vmckpt rescue ${pid} --qmp /path/to/its/qmp.sock`,
     };
   return {
@@ -48,11 +48,11 @@ function findingOfSave({ pid, vmAlive, unsettled, isPaused, directory }: Abandon
 const TROUBLES: Partial<Record<VmSummary['status'], { meaning: string; remedy: (name: string) => string }>> =
   {
     'transfer-lost': {
-      meaning: 'The VM stands still as soon as it needs a page that has not arrived.',
+      meaning: 'The VM hangs as soon as it needs a page that has not arrived.',
       remedy: (name) => `vmckpt restore --resume ${name}`,
     },
     abandoned: {
-      meaning: 'A QEMU waits for a machine that nobody will load.',
+      meaning: 'A QEMU waits for a machine that will never be loaded.',
       remedy: (name) => `vmckpt stop ${name}`,
     },
     damaged: {
@@ -93,7 +93,7 @@ function findingOfUse(file: string): Finding {
     ...CHECK,
     status: 'warn',
     found: `${file} is the lock of a process that has died`,
-    meaning: 'It does no harm. Whoever uses or saves that checkpoint next removes it.',
+    meaning: 'It does no harm. The next use or save of that checkpoint removes it.',
     remedy: `rm ${shellQuote(file)}`,
   };
 }

@@ -70,7 +70,7 @@ export async function examineQemu(chosen: string | undefined, signal: AbortSigna
   } catch (error) {
     signal.throwIfAborted();
     if (!(error instanceof VmckptError)) throw error;
-    const meaning = 'vmckpt can save VMs whose QEMU runs, and restore none.';
+    const meaning = 'vmckpt can save running VMs, but cannot restore any.';
     return [{ ...check, status: 'fail', found: error.message, meaning, remedy: error.hint }];
   } finally {
     rmSync(directory, { recursive: true, force: true });

@@ -28,7 +28,7 @@ export async function openInput(file: string): Promise<Readable> {
   try {
     const found = await stat(file);
     if (found.isDirectory())
-      throw new VmckptError('FILE_UNREADABLE', `${file} is a directory, a file or a pipe expected`);
+      throw new VmckptError('FILE_UNREADABLE', `${file} is a directory, expected a file or a pipe`);
     if (!found.isFIFO())
       return fs.createReadStream('', { fd: fs.openSync(file, 'r'), highWaterMark: MAX_BURST_BYTES });
     // With O_NONBLOCK, opening a pipe does not wait for a writer; reading does.
@@ -96,7 +96,7 @@ async function refuseExisting(file: string, overwrite: boolean): Promise<void> {
   if (found === undefined) return;
   if (!found.isFile())
     throw new VmckptError('FILE_EXISTS', `${file} exists and is not a regular file`, {
-      hint: 'With - as the name it goes to standard output, which can be redirected anywhere.',
+      hint: 'Use - to write to standard output, which can be redirected anywhere.',
     });
   if (!overwrite) throw fileExists(file);
 }
@@ -144,7 +144,7 @@ export function writeFailure(error: unknown, file: string): unknown {
   if (errno === 'ENOTDIR')
     return new VmckptError(
       'HOST_FILE_MISSING',
-      `${file} cannot be made: a part of its path is not a folder`,
+      `${file} cannot be created: a part of its path is not a folder`,
       {
         hint: 'Give another path.',
         cause: error,

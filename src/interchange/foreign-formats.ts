@@ -64,7 +64,7 @@ export async function* refusingForeign(
   }
   if (isDecided) return;
   if (held.every(({ length }) => length === 0))
-    throw new VmckptError('STREAM_TRUNCATED', `a plain QEMU stream expected, but ${input} is empty`);
+    throw new VmckptError('STREAM_TRUNCATED', `expected a plain QEMU stream, but ${input} is empty`);
   yield* held;
 }
 
@@ -94,7 +94,7 @@ function argumentFor(input: string): string {
 }
 
 function foreign(what: string, hint: string): VmckptError {
-  return new VmckptError('FORMAT_UNSUPPORTED', `a plain QEMU stream expected, but ${what}`, { hint });
+  return new VmckptError('FORMAT_UNSUPPORTED', `expected a plain QEMU stream, but ${what}`, { hint });
 }
 
 function latin1(text: string): Buffer {

@@ -61,14 +61,14 @@ async function openMemory(name: string): Promise<MemoryFile> {
     // Before it is opened: opening a pipe without a writer would block.
     const found = await stat(name);
     if (!found.isFile())
-      throw new VmckptError('FILE_UNREADABLE', `a regular file with memory expected, ${name} is none`, {
-        hint: 'Write it to a file first. Its size has to be known before it is read.',
+      throw new VmckptError('FILE_UNREADABLE', `${name} is not a regular file`, {
+        hint: 'Write it to a file first: its size must be known before it is read.',
       });
     if (found.size === 0 || found.size % PAGE_BYTES !== 0)
       throw new VmckptError(
         'FILE_UNREADABLE',
-        `memory in whole pages of ${PAGE_BYTES} bytes expected, ${name} has ${found.size} bytes`,
-        { hint: 'The file is cut short, or holds something else than memory.' },
+        `${name} has ${found.size} bytes, expected whole pages of ${PAGE_BYTES} bytes`,
+        { hint: 'The file is cut off, or does not contain memory.' },
       );
     return { file: await open(name, 'r'), bytes: found.size };
   } catch (error) {
@@ -129,8 +129,8 @@ async function readExactly(file: FileHandle, into: Buffer, at: number, name: str
         throw readFailure(error, name);
       });
     if (bytesRead === 0)
-      throw new VmckptError('FILE_UNREADABLE', `${name} has become shorter while it was read`, {
-        hint: 'Import it when its VM does not write to it any more.',
+      throw new VmckptError('FILE_UNREADABLE', `${name} became shorter while it was read`, {
+        hint: 'Import it when its VM no longer writes to it.',
       });
     done += bytesRead;
   }

@@ -113,13 +113,10 @@ function partsOf(
   if (descriptionBytes > MAX_DESCRIPTION_BYTES)
     throw new VmckptError(
       'STREAM_MALFORMED',
-      `at most ${MAX_DESCRIPTION_BYTES} bytes of device description expected, found ${descriptionBytes}`,
+      `the device description has ${descriptionBytes} bytes, expected at most ${MAX_DESCRIPTION_BYTES}`,
     );
   if (stream.description.includes(0) || stream.machineName.includes('\0'))
-    throw new VmckptError(
-      'STREAM_MALFORMED',
-      'names without a NUL character expected, found one that has it',
-    );
+    throw new VmckptError('STREAM_MALFORMED', 'a name contains a NUL character');
   return {
     name,
     generation,

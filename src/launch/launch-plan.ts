@@ -139,7 +139,10 @@ export async function planLaunch(subject: LaunchSubject, wishes: LaunchWishes): 
     notes: [
       ...rewritten.notes,
       ...stateNotes(manifest, runs),
-      ...own.overlaid.map((image) => `What the VM writes to ${image} is its own, and is lost when it ends.`),
+      ...own.overlaid.map(
+        (image) =>
+          `What the VM writes to ${image} goes to a temporary overlay, and is lost when the VM ends.`,
+      ),
       ...(isTrial ? [] : tapNotes(saved)),
       ...aftercareNotes(aftercare, runs),
     ],
@@ -162,13 +165,9 @@ export async function rehearseLaunch(subject: Omit<LaunchSubject, 'judgeSeal'>):
 function commandLineOf({ manifest }: LaunchSubject, { qemuArgs }: LaunchWishes): string[] {
   const argv = withoutMappedMemory(qemuArgs ?? manifest.commandLine);
   if (argv.length > 0) return argv;
-  throw new VmckptError(
-    'COMMAND_LINE_UNSUPPORTED',
-    `the checkpoint "${manifest.name}" holds no command line`,
-    {
-      hint: 'It was imported. Say how to start its machine: vmckpt restore NAME -- QEMU ARGS…',
-    },
-  );
+  throw new VmckptError('COMMAND_LINE_UNSUPPORTED', `the checkpoint "${manifest.name}" has no command line`, {
+    hint: 'It was imported. Give a command line that starts its machine: vmckpt restore NAME -- QEMU ARGS…',
+  });
 }
 
 /** With -runas, QEMU starts as this process's user and changes to another one before it is loaded. */
@@ -206,7 +205,7 @@ function tapNotes(options: readonly Option[]): string[] {
   const named = tapNames(options).filter((name) => hasInterface(name) === false);
   return named.map(
     (name) =>
-      `The tap interface ${name} does not exist: QEMU makes it anew, without the bridge and addresses that it had.`,
+      `The tap interface ${name} does not exist. QEMU creates it again, without its former bridge and addresses.`,
   );
 }
 
@@ -224,15 +223,15 @@ function transferMonitor(socketFolder: string): readonly string[] {
 /** What the user has to do before the guest continues. */
 function stateNotes({ vmState }: Pick<SavedVm, 'vmState'>, runs: boolean): string[] {
   if (vmState === 'suspended')
-    return ['The guest sleeps, as it was saved: system_wakeup in its monitor wakes it.'];
+    return ['The guest was saved asleep. Wake it with system_wakeup in its monitor.'];
   if (runs) return [];
   if (vmState === undefined)
     return [
-      'The VM stays paused, as it was saved: cont in its monitor lets it run, or vmckpt restore --run.',
+      'The VM stays paused, because it was saved paused. Start it with cont in its monitor, or with vmckpt restore --run.',
     ];
   const why = vmState === 'io-error' ? 'an I/O error had stopped it' : `it was in the state "${vmState}"`;
   return [
-    `The VM stays paused, because ${why} when it was saved. See to that, and then: cont in its monitor.`,
+    `The VM stays paused, because ${why} when it was saved. Fix the cause, then run cont in its monitor.`,
   ];
 }
 
@@ -255,7 +254,7 @@ function refuseUntrusted(
     `"${manifest.name}" is not known to be saved by this user: ${verdict.reason}. ` +
       `Its command line is not harmless: ${list}`,
     {
-      hint: 'If you trust whoever made it, pass --trust-command-line. Otherwise give a command line of your own: vmckpt restore NAME -- QEMU ARGS…',
+      hint: 'If you trust its owner, pass --trust-command-line. Otherwise give a command line of your own: vmckpt restore NAME -- QEMU ARGS…',
     },
   );
 }

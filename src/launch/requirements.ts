@@ -163,7 +163,7 @@ function requireImages({ manifest, isOwnCommandLine }: Requisites): Problem | un
   return {
     code: 'HOST_FILE_MISSING',
     message: `the disk image ${lost.join(', ')} was deleted or replaced while the VM ran`,
-    hint: `The VM goes on with a file that has no name any more: copy it out of /proc/PID/fd before QEMU ends, and name the copy in a command line of your own: ${OWN_COMMAND_LINE}`,
+    hint: `The VM still uses the deleted file: copy it out of /proc/PID/fd before QEMU ends, and name the copy in a command line of your own: ${OWN_COMMAND_LINE}`,
   };
 }
 

@@ -74,7 +74,7 @@ function requireNamespaces(enter: readonly string[]): void {
   if (status === 0) return;
   throw new VmckptError(
     'NOT_PERMITTED',
-    `a network of its own cannot be made for the VM: ${(error?.message ?? stderr).trim()}`,
+    `an isolated network for the VM cannot be created: ${(error?.message ?? stderr).trim()}`,
     {
       hint: `${asRoot('Run vmckpt learn', 'CAP_SYS_ADMIN')}, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1). Debian has unshare in util-linux, and ip in iproute2.`,
     },

@@ -146,7 +146,7 @@ async function runOnce(run: number, { options, generation }: Lessons): Promise<L
 /** Replaces advice to restore eagerly: nothing is learned from that. */
 function withoutEager(error: unknown): unknown {
   if (!(error instanceof VmckptError)) return error;
-  const why = 'What a VM touches is learnt while its memory comes on demand';
+  const why = 'Learning requires that memory comes on demand';
   const refusal = (hint: string) => new VmckptError(error.code, error.message, { hint, cause: error });
   if (error instanceof OnDemandRefusal) return refusal(`${why}.`);
   if (!lacksUserfaultfd(error)) return error;

@@ -33,7 +33,7 @@ export interface Malformation {
 export function malformed({ where, offset, expected, actual, hint }: Malformation): VmckptError {
   return new VmckptError(
     'STREAM_MALFORMED',
-    `${where}, byte ${offset}: ${expected} expected, found ${actual}`,
+    `${where}, byte ${offset}: expected ${expected}, found ${actual}`,
     { hint },
   );
 }

@@ -71,7 +71,7 @@ export class TailCollector {
       };
     throw new VmckptError(
       'STREAM_TRUNCATED',
-      `a closed device state expected at the migration stream's end, but its ${tail.length} bytes break off`,
+      `the device state at the end of the migration stream is cut off after ${tail.length} bytes`,
     );
   }
 
@@ -97,10 +97,7 @@ export function splitSavedDevices(saved: Buffer): StreamTail {
     saved.length > HEADER_BYTES && be32(saved, 0) === STREAM_MAGIC && be32(saved, 4) === STREAM_VERSION;
   if (begins && saved[HEADER_BYTES] === SECTION.full && closesSections(saved, end) && saved[end] === 0)
     return { deviceState: saved.subarray(HEADER_BYTES, end), description: Buffer.from(NO_DESCRIPTION) };
-  throw new VmckptError(
-    'STREAM_TRUNCATED',
-    `a whole device state expected, but its ${saved.length} bytes break off`,
-  );
+  throw new VmckptError('STREAM_TRUNCATED', `the device state is cut off after ${saved.length} bytes`);
 }
 
 /** Where the JSON begins that fills the rest of the tail, behind `00 06 be32 length`. */

@@ -128,7 +128,7 @@ export class StreamParser {
     const within = this.#state === 'ram' ? this.#ram.within : this.#state;
     return new VmckptError(
       'STREAM_TRUNCATED',
-      `a whole migration stream expected, but it ends after ${this.bytesSeen} bytes within: ${within}`,
+      `the migration stream is cut off after ${this.bytesSeen} bytes, within: ${within}`,
     );
   }
 

@@ -76,5 +76,5 @@ export function helperPath(name: string): string {
 
 export function integer(name: string, value: number, { min = 0, max = MAX_INT } = {}): number {
   if (Number.isInteger(value) && value >= min && value <= max) return value;
-  throw new RangeError(`${name} is ${value}, an integer from ${min} to ${max} expected`);
+  throw new RangeError(`${name} is ${value}, expected an integer from ${min} to ${max}`);
 }

@@ -37,7 +37,7 @@ export const substitutes: Substitutable = {
   sendFds(socketFd, payload, fds) {
     const [fd] = fds;
     if (fd === undefined || fds.length > 1)
-      throw new RangeError(`one descriptor expected, not ${fds.length}`);
+      throw new RangeError(`expected one descriptor, not ${fds.length}`);
     perlSendFd(socketFd, payload, fd);
   },
 

@@ -40,7 +40,7 @@ export class RamLayout {
 
   /** @throws VmckptError STREAM_MALFORMED when blocks are nameless, duplicate, unaligned or too many. */
   constructor(blocks: readonly RamBlock[]) {
-    if (blocks.length > MAX_BLOCKS) malformed(`${blocks.length} RAM blocks, at most ${MAX_BLOCKS} expected`);
+    if (blocks.length > MAX_BLOCKS) malformed(`${blocks.length} RAM blocks, expected at most ${MAX_BLOCKS}`);
     const placed: PlacedRamBlock[] = [];
     const byName = new Map<string, PlacedRamBlock>();
     let firstPage = 0;
@@ -50,13 +50,13 @@ export class RamLayout {
         malformed(`RAM block ${index} has a name of ${nameBytes} bytes`);
       if (byName.has(name)) malformed(`RAM block "${name}" appears twice`);
       if (!Number.isSafeInteger(usedBytes) || usedBytes < 0 || usedBytes % PAGE_BYTES !== 0)
-        malformed(`RAM block "${name}" has ${usedBytes} bytes, a multiple of ${PAGE_BYTES} expected`);
+        malformed(`RAM block "${name}" has ${usedBytes} bytes, expected a multiple of ${PAGE_BYTES}`);
       const block = { index, name, usedBytes, firstPage, pageCount: usedBytes / PAGE_BYTES };
       placed.push(block);
       byName.set(name, block);
       firstPage += block.pageCount;
     }
-    if (firstPage > 0xffff_ffff) malformed(`${firstPage} pages of RAM, at most 2^32 - 1 expected`);
+    if (firstPage > 0xffff_ffff) malformed(`${firstPage} pages of RAM, expected at most 2^32 - 1`);
     this.blocks = placed;
     this.pageCount = firstPage;
     this.ramBytes = firstPage * PAGE_BYTES;

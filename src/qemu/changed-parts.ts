@@ -47,9 +47,7 @@ function changedDevices(vm: VmDescription, options: readonly Option[]): string[]
     devices.filter((option) => propertyOf(option, 'id') === undefined).length + devicesOfShorthands(options);
   const actual = anonymous.length - plugged.filter(({ id }) => id === undefined).length;
   if (actual !== expected)
-    found.push(
-      `${actual} devices without an id (${anonymous.join(', ')}), ${expected} expected by the command line`,
-    );
+    found.push(`${actual} devices without an id (${anonymous.join(', ')}), the command line has ${expected}`);
   return found;
 }
 

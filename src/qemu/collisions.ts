@@ -76,8 +76,8 @@ export async function refuseCollisions(args: readonly string[], options: Collisi
 
 const CHANGE = 'give a command line that uses another one: vmckpt restore NAME -- QEMU ARGS…';
 const HINTS: Readonly<Record<HostResource['kind'], string>> = {
-  port: `End what listens there (ss -lntup shows it), or ${CHANGE}`,
-  socket: `End what listens there (ss -lxp shows it) or move the file away, or ${CHANGE}`,
+  port: `End the program that listens there (ss -lntup shows it), or ${CHANGE}`,
+  socket: `End the program that listens there (ss -lxp shows it), or move the file away, or ${CHANGE}`,
   pidfile: `End that process, or ${CHANGE}`,
   tap: `End the VM that has it, or ${CHANGE}`,
   vsock: `End the VM that has it, or ${CHANGE}`,
@@ -133,11 +133,11 @@ async function socketTaken(file: string): Promise<string | undefined> {
   const socket = net.connect({ path: file });
   try {
     await once(socket, 'connect', { signal: AbortSignal.timeout(PROBE_TIMEOUT_MS) });
-    return `somebody listens at ${file}`;
+    return `another process listens at ${file}`;
   } catch (error) {
     const { code = '' } = error as NodeJS.ErrnoException;
     if (code === 'EACCES') return `${file} is a socket that this user may not connect to`;
-    return ['ECONNREFUSED', 'ENOENT'].includes(code) ? undefined : `somebody listens at ${file}`;
+    return ['ECONNREFUSED', 'ENOENT'].includes(code) ? undefined : `another process listens at ${file}`;
   } finally {
     socket.destroy();
   }

@@ -106,15 +106,15 @@ function olderVersion({ version }: QmpClient, savedText: string): string[] {
 async function machineDifference(qmp: QmpClient, savedType: string): Promise<string[]> {
   const type = await qmp.query(v.string(), 'qom-get', { path: '/machine', property: 'type' });
   const actual = type.replace(/-machine$/, '');
-  return actual === savedType ? [] : [`machine type ${savedType} expected, ${actual} found`];
+  return actual === savedType ? [] : [`expected machine type ${savedType}, found ${actual}`];
 }
 
 type Cpu = VmDescription['cpu'];
 
 function cpuDifferences(cpu: Cpu, { cpuModel, cpuCount = cpu.count }: SavedMachine['machine']): string[] {
   if (cpuModel === undefined) return [];
-  if (cpu.model !== cpuModel) return [`CPU model ${cpuModel} expected, ${cpu.model} found`];
-  return cpu.count === cpuCount ? [] : [`${cpuCount} vCPUs expected, ${cpu.count} found`];
+  if (cpu.model !== cpuModel) return [`expected CPU model ${cpuModel}, found ${cpu.model}`];
+  return cpu.count === cpuCount ? [] : [`expected ${cpuCount} vCPUs, found ${cpu.count}`];
 }
 
 function lostFeatures(cpu: Cpu, { cpuModel, cpuFeatures = {} }: SavedMachine['machine']): string[] {
@@ -148,6 +148,6 @@ function ramDifferences(saved: readonly RamBlock[], actual: readonly RamBlockSiz
     if (block === undefined) return [`it has no RAM block "${name}" (${usedBytes} bytes)`];
     const resizable = block.maxBytes > block.usedBytes;
     if (resizable ? usedBytes <= block.maxBytes : usedBytes === block.usedBytes) return [];
-    return [`RAM block "${name}" of ${usedBytes} bytes expected, ${block.usedBytes} bytes found`];
+    return [`expected RAM block "${name}" of ${usedBytes} bytes, found ${block.usedBytes} bytes`];
   });
 }

@@ -48,7 +48,7 @@ export function adoptMonitor(held: HeldMonitor): QmpClient | undefined {
     'NOT_PERMITTED',
     `QEMU ${held.pid} keeps the monitor connection of a process that has died, and this one may not take it`,
     {
-      hint: `It takes the right to ptrace QEMU. ${asRoot('Resume', 'CAP_SYS_PTRACE')}, or with kernel.yama.ptrace_scope=0.`,
+      hint: `That requires the right to ptrace QEMU. ${asRoot('Resume', 'CAP_SYS_PTRACE')}, or with kernel.yama.ptrace_scope=0.`,
     },
   );
 }

@@ -36,6 +36,6 @@ function blockerOf({ id, type, status }: Job): SaveBlocker {
   return {
     code: 'VM_BUSY',
     message: `the job "${id}" (${type}, ${status}) ${does ?? 'is under way'}, and a restored VM would not have it`,
-    hint: 'Wait until it has ended, or end it: job-cancel, or job-complete, in the monitor.',
+    hint: 'Wait until it has ended, or end it with job-cancel or job-complete in the monitor.',
   };
 }

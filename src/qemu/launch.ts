@@ -232,7 +232,7 @@ function namedBy(args: readonly string[], words: string): string {
     .filter(({ value }) => value !== undefined && quoted.some((text) => value.includes(text)))
     .map(({ name, value }) => `-${name} ${value}`)
     .filter((option) => !words.includes(option));
-  return found.length === 0 ? '' : ` (it stands in ${found.join(', ')})`;
+  return found.length === 0 ? '' : ` (it is in ${found.join(', ')})`;
 }
 
 function unanswered({ logPath }: LaunchOptions, timeoutMs: number, cause: unknown): VmckptError {
@@ -248,7 +248,7 @@ function said(words: string): string {
 
 function hintOn(words: string): string | undefined {
   if (words !== '') return undefined;
-  return 'Make sure that the program is a QEMU (its --version tells); --qemu names another one.';
+  return 'Make sure that the program is a QEMU (see its --version), or name another one with --qemu.';
 }
 
 function findOnPath(name: string): string | undefined {
@@ -266,7 +266,7 @@ function notFound(name: string): never {
 }
 
 function whyNotRun(file: string): string {
-  if (isDirectory(file)) return `${file} is a folder, and a QEMU binary is expected`;
+  if (isDirectory(file)) return `${file} is a folder, expected a QEMU binary`;
   return existsSync(file) ? `${file} is not an executable file` : `${file} does not exist`;
 }
 

@@ -84,7 +84,7 @@ export function requireRoom(need: MemoryNeed, wish: RoomWish, onMessage: (text: 
   if (judgement === undefined) return;
   if (judgement.certain && wish === 'required')
     throw new VmckptError('COLLISION', judgement.message, {
-      hint: 'End other programs, add swap, or raise the limit of the control group. --force tries it all the same.',
+      hint: 'End other programs, add swap, or raise the limit of the control group. --force restores it anyway.',
     });
   onMessage(`${judgement.message[0]!.toUpperCase()}${judgement.message.slice(1)}.`);
 }

@@ -62,7 +62,7 @@ export function withoutUserfaultfd(
   if (!(error instanceof VmckptError) || error.code !== 'QMP_COMMAND_FAILED') return error;
   if (error.message.includes('guest memory configuration'))
     return new VmckptError('MIGRATION_BLOCKED', `${what}: ${error.message}`, {
-      hint: `Its memory is of a kind that cannot be watched for writes, a file on a disk for example. Instead: ${instead}.`,
+      hint: `Its memory cannot be watched for writes; it may be a file on a disk. Use instead: ${instead}.`,
       cause: error,
     });
   return new VmckptError('NOT_PERMITTED', `${what}: ${error.message}`, {

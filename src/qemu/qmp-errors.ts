@@ -4,7 +4,7 @@ import { VmckptError } from '../errors.js';
 import { isStopped } from '../util/process-identity.js';
 
 export function closedBy(what: string, path: string, cause?: unknown): VmckptError {
-  const hint = 'Look into the log of QEMU: it ended, or it was told to drop its clients.';
+  const hint = 'See the log of QEMU: QEMU ended, or was told to drop its clients.';
   return new VmckptError('QMP_CLOSED', `${what} (${path})`, { hint, cause });
 }
 
@@ -41,7 +41,7 @@ export function unanswered(listener: () => number, error: unknown): unknown {
 
 function stopped(pid: number, cause: unknown): VmckptError {
   const message = `process ${pid}${commandName(pid)} is stopped, by SIGSTOP or a debugger, and does not answer`;
-  const hint = `Let it go on: kill -CONT ${pid}, or detach the debugger.`;
+  const hint = `Resume it: kill -CONT ${pid}, or detach the debugger.`;
   return new VmckptError('VM_STATE', message, { hint, cause });
 }
 

@@ -64,7 +64,7 @@ export function rewriteForRestore(
   const notes: string[] = [];
   const given = parseCommandLine(argv);
   for (const { option, name } of namedFiles(given))
-    if (OF_THE_PROCESS.test(name)) notes.push(`${option} goes to QEMU's log now: vmckpt logs shows it.`);
+    if (OF_THE_PROCESS.test(name)) notes.push(`${option} now goes to QEMU's log: vmckpt logs shows it.`);
   const kept = given.filter((option) => !RUN_ONLY_OPTIONS.has(option.name) && !isOwn(option));
   const console = new ConsoleMove(options.consoleSocket, notes);
   const rewritten = appendToFiles(
@@ -125,7 +125,7 @@ class ConsoleMove {
     const what = `-${option.name} ${option.value}`;
     if (!isEarlier) this.#leaveTerminal(what);
     else if (device.path !== this.#socket)
-      this.#notes.push(`${what} is the unix socket ${this.#socket} now.`);
+      this.#notes.push(`${what} is now the unix socket ${this.#socket}.`);
     this.moved = true;
     if (option.name !== 'chardev') return { name: option.name, value: this.#address(device.withMonitor) };
     return withProperties(option, {
@@ -164,7 +164,7 @@ class ConsoleMove {
 
   #leaveTerminal(what: string): void {
     this.moved = true;
-    this.#notes.push(`${what} is not on a terminal any more: it is the unix socket ${this.#socket}.`);
+    this.#notes.push(`${what} is no longer on a terminal: it is now the unix socket ${this.#socket}.`);
   }
 
   #address(withMonitor: boolean): string {

@@ -30,9 +30,9 @@ export function changesUser(options: readonly Option[]): boolean {
 /** @param runtimeFolder the folder of its sockets. @returns why QEMU cannot be started as that user, as a clause */
 export function whyNotStartedAs(user: User, runtimeFolder: string): string | undefined {
   const own = process.geteuid?.();
-  if (own !== 0) return `QEMU ran as the user ${user.uid}, and the user ${own} cannot start it so`;
+  if (own !== 0) return `QEMU ran as the user ${user.uid}, and the user ${own} cannot start it as that user`;
   if (setpriv() === undefined)
-    return `QEMU ran as the user ${user.uid}, and there is no setpriv to start it so`;
+    return `QEMU ran as the user ${user.uid}, and setpriv, which could start it as that user, is not installed`;
   const closed = foldersAbove(runtimeFolder).find((folder) => !mayPass(user, folder));
   return closed === undefined
     ? undefined

@@ -37,7 +37,7 @@ function whyNot(option: Option): string | undefined {
   if (name === 'readconfig')
     return 'reads options from a file that was changed or removed since, or that vmckpt does not understand';
   if (name === 'chroot' || (name === 'run-with' && propertiesOf(option).some(({ key }) => key === 'chroot')))
-    return 'leaves QEMU no way to the sockets of a restore';
+    return 'cuts QEMU off from the sockets of a restore';
   return usesDescriptor(option, value) ? 'uses a file descriptor of the old process' : undefined;
 }
 

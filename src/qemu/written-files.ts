@@ -66,19 +66,25 @@ export function setWrittenFilesAside(qemu: EmptyingQemu, onMessage: (text: strin
   for (const { option, file } of emptiedFiles(qemu)) {
     const label = `-${option.name} ${option.value ?? ''}`;
     if (qemu.socketOwner !== undefined) {
-      onMessage(`QEMU empties ${file} (${label}) when it starts, as another user: what it held is lost.`);
+      onMessage(
+        `QEMU, as another user, truncates ${file} (${label}) when it starts: its former contents are lost.`,
+      );
       continue;
     }
     const aside = freeNumber(file);
     try {
       renameSync(file, aside);
     } catch (cause) {
-      throw new VmckptError('NOT_PERMITTED', `QEMU would empty ${file} (${label}), which cannot be renamed`, {
-        hint: 'Move it to another place, and restore again.',
-        cause,
-      });
+      throw new VmckptError(
+        'NOT_PERMITTED',
+        `QEMU would truncate ${file} (${label}), which cannot be renamed`,
+        {
+          hint: 'Move it to another place, and restore again.',
+          cause,
+        },
+      );
     }
-    onMessage(`QEMU empties ${file} (${label}) when it starts: what it held is in ${aside} now.`);
+    onMessage(`QEMU truncates ${file} (${label}) when it starts: its former contents are now in ${aside}.`);
   }
 }
 

@@ -163,12 +163,12 @@ function interrupted(names: readonly string[]): VmckptError {
     return record?.qemu !== undefined && statusOf(record, folder.readTransfer()) !== 'ended';
   });
   if (running.length === 0) return new VmckptError('INTERRUPTED', 'interrupted: no clone runs');
-  return new VmckptError('INTERRUPTED', `interrupted; these VMs run on: ${running.join(', ')}`, {
+  return new VmckptError('INTERRUPTED', `interrupted; these VMs keep running: ${running.join(', ')}`, {
     hint: `End them with: vmckpt stop ${running.join(' ')}`,
   });
 }
 
 function noneCameUp(error: VmckptError, count: number): VmckptError {
-  const message = count === 1 ? error.message : `none of ${count} clones came up: ${error.message}`;
+  const message = count === 1 ? error.message : `none of ${count} clones started: ${error.message}`;
   return new VmckptError(error.code, message, { hint: error.hint, cause: error });
 }

@@ -47,7 +47,7 @@ async function examine(
   if (usable.length === 0) return { whyNot: 'it is a file, which may not be empty' };
   const pid = qmp.peerPid();
   if (!mayTrace(pid))
-    return { whyNot: 'this user may not trace QEMU (it takes CAP_SYS_PTRACE, or to be its parent)' };
+    return { whyNot: 'this user may not trace QEMU (that requires CAP_SYS_PTRACE, or being its parent)' };
   return { memory: { pid, blocks: usable } };
 }
 

@@ -39,5 +39,5 @@ function difference({ file, format, sizeBytes }: SavedDisk, disks: readonly Disk
   const isSameFormat = same === undefined || same.format === format;
   if (found.sizeBytes === sizeBytes && isSameFormat) return [];
   const actual = `${isSameFormat ? format : found.format} of ${found.sizeBytes} bytes`;
-  return [`${file} is ${actual}, ${format} of ${sizeBytes} bytes expected`];
+  return [`${file} is ${actual}, expected ${format} of ${sizeBytes} bytes`];
 }

@@ -95,7 +95,7 @@ function halted(name: string, { code, message }: VmckptError): VmckptError {
 }
 
 function lost(name: string, cause: VmckptError | undefined): VmckptError {
-  return new VmckptError('TRANSFER_FAILED', 'the memory of the VM could not be transferred to its end', {
+  return new VmckptError('TRANSFER_FAILED', 'the memory of the VM could not be transferred completely', {
     hint: `See vmckpt logs ${name} for the reason, and try again with vmckpt restore --resume ${name}.`,
     cause,
   });

@@ -95,13 +95,13 @@ function decode<T>(schema: v.GenericSchema<unknown, T>, line: string, speaker: s
     version = message?.version;
     if (version === PROTOCOL_VERSION) return parse(schema, message);
   } catch (cause) {
-    throw new VmckptError('TRANSFER_FAILED', `a message of ${speaker} makes no sense: ${String(cause)}`, {
+    throw new VmckptError('TRANSFER_FAILED', `a message from ${speaker} is malformed: ${String(cause)}`, {
       cause,
     });
   }
   throw new VmckptError(
     'TRANSFER_FAILED',
-    `${speaker} speaks version ${String(version)} of the protocol, ${PROTOCOL_VERSION} expected`,
-    { hint: 'Another build of vmckpt has been installed meanwhile: restore the VM again.' },
+    `${speaker} uses version ${String(version)} of the protocol, expected ${PROTOCOL_VERSION}`,
+    { hint: 'Another build of vmckpt was installed in the meantime: restore the VM again.' },
   );
 }

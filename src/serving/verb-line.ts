@@ -61,10 +61,7 @@ export class VerbLine {
   async #required<Type extends VerbMessage['type']>(type: Type): Promise<MessageOf<Type>> {
     const message = await this.#next(type);
     if (message !== undefined) return message;
-    throw new VmckptError(
-      'TRANSFER_FAILED',
-      'vmckpt restore was killed before it had said how to load the VM',
-    );
+    throw new VmckptError('TRANSFER_FAILED', 'vmckpt restore was killed before it sent its order');
   }
 
   /** Undefined when the verb ends first. */
@@ -77,6 +74,6 @@ export class VerbLine {
     if (line === undefined) return undefined;
     const message = decodeVerbMessage(line);
     if (message.type === type) return message as MessageOf<Type>;
-    throw new VmckptError('TRANSFER_FAILED', `the verb says ${message.type}, ${type} expected`);
+    throw new VmckptError('TRANSFER_FAILED', `the verb sent ${message.type}, expected ${type}`);
   }
 }

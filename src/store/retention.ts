@@ -65,7 +65,7 @@ export function requirePolicy(policy: RetentionPolicy): void {
     counts.find((count) => count !== Infinity && !isWhole(count)) ??
     amounts.find((amount) => !isWhole(amount));
   if (wrong !== undefined)
-    throw new VmckptError('USAGE', `a whole number of what to keep is expected, not ${wrong}`);
+    throw new VmckptError('USAGE', `expected a whole number of generations to keep, found ${wrong}`);
   if ([...counts, ...amounts].some((count) => count > 0)) return;
   throw new VmckptError('USAGE', 'nothing says which generations to keep', {
     hint: 'Give one or more rules, as in vmckpt prune --keep-last 3 --keep-daily 7 NAME. With --dry-run they only show what would go.',

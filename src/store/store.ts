@@ -331,7 +331,7 @@ function refuseUsed(nameDir: string, { name, generation }: { name: string; gener
 async function requireNoLink(dir: string): Promise<void> {
   const found = await lstat(dir).catch(() => undefined);
   if (found === undefined || found.isDirectory()) return;
-  throw new VmckptError('NOT_A_FILE', `${dir} is ${kindOf(found)}, a folder expected`, {
+  throw new VmckptError('NOT_A_FILE', `${dir} is ${kindOf(found)}, expected a folder`, {
     hint: 'vmckpt did not make it. Remove it by hand, or name another generation.',
   });
 }

@@ -46,16 +46,18 @@ const messageSchema = v.pipe(
  */
 export function parseHandshake(message: Buffer, imageBytes: number): GuestRegion[] | undefined {
   const text = message.toString('utf8').trim();
-  if (text !== '' && !text.startsWith('[')) refuse(`a JSON array expected, found ${quote(text)}`);
+  if (text !== '' && !text.startsWith('[')) refuse(`expected a JSON array, found ${quote(text)}`);
   // The array is complete at the first closing bracket: no value in it has brackets.
   if (!text.endsWith(']')) return undefined;
   const parsed = v.safeParse(messageSchema, parseJson(text));
-  if (!parsed.success) refuse(`an array of regions expected: ${misfit(parsed.issues)}`);
+  if (!parsed.success) refuse(`expected an array of regions: ${misfit(parsed.issues)}`);
   const regions = parsed.output.map((region, index) => {
     const { page_size: pageSize, page_size_kib: oldPageSize } = region;
     const pageBytes = pageSize ?? oldPageSize ?? PAGE_BYTES;
     if (pageSize !== undefined && oldPageSize !== undefined && pageSize !== oldPageSize)
-      refuse(`region ${index} has page_size ${pageSize} and page_size_kib ${oldPageSize}, the same expected`);
+      refuse(
+        `region ${index} has page_size ${pageSize} and page_size_kib ${oldPageSize}, expected the same value`,
+      );
     return {
       address: region.base_host_virt_addr,
       bytes: region.size,
@@ -75,21 +77,21 @@ function requireRegion(
   imageBytes: number,
 ): void {
   if (!PAGE_SIZES.includes(pageBytes))
-    refuse(`region ${index} has pages of ${pageBytes} bytes, ${PAGE_SIZES.join(' or ')} expected`);
+    refuse(`region ${index} has pages of ${pageBytes} bytes, expected ${PAGE_SIZES.join(' or ')}`);
   if (address % pageBytes !== 0 || bytes % pageBytes !== 0)
     refuse(
-      `region ${index} has ${bytes} bytes at address ${hex(address)}, multiples of ${pageBytes} expected`,
+      `region ${index} has ${bytes} bytes at address ${hex(address)}, expected multiples of ${pageBytes}`,
     );
   if (address === 0 || address + bytes > ADDRESS_END)
     refuse(
-      `region ${index} runs from ${hex(address)} to ${hex(address + bytes)}, above 0 and up to ${hex(ADDRESS_END)} expected`,
+      `region ${index} runs from ${hex(address)} to ${hex(address + bytes)}, expected above 0 and up to ${hex(ADDRESS_END)}`,
     );
   if (offset % PAGE_BYTES !== 0)
-    refuse(`region ${index} has the offset ${offset}, a multiple of ${PAGE_BYTES} expected`);
+    refuse(`region ${index} has the offset ${offset}, expected a multiple of ${PAGE_BYTES}`);
   if (offset + bytes > imageBytes)
     refuse(
       `region ${index} has the image's bytes ${offset} to ${offset + bytes}, but the image has ${imageBytes}: ` +
-        'the memory file of the same snapshot expected',
+        'expected the memory file of the same snapshot',
     );
 }
 
@@ -106,7 +108,7 @@ function parseJson(text: string): unknown {
   try {
     return JSON.parse(text) as unknown;
   } catch {
-    return refuse(`JSON expected, found ${quote(text)}`);
+    return refuse(`expected JSON, found ${quote(text)}`);
   }
 }
 

@@ -79,7 +79,7 @@ interface Handed {
 function identify(socket: number): Who {
   const { pid, uid } = peerCredentials(socket);
   const user = process.getuid!();
-  if (user !== 0 && uid !== user) refuse(`a process of user ${user} expected, ${pid} belongs to user ${uid}`);
+  if (user !== 0 && uid !== user) refuse(`process ${pid} belongs to user ${uid}, expected ${user}`);
   if (pid === 0)
     refuse('it runs in a PID namespace that cannot be seen from here: its end would go unnoticed');
   try {
@@ -109,8 +109,8 @@ async function receiveMemory(socket: number, imageBytes: number, signal: AbortSi
       if (received.payload.length === 0) refuse(endedEarly(message.length, fds.length));
       message = Buffer.concat([message, received.payload]);
       if (message.length > MAX_MESSAGE_BYTES)
-        refuse(`at most ${MAX_MESSAGE_BYTES} bytes expected, ${message.length} came`);
-      if (fds.length > 1) refuse('one descriptor expected, more came');
+        refuse(`expected at most ${MAX_MESSAGE_BYTES} bytes, received ${message.length}`);
+      if (fds.length > 1) refuse('expected one descriptor, received more');
       regions = parseHandshake(message, imageBytes);
     }
     requireUserfaultfd(fds[0]!);
@@ -119,8 +119,8 @@ async function receiveMemory(socket: number, imageBytes: number, signal: AbortSi
     for (const fd of fds) closeSync(fd);
     if ((error as NodeJS.ErrnoException).code === 'ETIMEDOUT')
       return refuse(
-        `a message with a userfaultfd expected within ${HANDSHAKE_TIMEOUT_MS} ms, ` +
-          `${message.length} bytes and ${fds.length} descriptors came`,
+        `expected a message with a userfaultfd within ${HANDSHAKE_TIMEOUT_MS} ms, ` +
+          `received ${message.length} bytes and ${fds.length} descriptors`,
       );
     if ((error as NodeJS.ErrnoException).code === 'ECONNRESET')
       return refuse(endedEarly(message.length, fds.length));
@@ -129,19 +129,19 @@ async function receiveMemory(socket: number, imageBytes: number, signal: AbortSi
 }
 
 function endedEarly(messageBytes: number, fdCount: number): string {
-  return `a message with a userfaultfd expected, it hung up after ${messageBytes} bytes and ${fdCount} descriptors`;
+  return `expected a message with a userfaultfd, but the peer disconnected after ${messageBytes} bytes and ${fdCount} descriptors`;
 }
 
 function requireUserfaultfd(fd: number): void {
   const found = readlinkSync(`/proc/self/fd/${fd}`);
-  if (found !== USERFAULTFD) refuse(`a userfaultfd expected, the descriptor is ${found}`);
+  if (found !== USERFAULTFD) refuse(`expected a userfaultfd, but the descriptor is ${found}`);
   const features = featuresOf(fd);
   for (const [name, bit] of Object.entries(FOREIGN_FEATURES))
     if ((features & bit) !== 0)
-      refuse(`a userfaultfd without the feature ${name} expected: what it tells of is not handled`);
+      refuse(`the userfaultfd has the feature ${name}, whose events are not supported`);
   if ((features & EVENT_REMOVE) === 0)
     refuse(
-      'a userfaultfd with the feature EVENT_REMOVE expected: without it the VM would find old contents in memory that it has given back',
+      'the userfaultfd lacks the feature EVENT_REMOVE: the VM would find old contents in memory that it has given back',
     );
 }
 

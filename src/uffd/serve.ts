@@ -108,7 +108,7 @@ function requireMemoryOnly(manifest: Manifest): void {
   const { name, generation } = manifest;
   throw new VmckptError(
     'NOT_MEMORY_ONLY',
-    `bare memory expected, but ${name}@${generation} holds a whole QEMU machine`,
+    `${name}@${generation} holds a whole QEMU machine, expected bare memory`,
     { hint: `vmckpt restore ${name}@${generation} starts it. vmckpt import --raw-memory makes bare memory.` },
   );
 }
@@ -227,7 +227,7 @@ class DamageReport {
     const { onFailure, onMessage, signal } = this.#options;
     this.#first ??= error;
     if (onFailure === 'kill' || signal.aborted) return this.#giveUp(this.#first);
-    onMessage(`${error.message}. A VM that needs it hangs; all other memory is still served.`);
+    onMessage(`${error.message}. A VM that needs it hangs. All other memory is still served.`);
   }
 
   /** Rejects when going on is pointless: the VM's memory should become complete, and cannot. */

@@ -7,7 +7,7 @@ import { VmckptError } from '../errors.js';
 export function requireFolderOf(file: string): void {
   const folder = path.dirname(path.resolve(file));
   if (statSync(folder, { throwIfNoEntry: false })?.isDirectory() === true) return;
-  throw new VmckptError('HOST_FILE_MISSING', `${file} cannot be made: there is no folder ${folder}`, {
+  throw new VmckptError('HOST_FILE_MISSING', `${file} cannot be created: there is no folder ${folder}`, {
     hint: 'Create the folder, or give another path.',
   });
 }

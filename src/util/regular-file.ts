@@ -61,7 +61,7 @@ function openInPlace(file: string, flags: number): number {
 }
 
 function notAFile(file: string, found: string): VmckptError {
-  return new VmckptError('NOT_A_FILE', `${file} is ${found}, a regular file expected`, {
+  return new VmckptError('NOT_A_FILE', `${file} is ${found}, expected a regular file`, {
     hint: 'vmckpt did not make it. Move it away, or restore another generation.',
   });
 }

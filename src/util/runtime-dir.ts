@@ -51,7 +51,7 @@ export function firstUsable(places: readonly string[]): string {
   const usable = own ?? places.find((place) => lookAt(place) === undefined && mayWrite(path.dirname(place)));
   if (usable !== undefined) return usable;
   for (const place of places) requirePrivate(place);
-  throw new VmckptError('NOT_PERMITTED', `no runtime folder can be made: ${places.join(', ')}`, {
+  throw new VmckptError('NOT_PERMITTED', `no runtime folder can be created: ${places.join(', ')}`, {
     hint: 'Set VMCKPT_RUNTIME_DIR to a folder of your own.',
   });
 }
@@ -119,8 +119,8 @@ function requirePrivate(root: string): void {
   throw new VmckptError(
     'NOT_PERMITTED',
     isFolder
-      ? `the runtime folder ${root} is not this user's alone`
-      : `the runtime folder ${root} is no folder`,
+      ? `the runtime folder ${root} is not private to this user`
+      : `the runtime folder ${root} is not a folder`,
     {
       hint: mayBeClosed
         ? `Run chmod 700 ${root}, or set VMCKPT_RUNTIME_DIR to a folder of your own.`

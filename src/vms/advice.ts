@@ -6,7 +6,7 @@ import { statusOf, type VmStatus } from './status.js';
 const ADVICE: Partial<Record<VmStatus, (name: string) => string>> = {
   'transfer-lost': (name) => `Nothing serves its memory. Go on with: vmckpt restore --resume ${name}`,
   damaged: (name) =>
-    `It stands still at a page that cannot be had. End it (vmckpt stop ${name}), then restore another generation.`,
+    `It is halted at a damaged page. End it (vmckpt stop ${name}), then restore another generation.`,
   abandoned: (name) =>
     `vmckpt restore was killed before the VM ran. Remove what is left: vmckpt stop ${name}`,
 };

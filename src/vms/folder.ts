@@ -132,9 +132,13 @@ export function requireVm(name: string): { folder: VmFolder; record: VmRecord } 
   if (record !== undefined) return { folder, record };
   const lost = listLostVms().find((vm) => vm.name === name);
   if (lost !== undefined)
-    throw new VmckptError('NO_SUCH_VM', `the folder of "${name}" was deleted: nothing is known of it`, {
-      hint: `Its QEMU still runs, as process ${lost.pid}. End it with: kill ${lost.pid}`,
-    });
+    throw new VmckptError(
+      'NO_SUCH_VM',
+      `the folder of "${name}" was deleted: nothing is known about this VM`,
+      {
+        hint: `Its QEMU still runs, as process ${lost.pid}. End it with: kill ${lost.pid}`,
+      },
+    );
   const known = listVmFolders()
     .map((vm) => vm.name)
     .join(', ');

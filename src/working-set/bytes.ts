@@ -54,7 +54,7 @@ export class ByteReader {
       const byte = this.#bytes[this.#take(1, what)]!;
       value += (byte & 0x7f) * scale;
       if (byte >= 0x80) continue;
-      if (value > max) throw new MalformedBytes(`${what} is ${value}, at most ${max} expected`);
+      if (value > max) throw new MalformedBytes(`${what} is ${value}, expected at most ${max}`);
       return value;
     }
     throw new MalformedBytes(`${what} is longer than ${MAX_VARINT_BYTES} bytes`);

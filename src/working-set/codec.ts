@@ -95,7 +95,7 @@ function readFoundation(body: ByteReader, pageCount: number): Foundation {
 
 function requirePageCount(body: ByteReader, expected: number): void {
   const found = body.number('the number of pages', MAX_U32);
-  if (found !== expected) throw new MalformedBytes(`it is of a RAM of ${found} pages, ${expected} expected`);
+  if (found !== expected) throw new MalformedBytes(`it is for a RAM of ${found} pages, expected ${expected}`);
 }
 
 function writeTrace(out: ByteWriter, trace: RestoreTrace): void {
@@ -239,6 +239,6 @@ function readBasis(body: ByteReader): ScoreBasis {
 function readShare(body: ByteReader): number | undefined {
   const share = body.double("a score's share");
   if (Number.isNaN(share)) return undefined;
-  if (share < 0 || share > 1) throw new MalformedBytes(`a score's share is ${share}, 0 to 1 expected`);
+  if (share < 0 || share > 1) throw new MalformedBytes(`a score's share is ${share}, expected 0 to 1`);
   return share;
 }

@@ -63,11 +63,11 @@ export function unseal({ magic, version }: Envelope, bytes: Buffer, tie = 0n): O
   const stored = bytes.readBigUInt64LE(AT.checksum);
   const found = xxh3(bytes, 0, AT.checksum);
   if (stored !== found)
-    return damaged(`the header's checksum is ${checksumText(found)}, ${checksumText(stored)} expected`);
+    return damaged(`the header's checksum is ${checksumText(found)}, expected ${checksumText(stored)}`);
   const foundMagic = bytes.toString('latin1', AT.magic, AT.version);
-  if (foundMagic !== magic) return damaged(`it begins with ${JSON.stringify(foundMagic)}, ${magic} expected`);
+  if (foundMagic !== magic) return damaged(`it begins with ${JSON.stringify(foundMagic)}, expected ${magic}`);
   const foundVersion = bytes.readUInt32LE(AT.version);
-  if (foundVersion < version) return damaged(`it has version ${foundVersion}, which is read no more`);
+  if (foundVersion < version) return damaged(`it has version ${foundVersion}, which is no longer supported`);
   if (foundVersion > version)
     return {
       status: 'unsupported',
@@ -75,7 +75,7 @@ export function unseal({ magic, version }: Envelope, bytes: Buffer, tie = 0n): O
     };
   const body = bytes.subarray(HEADER_BYTES);
   if (!bytes.equals(seal({ magic, version }, body, tie)))
-    return damaged(`its header and its body of ${body.length} bytes do not fit together`);
+    return damaged(`its header does not match its body of ${body.length} bytes`);
   return { status: 'ok', value: body };
 }
 

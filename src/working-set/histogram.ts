@@ -154,5 +154,5 @@ function settled(entries: HeatEntry[]): AdaptiveHistogram {
 }
 
 function requireAlpha(alpha: number): void {
-  if (!(alpha > 0 && alpha <= 1)) throw new RangeError(`alpha is ${alpha}, above 0 and at most 1 expected`);
+  if (!(alpha > 0 && alpha <= 1)) throw new RangeError(`alpha is ${alpha}, expected above 0 and at most 1`);
 }

@@ -192,5 +192,5 @@ function hotRegions(entries: readonly HeatEntry[], pageCount: number): PageRuns 
 }
 
 function requireRange(name: string, value: number, max: number): void {
-  if (!(value >= 0 && value <= max)) throw new RangeError(`${name} is ${value}, 0 to ${max} expected`);
+  if (!(value >= 0 && value <= max)) throw new RangeError(`${name} is ${value}, expected 0 to ${max}`);
 }

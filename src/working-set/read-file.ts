@@ -21,7 +21,7 @@ export function readHint<T>(
   try {
     const { size } = fs.fstatSync(fd);
     if (size > maxBytes)
-      return { status: 'damaged', problem: `it has ${size} bytes, at most ${maxBytes} expected` };
+      return { status: 'damaged', problem: `it has ${size} bytes, expected at most ${maxBytes}` };
     const bytes = Buffer.alloc(size);
     return decode(bytes.subarray(0, readAt(fd, bytes, 0)));
   } catch (error) {

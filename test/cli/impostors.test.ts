@@ -141,7 +141,7 @@ describe('in the place of a file of a generation', () => {
         await withImpostor(path.join(dir, file), put, async () => {
           const answer = await refusal(() => checkRawMemory(dir));
           expect(answer, kind).toMatchObject({ code: 'RAW_MEMORY_CHANGED' });
-          expect(answer!.message).toMatch(new RegExp(`${file} is ${kind}, a regular file expected$`));
+          expect(answer!.message).toMatch(new RegExp(`${file} is ${kind}, expected a regular file$`));
           if (kind !== 'a folder') await materialize(options);
         });
       }
@@ -198,7 +198,10 @@ describe('in the place of a file of a generation', () => {
     symlinkSync(elsewhere, one);
     for (const verb of ['show', 'check', 'rm']) {
       const { code, stdout, stderr } = await run([verb, 'web@1']);
-      expect([code, stdout + stderr]).toEqual([13, expect.stringMatching(/1 is a symbolic link, a folder/)]);
+      expect([code, stdout + stderr]).toEqual([
+        13,
+        expect.stringMatching(/1 is a symbolic link, expected a folder/),
+      ]);
     }
     rmSync(one);
     renameSync(elsewhere, one);

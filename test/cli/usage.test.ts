@@ -121,17 +121,17 @@ describe('vmckpt', () => {
     [['restore', 'web', '--mode'], '--mode <mode> has no value', 'vmckpt help restore'],
     [
       ['restore', 'web', '--mode', 'x'],
-      '"x" is no value of --mode <mode>: one of prefetch, lazy, eager, map expected',
+      '"x" is not a value of --mode <mode>: expected one of prefetch, lazy, eager, map',
       'vmckpt help restore',
     ],
     [
       ['restore', 'web', '--count', 'x'],
-      '"x" is no value of --count <n>: a number from 1 to 1000 is expected',
+      '"x" is not a value of --count <n>: expected a number from 1 to 1000',
       'vmckpt help restore',
     ],
     [
       ['completion', 'tcsh'],
-      '"tcsh" is no <shell>: one of bash, zsh, fish expected',
+      '"tcsh" is not a <shell>: expected one of bash, zsh, fish',
       'vmckpt help completion',
     ],
     [['uffd', 'web'], '--socket <path> is missing', 'vmckpt help uffd'],

@@ -474,9 +474,9 @@ describeOnEachQemu('a restore', (qemu) => {
     [
       'with other RAM',
       ['-m', '300M'],
-      /RAM block "pc.ram" of 268435456 bytes expected, 314572800 bytes found/,
+      /expected RAM block "pc.ram" of 268435456 bytes, found 314572800 bytes/,
     ],
-    ['of another machine type', ['-machine', 'pc'], /machine type pc-q35-\S+ expected, pc-i440fx-\S+ found/],
+    ['of another machine type', ['-machine', 'pc'], /expected machine type pc-q35-\S+, found pc-i440fx-\S+/],
   ])('into a QEMU %s is refused before the VM runs', async (_title, changed, difference) => {
     const { code, json } = await startRestore('web', '--', ...replaced(guest.argv.slice(1), changed)).ended;
     expect({ code, json }).toMatchObject({

@@ -66,7 +66,7 @@ describe('a QEMU in the background', () => {
 
 describe('a disk that was changed meanwhile', () => {
   it.each([
-    ['is smaller', 'qcow2', '1M', 'disk is qcow2 of 1048576 bytes, qcow2 of 4194304 bytes expected'],
+    ['is smaller', 'qcow2', '1M', 'disk is qcow2 of 1048576 bytes, expected qcow2 of 4194304 bytes'],
     ['is larger', 'qcow2', '8M', 'disk is qcow2 of 8388608 bytes'],
     ['has another format', 'raw', '4M', 'disk is raw of 4194304 bytes, qcow2'],
   ])('is refused when it %s', async (_, format, size, said) => {

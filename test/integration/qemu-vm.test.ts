@@ -145,7 +145,7 @@ describe('inspectVm', () => {
     const withGone = { ...vm, devices: { named: [], anonymous: ['edu'], plugged: [] } };
     const gone = changedParts(withGone).join('\n');
     expect(gone).toMatch(/"other" \(pcie-root-port\) was removed/);
-    expect(gone).toMatch(/1 devices without an id \(edu\), 0 expected/);
+    expect(gone).toMatch(/1 devices without an id \(edu\), the command line has 0/);
   });
 
   it('is found in QEMU’s memory, all backends of it', async () => {
@@ -383,7 +383,7 @@ describe('findQemuBinary', () => {
     writeFileSync(file, '', { mode: 0o600 });
     const wrong: [string, string][] = [
       ['qemu-system-nowhere', 'no qemu-system-nowhere on PATH'],
-      [directory, `${directory} is a folder, and a QEMU binary is expected`],
+      [directory, `${directory} is a folder, expected a QEMU binary`],
       [file, `${file} is not an executable file`],
       [`${file}/gone`, `${file}/gone does not exist`],
     ];
@@ -484,7 +484,7 @@ describe('requireCompatible', () => {
     ).rejects.toMatchObject({
       code: 'QEMU_INCOMPATIBLE',
       message: expect.stringMatching(
-        /older than the saver's 99.*pc-q35-\S+ expected, pc-i440fx.*qemu64 expected, Nehalem.*"pc.ram" of 67108864 bytes expected, 33554432/s,
+        /older than the saver's 99.*pc-q35-\S+, found pc-i440fx.*qemu64, found Nehalem.*"pc.ram" of 67108864 bytes, found 33554432/s,
       ) as string,
     });
     const features = { ...vm.cpu.features, '7.0.EBX': 0xffff_ffff };
@@ -519,7 +519,7 @@ describe('requireCompatible', () => {
     await requireCompatible(same.qmp, saved, OWN);
     const other = await start(...TINY, '-device', 'VGA', '-smp', '2', '-device', 'virtio-rng-pci');
     await expect(requireCompatible(other.qmp, saved, OWN)).rejects.toThrow(
-      /1 vCPUs expected, 2 found; 1 more of the device virtio-rng-pci than expected/,
+      /expected 1 vCPUs, found 2; 1 more of the device virtio-rng-pci than expected/,
     );
   });
 });

@@ -271,15 +271,15 @@ describe('what vmckpt uffd refuses', () => {
     const { code, stderr } = await cli.ended;
     expect(code).toBe(0);
     const refusals = [
-      'a JSON array expected, found \\"GET / HTTP/1.1\\"',
+      'expected a JSON array, found \\"GET / HTTP/1.1\\"',
       'but the image has 100663296',
       '0.size',
       'regions 0 and 1 lie at the same addresses',
-      'one descriptor expected, more came',
-      'with the feature EVENT_REMOVE expected: without it the VM would find old contents',
-      'at most 65536 bytes expected',
+      'expected one descriptor, received more',
+      'lacks the feature EVENT_REMOVE: the VM would find old contents',
+      'expected at most 65536 bytes',
       'bytes and 0 descriptors',
-      `a userfaultfd expected, the descriptor is ${image}`,
+      `expected a userfaultfd, but the descriptor is ${image}`,
     ];
     for (const refusal of refusals) expect(stderr).toContain(refusal);
   });
@@ -292,7 +292,7 @@ describe('what vmckpt uffd refuses', () => {
     const { code, stderr } = await cli.ended;
     silent.destroy();
     expect(code).toBe(0);
-    expect(stderr).toContain('expected within 5000 ms, 0 bytes and 0 descriptors came');
+    expect(stderr).toContain('within 5000 ms, received 0 bytes and 0 descriptors');
   });
 
   it('a path where something else is, but not one that a dead handler has left', async () => {

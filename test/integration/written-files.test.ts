@@ -43,7 +43,9 @@ describe('the files that QEMU writes', () => {
     for (const name of SET_ASIDE) {
       expect(begins(`${name}.1`)).toBe(true);
       const file = path.join(dir, name);
-      expect(messages.filter((text) => text.includes(`what it held is in ${file}.1 now`))).toHaveLength(1);
+      expect(
+        messages.filter((text) => text.includes(`its former contents are now in ${file}.1`)),
+      ).toHaveLength(1);
     }
 
     await saveTinyVm({ ...vm, qmpSocket: first.qmpSocket });

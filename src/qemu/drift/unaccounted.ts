@@ -59,7 +59,7 @@ export async function findUnreadable(
   const found: string[] = [];
   const hasSecret = (option: Option) => propertyOf(option, 'password-secret') !== undefined;
   if (options.some((option) => isOn(propertyOf(option, 'password')) && isVnc(option) && !hasSecret(option)))
-    found.push('the password of the VNC display, without which nobody gets in (set_password)');
+    found.push('the password of the VNC display, which is required to connect (set_password)');
   const spiceOption = options.find(({ name }) => name === 'spice');
   const givesPassword =
     spiceOption && (hasSecret(spiceOption) || propertyOf(spiceOption, 'password') !== undefined);

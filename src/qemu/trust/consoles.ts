@@ -28,7 +28,7 @@ export const console: Check = (option, where) => {
   const isMonitor = device.withMonitor || !['serial', 'parallel', 'debugcon'].includes(option.name);
   const known = BACKENDS.get(device.backend);
   if (known === undefined) return `opens ${file ?? device.backend} on the host`;
-  if (device.backend === 'vc' && isMonitor) return "shows QEMU's monitor to whoever sees the display";
+  if (device.backend === 'vc' && isMonitor) return "shows QEMU's monitor on the display";
   if (known === SOCKET && file === undefined)
     return isMonitor ? "opens QEMU's monitor to the network" : 'opens a network connection';
   if (known === SOCKET && !server) return `connects to another program's socket ${file}`;

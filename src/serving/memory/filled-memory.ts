@@ -71,6 +71,6 @@ const CODES = {
 
 function servingFailed(text: string): VmckptError {
   return new VmckptError('TRANSFER_FAILED', `memory could not be put in place: ${text}`, {
-    hint: 'The VM waits for what it lacks: end it, and restore it again.',
+    hint: 'The VM hangs on its missing memory: end it, and restore it again.',
   });
 }

@@ -246,5 +246,5 @@ export class QemuMemory {
 }
 
 function qemuGone(): VmckptError {
-  return new VmckptError('TRANSFER_FAILED', 'QEMU has gone before all memory was in place');
+  return new VmckptError('TRANSFER_FAILED', 'QEMU ended before all memory was in place');
 }

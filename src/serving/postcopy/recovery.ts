@@ -23,7 +23,7 @@ export async function prepareRecovery(monitor: QmpClient, migrationSocket: strin
       // The predecessor died between its migrate-recover and its connection, and QEMU listens. Version 10 reports
       // that; 7.2 reports the same for a moment after a connection was made and lost.
       const status = watch.latest();
-      refusal = `${error.message}, and that its migration is ${status ?? 'in a state that it does not tell'}`;
+      refusal = `${error.message}; the state of its migration: ${status ?? 'unknown'}`;
       if (status === 'postcopy-recover-setup') return true;
       if (!error.message.includes('triggered already')) triggeredAtMs = undefined;
       else if (performance.now() - (triggeredAtMs ??= performance.now()) > GIVING_UP_MS) return true;
@@ -39,7 +39,7 @@ export async function prepareRecovery(monitor: QmpClient, migrationSocket: strin
     });
   } catch (cause) {
     if (refusal === undefined) throw cause;
-    throw new VmckptError('TRANSFER_FAILED', `QEMU takes no other transfer: it says ${refusal}`, { cause });
+    throw new VmckptError('TRANSFER_FAILED', `QEMU rejected the new transfer: ${refusal}`, { cause });
   }
 }
 

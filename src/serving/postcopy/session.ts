@@ -185,7 +185,7 @@ export class PostcopySession {
     this.#main.send(Buffer.concat(end));
     const { status } = await this.#message('shut', () => true);
     if (status !== 0)
-      throw new VmckptError('TRANSFER_FAILED', `QEMU ended the transfer with status ${status}, 0 expected`);
+      throw new VmckptError('TRANSFER_FAILED', `QEMU ended the transfer with status ${status}, expected 0`);
     this.close();
   }
 

@@ -34,7 +34,7 @@ describe('an import', () => {
     for (const length of [1, 1 << 16])
       await expect(read(bytes(), { length })).rejects.toMatchObject({
         code: 'FORMAT_UNSUPPORTED',
-        message: `a plain QEMU stream expected, but a file is compressed by ${what}`,
+        message: `expected a plain QEMU stream, but a file is compressed by ${what}`,
         hint: `unpack it on the way: ${program} 'a file' | vmckpt import - NAME`,
       });
   });
@@ -57,7 +57,7 @@ describe('an import', () => {
         const bytes = Buffer.concat([Buffer.alloc(offset, 'h'), STREAM]);
         await expect(read(bytes, { length, name: '-' })).rejects.toMatchObject({
           code: 'FORMAT_UNSUPPORTED',
-          message: `a plain QEMU stream expected, but in - it begins at offset ${offset}`,
+          message: `expected a plain QEMU stream, but in - it begins at offset ${offset}`,
           hint: `leave out what is before it: tail -c +${offset + 1} | vmckpt import - NAME`,
         });
       }
@@ -66,7 +66,7 @@ describe('an import', () => {
   it('names an empty file', async () => {
     await expect(read(Buffer.alloc(0))).rejects.toMatchObject({
       code: 'STREAM_TRUNCATED',
-      message: 'a plain QEMU stream expected, but a file is empty',
+      message: 'expected a plain QEMU stream, but a file is empty',
     });
   });
 });

@@ -170,13 +170,13 @@ describe('a stream that is refused', () => {
     [
       'is no QEMU stream',
       [bytes('4c69627669727453', '00')],
-      /byte 0: the magic 0x5145564d .* found 0x4c696276/,
+      /byte 0: expected the magic 0x5145564d .* found 0x4c696276/,
     ],
-    ['has another version', [bytes('5145564d00000004')], /byte 4: stream version 3 expected, found 4/],
+    ['has another version', [bytes('5145564d00000004')], /byte 4: expected stream version 3, found 4/],
     [
       'has an endless machine name',
       [HEADER, '07', be32(70_000)],
-      /byte 9: .*1–255 bytes expected, found 70000/,
+      /byte 9: expected .*1–255 bytes, found 70000/,
     ],
     [
       'has an unknown subsection',
@@ -200,7 +200,7 @@ describe('a stream that is refused', () => {
       [HEADER, '01', be32(2), counted('ram'), be32(0), be32(3)],
       /version 4 .* found 3/,
     ],
-    ['continues another section', [START, '02', be32(7)], /the id 2 of section "ram" expected, found 7/],
+    ['continues another section', [START, '02', be32(7)], /expected the id 2 of section "ram", found 7/],
     ['continues ram before its start', [HEADER, '02', be32(2)], /the id \(none yet\)/],
     ['continues ram after its end', [START, END, PART], /more of "ram"/],
     [
@@ -210,13 +210,13 @@ describe('a stream that is refused', () => {
     ],
     ['has a device ahead of the first PART', [START, TAIL], /device section "timer"/],
     ['has another command', [START, '0800010000'], /command 1 with 0 bytes/],
-    ['ends before the end of ram', [START, '00'], /the end of the ram section expected/],
+    ['ends before the end of ram', [START, '00'], /expected the end of the ram section/],
     ['lacks the block list', [HEADER, RAM_START_HEAD, EOS, FOOTER], /list of RAM blocks/],
     ['has two block lists', [START, PART, BLOCK_LIST], /one list of RAM blocks/],
     [
       'has a page before the block list',
       [HEADER, RAM_START_HEAD, page(0, 8)],
-      /list of RAM blocks expected, found a page/,
+      /expected the list of RAM blocks, found a page/,
     ],
     [
       'has more in a block than announced',
@@ -243,7 +243,7 @@ describe('a stream that is refused', () => {
     [
       'has a page behind its block',
       [START, PART, page(0x4000, 8)],
-      /below 16384 in RAM block "pc.ram" expected, found 16384/,
+      /below 16384 in RAM block "pc.ram", found 16384/,
     ],
     [
       'has a page 2^60 bytes behind',
@@ -252,11 +252,11 @@ describe('a stream that is refused', () => {
     ],
     ['has an unaligned page', [START, PART, page(0x1001, 8)], /low bits 0x9/],
     ['has a record without a flag', [START, PART, be64(0)], /low bits 0x0/],
-    ['lacks a footer', [START, PART, EOS, PART], /section footer 0x7e expected, found 0x2/],
+    ['lacks a footer', [START, PART, EOS, PART], /expected a section footer 0x7e, found 0x2/],
     [
       'has the footer of another section',
       [START, PART, EOS, `7e${be32(5)}`],
-      /footer of section 2 expected, found of 5/,
+      /footer of section 2, found of 5/,
     ],
   ] as const)('says so when it %s', (_, parts, message) => {
     const error = failureOf(...parts);
@@ -378,7 +378,7 @@ describe('a truncated stream', () => {
   });
 
   it('says where it breaks off', () => {
-    expect(() => parse([START])).toThrow(`ends after ${START.length} bytes within: section`);
+    expect(() => parse([START])).toThrow(`cut off after ${START.length} bytes, within: section`);
     expect(() => parse([bytes(START, PART)])).toThrow('within: RAM records');
   });
 

@@ -76,8 +76,8 @@ describe('ReturnPathParser', () => {
   });
 
   it.each([
-    ['an unknown type', [message(8)], /byte 0: a message type 1–7 expected, found 8/],
-    ['a wrong length', [message(2, be64(1))], /byte 2: 4–4 bytes of message type 2 expected, found 8/],
+    ['an unknown type', [message(8)], /byte 0: expected a message type 1–7, found 8/],
+    ['a wrong length', [message(2, be64(1))], /byte 2: expected 4–4 bytes of message type 2, found 8/],
     ['a request without a block', [message(4, be64(0), be32(0x1000))], /names its RAM block/],
     ['an unknown block', [message(3, be64(0), be32(0x1000), counted('x'))], /"x"/],
     ['an unaligned request', [message(3, be64(1), be32(0x1000), counted('pc.ram'))], /4096 bytes from 1 on/],
@@ -99,7 +99,7 @@ describe('ReturnPathParser', () => {
     [
       'a bitmap without its end mark',
       [message(5, counted('pc.ram')), be64(8), be64(0), be64(1)],
-      /end mark expected/,
+      /expected a bitmap's end mark/,
     ],
   ] as const)('refuses %s, and stays refused', (_, parts, expected) => {
     const parser = new ReturnPathParser(SMALL_LAYOUT, () => undefined);

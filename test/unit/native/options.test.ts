@@ -24,6 +24,6 @@ test('a name that is unknown is an error', () => {
 
 test('arguments without names are an error', () => {
   expect(() => loadAddon<Raw>().waitsAt(known.userfaultfd as unknown as object)).toThrow(
-    'named arguments expected',
+    'expected named arguments',
   );
 });

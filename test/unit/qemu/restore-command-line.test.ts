@@ -44,8 +44,8 @@ describe('rewriteForRestore', () => {
   it('says where goes what went to the terminal of the old process', () => {
     const { notes } = rewriteForRestore(['-serial', 'file:/dev/stdout', '-D', '/dev/stderr'], SOCKETS);
     expect(notes).toEqual([
-      "-serial file:/dev/stdout goes to QEMU's log now: vmckpt logs shows it.",
-      "-D /dev/stderr goes to QEMU's log now: vmckpt logs shows it.",
+      "-serial file:/dev/stdout now goes to QEMU's log: vmckpt logs shows it.",
+      "-D /dev/stderr now goes to QEMU's log: vmckpt logs shows it.",
     ]);
   });
 
@@ -157,12 +157,12 @@ describe('rewriteForRestore', () => {
     const command = ['-nographic', '-chardev', 'stdio,mux=on,id=c', ...users];
     const { args, notes } = rewriteForRestore(command, SOCKETS);
     expect(notes).toEqual([
-      '-chardev stdio,mux=on,id=c is not on a terminal any more: it is the unix socket /run/vmckpt/a/console.sock.',
+      '-chardev stdio,mux=on,id=c is no longer on a terminal: it is now the unix socket /run/vmckpt/a/console.sock.',
     ]);
     expect(rewriteForRestore(args, SOCKETS)).toMatchObject({ args, notes: [] });
     const clone = rewriteForRestore(args, { ...SOCKETS, consoleSocket: '/run/vmckpt/b/console.sock' });
     expect(clone.notes).toEqual([
-      expect.stringMatching(/^-chardev socket,\S+ is the unix socket \/run\/vmckpt\/b\/console\.sock now\.$/),
+      expect.stringMatching(/^-chardev socket,\S+ is now the unix socket \/run\/vmckpt\/b\/console\.sock\.$/),
     ]);
   });
 

@@ -38,13 +38,11 @@ test('a message of another version, or of no sense, is refused with what was exp
       return (error as Error).message;
     }
   };
-  expect(refused('{"version":2,"type":"fill"}')).toBe(
-    'the verb speaks version 2 of the protocol, 1 expected',
-  );
+  expect(refused('{"version":2,"type":"fill"}')).toBe('the verb uses version 2 of the protocol, expected 1');
   expect(refused('{"type":"fill"}')).toContain('version undefined');
-  expect(refused('')).toContain('makes no sense');
+  expect(refused('')).toContain('is malformed');
   expect(refused('null')).toContain('version undefined');
-  expect(refused('{"version":1,"type":"dance"}')).toContain('makes no sense');
+  expect(refused('{"version":1,"type":"dance"}')).toContain('is malformed');
   expect(refused(encode({ type: 'order', order: { ...ORDER, background: 'later' as never } }))).toContain(
     'order.background',
   );

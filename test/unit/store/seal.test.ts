@@ -72,10 +72,10 @@ describe('the key', () => {
     fs.chmodSync(stateDir(), 0o700);
     fs.renameSync(sealKeyFile(), path.join(home, 'elsewhere'));
     fs.symlinkSync(path.join(home, 'elsewhere'), sealKeyFile());
-    expect(() => readSealKey()).toThrow(/seal-key is a symbolic link, a regular file expected/);
+    expect(() => readSealKey()).toThrow(/seal-key is a symbolic link, expected a regular file/);
     fs.rmSync(sealKeyFile());
     await promisify(execFile)('mkfifo', ['-m', '600', sealKeyFile()]);
-    expect(() => readSealKey()).toThrow(/seal-key is a FIFO, a regular file expected/);
+    expect(() => readSealKey()).toThrow(/seal-key is a FIFO, expected a regular file/);
     fs.rmSync(sealKeyFile());
     fs.writeFileSync(sealKeyFile(), Buffer.alloc(31), { mode: 0o600 });
     expect(() => readSealKey()).toThrow(/not a key of 32 bytes/);

@@ -111,18 +111,18 @@ describe('parseHandshake', () => {
 
   const next = { ...REGION, base_host_virt_addr: REGION.base_host_virt_addr + REGION.size };
   it.each([
-    ['text', 'GET / HTTP/1.1', 'a JSON array expected'],
-    ['broken JSON', '[{"base_host_virt_addr":]', 'JSON expected'],
-    ['no region', [], 'an array of regions expected'],
-    ['65 regions', Array.from({ length: 65 }, () => REGION), 'an array of regions expected'],
+    ['text', 'GET / HTTP/1.1', 'expected a JSON array'],
+    ['broken JSON', '[{"base_host_virt_addr":]', 'expected JSON'],
+    ['no region', [], 'expected an array of regions'],
+    ['65 regions', Array.from({ length: 65 }, () => REGION), 'expected an array of regions'],
     ['a negative size', [{ ...REGION, size: -4096 }], '0.size'],
     ['a size of 0', [{ ...REGION, size: 0 }], '0.size'],
     ['a size that no integer holds', [{ ...REGION, size: 2 ** 64 }], '0.size'],
     ['a fraction', [{ ...REGION, offset: 0.5 }], '0.offset'],
     ['a missing field', [{ size: 4096, offset: 0 }], '0.base_host_virt_addr'],
     ['pages of another size', [{ ...REGION, page_size: 1 << 30 }], 'pages of 1073741824 bytes'],
-    ['two page sizes', [{ ...REGION, page_size: HUGE, page_size_kib: 4096 }], 'the same expected'],
-    ['an unaligned size', [{ ...REGION, size: 4097 }], 'multiples of 4096 expected'],
+    ['two page sizes', [{ ...REGION, page_size: HUGE, page_size_kib: 4096 }], 'expected the same value'],
+    ['an unaligned size', [{ ...REGION, size: 4097 }], 'expected multiples of 4096'],
     [
       'an address that is not aligned to huge pages',
       [{ ...REGION, size: HUGE, base_host_virt_addr: 4096, page_size: HUGE }],
@@ -132,7 +132,7 @@ describe('parseHandshake', () => {
     [
       'an address of the kernel',
       [{ ...REGION, base_host_virt_addr: 2 ** 47 - 4096 }],
-      '0x800000000000 expected',
+      'up to 0x800000000000',
     ],
     ['a region beyond the image', [{ ...REGION, offset: IMAGE_BYTES - 4096 }], 'the image has'],
     ['regions at the same addresses', [REGION, { ...REGION, offset: 1 << 20 }], 'same addresses'],

@@ -50,8 +50,8 @@ test('never advises to close what is meant for all, or is no folder', () => {
   mkdirSync(shared);
   chmodSync(shared, 0o1777);
   for (const [chosen, message] of [
-    [shared, "is not this user's alone"],
-    ['/dev/null', 'is no folder'],
+    [shared, 'is not private to this user'],
+    ['/dev/null', 'is not a folder'],
   ] as const) {
     process.env['VMCKPT_RUNTIME_DIR'] = chosen;
     expect(() => ensureRuntimeDir('vms')).toThrow(

@@ -138,7 +138,7 @@ describe('the file working-set', () => {
   it('is not used for a machine of another size', async () => {
     const dir = temporaryDir();
     await record(dir);
-    expect(readWorkingSet(Hints.beside(dir), RAM_PAGES / 2).problem).toContain('131072 expected');
+    expect(readWorkingSet(Hints.beside(dir), RAM_PAGES / 2).problem).toContain('expected 131072');
   });
 
   it('is left alone when a newer vmckpt wrote it', async () => {

@@ -110,7 +110,7 @@ describe('planPrefetch', () => {
   });
 
   it('refuses options out of range', () => {
-    expect(() => plan([], { explore: 0.6 })).toThrow('explore is 0.6, 0 to 0.5 expected');
+    expect(() => plan([], { explore: 0.6 })).toThrow('explore is 0.6, expected 0 to 0.5');
     expect(() => plan([], { budgetMs: -1 })).toThrow(RangeError);
     expect(() => plan([], { fillBytesPerMs: Number.NaN })).toThrow(RangeError);
   });
