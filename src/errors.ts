@@ -97,7 +97,7 @@ export const ANOTHER_GENERATION = 'Restore another generation.';
 export const DAMAGE_HINT = 'vmckpt check lists all damage. Use another generation.';
 
 export interface ErrorDetails {
-  /** What the user can do next: full sentences, the last of which may end with a command behind a colon. */
+  /** What the user can do next: full sentences, the last of which may end with a colon and a command. */
   readonly hint?: string | undefined;
   readonly cause?: unknown;
 }

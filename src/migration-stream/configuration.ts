@@ -1,7 +1,7 @@
 /**
- * What stands between the stream's header and its first section: `07, be32 length, machine name` and optional
- * subsections. A subsection has no length of its own, so only known ones can be stepped over. The bytes are
- * kept as they came: a restore replays them.
+ * The part between the stream's header and its first section: `07, be32 length, machine name` and optional
+ * subsections. A subsection does not tell its length, so only known ones can be skipped. The bytes are kept verbatim:
+ * a restore replays them.
  */
 import { be32, latin1, malformed } from './bytes.js';
 import { MAX_NAME_BYTES, SECTION } from './constants.js';
@@ -10,10 +10,10 @@ const MAX_MACHINE_NAME_BYTES = 255;
 const MAX_SUBSECTIONS = 8;
 const MAX_CAPABILITIES = 64;
 
-/** Capabilities that change how RAM travels, in ways that a plain page stream cannot have. */
+/** Capabilities that change how RAM travels, so that the stream does not carry every page. */
 const UNREADABLE_CAPABILITIES = ['x-ignore-shared', 'mapped-ram'];
 
-/** The longest element: a subsection's `05, u8 length, name, be32 version`, and a uuid behind it. */
+/** The longest element: a subsection's `05, u8 length, name, be32 version`, followed by a uuid. */
 export const MAX_CONFIGURATION_ELEMENT_BYTES = 2 + MAX_NAME_BYTES + 4 + 16;
 
 export class ConfigurationReader {
@@ -29,8 +29,8 @@ export class ConfigurationReader {
   }
 
   /**
-   * Takes the element that begins at `at`, `offset` in the stream. Returns its end, `at` when bytes are missing,
-   * or undefined when the configuration is over and something else begins there.
+   * Takes the element that begins at `at`, `offset` in the stream. Returns its end; `at` when bytes are missing;
+   * undefined when the configuration is over.
    */
   step(bytes: Uint8Array, at: number, offset: number): number | undefined {
     if (at === bytes.length) return at;

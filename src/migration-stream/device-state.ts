@@ -1,7 +1,7 @@
 /**
- * The tail of a saved stream: the devices' FULL sections, 00, and usually 06 be32 length JSON. Device sections
- * carry no length, so the tail is collected whole and taken apart from its end, where every section's footer
- * (7e, be32 id) and the description's length leave no doubt. Zeros behind that are padding: of a block device, or of dd.
+ * The tail of a saved stream: the devices' FULL sections, 00, and usually 06 be32 length JSON. Device sections carry no
+ * length. So the tail is collected as a whole and parsed from its end, where the section footers (7e, be32 id) and the
+ * description's length are unambiguous. Zeros after that are padding, from a block device or from dd.
  */
 import { VmckptError } from '../errors.js';
 import { be32, malformed } from './bytes.js';
@@ -25,7 +25,7 @@ export class TailCollector {
   readonly #maxBytes: number;
   #buffer = Buffer.alloc(0);
   #usedBytes = 0;
-  /** Behind those; kept only when something else follows, so that padding may have any length. */
+  /** Zeros after those bytes. They are kept only when something else follows, so that padding may have any length. */
   #zeroBytes = 0;
 
   constructor(maxBytes: number) {
@@ -57,7 +57,7 @@ export class TailCollector {
     this.#zeroBytes = 0;
   }
 
-  /** @throws VmckptError STREAM_TRUNCATED when the bytes do not end like a finished stream. */
+  /** @throws VmckptError STREAM_TRUNCATED unless the bytes end like a finished stream */
   split(): StreamTail {
     const tail = this.#buffer.subarray(0, this.#usedBytes);
     const described = descriptionStart(tail);
@@ -84,7 +84,7 @@ export class TailCollector {
 }
 
 const HEADER_BYTES = 8;
-/** QEMU wants to read a description behind the devices, and looks at nothing in it. */
+/** QEMU requires a description after the devices, but ignores its content. */
 const NO_DESCRIPTION = '{}';
 
 /**
@@ -100,7 +100,7 @@ export function splitSavedDevices(saved: Buffer): StreamTail {
   throw new VmckptError('STREAM_TRUNCATED', `the device state is cut off after ${saved.length} bytes`);
 }
 
-/** Where the JSON begins that fills the rest of the tail, behind `00 06 be32 length`. */
+/** The start of the JSON that fills the rest of the tail, after `00 06 be32 length`. */
 function descriptionStart(tail: Buffer): number | undefined {
   if (tail[tail.length - 1] !== CLOSING_BRACE) return undefined;
   for (let at = tail.length - 1; at >= 6; at--) {
@@ -117,8 +117,8 @@ function descriptionStart(tail: Buffer): number | undefined {
 }
 
 /**
- * Where the 00 stands that closes the sections, with `zeroBytes` behind the tail's last byte that is none. The last footer's id
- * may end with zeros as well, so the section's header tells.
+ * The position of the 00 that closes the sections; `zeroBytes` zeros follow the tail's last other byte. The id in the
+ * last footer may end with zeros as well, so the section's header decides.
  */
 function sectionsEnd(tail: Buffer, zeroBytes: number): number | undefined {
   const ends = [1, 2, 3, 4, 5]
@@ -132,7 +132,7 @@ function sectionsEnd(tail: Buffer, zeroBytes: number): number | undefined {
   );
 }
 
-/** Whether a section with the id before `end` begins somewhere before it. */
+/** Whether a section whose id ends at `end` begins somewhere before it. */
 function isOpened(tail: Buffer, end: number): boolean {
   const header = Buffer.alloc(FOOTER_BYTES);
   header[0] = SECTION.full;

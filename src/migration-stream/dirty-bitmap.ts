@@ -1,7 +1,7 @@
 /**
- * Steps over the section "dirty-bitmap" of a held migration (src/save/held-migration.ts), which holds nothing that is
- * wanted: records of `flags, [u8 length, node], [u8 length, bitmap], [be32 granularity, u8 flags]` and an EOS.
- * Source: streams of QEMU 7.2 and 10.0.
+ * Skips the section "dirty-bitmap" of a held migration (src/save/held-migration.ts), whose content is not needed:
+ * records of `flags, [u8 length, node], [u8 length, bitmap], [be32 granularity, u8 flags]` and an EOS. Source:
+ * streams of QEMU 7.2 and 10.0.
  */
 import { hex, malformed } from './bytes.js';
 

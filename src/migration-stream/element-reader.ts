@@ -1,13 +1,13 @@
 /**
- * Cuts chunks of any size into whole elements. The consumer is shown bytes and takes as many whole elements
- * as it can; an element that the chunk's end cuts is held back and shown again once more bytes are there.
- * So a consumer needs no states within an element, and whole elements are never copied.
- * Invariant: no element that must be seen whole is longer than `maxElementBytes`.
+ * Cuts chunks of any size into whole elements. The consumer gets bytes and takes as many whole elements as it can. An
+ * element that is cut by the chunk's end is held back, and passed again once more bytes arrive. So a consumer needs no
+ * states within an element, and whole elements are never copied.
+ * Invariant: no element that must be passed whole is longer than `maxElementBytes`.
  */
 
 /**
- * Shown `bytes`, whose first byte is byte `offset` of the stream; returns how many it took, never a part of
- * an element. The bytes are borrowed for the call.
+ * Gets `bytes`, whose first byte is byte `offset` of the stream. Returns how many it took, never a part of an element.
+ * The bytes are borrowed for the call.
  */
 export type ElementConsumer = (bytes: Uint8Array, offset: number) => number;
 
