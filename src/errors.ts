@@ -81,6 +81,7 @@ export const ERROR_CODES = {
   TRANSFER_FAILED: 'failed',
   DIRECT_REFUSED: 'incompatible',
   MAP_REFUSED: 'incompatible',
+  CAPTURE_REFUSED: 'incompatible',
   // learning
   PROBE_FAILED: 'failed',
   // the guest's agent

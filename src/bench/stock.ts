@@ -7,7 +7,7 @@ import { applyMigrationSettings, type MigrationSettings } from '../qemu/migratio
 import { QmpClient, type QemuVersion } from '../qemu/qmp.js';
 import { runWhenLoaded } from '../qemu/incoming.js';
 import { UNLIMITED_BANDWIDTH } from '../save/borrowed-settings.js';
-import { runLive, untilCompleted, type MethodResult, type SaveMethod } from '../save/methods.js';
+import { runLive, untilCompleted, type MethodResult, type StreamMethod } from '../save/methods.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
 import { poll } from '../util/deadline.js';
 import type { Guest } from './guest.js';
@@ -34,7 +34,7 @@ export interface StockSave {
 }
 
 /** Writes QEMU's own stream, uncompressed and fsynced, to `file`. A stopped guest is left as QEMU leaves it: paused. */
-export async function stockSave(guest: Guest, method: SaveMethod, file: string): Promise<StockSave> {
+export async function stockSave(guest: Guest, method: StreamMethod, file: string): Promise<StockSave> {
   const partial = `${file}.part`;
   const written = `${file}.written`;
   rmSync(written, { force: true });
@@ -61,7 +61,7 @@ export async function stockMappedRam(guest: Guest, file: string): Promise<StockS
 }
 
 export interface StockMigration {
-  readonly method: SaveMethod;
+  readonly method: StreamMethod;
   readonly uri: string;
   /** Beside what the method needs. */
   readonly settings?: MigrationSettings;

@@ -50,7 +50,7 @@ export const manifestSchema = v.object({
   created: v.pipe(v.string(), v.check(isTimestamp, 'Invalid timestamp: Expected ISO 8601, UTC')),
   vmckptVersion: text,
   /** How it was saved. */
-  mode: v.picklist(['background-snapshot', 'stopped', 'precopy', 'import']),
+  mode: v.picklist(['capture', 'background-snapshot', 'stopped', 'precopy', 'import']),
   /** What the VM did when it was saved, and so what it does after a restore. */
   runState: v.picklist(['running', 'paused']),
   /** QEMU's own name of its state (RunState), where it says more than `runState`: `suspended`, `io-error`, … */

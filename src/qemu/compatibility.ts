@@ -78,6 +78,10 @@ export interface RamBlockSize {
   readonly maxBytes: number;
   /** Page size of the memory: more than 4096 on hugetlbfs. */
   readonly pageBytes: number;
+  /** In QEMU's own numbering of all memory. */
+  readonly offset: number;
+  /** Undefined where the version does not print it. */
+  readonly hostAddress?: number;
 }
 
 const UNIT_BYTES: Readonly<Record<string, number>> = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
@@ -85,13 +89,17 @@ const UNIT_BYTES: Readonly<Record<string, number>> = { K: 2 ** 10, M: 2 ** 20, G
 /** The RAM blocks of a QEMU, from its human monitor: QMP has no such command. */
 export async function readRamBlocks(qmp: QmpClient): Promise<RamBlockSize[]> {
   const text = await qmp.query(v.string(), 'human-monitor-command', { 'command-line': 'info ramblock' });
-  // Name, page size and its unit, offset, used, total; newer versions add columns.
-  const rows = text.matchAll(/^\s*(\S.*?)\s+(\d+) ([KMG])iB\s+0x[0-9a-f]+\s+0x([0-9a-f]+)\s+0x([0-9a-f]+)/gm);
-  return Array.from(rows, ([, name, page, unit, used, total]) => ({
+  // Name, page size and its unit, offset, used, total, and in newer versions the host address.
+  const rows = text.matchAll(
+    /^ *(\S.*?) +(\d+) ([KMG])iB +0x([0-9a-f]+) +0x([0-9a-f]+) +0x([0-9a-f]+)(?: +0x([0-9a-f]+))?/gm,
+  );
+  return Array.from(rows, ([, name, page, unit, offset, used, total, host]) => ({
     name: name!,
     pageBytes: Number(page) * UNIT_BYTES[unit!]!,
+    offset: Number.parseInt(offset!, 16),
     usedBytes: Number.parseInt(used!, 16),
     maxBytes: Number.parseInt(total!, 16),
+    ...(host !== undefined && { hostAddress: Number.parseInt(host, 16) }),
   }));
 }
 

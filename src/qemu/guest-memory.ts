@@ -61,7 +61,8 @@ async function findPieces(qmp: QmpClient, names: ReadonlySet<string>): Promise<P
   return [...found.values()];
 }
 
-async function askHostAddress(
+/** Where the byte at a guest address lies; undefined where there is no memory. */
+export async function askHostAddress(
   qmp: QmpClient,
   guestAddress: number,
 ): Promise<Omit<LocatedBlock, 'isFresh'> | undefined> {
@@ -74,23 +75,50 @@ async function askHostAddress(
 
 interface Mapping {
   readonly isFresh: boolean;
+  /** Private to the process, and in no file. */
+  readonly isAnonymous: boolean;
 }
 
 /** The mappings of [start, end) in the process; undefined when there is a gap, or a part that is not writable. */
-function mappingsOf(pid: number, start: number, end: number): Mapping[] | undefined {
+export function mappingsOf(pid: number, start: number, end: number): Mapping[] | undefined {
   const found: Mapping[] = [];
   let covered = start;
-  for (const line of readFileSync(`/proc/${pid}/maps`, 'latin1').split('\n')) {
-    const match = /^([0-9a-f]+)-([0-9a-f]+) rw.. \S+ \S+ (\d+)\s*(.*)$/.exec(line);
-    if (match === null) continue;
-    const [low, high] = [Number.parseInt(match[1]!, 16), Number.parseInt(match[2]!, 16)];
-    if (low > covered || covered >= high) continue;
-    covered = high;
+  for (const map of readMaps(pid)) {
+    if (!map.isWritable || map.start > covered || covered >= map.end) continue;
+    covered = map.end;
     // A file without a name (memfd, temporary) was made by this QEMU, and no other process can open it.
-    found.push({ isFresh: match[3] === '0' || match[4]!.endsWith(' (deleted)') });
+    const isFresh = map.inode === 0 || map.name.endsWith(' (deleted)');
+    found.push({ isFresh, isAnonymous: map.inode === 0 && map.isPrivate });
     if (covered >= end) return found;
   }
   return undefined;
+}
+
+/** A line of /proc/PID/maps. */
+interface MapsEntry {
+  readonly start: number;
+  readonly end: number;
+  readonly isWritable: boolean;
+  readonly isPrivate: boolean;
+  /** 0 for what is in no file. */
+  readonly inode: number;
+  /** A path, or something like `[heap]`; often empty. */
+  readonly name: string;
+}
+
+/** @throws an Error of the operating system */
+export function readMaps(pid: number): MapsEntry[] {
+  const lines = readFileSync(`/proc/${pid}/maps`, 'latin1').matchAll(
+    /^([0-9a-f]+)-([0-9a-f]+) ([r-][w-]).([ps]) \S+ \S+ (\d+) *(.*)$/gm,
+  );
+  return Array.from(lines, ([, start, end, access, sharing, inode, name]) => ({
+    start: Number.parseInt(start!, 16),
+    end: Number.parseInt(end!, 16),
+    isWritable: access === 'rw',
+    isPrivate: sharing === 'p',
+    inode: Number(inode),
+    name: name!,
+  }));
 }
 
 /** Whether memory of the process is write-protected through a userfaultfd: the flag `uw` of proc_pid_smaps(5). */

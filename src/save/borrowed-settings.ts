@@ -4,10 +4,10 @@
  */
 import type { MigrationSettings } from '../qemu/migration-control.js';
 import { HELD_PARAMETERS } from './held-migration.js';
-import type { SaveMethod } from './methods.js';
+import type { StreamMethod } from './methods.js';
 
 /** The others are off, also those that a later QEMU may bring. */
-const CAPABILITIES_ON: Record<SaveMethod, readonly string[]> = {
+const CAPABILITIES_ON: Record<StreamMethod, readonly string[]> = {
   'background-snapshot': ['background-snapshot', 'events'],
   stopped: ['dirty-bitmaps', 'events'],
   precopy: ['pause-before-switchover', 'events'],
@@ -32,7 +32,7 @@ const PARAMETERS: Readonly<Record<string, unknown>> = {
 };
 
 /** @param current all that the VM's QEMU has. A capability that it lacks is asked for nevertheless: it then says so. */
-export function borrowedSettings(method: SaveMethod, current: MigrationSettings): MigrationSettings {
+export function borrowedSettings(method: StreamMethod, current: MigrationSettings): MigrationSettings {
   const names = [...Object.keys(current.capabilities), ...CAPABILITIES_ON[method]];
   const wished = { ...PARAMETERS, ...(method === 'stopped' && HELD_PARAMETERS) };
   return {

@@ -8,7 +8,7 @@
  */
 import type { PageTarget } from '../migration-stream/ram-section.js';
 import { PageBitmap } from '../pages/bitmap.js';
-import type { SaveMethod } from './methods.js';
+import type { StreamMethod } from './methods.js';
 
 /** Hands on every page to `sink`. */
 export class DirtyPages implements PageTarget {
@@ -21,7 +21,7 @@ export class DirtyPages implements PageTarget {
 
   constructor(
     sink: PageTarget,
-    { method, pageCount }: { readonly method: SaveMethod; readonly pageCount: number },
+    { method, pageCount }: { readonly method: StreamMethod; readonly pageCount: number },
   ) {
     this.#sink = sink;
     this.#sent = new PageBitmap(pageCount);

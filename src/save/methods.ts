@@ -3,20 +3,24 @@
  * done to the VM afterwards.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { TrackerKind } from '../capture/tracker.js';
 import { VmckptError } from '../errors.js';
 import type { VmDescription } from '../qemu/inspect.js';
 import { isMigrating, queryMigrate, type MigrationStatus } from '../qemu/migration-control.js';
 import { filesystemOf } from '../qemu/memory-files.js';
 import type { QmpClient, QmpEvent } from '../qemu/qmp.js';
-import { roundMs } from '../timeline/clock.js';
 import type { DiskWatch } from './disk-watch.js';
 import type { Instant } from './instant.js';
+import { PauseClock } from './pause-clock.js';
 import type { PrecopyLimit } from './precopy-limit.js';
 import { asRoot } from '../util/rights.js';
 
-export type SaveMethod = 'background-snapshot' | 'stopped' | 'precopy';
+export const SAVE_METHODS = ['capture', 'background-snapshot', 'precopy', 'stopped'] as const;
+export type SaveMethod = (typeof SAVE_METHODS)[number];
+/** Those by which QEMU sends its state. */
+export type StreamMethod = Exclude<SaveMethod, 'capture'>;
 /** A VM that stands still is held, and its migration never ends (held-migration.ts); of these methods it does. */
-export type LiveMethod = Exclude<SaveMethod, 'stopped'>;
+export type LiveMethod = Exclude<StreamMethod, 'stopped'>;
 
 /** QEMU 7.2's software emulation misses writes in its dirty log: stock QEMU to stock QEMU loses memory there. */
 export function losesMemoryInPrecopy({
@@ -41,6 +45,16 @@ export interface MethodResult {
   readonly pauseMs: number;
   /** Passes over memory; 1 unless pages were sent again. */
   readonly iterations: number;
+  readonly capture?: CaptureFigures;
+}
+
+export interface CaptureFigures {
+  /** What has told which pages were written. */
+  readonly tracker: TrackerKind;
+  /** Written while the rest was read, and copied in the last pause. */
+  readonly copiedBytes: number;
+  /** How often QEMU's monitor was waited for while the VM stood still. */
+  readonly roundTrips: number;
 }
 
 /** QEMU tells the end by an event; it is asked only for whether it makes progress. */
@@ -177,23 +191,5 @@ export async function* progressOf(qmp: QmpClient): AsyncGenerator<MigrationStatu
     }
   } finally {
     forget();
-  }
-}
-
-/** Adds up the time between QEMU's STOP and RESUME events, by QEMU's own clock. */
-class PauseClock {
-  #stoppedAtMs: number | undefined;
-  #totalMs = 0;
-
-  constructor(qmp: QmpClient) {
-    qmp.on('STOP', ({ timestampMs }) => (this.#stoppedAtMs = timestampMs));
-    qmp.on('RESUME', ({ timestampMs }) => {
-      if (this.#stoppedAtMs !== undefined) this.#totalMs += timestampMs - this.#stoppedAtMs;
-      this.#stoppedAtMs = undefined;
-    });
-  }
-
-  totalMs(): number {
-    return roundMs(this.#totalMs);
   }
 }

@@ -3,6 +3,7 @@
  * restart the guest in its middle. What a killed vmckpt has left behind is put right here, on every way in.
  */
 import * as v from 'valibot';
+import { removeDescriptors } from '../capture/device-capture.js';
 import { VmckptError } from '../errors.js';
 import { asRoot } from '../util/rights.js';
 import { hasAddon, requireAddon, rescueUserfaultfd } from '../native/index.js';
@@ -89,6 +90,7 @@ export async function giveBack(qmp: QmpClient, note: JournalNote): Promise<void>
   await endMigration(qmp, note.method);
   if (note.method === 'background-snapshot') await thaw(qmp);
   if (note.method === 'stopped') await release(qmp);
+  if (note.method === 'capture') await removeDescriptors(qmp);
   await applyMigrationSettings(qmp, note);
   const { status } = await qmp.query(v.object({ status: v.string() }), 'query-status');
   if (note.wasRunning && PAUSED_BY_SAVES.includes(status)) await qmp.execute('cont');

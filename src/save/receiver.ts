@@ -17,7 +17,7 @@ import type { QmpClient } from '../qemu/qmp.js';
 import { debug, elidedCommand, isDebugging } from '../util/debug.js';
 import { leaveControlGroup } from '../util/leave-control-group.js';
 import { distFile } from '../util/package-paths.js';
-import type { SaveMethod } from './methods.js';
+import type { StreamMethod } from './methods.js';
 
 /** What the system lets everybody have. */
 const PIPE_BYTES = 1 << 20;
@@ -37,7 +37,7 @@ export class Receiver {
   }
 
   /** What nobody reads any more is dropped, as it were read, or cut off. @throws VmckptError NATIVE_MISSING */
-  static async start({ method }: { readonly method: SaveMethod }): Promise<Receiver> {
+  static async start({ method }: { readonly method: StreamMethod }): Promise<Receiver> {
     const pipe = makePipe(PIPE_BYTES);
     if (method !== 'background-snapshot') return new Receiver(undefined, pipe);
     const [program, ...args] = COMMAND;

@@ -28,10 +28,17 @@ import { saysOnce } from '../util/says-once.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
 import { accountForChanges, withLinks } from './account-for-changes.js';
 import { borrowedSettings, changedBy } from './borrowed-settings.js';
+import { capture } from './capture.js';
 import { DiskWatch } from './disk-watch.js';
 import { Instant, type InstantParticipant } from './instant.js';
 import { manifestParts, savedVmOf } from './manifest-parts.js';
-import { chooseMethod, type MethodResult, type SaveMethod } from './methods.js';
+import {
+  chooseMethod,
+  type CaptureFigures,
+  type MethodResult,
+  type SaveMethod,
+  type StreamMethod,
+} from './methods.js';
 import { pruneOlder } from './prune-older.js';
 import { giveBack, putRight } from './putting-right.js';
 import { refuseUnsafe } from './refusals.js';
@@ -40,12 +47,13 @@ import { isLive } from './run-states.js';
 import { sealGeneration } from './seal-generation.js';
 import { openVm } from './source-vm.js';
 import { teachWorkingSet } from './teach.js';
-import { transfer } from './transfer.js';
+import { transfer, type TransferOptions, type Transferred } from './transfer.js';
 import { adviceOnTransfer } from '../vms/advice.js';
 import type { PruneReport } from '../vms/prune.js';
 import { VmJournal, type JournalNote } from './vm-journal.js';
 
 const DEATH_TIMEOUT_MS = 2_000;
+const MAX_PAUSE_MS = 50;
 
 export const LAYOUTS = ['extents', 'raw'] as const;
 export type Layout = (typeof LAYOUTS)[number];
@@ -57,8 +65,10 @@ export interface SaveOptions {
   readonly name: string;
   /** For a running VM; a paused one is saved as it stands. */
   readonly method: SaveMethod;
-  /** Where QEMU may not use userfaultfd, save a running VM by another method than background-snapshot. */
+  /** Where a running VM cannot be captured, or QEMU may not use userfaultfd, it is saved by another method. */
   readonly mayFallBack?: boolean;
+  /** Of a capture: how long the VM may stand still at a time, unless its guest writes too fast. MAX_PAUSE_MS by default. */
+  readonly maxPauseMs?: number;
   /** End QEMU after the save. */
   readonly quit: boolean;
   readonly level: number | 'none';
@@ -74,6 +84,8 @@ export interface SaveOptions {
   readonly participants?: readonly InstantParticipant[];
   readonly onProgress: (doneBytes: number, totalBytes: number) => void;
   readonly onMessage: (text: string) => void;
+  /** What only some want to know. */
+  readonly onDetail?: (text: string) => void;
   readonly signal: AbortSignal;
   /** The generation gets its number: an interrupt comes too late from here on. */
   readonly onCommit?: () => void;
@@ -89,6 +101,8 @@ export interface SaveReport {
   readonly pauseMs: number;
   readonly totalMs: number;
   readonly iterations: number;
+  readonly method: SaveMethod;
+  readonly capture?: CaptureFigures;
   readonly deviceStateBytes: number;
   /** Why a restore without a command line of its own is refused. */
   readonly restoreProblems: NonNullable<Manifest['restoreProblems']>;
@@ -116,9 +130,18 @@ async function saveByAnyMethod(options: SaveOptions): Promise<Omit<SaveReport, '
   try {
     return await saveOnce(options, { mayWatch: true });
   } catch (error) {
-    if (options.mayFallBack !== true || !lacksUserfaultfd(error)) throw error;
+    if (options.mayFallBack !== true) throw error;
+    if (isCaptureRefused(error)) {
+      options.onMessage(`QEMU’s own migration saves it, because ${error.message}.`);
+      return saveByAnyMethod({ ...options, method: 'background-snapshot' });
+    }
+    if (!lacksUserfaultfd(error)) throw error;
     return saveOnce(options, { mayWatch: false });
   }
+}
+
+function isCaptureRefused(error: unknown): error is VmckptError {
+  return error instanceof VmckptError && error.code === 'CAPTURE_REFUSED';
 }
 
 async function saveOnce(
@@ -170,7 +193,7 @@ async function saveOnce(
         }
         if (options.quit && manifest.runState === 'paused' && manifest.vmState === undefined)
           onMessage('The VM was paused. It stays so when it is restored, unless with vmckpt restore --run.');
-        return { ...reportOf(manifest, result, roundMs(nowMs() - startMs)), isSealed };
+        return { ...reportOf(manifest, result, roundMs(nowMs() - startMs)), method, isSealed };
       } catch (error) {
         await pending.abort();
         throw error;
@@ -232,17 +255,19 @@ interface Saved {
 /** Borrows the VM's migration settings, saves, and gives them back; a save that failed also lets the VM run again. */
 async function saveInto(pending: PendingGeneration, work: Work): Promise<Saved> {
   const { vm, method, options, restoreProblems } = work;
-  const { note, wanted } = await noteSettings(work);
+  const borrowed = method === 'capture' ? undefined : await noteSettings(work, method);
   const instant = new Instant(options.participants);
   const disks = new DiskWatch(vm);
   let saved = false;
   try {
     await instant.prepare();
-    await changeSettings(work, wanted);
     const { dir: pendingDir, formerDir, generation } = pending;
+    const { maxPauseMs = MAX_PAUSE_MS } = options;
+    const how = { ...options, ...work, instant, disks, maxPauseMs, dir: pendingDir };
     const runsOn = options.method !== 'stopped';
-    const transferred = await transfer({ ...options, ...work, instant, disks, runsOn, dir: pendingDir });
-    const { stream, writer, dirty, result, state } = transferred;
+    const transferred =
+      borrowed === undefined ? await capture(how) : await lendAndTransfer({ ...how, runsOn }, borrowed);
+    const { stream, writer, dirtyPages, result, state } = transferred;
     const parts = manifestParts({
       vm,
       savedVm: work.savedVm,
@@ -257,7 +282,7 @@ async function saveInto(pending: PendingGeneration, work: Work): Promise<Saved> 
     const manifest = await writer.finish(parts, stream.deviceState);
     const unsealed = await sealGeneration(pendingDir, { manifest, vm });
     if (unsealed !== undefined) options.onMessage(unsealed);
-    const problem = await teachWorkingSet({ dir: pendingDir, formerDir, dirtyPages: dirty.pages });
+    const problem = await teachWorkingSet({ dir: pendingDir, formerDir, dirtyPages });
     if (problem !== undefined) options.onMessage(`Restores begin without a prediction: ${problem}.`);
     if (options.layout === 'raw') await writeRawMemory(pendingDir, { signal: options.signal });
     await parkAt('committing');
@@ -266,17 +291,28 @@ async function saveInto(pending: PendingGeneration, work: Work): Promise<Saved> 
     return { manifest, result, isSealed: unsealed === undefined, disks, dir };
   } finally {
     try {
-      await settle(work, { note, saved });
+      await settle(work, { note: borrowed?.note, saved });
     } finally {
       await instant.release();
     }
   }
 }
 
+/** Of a capture, outside its pause. */
+const NOTHING_PAUSED: JournalNote = {
+  method: 'capture',
+  wasRunning: false,
+  capabilities: {},
+  parameters: {},
+};
+
 /** Gives the VM back, if it still lives. @throws VmckptError QEMU_DIED when its end has cost the checkpoint */
 async function settle(
   { options, qmp, journal, vm }: Work,
-  { note, saved }: { readonly note: JournalNote; readonly saved: boolean },
+  {
+    note = journal.read() ?? NOTHING_PAUSED,
+    saved,
+  }: { readonly note?: JournalNote | undefined; readonly saved: boolean },
 ): Promise<void> {
   const stayPaused = saved && options.method === 'stopped';
   let death: unknown;
@@ -304,20 +340,29 @@ async function hasDied(qemu: ProcessIdentity, error: unknown): Promise<boolean> 
 }
 
 /** What the save will change, as it was: in the journal before the first of it is changed. */
-async function noteSettings({ qmp, journal, vm, method }: Work): Promise<Borrowed> {
+async function noteSettings({ qmp, journal, vm }: Work, method: StreamMethod): Promise<Borrowed> {
   const current = await readMigrationSettings(qmp);
   const wanted = borrowedSettings(method, current);
   const note = { wasRunning: isLive(vm.status), method, ...changedBy(wanted, current) };
   journal.write(note);
-  return { note, wanted };
+  return { method, note, wanted };
 }
 
 interface Borrowed {
+  readonly method: StreamMethod;
   readonly note: JournalNote;
   readonly wanted: MigrationSettings;
 }
 
-async function changeSettings({ qmp, method }: Work, wanted: MigrationSettings): Promise<void> {
+async function lendAndTransfer(
+  how: Omit<TransferOptions, 'method'>,
+  { method, wanted }: Borrowed,
+): Promise<Transferred> {
+  await changeSettings(how.qmp, { method, wanted });
+  return transfer({ ...how, method });
+}
+
+async function changeSettings(qmp: QmpClient, { method, wanted }: Omit<Borrowed, 'note'>): Promise<void> {
   try {
     await applyMigrationSettings(qmp, wanted);
   } catch (error) {
@@ -329,9 +374,9 @@ async function changeSettings({ qmp, method }: Work, wanted: MigrationSettings):
 
 function reportOf(
   manifest: Manifest,
-  { pauseMs, iterations }: MethodResult,
+  result: MethodResult,
   totalMs: number,
-): Omit<SaveReport, 'isSealed' | 'pruned'> {
+): Omit<SaveReport, 'isSealed' | 'method' | 'pruned'> {
   const { name, generation, sizes, restoreProblems = [], lost = [] } = manifest;
   const { ramBytes, nonZeroBytes, storedBytes, deviceStateBytes } = sizes;
   return {
@@ -340,9 +385,8 @@ function reportOf(
     ramBytes,
     nonZeroBytes,
     storedBytes,
-    pauseMs,
     totalMs,
-    iterations,
+    ...result,
     deviceStateBytes,
     restoreProblems,
     lost,

@@ -1,5 +1,6 @@
 /** From QEMU into a generation's folder: QEMU sends and we write, side by side. */
 import * as v from 'valibot';
+import { DeviceCapture } from '../capture/device-capture.js';
 import { CheckpointWriter } from '../checkpoint/writer.js';
 import { VmckptError } from '../errors.js';
 import { asUnpaused, globalStateIn, withGlobalState } from '../migration-stream/global-state.js';
@@ -11,9 +12,9 @@ import { withDeadline } from '../util/deadline.js';
 import { parkAt } from '../util/park.js';
 import { DirtyPages } from './dirty-pages.js';
 import type { DiskWatch } from './disk-watch.js';
-import { DeviceCapture, hold, letGo } from './held-migration.js';
+import { hold, letGo } from './held-migration.js';
 import type { Instant } from './instant.js';
-import { progressOf, runLive, type LiveMethod, type MethodResult, type SaveMethod } from './methods.js';
+import { progressOf, runLive, type LiveMethod, type MethodResult, type StreamMethod } from './methods.js';
 import { PrecopyLimit } from './precopy-limit.js';
 import { readHeldMemory, readStream, type ReadStreamOptions } from './read-stream.js';
 import { Receiver } from './receiver.js';
@@ -26,7 +27,7 @@ const END_TIMEOUT_MS = 120_000;
 export interface TransferOptions {
   readonly qmp: QmpClient;
   readonly vm: VmDescription;
-  readonly method: SaveMethod;
+  readonly method: StreamMethod;
   /** A VM that has to be paused runs on as soon as its state is read; else it stays paused. */
   readonly runsOn: boolean;
   /** Of the generation that is written. */
@@ -43,7 +44,8 @@ export interface TransferOptions {
 export interface Transferred {
   readonly stream: ParsedStream;
   readonly writer: CheckpointWriter;
-  readonly dirty: DirtyPages;
+  /** Those that the guest wrote to meanwhile, as far as that is known. */
+  readonly dirtyPages: readonly number[];
   readonly result: MethodResult;
   /** Of the VM at the instant that was saved. */
   readonly state: SavedState;
@@ -91,7 +93,7 @@ export async function transfer(options: TransferOptions): Promise<Transferred> {
     const pausedByUs = limit?.reached ?? (method === 'stopped' && isLive(vm.status));
     const stream = pausedByUs ? { ...sent, deviceState: asUnpaused(sent.deviceState) } : sent;
     const state = stateIn(stream, qmp.version);
-    return { stream, writer: writer!, dirty: dirty!, result, state };
+    return { stream, writer: writer!, dirtyPages: dirty!.pages, result, state };
   } catch (error) {
     giveUp.abort(error);
     // At once: while nobody reads, QEMU waits, and a VM that writes with it.
@@ -166,7 +168,7 @@ async function runHeld(attempt: Attempt): Promise<Sent> {
 }
 
 /** @throws VmckptError VM_STATE when the VM was no longer one to be saved, whatever it was before */
-function stateIn({ deviceState }: ParsedStream, version: QemuVersion): SavedState {
+export function stateIn({ deviceState }: ParsedStream, version: QemuVersion): SavedState {
   const { name, sleeps } = globalStateIn(deviceState);
   const state = savedStateOf(name, version);
   return sleeps ? { ...state, vmState: 'suspended' } : state;

@@ -21,14 +21,17 @@ import { isAlive, type ProcessIdentity } from '../util/process-identity.js';
 import { readJsonFile, writeJsonFile } from '../util/json-file.js';
 import { ensureRuntimeDir, findRuntimePath, runtimeDirs } from '../util/runtime-dir.js';
 import { record } from '../util/schema.js';
+import { SAVE_METHODS, type SaveMethod } from './methods.js';
 
 const NOTE = 'journal.json';
+/** The others run on by themselves. */
+const PAUSING: readonly SaveMethod[] = ['capture', 'stopped'];
 
 const noteSchema = v.object({
   /** The VM was running when the save began. */
   wasRunning: v.boolean(),
-  /** The save lets the VM run again by itself (`--live`), or has been asked to leave it paused (`--stop`). */
-  method: v.picklist(['background-snapshot', 'stopped', 'precopy']),
+  /** A capture writes its note only where it pauses the VM, others for as long as they last. */
+  method: v.picklist(SAVE_METHODS),
   capabilities: record(v.boolean()),
   parameters: record(v.unknown()),
 });
@@ -111,7 +114,7 @@ export function listAbandonedSaves(): AbandonedSave[] {
     if (isHeld(path.join(directory, 'lock'))) return [];
     const note = readJsonFile(noteSchema, path.join(directory, NOTE));
     const unsettled = existsSync(path.join(directory, NOTE));
-    const isPaused = note?.method === 'stopped' && note.wasRunning;
+    const isPaused = note?.wasRunning === true && PAUSING.includes(note.method);
     return [{ pid, vmAlive: isAlive({ pid, startTicks }), unsettled, isPaused, directory }];
   });
 }

@@ -1,12 +1,12 @@
 import { describe, expect, it } from 'vitest';
 import { PAGE_BYTES } from '../../../src/pages/layout.js';
 import { DirtyPages } from '../../../src/save/dirty-pages.js';
-import type { SaveMethod } from '../../../src/save/methods.js';
+import type { StreamMethod } from '../../../src/save/methods.js';
 
 const PAGE_COUNT = 100;
 
 /** What is found dirty when pages come in this order. */
-function dirtyIn(method: SaveMethod, order: readonly number[]): readonly number[] {
+function dirtyIn(method: StreamMethod, order: readonly number[]): readonly number[] {
   const seen: number[] = [];
   const sink = { fill: (page: number) => seen.push(page), data: (page: number) => seen.push(page) };
   const dirty = new DirtyPages(sink, { method, pageCount: PAGE_COUNT });

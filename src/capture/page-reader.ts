@@ -1,0 +1,161 @@
+/** Reads a VM's pages out of QEMU's process, while it runs or stands still, into slabs that worker threads fill. */
+import { setImmediate as turn } from 'node:timers/promises';
+import { WorkerTeam } from '../checkpoint/worker-team.js';
+import { VmckptError } from '../errors.js';
+import { presentPages, type MemoryRegion } from '../native/index.js';
+import { MAX_BURST_BYTES, PAGE_KINDS, type PageSink } from '../pages/contracts.js';
+import { PAGE_BYTES, RamLayout } from '../pages/layout.js';
+import type { LocatedRamBlock } from './ram-blocks.js';
+import { joinPages, stretchesOf } from './page-runs.js';
+import type { PageSlab, ReadRequest, ReadWorkerData } from './read-worker.js';
+import type { PageRuns } from './tracker.js';
+
+const THREADS = 2;
+const SLAB_PAGES = MAX_BURST_BYTES / PAGE_BYTES;
+/** Filled ahead of what is stored: one that is stored, one for each thread, and one that waits. */
+const SLABS = THREADS + 2;
+
+/** Pages that were read and are not stored yet. */
+export interface FilledSlab {
+  readonly slab: PageSlab;
+  readonly pages: Uint32Array;
+}
+
+export interface ReadOptions {
+  readonly sink: PageSink;
+  /** Called with every stretch that is stored. */
+  readonly onRead: (pageCount: number) => void;
+  readonly signal: AbortSignal;
+}
+
+export class PageReader {
+  readonly layout: RamLayout;
+  readonly #pid: number;
+  readonly #addresses: readonly number[];
+  readonly #team: WorkerTeam<ReadRequest, number>;
+  readonly #free: PageSlab[] = [];
+  #readBytes = 0;
+  #readMs = 0;
+
+  constructor(pid: number, blocks: readonly LocatedRamBlock[]) {
+    this.#pid = pid;
+    this.layout = new RamLayout(blocks);
+    this.#addresses = blocks.map(({ hostAddress }) => hostAddress);
+    const workerData: ReadWorkerData = { pid };
+    this.#team = new WorkerTeam('capture/read-worker.js', { threads: THREADS, workerData });
+  }
+
+  /** How fast a thread has read so far; 0 before the first page. */
+  get bytesPerMs(): number {
+    return this.#readMs === 0 ? 0 : this.#readBytes / this.#readMs;
+  }
+
+  /** As a write tracker takes them. */
+  get regions(): MemoryRegion[] {
+    return this.layout.blocks.map(({ index, firstPage, pageCount }) => ({
+      address: this.#addresses[index]!,
+      firstPage,
+      pageCount,
+    }));
+  }
+
+  get allPages(): PageRuns {
+    return Uint32Array.of(0, this.layout.pageCount);
+  }
+
+  /** Reads pages and stores them as they come: for a VM that runs. What QEMU does not have is zero, and is not touched. */
+  async read(runs: PageRuns, { sink, onRead, signal }: ReadOptions): Promise<void> {
+    const underWay: Promise<FilledSlab>[] = [];
+    const storeOldest = async (): Promise<void> => {
+      const filled = await underWay.shift()!;
+      await this.store([filled], sink);
+      onRead(filled.pages.length);
+    };
+    try {
+      for (const stretch of stretchesOf(runs, SLAB_PAGES)) {
+        signal.throwIfAborted();
+        const { present, absent } = this.#split(stretch);
+        for (const page of absent) sink.fill(page, 0);
+        onRead(absent.length);
+        if (present.length > 0) underWay.push(this.#fill(present));
+        if (underWay.length === SLABS) await storeOldest();
+        else await turn();
+      }
+      while (underWay.length > 0) await storeOldest();
+    } finally {
+      await Promise.allSettled(underWay);
+    }
+  }
+
+  /** Makes room for pages that are to be kept, so that their reading need not. */
+  reserve(pageCount: number): void {
+    while (this.#free.length * SLAB_PAGES < pageCount + SLAB_PAGES) this.#free.push(allocateSlab());
+  }
+
+  /** Reads pages and keeps them: for a VM that stands still for no longer than that. */
+  async keep(runs: PageRuns): Promise<FilledSlab[]> {
+    return Promise.all([...stretchesOf(runs, SLAB_PAGES)].map((pages) => this.#fill(pages)));
+  }
+
+  async store(filled: readonly FilledSlab[], sink: PageSink): Promise<void> {
+    for (const { slab, pages } of filled) {
+      await sink.ready();
+      let start = 0;
+      for (const [position, page] of pages.entries()) {
+        if (slab.kinds[position] !== PAGE_KINDS.data) {
+          sink.fill(page, slab.fills[position]!);
+          continue;
+        }
+        sink.data(page, slab.bytes, start);
+        start += PAGE_BYTES;
+      }
+      if (this.#free.length < SLABS) this.#free.push(slab);
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#team.close();
+  }
+
+  async #fill(pages: Uint32Array): Promise<FilledSlab> {
+    const slab = this.#free.pop() ?? allocateSlab();
+    try {
+      this.#readMs += await this.#team.run({ slab, runs: this.#addressRuns(pages) });
+    } catch (cause) {
+      throw new VmckptError('FAILED', `QEMU’s memory cannot be read: ${(cause as Error).message}`, { cause });
+    }
+    this.#readBytes += pages.length * PAGE_BYTES;
+    return { slab, pages };
+  }
+
+  #split(pages: Uint32Array): { readonly present: Uint32Array; readonly absent: number[] } {
+    const present: number[] = [];
+    const absent: number[] = [];
+    let done = 0;
+    const runs = this.#addressRuns(pages);
+    for (let at = 0; at < runs.length; at += 2) {
+      const isPresent = presentPages(this.#pid, Number(runs[at]!), Number(runs[at + 1]!));
+      for (const is of isPresent) (is ? present : absent).push(pages[done++]!);
+    }
+    return { present: Uint32Array.from(present), absent };
+  }
+
+  #addressRuns(pages: Uint32Array): BigUint64Array {
+    const addresses: number[] = [];
+    for (const page of pages) {
+      const { index, firstPage } = this.layout.blockOf(page);
+      addresses.push(this.#addresses[index]! + (page - firstPage) * PAGE_BYTES);
+    }
+    return BigUint64Array.from(joinPages(addresses, PAGE_BYTES), BigInt);
+  }
+}
+
+function allocateSlab(): PageSlab {
+  return {
+    // Written to once: the system gives the memory at that moment.
+    bytes: new Uint8Array(new SharedArrayBuffer(SLAB_PAGES * PAGE_BYTES)).fill(1),
+    kinds: new Uint8Array(new SharedArrayBuffer(SLAB_PAGES)),
+    fills: new Uint8Array(new SharedArrayBuffer(SLAB_PAGES)),
+    hashes: new BigUint64Array(new SharedArrayBuffer(2 * SLAB_PAGES * 8)),
+  };
+}

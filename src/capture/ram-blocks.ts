@@ -1,0 +1,154 @@
+/**
+ * Where all RAM blocks of a QEMU lie in its address space. `info ramblock` prints names and sizes, and addresses only in
+ * newer versions; none tells which blocks migrate. QEMU's own structures (RAMBlock) tell both. They lie in its heap:
+ * the host address, a pointer that is not needed here, offset, used and maximum length as `info ramblock` prints them,
+ * another pointer, the flags, and the name. Main memory, whose address `gpa2hva` gives, tells the distances between
+ * these for the QEMU at hand. What does not fit in every point is refused. (QEMU 7.2, 10.0 and 11.1: ramblock.h.)
+ */
+import { closeSync, openSync, readSync } from 'node:fs';
+import { readRamBlocks, type RamBlockSize } from '../qemu/compatibility.js';
+import { askHostAddress, mappingsOf, readMaps } from '../qemu/guest-memory.js';
+import type { QmpClient } from '../qemu/qmp.js';
+import { captureRefused } from './refused.js';
+
+/** The three lengths stand side by side, 64 bits each. */
+const LENGTHS_BYTES = 24;
+/** How far the address may lie before the lengths, and the name behind them. */
+const REACH_BYTES = 64;
+const MAX_NAME_BYTES = 255;
+const FLAGS_BYTES = 4;
+/** RAM_MIGRATABLE of QEMU's memory.h. */
+const MIGRATABLE = 1 << 4;
+/** A heap that is larger is none of a QEMU that vmckpt knows. */
+const MAX_HEAP_BYTES = 1 << 30;
+
+export interface LocatedRamBlock {
+  readonly name: string;
+  readonly usedBytes: number;
+  readonly hostAddress: number;
+}
+
+/** Distances from the first of the lengths, in bytes. */
+interface Structure {
+  readonly hostAt: number;
+  readonly nameAt: number;
+}
+
+/**
+ * The blocks that a migration would send, in its order.
+ * @throws VmckptError CAPTURE_REFUSED when one of them is not found beyond doubt, or is not private anonymous memory
+ */
+export async function locateRamBlocks(qmp: QmpClient, pid: number): Promise<LocatedRamBlock[]> {
+  const blocks = await readRamBlocks(qmp);
+  const main = await askHostAddress(qmp, 0);
+  const mainBlock = blocks.find(({ name }) => name === main?.blockName);
+  if (main === undefined || mainBlock === undefined)
+    throw captureRefused('QEMU does not tell where the memory at guest address 0 lies');
+  const heap = readHeap(pid);
+  const structure = structureOf(heap, mainBlock, main.hostAddress);
+  const found = blocks.map((block) => ({ block, at: findStructure(heap, block, structure) }));
+  const migratable = found.filter(({ at }) => isMigratable(heap, at, structure));
+  return migratable.map(({ block, at }) => verified(pid, block, hostAddressAt(heap, at, structure)));
+}
+
+function readHeap(pid: number): Buffer {
+  const heap = readMaps(pid).find(({ name, isWritable }) => name === '[heap]' && isWritable);
+  if (heap === undefined || heap.end - heap.start > MAX_HEAP_BYTES)
+    throw captureRefused('QEMU has no heap that could be searched for its RAM blocks');
+  const bytes = Buffer.alloc(heap.end - heap.start);
+  const fd = openMemory(pid);
+  try {
+    for (let done = 0; done < bytes.length;) {
+      const read = readSync(fd, bytes, done, bytes.length - done, heap.start + done);
+      if (read === 0) throw captureRefused('QEMU’s heap cannot be read whole');
+      done += read;
+    }
+    return bytes;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function openMemory(pid: number): number {
+  try {
+    return openSync(`/proc/${pid}/mem`, 'r');
+  } catch (error) {
+    throw captureRefused('this user may not read the memory of QEMU’s process', error);
+  }
+}
+
+/** The distances, from the one block of which the host address is known. */
+function structureOf(heap: Buffer, main: RamBlockSize, hostAddress: number): Structure {
+  const host = word(hostAddress);
+  const name = encodedName(main);
+  const structures = occurrences(heap, lengthsOf(main)).flatMap((at): Structure[] => {
+    const before = heap.subarray(Math.max(0, at - REACH_BYTES), at);
+    const hostAt = before.lastIndexOf(host) - before.length;
+    const nameAt = heap.subarray(at, at + REACH_BYTES + name.length).indexOf(name);
+    return hostAt < -before.length || nameAt < LENGTHS_BYTES ? [] : [{ hostAt, nameAt }];
+  });
+  const [structure, ...others] = structures;
+  if (structure === undefined || others.length > 0)
+    throw captureRefused(
+      `${structures.length} descriptions of "${main.name}" found in QEMU’s heap, one expected`,
+    );
+  return structure;
+}
+
+/** Where the lengths of the block stand in the heap. */
+function findStructure(heap: Buffer, block: RamBlockSize, { nameAt }: Structure): number {
+  const name = encodedName(block);
+  const found = occurrences(heap, lengthsOf(block)).filter((at) =>
+    heap.subarray(at + nameAt, at + nameAt + name.length).equals(name),
+  );
+  const [at, ...others] = found;
+  if (at === undefined || others.length > 0)
+    throw captureRefused(
+      `${found.length} descriptions of "${block.name}" found in QEMU’s heap, one expected`,
+    );
+  return at;
+}
+
+function isMigratable(heap: Buffer, at: number, { nameAt }: Structure): boolean {
+  return (heap.readUInt32LE(at + nameAt - FLAGS_BYTES) & MIGRATABLE) !== 0;
+}
+
+function hostAddressAt(heap: Buffer, at: number, { hostAt }: Structure): number {
+  return Number(heap.readBigUInt64LE(at + hostAt));
+}
+
+function verified(pid: number, block: RamBlockSize, hostAddress: number): LocatedRamBlock {
+  const { name, usedBytes } = block;
+  if (block.hostAddress !== undefined && block.hostAddress !== hostAddress)
+    throw captureRefused(
+      `"${name}" lies at 0x${hostAddress.toString(16)} by QEMU’s heap, at 0x${block.hostAddress.toString(16)} by its monitor`,
+    );
+  const mappings = mappingsOf(pid, hostAddress, hostAddress + usedBytes);
+  if (mappings === undefined)
+    throw captureRefused(`"${name}" is not mapped over its whole length, or cannot be written to`);
+  if (!mappings.every(({ isAnonymous }) => isAnonymous))
+    throw captureRefused(`"${name}" lies in a file, or is shared with other processes`);
+  return { name, usedBytes, hostAddress };
+}
+
+function occurrences(heap: Buffer, bytes: Buffer): number[] {
+  const found: number[] = [];
+  for (let at = heap.indexOf(bytes); at >= 0; at = heap.indexOf(bytes, at + 8))
+    if (at % 8 === 0) found.push(at);
+  return found;
+}
+
+function lengthsOf({ offset, usedBytes, maxBytes }: RamBlockSize): Buffer {
+  return Buffer.concat([offset, usedBytes, maxBytes].map(word));
+}
+
+function word(value: number): Buffer {
+  const bytes = Buffer.alloc(8);
+  bytes.writeBigUInt64LE(BigInt(value));
+  return bytes;
+}
+
+/** With the zero that ends it. */
+function encodedName({ name }: RamBlockSize): Buffer {
+  return Buffer.from(`${name.slice(0, MAX_NAME_BYTES)}\0`, 'latin1');
+}

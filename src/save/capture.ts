@@ -1,0 +1,265 @@
+/**
+ * A running VM into a generation's folder, from outside: QEMU's process is read, and QEMU is asked for no more than its
+ * devices. While its writes are tracked, all memory is read as the VM runs. Then the VM is paused for what was written
+ * since: its devices, and the copying of these pages. They are stored when it runs again.
+ */
+import { isDeepStrictEqual } from 'node:util';
+import { DeviceCapture } from '../capture/device-capture.js';
+import { openTracker } from '../capture/open-tracker.js';
+import { PageReader, type FilledSlab } from '../capture/page-reader.js';
+import { countPages, eachPage } from '../capture/page-runs.js';
+import { locateRamBlocks, type LocatedRamBlock } from '../capture/ram-blocks.js';
+import { captureRefused } from '../capture/refused.js';
+import { refuseCapture } from '../capture/refusals.js';
+import { Standstill, type Stopped } from '../capture/standstill.js';
+import { streamParts } from '../capture/stream-parts.js';
+import type { PageRuns, WriteTracker } from '../capture/tracker.js';
+import { CheckpointWriter } from '../checkpoint/writer.js';
+import { asUnpaused, withGlobalState } from '../migration-stream/global-state.js';
+import { PAGE_BYTES } from '../pages/layout.js';
+import { parseCommandLine } from '../qemu/command-line.js';
+import type { VmDescription } from '../qemu/inspect.js';
+import type { QmpClient } from '../qemu/qmp.js';
+import { debugSteps } from '../util/debug.js';
+import { parkAt } from '../util/park.js';
+import { formatBytes } from '../util/units.js';
+import type { DiskWatch } from './disk-watch.js';
+import type { Instant } from './instant.js';
+import { PauseClock } from './pause-clock.js';
+import { refuseLostSleep, savedStateOf } from './run-states.js';
+import { stateIn, type Transferred } from './transfer.js';
+import type { VmJournal } from './vm-journal.js';
+
+/** Besides the first. */
+const MAX_MORE_PASSES = 4;
+/** Another pass has to leave less than this share of what the one before has left. */
+const MIN_PROGRESS = 0.75;
+/** The rest is for QEMU: to stop, to save its devices, and to go on. */
+const COPYING_SHARE = 0.5;
+/** What is copied in the pause and stored after it is in memory meanwhile. */
+const MAX_COPIED_BYTES = 64 << 20;
+
+export interface CaptureOptions {
+  readonly qmp: QmpClient;
+  readonly vm: VmDescription;
+  /** Of the generation that is written. */
+  readonly dir: string;
+  readonly journal: VmJournal;
+  readonly level: number | 'none';
+  /** How long the VM may stand still at a time, as far as it lets that be. */
+  readonly maxPauseMs: number;
+  readonly instant: Instant;
+  readonly disks: DiskWatch;
+  readonly onProgress: (doneBytes: number, totalBytes: number) => void;
+  readonly onMessage: (text: string) => void;
+  readonly onDetail?: ((text: string) => void) | undefined;
+  readonly signal: AbortSignal;
+}
+
+/**
+ * @throws VmckptError CAPTURE_REFUSED before anything is changed in the VM; NO_SPACE, VM_STATE, TIMEOUT, QMP_CLOSED, or
+ *   the signal's reason
+ */
+export async function capture(options: CaptureOptions): Promise<Transferred> {
+  const { qmp, vm, dir, journal, level, signal } = options;
+  refuseCapture(vm);
+  const blocks = await locateRamBlocks(qmp, vm.pid);
+  const reader = new PageReader(vm.pid, blocks);
+  const tracker = await openTracker({
+    pid: vm.pid,
+    regions: reader.regions,
+    isSandboxed: isSandboxed(vm.args),
+    signal,
+  });
+  try {
+    if (tracker.kind === 'none') throw captureRefused(tracker.shortfall ?? 'its writes cannot be tracked');
+    const devices = await DeviceCapture.prepare(qmp, journal.directory);
+    const writer = CheckpointWriter.create(dir, { layout: reader.layout, level });
+    try {
+      return await new Capture(options, { blocks, reader, tracker, devices, writer }).take();
+    } catch (error) {
+      await writer.abort();
+      throw error;
+    } finally {
+      devices.close();
+    }
+  } finally {
+    tracker.close();
+    await reader.close();
+  }
+}
+
+function isSandboxed(args: readonly string[]): boolean {
+  return parseCommandLine(args).some(({ name, value = '' }) => name === 'sandbox' && !/^off\b/.test(value));
+}
+
+interface Tools {
+  readonly blocks: readonly LocatedRamBlock[];
+  readonly reader: PageReader;
+  readonly tracker: WriteTracker;
+  readonly devices: DeviceCapture;
+  readonly writer: CheckpointWriter;
+}
+
+/** What was taken while the VM stood still. */
+interface Taken {
+  readonly status: string;
+  readonly isOurs: boolean;
+  readonly savedDevices: Buffer;
+  /** A page may stand in several. */
+  readonly written: readonly PageRuns[];
+  /** Of the written pages, those that are not stored yet. */
+  readonly kept: readonly FilledSlab[];
+}
+
+class Capture {
+  readonly #options: CaptureOptions;
+  readonly #tools: Tools;
+  readonly #standstill: Standstill;
+  readonly #pause: PauseClock;
+  readonly #step = debugSteps('save');
+  readonly #dirty = new Set<number>();
+  #iterations = 0;
+  #readPages = 0;
+
+  constructor(options: CaptureOptions, tools: Tools) {
+    this.#options = options;
+    this.#tools = tools;
+    const { qmp, journal } = options;
+    const note = { wasRunning: true, method: 'capture', capabilities: {}, parameters: {} } as const;
+    this.#standstill = new Standstill(qmp, {
+      stopping: () => journal.write(note),
+      running: () => journal.clear(),
+    });
+    this.#pause = new PauseClock(qmp);
+  }
+
+  async take(): Promise<Transferred> {
+    const { qmp, vm } = this.#options;
+    const { reader, tracker, writer } = this.#tools;
+    await this.#arm();
+    await this.#read(reader.allPages);
+    await this.#readUntilItFits();
+    const { status, isOurs, savedDevices, written, kept } = await this.#takeInstant();
+    tracker.close();
+    this.#step('the VM runs again, what was written is copied');
+    await reader.store(kept, writer);
+    await this.#refuseChangedBlocks();
+    refuseLostSleep(qmp);
+    savedStateOf(status, qmp.version);
+    const parts = streamParts({ machineName: vm.machineType, layout: reader.layout, savedDevices });
+    const deviceState = withGlobalState(parts.deviceState, status);
+    const stream = { ...parts, deviceState: isOurs ? asUnpaused(deviceState) : deviceState };
+    for (const runs of written) this.#noteDirty(runs);
+    const result = {
+      pauseMs: this.#pause.totalMs(),
+      iterations: this.#iterations + 1,
+      capture: {
+        tracker: tracker.kind,
+        copiedBytes: written.reduce((sum, runs) => sum + countPages(runs), 0) * PAGE_BYTES,
+        roundTrips: this.#standstill.roundTrips,
+      },
+    };
+    return { stream, writer, dirtyPages: [...this.#dirty], result, state: stateIn(stream, qmp.version) };
+  }
+
+  /**
+   * A disk may be read into pages that it has pinned before: those writes are noted nowhere. They are over when the VM
+   * has been stopped, and all memory is read after that.
+   */
+  async #arm(): Promise<void> {
+    const { vm, onDetail } = this.#options;
+    const { tracker } = this.#tools;
+    tracker.arm();
+    if (vm.disks.length > 0) await this.#stopped(async () => undefined);
+    const { kind, shortfall } = tracker;
+    const why = shortfall === undefined ? '' : `, because ${shortfall}`;
+    onDetail?.(`The VM is captured from outside; ${kind} tells what it writes meanwhile${why}.`);
+    this.#step('writes are tracked');
+  }
+
+  async #read(pages: PageRuns): Promise<void> {
+    const { vm, onProgress, signal } = this.#options;
+    const { reader, writer } = this.#tools;
+    const onRead = (pageCount: number): void => {
+      this.#readPages += pageCount;
+      onProgress(this.#readPages * PAGE_BYTES, vm.ramBytes);
+    };
+    await reader.read(pages, { sink: writer, onRead, signal });
+    await parkAt('streaming');
+    this.#iterations++;
+    this.#step(`pass ${this.#iterations}: ${countPages(pages)} pages read`);
+  }
+
+  /** What was written has to be copied in a pause: as long as it is too much, it is read while the VM runs once more. */
+  async #readUntilItFits(): Promise<void> {
+    const { onMessage, maxPauseMs } = this.#options;
+    const { reader, tracker } = this.#tools;
+    let before = Infinity;
+    for (let more = 0; ; more++) {
+      const written = countPages(tracker.look());
+      const copyingMs = (written * PAGE_BYTES) / reader.bytesPerMs;
+      if (copyingMs <= maxPauseMs * COPYING_SHARE && written * PAGE_BYTES <= MAX_COPIED_BYTES)
+        return reader.reserve(written);
+      if (more === MAX_MORE_PASSES || written > before * MIN_PROGRESS) {
+        const amount = formatBytes(written * PAGE_BYTES);
+        onMessage(
+          `The guest writes faster than it is saved: the VM is paused for longer than ${maxPauseMs} ms, to copy ${amount}.`,
+        );
+        return;
+      }
+      before = written;
+      const taken = await this.#stopped(async () => tracker.take());
+      this.#noteDirty(taken);
+      await this.#read(taken);
+    }
+  }
+
+  async #takeInstant(): Promise<Taken> {
+    const { instant, disks, qmp, signal } = this.#options;
+    const { tracker, devices } = this.#tools;
+    signal.throwIfAborted();
+    return this.#standstill.during(
+      () => devices.take(),
+      async ({ status, isOurs, answer }: Stopped<Buffer>): Promise<Taken> => {
+        savedStateOf(status, qmp.version);
+        const others = Promise.all([instant.capture(), disks.note()]);
+        others.catch(() => undefined); // awaited below, unless something else fails before
+        // Beside QEMU, which saves its devices meanwhile. What it writes to memory for that is told by the second look.
+        const first = tracker.take();
+        const kept = await this.#keep(first);
+        const savedDevices = await answer;
+        const second = tracker.look();
+        kept.push(...(await this.#keep(second)));
+        await others;
+        await parkAt('paused');
+        signal.throwIfAborted();
+        return { status, isOurs, savedDevices, written: [first, second], kept };
+      },
+    );
+  }
+
+  /** In the pause: what is too much to be kept is stored at once. */
+  async #keep(written: PageRuns): Promise<FilledSlab[]> {
+    const { reader, writer } = this.#tools;
+    if (countPages(written) * PAGE_BYTES <= MAX_COPIED_BYTES) return reader.keep(written);
+    await reader.read(written, { sink: writer, onRead: () => undefined, signal: this.#options.signal });
+    return [];
+  }
+
+  #noteDirty(runs: PageRuns): void {
+    for (const page of eachPage(runs)) this.#dirty.add(page);
+  }
+
+  /** Memory that was plugged in, or a block that has grown, is not in what was read. */
+  async #refuseChangedBlocks(): Promise<void> {
+    const { qmp, vm } = this.#options;
+    if (!isDeepStrictEqual(await locateRamBlocks(qmp, vm.pid), this.#tools.blocks))
+      throw captureRefused('its memory was changed (memory hot-plug) meanwhile');
+  }
+
+  #stopped<T>(act: () => Promise<T>): Promise<T> {
+    this.#options.signal.throwIfAborted();
+    return this.#standstill.during(async () => undefined, act);
+  }
+}
