@@ -39,7 +39,7 @@ export interface Scenario {
   /** For people: stands beside its figures. */
   readonly title: string;
   readonly artefact: ArtefactName;
-  /** Restores before the first that is measured, with clients at work: what they touch is learnt. */
+  /** Restores before the first that is measured, with clients at work: what they touch is learned. */
   readonly training?: readonly Scenario['restore'][];
   /** Returns when all memory is in place, or no more will come. */
   readonly restore: (saved: SavedGuest) => Promise<Restored>;

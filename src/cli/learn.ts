@@ -68,7 +68,7 @@ export function learnCommand(): Command {
         onMessage: (text) => output.detail(text),
         signal: interruptible(
           output,
-          'Interrupted; ending the VM. What was learnt is kept. Press Ctrl-C again to exit immediately.',
+          'Interrupted; ending the VM. What was learned is kept. Press Ctrl-C again to exit immediately.',
         ).signal,
       });
       output.result(report, describe(report));

@@ -189,7 +189,7 @@ function probeFailed(run: number, end: number | string): VmckptError {
   return new VmckptError('PROBE_FAILED', `the probe ended with ${end} in run ${run}`, {
     hint:
       run === 1
-        ? 'Nothing was learnt. The probe has to end with 0; try it against the original VM first.'
+        ? 'Nothing was learned. The probe has to end with 0; try it against the original VM first.'
         : 'What the runs before have taught is kept. The probe has to end with 0 each time.',
   });
 }

@@ -190,7 +190,7 @@ export class Server {
       const problem = await prediction.learn(observed);
       if (problem !== undefined) await log('info', {}, problem);
     } catch (error) {
-      await log('error', { err: error }, 'nothing was learnt from this restore').catch(() => undefined);
+      await log('error', { err: error }, 'nothing was learned from this restore').catch(() => undefined);
     }
   }
 

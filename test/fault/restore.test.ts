@@ -188,13 +188,13 @@ describeOnEachQemu('a restore', (qemu) => {
   it('whose transfer is killed teaches what its successor was asked for', async () => {
     const generationDir = path.join(storeDir, 'web/1');
     const { sizes, ram } = readManifest(generationDir);
-    const learnt = () =>
+    const learned = () =>
       readWorkingSet(Hints.beside(generationDir), sizes.ramBytes / ram.pageBytes).workingSet;
     const { restore } = await startParked();
-    const { restoreCount } = learnt();
+    const { restoreCount } = learned();
     expect(killTransfer('web')).toBe(true);
     expect(await restore.ended).toMatchObject({ code: 0, json: { recoveries: 1 } });
-    expect(learnt()).toMatchObject({ restoreCount: restoreCount + 1, lastTrace: { isComplete: false } });
+    expect(learned()).toMatchObject({ restoreCount: restoreCount + 1, lastTrace: { isComplete: false } });
     await expectWhole();
   });
 

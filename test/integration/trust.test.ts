@@ -133,8 +133,8 @@ describe('what vmckpt saved for this user needs no flag to be restored', () => {
     const { name } = await saved(['-serial', 'file:serial.log'], '--layout', 'raw');
     expect((await restore('--mode', 'map', name)).code).toBe(0);
     await run(['stop', name]);
-    const learnt = await run(['--json', 'learn', '--runs', '1', '--seconds', '1', name], { env });
-    expect(learnt.code, learnt.stderr).toBe(0);
+    const learned = await run(['--json', 'learn', '--runs', '1', '--seconds', '1', name], { env });
+    expect(learned.code, learned.stderr).toBe(0);
   });
 
   it.skipIf(qemuProblem('10') !== undefined)(

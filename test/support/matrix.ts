@@ -141,7 +141,7 @@ export function matrix(qemu: QemuChoice, accel: Accelerator): void {
     const damagedStore = path.join(dir, 'damaged');
     cpSync(storeDir, damagedStore, { recursive: true });
     const generation = path.join(damagedStore, 'precopy/1');
-    // What was learnt from other restores would have the page read before the VM runs, or its copy in the hot pack.
+    // What was learned from other restores would have the page read before the VM runs, or its copy in the hot pack.
     for (const hint of [WORKING_SET_FILE, NEXT_PLAN_FILE, HOT_PACK_FILE])
       rmSync(path.join(generation, hint), { force: true });
     // Devices are loaded without what lies in the middle of RAM: only the guest or the background asks for it.

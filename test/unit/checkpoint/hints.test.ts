@@ -41,7 +41,7 @@ it('lie in the state folder, by id, where nothing can be written beside the gene
   expect(readWorkingSet(ofAnother, RAM_PAGES).workingSet.restoreCount).toBe(0);
 });
 
-it('are read beside the generation until this user has learnt something', async () => {
+it('are read beside the generation until this user has learned something', async () => {
   const away = path.join(dir, 'away');
   const hints = Hints.of(away, ID);
   mkdirSync(away);

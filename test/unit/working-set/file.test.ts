@@ -54,7 +54,7 @@ function setVersion(file: string, version: number): Buffer {
 }
 
 describe('the file working-set', () => {
-  it('is not there at first, and then holds what was learnt', async () => {
+  it('is not there at first, and then holds what was learned', async () => {
     const dir = temporaryDir();
     const first = readWorkingSet(Hints.beside(dir), RAM_PAGES);
     expect(first).toMatchObject({

@@ -23,7 +23,7 @@ function evidence({ faulted = [], withheldInVain = [], touch = 0, tellsAbsence =
   };
 }
 
-function learnt(...seen: Seen[]): AdaptiveHistogram {
+function learned(...seen: Seen[]): AdaptiveHistogram {
   return seen.reduce((histogram, one) => histogram.learn(evidence(one)), AdaptiveHistogram.empty);
 }
 
@@ -42,13 +42,13 @@ function members(histogram: AdaptiveHistogram): number[] {
 
 describe('AdaptiveHistogram', () => {
   it('has everything that the first restore faulted in its set', () => {
-    const histogram = learnt({ faulted: [30, 10, 20] });
+    const histogram = learned({ faulted: [30, 10, 20] });
     expect(members(histogram)).toEqual([10, 20, 30]);
     expect(heat(histogram, 10)).toBe(0.5);
   });
 
   it('weighs a touch with alpha', () => {
-    expect(heat(learnt({ faulted: [1] }, { faulted: [1] }, { faulted: [1] }), 1)).toBe(0.875);
+    expect(heat(learned({ faulted: [1] }, { faulted: [1] }, { faulted: [1] }), 1)).toBe(0.875);
     const slow = AdaptiveHistogram.empty.learn(evidence({ faulted: [1] }), { alpha: 0.25 });
     expect(heat(slow, 1)).toBe(0.25);
     for (const alpha of [0, -1, 1.1, Number.NaN])
@@ -56,24 +56,24 @@ describe('AdaptiveHistogram', () => {
   });
 
   it('leaves a prefetched unit without evidence alone, however often others are touched', () => {
-    const histogram = learnt({ faulted: [1, 2, 3] }, ...Array<Seen>(20).fill({ faulted: [1] }));
+    const histogram = learned({ faulted: [1, 2, 3] }, ...Array<Seen>(20).fill({ faulted: [1] }));
     expect(heat(histogram, 1)).toBeGreaterThan(0.99);
     expect(heat(histogram, 2)).toBe(0.5);
     expect(members(histogram)).toEqual([1, 2, 3]);
   });
 
   it('keeps a set of equal heat as it is: one more touched unit stays outside', () => {
-    const histogram = learnt({ faulted: [1, 2, 3] }, { faulted: [9] });
+    const histogram = learned({ faulted: [1, 2, 3] }, { faulted: [9] });
     expect(heat(histogram, 9)).toBe(0.5);
     expect(members(histogram)).toEqual([1, 2, 3]);
   });
 
   it('takes a unit in when its heat is above the mean of the set', () => {
-    expect(members(learnt({ faulted: [1, 2] }, { faulted: [9] }, { faulted: [9] }))).toEqual([1, 2, 9]);
+    expect(members(learned({ faulted: [1, 2] }, { faulted: [9] }, { faulted: [9] }))).toEqual([1, 2, 9]);
   });
 
   it('takes a unit in after four touches in a row, however hot the set is', () => {
-    const hot = learnt(...Array<Seen>(40).fill({ faulted: [1] }));
+    const hot = learned(...Array<Seen>(40).fill({ faulted: [1] }));
     const after = (count: number) =>
       Array<Seen>(count)
         .fill({ faulted: [9] })
@@ -83,19 +83,19 @@ describe('AdaptiveHistogram', () => {
   });
 
   it('lets go of a withheld unit that did not fault and is below the mean', () => {
-    const histogram = learnt({ faulted: [1, 2, 3] }, { withheldInVain: [2] });
+    const histogram = learned({ faulted: [1, 2, 3] }, { withheldInVain: [2] });
     expect(heat(histogram, 2)).toBe(0.25);
     expect(members(histogram)).toEqual([1, 3]);
   });
 
   it('lets go of the hottest unit after two such turns', () => {
-    const hot = learnt({ faulted: [1, 2] }, ...Array<Seen>(30).fill({ faulted: [2] }));
+    const hot = learned({ faulted: [1, 2] }, ...Array<Seen>(30).fill({ faulted: [2] }));
     const once = hot.learn(evidence({ withheldInVain: [2] }));
     expect(members(once.learn(evidence({ withheldInVain: [2] })))).toEqual([1]);
   });
 
   it('forgets one-off units outside the set after 36 restores, and none of the set', () => {
-    const oneOff = learnt({ faulted: [1, 2] }, { faulted: [9] });
+    const oneOff = learned({ faulted: [1, 2] }, { faulted: [9] });
     const after = (count: number) =>
       Array<Seen>(count)
         .fill({})
@@ -106,18 +106,18 @@ describe('AdaptiveHistogram', () => {
   });
 
   it('learns nothing from absence when the trace cannot tell it', () => {
-    const histogram = learnt({ faulted: [1, 2] }, { faulted: [9] });
+    const histogram = learned({ faulted: [1, 2] }, { faulted: [9] });
     expect(histogram.learn(evidence({ tellsAbsence: false })).entries).toEqual(histogram.entries);
   });
 
   it('tells by the time of its touches whether a unit is usually early', () => {
     const { early, soon, late } = TOUCH_CLASSES;
     const timed = (...touches: TouchClass[]): TouchClass =>
-      usualTouch(entryOf(learnt(...touches.map((touch) => ({ faulted: [1], touch }))), 1)!);
+      usualTouch(entryOf(learned(...touches.map((touch) => ({ faulted: [1], touch }))), 1)!);
     expect(timed(early, early, late, early)).toBe(early);
     expect(timed(early, early, late, late)).toBe(late);
     expect(timed(soon)).toBe(soon);
-    expect(heat(learnt({ faulted: [1], touch: late }, { faulted: [1], touch: early }), 1)).toBe(0.75);
+    expect(heat(learned({ faulted: [1], touch: late }, { faulted: [1], touch: early }), 1)).toBe(0.75);
   });
 
   it('starts with what the guest wrote to during its save, until restores know better', () => {
@@ -126,6 +126,6 @@ describe('AdaptiveHistogram', () => {
     expect(heat(dirty, 7)).toBe(0.125);
     const restored = dirty.learn(evidence({ faulted: [1], withheldInVain: [7] }));
     expect(members(restored)).toEqual([1, 8]);
-    expect(members(learnt({ faulted: [1] }).feedDirty([1, 7]))).toEqual([1]);
+    expect(members(learned({ faulted: [1] }).feedDirty([1, 7]))).toEqual([1]);
   });
 });

@@ -35,7 +35,7 @@ const planned = (dir: string, wishes = DEFAULT_WISHES) =>
   planNextRestore(Hints.beside(dir), alignedUnits, wishes);
 
 describe('the plan for the next restore', () => {
-  it('is taken from the file that was written when something was learnt', async () => {
+  it('is taken from the file that was written when something was learned', async () => {
     const { dir, known } = await folderThatKnows([9, 80]);
     const made = planPrefetch({ ...known, units: alignedUnits }, DEFAULT_WISHES);
     expect(
@@ -46,7 +46,7 @@ describe('the plan for the next restore', () => {
     expect(planned(dir)).toEqual({ plan: MARKED, problem: undefined });
   });
 
-  it('is made anew for other wishes, after something else was learnt, and when the file is damaged or missing', async () => {
+  it('is made anew for other wishes, after something else was learned, and when the file is damaged or missing', async () => {
     const { dir, known } = await folderThatKnows([9, 80]);
     const anew = (wishes = DEFAULT_WISHES) => ({
       plan: planPrefetch({ ...known, units: alignedUnits }, wishes),
