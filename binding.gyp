@@ -1,7 +1,7 @@
 {
   # vmckpt_native: the addon (native/binding over native/core). vmckpt-receiver and vmckpt-keeper: processes of their
   # own, free of N-API and linked statically so that they stay small for as long as a save or a restore lasts.
-  # vmckpt-no-holes becomes another program.
+  # vmckpt-no-holes becomes another program. vmckpt-tracker makes a system call in another process's name.
   'variables': { 'core': 'native/core' },
   'target_defaults': {
     'include_dirs': ['native'],
@@ -31,14 +31,17 @@
         '<(core)/memory_fill.cc',
         '<(core)/packed_extents.cc',
         '<(core)/page_catalog.cc',
+        '<(core)/page_reader.cc',
         '<(core)/page_table.cc',
         '<(core)/pidfd.cc',
         '<(core)/pipe.cc',
         '<(core)/process_memory.cc',
         '<(core)/return_path.cc',
+        '<(core)/soft_dirty.cc',
         '<(core)/unix_socket.cc',
         '<(core)/userfaultfd.cc',
         '<(core)/userfaultfd_rescue.cc',
+        '<(core)/write_protection.cc',
         'native/binding/addon.cc',
         'native/binding/constants.cc',
         'native/binding/errors.cc',
@@ -46,6 +49,7 @@
         'native/binding/fault_path.cc',
         'native/binding/memory_fill.cc',
         'native/binding/receive_fds.cc',
+        'native/binding/write_tracking.cc',
       ],
       'include_dirs': ["<!(node -p \"require('node-addon-api').include_dir\")"],
       'defines': ['NAPI_VERSION=8', 'NAPI_CPP_EXCEPTIONS'],
@@ -71,6 +75,24 @@
         '<(core)/keeper_children.cc',
         '<(core)/keeper_main.cc',
         '<(core)/unix_socket.cc',
+      ],
+      'ldflags': ['-static'],
+    },
+    {
+      'target_name': 'vmckpt-tracker',
+      'type': 'executable',
+      'sources': [
+        '<(core)/borrowed_code.cc',
+        '<(core)/pidfd.cc',
+        '<(core)/process_memory.cc',
+        '<(core)/process_status.cc',
+        '<(core)/seccomp_filter.cc',
+        '<(core)/signal_frame_x86_64.cc',
+        '<(core)/take_userfaultfd.cc',
+        '<(core)/traced_thread.cc',
+        '<(core)/tracker_main.cc',
+        '<(core)/unix_socket.cc',
+        '<(core)/userfaultfd.cc',
       ],
       'ldflags': ['-static'],
     },

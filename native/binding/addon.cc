@@ -10,6 +10,7 @@
 #include "binding/memory_fill.h"
 #include "binding/options.h"
 #include "binding/receive_fds.h"
+#include "binding/write_tracking.h"
 #include "core/checksum.h"
 #include "core/file_range.h"
 #include "core/pidfd.h"
@@ -62,6 +63,15 @@ Napi::Value IsFileLocked(const Napi::CallbackInfo& info) {
   std::optional<int64_t> byte;
   if (info[1].IsNumber()) byte = info[1].As<Napi::Number>().Int64Value();
   return Napi::Boolean::New(info.Env(), vmckpt::IsFileLocked(IntAt(info, 0), byte));
+}
+
+// → the two ends of a connection
+Napi::Value MakeSocketPair(const Napi::CallbackInfo& info) {
+  auto [one, other] = vmckpt::MakeSocketPair();
+  Napi::Array ends = Napi::Array::New(info.Env(), 2);
+  ends.Set(0u, one.Release());
+  ends.Set(1u, other.Release());
+  return ends;
 }
 
 // → [read end, write end]
@@ -171,6 +181,7 @@ Napi::Object Initialize(Napi::Env, Napi::Object exports) {
   Export<ConnectUnix>(exports, "connectUnix");
   Export<SendFds>(exports, "sendFds");
   Export<ReceiveFds>(exports, "receiveFds");
+  Export<MakeSocketPair>(exports, "makeSocketPair");
   Export<MakePipe>(exports, "makePipe");
   Export<ReadAvailable>(exports, "readAvailable");
   Export<TryLockFile>(exports, "tryLockFile");
@@ -192,6 +203,7 @@ Napi::Object Initialize(Napi::Env, Napi::Object exports) {
   ExportFaultBench(exports);
   ExportFaultPath(exports);
   ExportMemoryFill(exports);
+  ExportWriteTracking(exports);
   return exports;
 }
 

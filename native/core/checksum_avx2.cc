@@ -19,6 +19,11 @@ namespace vmckpt {
 
 uint64_t internal::ChecksumAvx2(const void* bytes, size_t count) { return XXH3_64bits(bytes, count); }
 
+Checksum128 internal::WideChecksumAvx2(const void* bytes, size_t count) {
+  const XXH128_hash_t hash = XXH3_128bits(bytes, count);
+  return {.low = hash.low64, .high = hash.high64};
+}
+
 }  // namespace vmckpt
 
 #endif

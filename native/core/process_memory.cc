@@ -2,21 +2,11 @@
 
 #include <fcntl.h>
 
-#include <algorithm>
-#include <array>
-#include <cstddef>
 #include <string>
-
-#include "core/fd.h"
-#include "core/page.h"
-#include "core/system_error.h"
 
 namespace vmckpt {
 
 namespace {
-
-/** For an entry of pagemap: the page is in memory, or swapped out. */
-constexpr uint64_t kPresent = uint64_t{1} << 63 | uint64_t{1} << 62;
 
 void Advance(iovec& vector, size_t bytes) {
   vector.iov_base = static_cast<char*>(vector.iov_base) + bytes;
@@ -41,21 +31,24 @@ void WriteProcessMemory(pid_t pid, std::span<iovec> local, std::span<iovec> remo
   }
 }
 
+size_t ReadProcessMemory(pid_t pid, uint64_t address, void* into, size_t bytes) {
+  iovec local{.iov_base = into, .iov_len = bytes};
+  iovec remote{.iov_base = reinterpret_cast<void*>(address), .iov_len = bytes};
+  ssize_t read = RetryOnSignal([&] { return ::process_vm_readv(pid, &local, 1, &remote, 1, 0); });
+  if (read == -1 && errno == EFAULT) return 0;
+  return static_cast<size_t>(Check(read, "process_vm_readv"));
+}
+
+Fd OpenPagemap(pid_t pid) {
+  const std::string path = "/proc/" + std::to_string(pid) + "/pagemap";
+  return Fd(Check(::open(path.c_str(), O_RDONLY | O_CLOEXEC), "open"));
+}
+
 std::vector<uint8_t> PresentPages(pid_t pid, uint64_t address, size_t page_count) {
-  std::string path = "/proc/" + std::to_string(pid) + "/pagemap";
-  Fd pagemap(Check(::open(path.c_str(), O_RDONLY | O_CLOEXEC), "open"));
+  Fd pagemap = OpenPagemap(pid);
   std::vector<uint8_t> presence(page_count);
-  std::array<uint64_t, 8192> entries;
-  for (size_t done = 0; done < page_count;) {
-    size_t wanted = std::min(page_count - done, entries.size()) * sizeof(uint64_t);
-    auto offset = static_cast<off_t>((address / kPageBytes + done) * sizeof(uint64_t));
-    ssize_t length =
-        Check(RetryOnSignal([&] { return ::pread(pagemap.get(), entries.data(), wanted, offset); }), "pread");
-    size_t count = static_cast<size_t>(length) / sizeof(uint64_t);
-    if (count == 0) throw SystemError(ENXIO, "pread");
-    for (size_t i = 0; i < count; i++) presence[done + i] = (entries[i] & kPresent) != 0;
-    done += count;
-  }
+  ForEachPagemapEntry(pagemap.get(), address, page_count,
+                      [&](size_t i, uint64_t entry) { presence[i] = (entry & kPagePresent) != 0; });
   return presence;
 }
 

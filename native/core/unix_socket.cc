@@ -72,6 +72,12 @@ Fd ConnectUnix(const std::string& path) {
   return socket;
 }
 
+std::pair<Fd, Fd> MakeSocketPair() {
+  int ends[2];
+  Check(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), "socketpair");
+  return {Fd(ends[0]), Fd(ends[1])};
+}
+
 void SendFds(int socket, std::span<const uint8_t> payload, std::span<const int> fds) {
   alignas(cmsghdr) char control[kMaxControlBytes] = {};
   iovec vector{.iov_base = const_cast<uint8_t*>(payload.data()), .iov_len = payload.size()};

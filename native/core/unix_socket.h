@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/fd.h"
@@ -27,6 +28,9 @@ ucred PeerCredentials(int socket);
 
 /** Connects, blocking, to a listening socket. Throws ENAMETOOLONG when `path` exceeds 107 bytes. */
 Fd ConnectUnix(const std::string& path);
+
+/** The two ends of a connection. */
+std::pair<Fd, Fd> MakeSocketPair();
 
 /** Sends `payload` (at least 1 byte) with `fds` as one message; EMSGSIZE if it is not sent whole. */
 void SendFds(int socket, std::span<const uint8_t> payload, std::span<const int> fds);

@@ -5,13 +5,18 @@
 #include <linux/userfaultfd.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
+#include <map>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "core/anonymous_memory.h"
 #include "core/page.h"
@@ -24,6 +29,7 @@ namespace {
 
 // Compared as a whole: newer QEMU also holds /dev/userfaultfd, which is not a userfaultfd.
 constexpr std::string_view kUserfaultfdLink = "anon_inode:[userfaultfd]";
+constexpr std::chrono::milliseconds kUsedWithin{50};
 
 std::string ProcPath(pid_t pid, const char* entry) { return "/proc/" + std::to_string(pid) + "/" + entry; }
 
@@ -31,6 +37,29 @@ bool IsUserfaultfd(int directory, const char* name) {
   char target[64];
   ssize_t length = ::readlinkat(directory, name, target, sizeof(target));
   return length > 0 && std::string_view(target, length) == kUserfaultfdLink;
+}
+
+std::vector<int> UserfaultfdsOf(pid_t pid) {
+  std::unique_ptr<DIR, int (*)(DIR*)> directory(::opendir(ProcPath(pid, "fd").c_str()), ::closedir);
+  if (!directory) throw SystemError(errno, "opendir");
+  std::vector<int> found;
+  while (const dirent* entry = ::readdir(directory.get()))
+    if (IsUserfaultfd(::dirfd(directory.get()), entry->d_name)) found.push_back(std::atoi(entry->d_name));
+  return found;
+}
+
+/** Of a descriptor that is one: no other has its inode. 0 where it is not, or has been put to use. */
+ino_t UnusedInode(pid_t pid, int fd) {
+  const std::string number = std::to_string(fd);
+  std::ifstream info(ProcPath(pid, "fdinfo/") + number);
+  for (std::string line; std::getline(info, line);) {
+    // Version, features that were asked for, features that there are.
+    uint64_t features;
+    if (std::sscanf(line.c_str(), "API:\t%*x:%" SCNx64 ":", &features) != 1 || features != 0) continue;
+    struct stat status;
+    return ::stat((ProcPath(pid, "fd/") + number).c_str(), &status) == 0 ? status.st_ino : 0;
+  }
+  return 0;
 }
 
 /** The meaning of an ioctl that stopped early. Wakes no thread. */
@@ -75,14 +104,25 @@ std::optional<MemoryEvent> EventOf(const uffd_msg& message) {
 
 std::vector<Fd> TakeUserfaultfds(pid_t pid) {
   Fd pidfd = PidfdOpen(pid);
-  std::unique_ptr<DIR, int (*)(DIR*)> directory(::opendir(ProcPath(pid, "fd").c_str()), ::closedir);
-  if (!directory) throw SystemError(errno, "opendir");
   std::vector<Fd> taken;
-  while (const dirent* entry = ::readdir(directory.get())) {
-    if (IsUserfaultfd(::dirfd(directory.get()), entry->d_name))
-      taken.push_back(PidfdGetfd(pidfd.get(), std::atoi(entry->d_name)));
-  }
+  for (int fd : UserfaultfdsOf(pid)) taken.push_back(PidfdGetfd(pidfd.get(), fd));
   return taken;
+}
+
+std::vector<int> UnusedUserfaultfds(pid_t pid) {
+  std::map<int, ino_t> unused;
+  for (int fd : UserfaultfdsOf(pid))
+    if (ino_t inode = UnusedInode(pid, fd); inode != 0) unused[fd] = inode;
+  if (unused.empty()) return {};
+  std::this_thread::sleep_for(kUsedWithin);
+  std::vector<int> found;
+  for (auto [fd, inode] : unused)
+    if (UnusedInode(pid, fd) == inode) found.push_back(fd);
+  return found;
+}
+
+bool IsUserfaultfd(int fd) {
+  return IsUserfaultfd(AT_FDCWD, ("/proc/self/fd/" + std::to_string(fd)).c_str());
 }
 
 std::vector<AddressRange> RegisteredRegions(pid_t pid, std::string_view with, std::string_view without) {

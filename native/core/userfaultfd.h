@@ -21,6 +21,15 @@ struct AddressRange {
 /** A duplicate of every userfaultfd that the process holds. Needs the right to ptrace it. */
 std::vector<Fd> TakeUserfaultfds(pid_t pid);
 
+/**
+ * Numbers of userfaultfds in the process that nothing has been asked of, not even their version, and that
+ * stay so for a while: one that is made for a use is asked at once.
+ */
+std::vector<int> UnusedUserfaultfds(pid_t pid);
+
+/** Whether the descriptor, of this process, is one. */
+bool IsUserfaultfd(int fd);
+
 /** VmFlags of smaps, proc(5): waits for missing pages; waits for writes to protected pages. */
 constexpr std::string_view kWaitsForMissing = " um";
 constexpr std::string_view kWaitsForWrites = " uw";

@@ -1,14 +1,136 @@
-import type { TrackerOptions, WriteTracker } from './tracker.js';
+/** Finds the best write tracker that host, kernel and VM allow. */
+import { closeSync } from 'node:fs';
+import {
+  addonProblem,
+  hasAddon,
+  newSoftDirty,
+  newWriteProtection,
+  softDirtyProblem,
+  writeProtectionProblem,
+} from '../native/index.js';
+import { takeUserfaultfd } from './take-userfaultfd.js';
+import { memoryProblem } from './trackable.js';
+import type { PageRuns, TrackerKind, TrackerOptions, WriteTracker } from './tracker.js';
 
-/** Finds the best write tracker that host, kernel and VM allow: none yet. */
-export async function openTracker({ regions }: TrackerOptions): Promise<WriteTracker> {
-  const all = Uint32Array.from(regions.flatMap(({ firstPage, pageCount }) => [firstPage, pageCount]));
-  return {
-    kind: 'none',
-    shortfall: 'this version has no write tracker',
-    arm: () => undefined,
-    look: () => all,
-    take: () => all,
-    close: () => undefined,
-  };
+/** @throws the signal's reason; otherwise it does not fail: there is always the kind `none` */
+export async function openTracker(options: TrackerOptions): Promise<WriteTracker> {
+  const problem = addonProblem() ?? memoryProblem(options.pid, options.regions);
+  if (problem !== undefined) return newUntracked(options, problem);
+  const protection = await openWriteProtection(options);
+  if (typeof protection !== 'string') return protection;
+  const bits = openSoftDirty(options, protection);
+  return typeof bits === 'string' ? newUntracked(options, `${protection}; ${bits}`) : bits;
+}
+
+export function newUntracked(options: TrackerOptions, shortfall: string): WriteTracker {
+  return new Untracked(options, shortfall);
+}
+
+/** Of the host, before there is a VM: the best kind, and why it is no better one. */
+export function bestTracker(): { readonly kind: TrackerKind; readonly shortfall: string | undefined } {
+  const problem = hasAddon() ? writeProtectionProblem() : addonProblem();
+  if (problem === undefined) return { kind: 'write-protection', shortfall: undefined };
+  const other = hasAddon() ? softDirtyProblem() : undefined;
+  if (hasAddon() && other === undefined) return { kind: 'soft-dirty', shortfall: problem };
+  return { kind: 'none', shortfall: other === undefined ? problem : `${problem}; ${other}` };
+}
+
+/** @returns why there is none, as a clause, where there is none. @throws the signal's reason */
+export async function openWriteProtection(options: TrackerOptions): Promise<WriteTracker | string> {
+  const problem = writeProtectionProblem();
+  if (problem !== undefined) return problem;
+  const userfaultfd = await takeUserfaultfd(options);
+  if (typeof userfaultfd === 'string') return userfaultfd;
+  try {
+    const native = newWriteProtection(userfaultfd, options);
+    native.register();
+    return new Tracked('write-protection', native, undefined);
+  } catch (error) {
+    return unregistrable(error as NodeJS.ErrnoException);
+  } finally {
+    closeSync(userfaultfd);
+  }
+}
+
+/** @param shortfall why it is not a better one. @returns why there is none, as a clause, where there is none */
+export function openSoftDirty(options: TrackerOptions, shortfall: string): WriteTracker | string {
+  const problem = softDirtyProblem();
+  if (problem !== undefined) return problem;
+  try {
+    return new Tracked('soft-dirty', newSoftDirty(options), shortfall);
+  } catch (error) {
+    return `soft-dirty bits cannot be read: ${(error as Error).message}`;
+  }
+}
+
+/** A mapping has one userfaultfd at a time. */
+function unregistrable({ code, message }: NodeJS.ErrnoException): string {
+  return code === 'EBUSY'
+    ? 'a userfaultfd has its memory already: a migration, a background snapshot or another save is under way'
+    : `its memory cannot be write-protected: ${message}`;
+}
+
+class Tracked implements WriteTracker {
+  readonly #native: ReturnType<typeof newSoftDirty>;
+
+  constructor(
+    readonly kind: TrackerKind,
+    native: ReturnType<typeof newSoftDirty>,
+    readonly shortfall: string | undefined,
+  ) {
+    this.#native = native;
+  }
+
+  arm(): void {
+    this.#native.arm();
+  }
+
+  look(): PageRuns {
+    return this.#native.look();
+  }
+
+  take(): PageRuns {
+    return this.#native.take();
+  }
+
+  /** With the last descriptor of a userfaultfd the kernel lifts its protection. */
+  close(): void {
+    this.#native.close();
+  }
+}
+
+/** Every page counts as written. */
+class Untracked implements WriteTracker {
+  readonly kind = 'none';
+  readonly #all: PageRuns;
+
+  constructor(
+    { regions }: TrackerOptions,
+    readonly shortfall: string,
+  ) {
+    this.#all = joined(regions.map(({ firstPage, pageCount }) => [firstPage, pageCount]));
+  }
+
+  arm(): void {}
+
+  look(): PageRuns {
+    return this.#all;
+  }
+
+  take(): PageRuns {
+    return this.#all;
+  }
+
+  close(): void {}
+}
+
+/** @param runs ascending */
+function joined(runs: readonly (readonly [firstPage: number, pageCount: number])[]): PageRuns {
+  const numbers: number[] = [];
+  for (const [first, count] of runs) {
+    if (numbers.length > 0 && numbers.at(-2)! + numbers.at(-1)! === first)
+      numbers[numbers.length - 1]! += count;
+    else numbers.push(first, count);
+  }
+  return Uint32Array.from(numbers);
 }

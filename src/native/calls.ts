@@ -29,6 +29,7 @@ export interface Addon {
     readonly maxFds: number;
     readonly timeoutMs: number;
   }): { message: Promise<ReceivedMessage>; cancel: () => void };
+  makeSocketPair(): [number, number];
   makePipe(capacityBytes: number): [readEnd: number, writeEnd: number];
   readAvailable(fd: number, into: Uint8Array): number;
   tryLockFile(fd: number): boolean;

@@ -16,6 +16,7 @@ export * from './fault-path.js';
 export * from './memory-fill.js';
 export * from './page-reading.js';
 export { perlMayTake, perlTaking, taken } from './perl.js';
+export * from './write-tracking.js';
 export { zstd, type Zstd } from './zstd.js';
 
 export interface ReceiveLimits {
@@ -38,6 +39,9 @@ export const KEEPER_PATH = helperPath('vmckpt-keeper');
  * native/core/no_holes_main.cc.
  */
 export const NO_HOLES_PATH = helperPath('vmckpt-no-holes');
+
+/** Makes a userfaultfd in the name of another process: see native/core/tracker_main.cc. */
+export const TRACKER_PATH = helperPath('vmckpt-tracker');
 
 /** Small enough that the kernel always queues a message whole. */
 export const MAX_SEND_BYTES = 16 << 10;
@@ -100,6 +104,11 @@ export async function receiveFds(socketFd: number, limits: ReceiveLimits): Promi
     process.off('exit', cancel);
     signal?.removeEventListener('abort', cancel);
   }
+}
+
+/** Two unix stream sockets that are each other's ends. */
+export function makeSocketPair(): [number, number] {
+  return addon().makeSocketPair();
 }
 
 export interface Pipe {

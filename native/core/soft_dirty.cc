@@ -1,0 +1,86 @@
+#include "core/soft_dirty.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <string>
+#include <utility>
+
+#include "core/anonymous_memory.h"
+#include "core/process_memory.h"
+#include "core/system_error.h"
+
+namespace vmckpt {
+
+namespace {
+
+/** Of an entry of pagemap, proc(5). */
+constexpr uint64_t kSoftDirty = uint64_t{1} << 55;
+/** To /proc/PID/clear_refs. */
+constexpr char kClearSoftDirty = '4';
+
+bool HasChanged(uint64_t entry, bool was_present) {
+  return (entry & kSoftDirty) != 0 || (was_present && (entry & kPagePresent) == 0);
+}
+
+uint64_t PagesOf(const std::vector<MemoryRegion>& regions) {
+  uint64_t count = 0;
+  for (const MemoryRegion& region : regions) count += region.page_count;
+  return count;
+}
+
+}  // namespace
+
+SoftDirty::SoftDirty(pid_t pid, std::vector<MemoryRegion> regions)
+    : pagemap_(OpenPagemap(pid)),
+      clear_refs_(Check(
+          ::open(("/proc/" + std::to_string(pid) + "/clear_refs").c_str(), O_WRONLY | O_CLOEXEC), "open")),
+      regions_(std::move(regions)),
+      present_(PagesOf(regions_)) {}
+
+template <typename Visit>
+void SoftDirty::ForEach(Visit visit) const {
+  uint64_t at = 0;
+  for (const MemoryRegion& region : regions_) {
+    ForEachPagemapEntry(pagemap_.get(), region.address, region.page_count,
+                        [&](size_t i, uint64_t entry) { visit(region.first_page + i, at + i, entry); });
+    at += region.page_count;
+  }
+}
+
+void SoftDirty::Arm() {
+  Clear();
+  ForEach([&](uint64_t, uint64_t at, uint64_t entry) { present_[at] = (entry & kPagePresent) != 0; });
+}
+
+PageRuns SoftDirty::Look() const {
+  PageRuns changed;
+  ForEach([&](uint64_t page, uint64_t at, uint64_t entry) {
+    if (HasChanged(entry, present_[at])) Append(changed, {.first = page, .count = 1});
+  });
+  return changed;
+}
+
+PageRuns SoftDirty::Take() {
+  PageRuns changed;
+  ForEach([&](uint64_t page, uint64_t at, uint64_t entry) {
+    if (HasChanged(entry, present_[at])) Append(changed, {.first = page, .count = 1});
+    present_[at] = (entry & kPagePresent) != 0;
+  });
+  Clear();
+  return changed;
+}
+
+void SoftDirty::Clear() { Check(::write(clear_refs_.get(), &kClearSoftDirty, 1), "write"); }
+
+std::string SoftDirtyProblem() {
+  AnonymousMemory page(kPageBytes);
+  *static_cast<volatile uint8_t*>(page.data()) = 1;
+  Fd pagemap = OpenPagemap(::getpid());
+  bool is_set = false;
+  ForEachPagemapEntry(pagemap.get(), reinterpret_cast<uint64_t>(page.data()), 1,
+                      [&](size_t, uint64_t entry) { is_set = (entry & kSoftDirty) != 0; });
+  return is_set ? "" : "the kernel has no soft-dirty bits (CONFIG_MEM_SOFT_DIRTY)";
+}
+
+}  // namespace vmckpt
