@@ -137,14 +137,14 @@ const absenceSchema = v.object({
 });
 export type Absence = v.InferOutput<typeof absenceSchema>;
 
-/** The fault path by itself: nobody else touches memory, and no VM is there. */
+/** The fault path by itself: nothing else touches the memory, and there is no VM. */
 const faultPathSchema = v.object({
   stored: v.picklist(['raw', 'zstd']),
   round: v.pipe(integer, v.gtValue(0)),
   ramMib: integer,
   /** One thread touches one page of each extent, one after the other. */
   idle: v.object({ count: integer, p50Us: finite, p99Us: finite }),
-  /** The same with a loop of UFFDIO_COPY that has its page at hand: what the system takes, whoever serves. */
+  /** The same for a loop of UFFDIO_COPY with its page at hand: the cost of the system call itself. */
   bareFaultP50Us: finite,
   /** The same beside two threads of the background. */
   loaded: v.object({ count: integer, p99Us: finite }),

@@ -1,7 +1,7 @@
 /**
- * The story of `vmckpt bench resume`: for every size boot one guest, give its clients something to ask for, save it
- * in every form that a scenario loads, end it; then bring it back again and again, in shuffled order, each time into
- * a QEMU of its own. What is started ends with the measurement, also when that is interrupted.
+ * The story of `vmckpt bench resume`: for every size boot one guest, prepare data for its clients, save it in every
+ * form that a scenario loads, and end it. Then restore it repeatedly, in shuffled order, each time into a new QEMU.
+ * Everything that was started ends with the measurement, even if that is interrupted.
  */
 import { existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
@@ -41,7 +41,7 @@ import { openWorkplace, type Workplace } from './workplace.js';
 const CACHE_STATES: readonly CacheState[] = ['warm', 'cold'];
 
 export interface BenchResumeOptions {
-  /** Gets report.json and report.html; checkpoints lie below it meanwhile. */
+  /** The folder for report.json and report.html, and for checkpoints in the meantime. */
   readonly outDir: string;
   readonly sizesMib: readonly number[];
   readonly rounds: number;

@@ -18,7 +18,7 @@ import { settleHost } from './workplace.js';
 import type { MemcachedLoad } from './workloads.js';
 
 const VERIFY_TIMEOUT_MS = 600_000;
-/** Of knocking at a door that nobody opens: the clients' first steps are work for the CPU, not part of a restore. */
+/** Time for the clients to try a closed port: their first steps take CPU time that is not part of a restore. */
 const CLIENTS_WARM_UP_MS = 300;
 
 export interface Room {

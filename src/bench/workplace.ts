@@ -40,9 +40,9 @@ export function openWorkplace(dataDir?: string): Workplace {
 }
 
 /**
- * Takes as much memory from the host as a guest of that size needs, and gives it back: under a hypervisor that
- * reclaims freed memory the first touch of a page costs ten times the second, and whoever is measured first would
- * pay for it. Also lets pending writes reach the disk.
+ * Takes as much memory from the host as a guest of that size needs, and gives it back. Under a hypervisor that
+ * reclaims freed memory, the first touch of a page costs ten times the second, and the first measurement would pay
+ * for all others. Also lets pending writes reach the disk.
  */
 export async function settleHost(ramBytes: number): Promise<void> {
   const chunkBytes = 64 * 2 ** 20;

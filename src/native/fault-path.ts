@@ -155,7 +155,7 @@ export class CheckpointImage {
 
   /** Makes the kernel read into the page cache what these pages need, (firstPage, pageCount) each. Returns at once. */
   readAhead(runs: Uint32Array): void {
-    void this.native.readAhead(runs).catch(() => undefined); // whoever needs these pages will hear of it
+    void this.native.readAhead(runs).catch(() => undefined); // a later read reports the error
   }
 }
 

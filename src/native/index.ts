@@ -195,7 +195,7 @@ export function pidfdSendSignal(pidfd: number, signal: number): void {
   addon().pidfdSendSignal(integer('pidfd', pidfd), integer('signal', signal, { max: 64 }));
 }
 
-/** XXH3, 64 bits, seed 0, of `bytes[start … end)`. The bytes may be shared memory that nobody is writing to. */
+/** XXH3, 64 bits, seed 0, of `bytes[start … end)`. Shared memory is allowed while nothing writes to it. */
 export function xxh3(bytes: Uint8Array, start = 0, end = bytes.length): bigint {
   if (!(
     Number.isInteger(start) &&

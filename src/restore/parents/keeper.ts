@@ -100,7 +100,7 @@ export class Keeper implements ProcessParent {
       await Promise.race([this.server.failure(), sleep(LAST_WORDS_MS)]);
       throw new VmckptError('QEMU_FAILED_TO_START', 'the process that starts QEMU has died');
     });
-    lost.catch(() => undefined); // later on nobody waits for it
+    lost.catch(() => undefined); // raced below; later nothing awaits it
     const pid = await withDeadline(Promise.race([started, lost]), {
       what: 'QEMU to be started',
       timeoutMs: START_TIMEOUT_MS,
