@@ -2,6 +2,8 @@
 // arguments are used as they come. State is per environment, because the addon also loads in worker threads.
 #include <napi.h>
 
+#include <cstring>
+
 #include "binding/background.h"
 #include "binding/constants.h"
 #include "binding/errors.h"
@@ -13,6 +15,7 @@
 #include "binding/write_tracking.h"
 #include "core/checksum.h"
 #include "core/file_range.h"
+#include "core/page.h"
 #include "core/pidfd.h"
 #include "core/pipe.h"
 #include "core/process_memory.h"
@@ -96,8 +99,9 @@ Napi::Value SyncFileRange(const Napi::CallbackInfo& info) {
 
 // → promise, because it may wait for the disk
 Napi::Value ReadAhead(const Napi::CallbackInfo& info) {
-  auto work = [fd = IntAt(info, 0), max_bytes = Int64At(info, 1)] {
-    vmckpt::ReadAhead(fd, max_bytes);
+  FileRange range{.offset_bytes = Int64At(info, 1), .length_bytes = Int64At(info, 2)};
+  auto work = [fd = IntAt(info, 0), range] {
+    vmckpt::ReadAhead(fd, range);
     return true;
   };
   return InBackground(info.Env(), work, [](Napi::Env env, bool) { return env.Undefined(); });
@@ -129,6 +133,17 @@ Napi::Value Xxh3(const Napi::CallbackInfo& info) {
   int64_t start = Int64At(info, 1);
   int64_t end = Int64At(info, 2);
   return Napi::BigInt::New(info.Env(), static_cast<uint64_t>(Checksum(bytes.Data() + start, end - start)));
+}
+
+// pages, how many, room for 16 bytes each
+Napi::Value HashPages(const Napi::CallbackInfo& info) {
+  auto pages = info[0].As<Napi::Uint8Array>();
+  auto hashes = info[2].As<Napi::Uint8Array>();
+  for (int64_t at = 0; at < Int64At(info, 1); at++) {
+    Checksum128 hash = WideChecksum(pages.Data() + at * kPageBytes, kPageBytes);
+    std::memcpy(hashes.Data() + at * sizeof(hash), &hash, sizeof(hash));
+  }
+  return info.Env().Undefined();
 }
 
 Napi::Value RescueUserfaultfd(const Napi::CallbackInfo& info) {
@@ -194,6 +209,7 @@ Napi::Object Initialize(Napi::Env, Napi::Object exports) {
   Export<PidfdGetfd>(exports, "pidfdGetfd");
   Export<PidfdSendSignal>(exports, "pidfdSendSignal");
   Export<Xxh3>(exports, "xxh3");
+  Export<HashPages>(exports, "hashPages");
   Export<RescueUserfaultfd>(exports, "rescueUserfaultfd");
   Export<TakeUserfaultfds>(exports, "takeUserfaultfds");
   Export<MissingPageRegions>(exports, "missingPageRegions");

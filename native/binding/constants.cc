@@ -13,7 +13,13 @@ void ExportConstants(Napi::Object exports) {
   set("pageBytes", kPageBytes);
   set("maxExtentPages", kMaxExtentPages);
   set("fileHeaderBytes", kFileHeaderBytes);
-  set("indexChunkBytes", kIndexChunkBytes);
+  set("recordChunkBytes", kRecordChunkBytes);
+  set("pageChunkBytes", kPageChunkBytes);
+  set("format1PageChunkBytes", kFormat1PageChunkBytes);
+  set("pageChunkEntryBytes", kPageChunkEntryBytes);
+  set("noChunk", kNoChunk);
+  set("numbersPerPlace", 1 << kPlaceShift);
+  set("placeCount", kPlaceCount);
   set("pageEntryBytes", kPageEntryBytes);
   set("extentRecordBytes", kExtentRecordBytes);
   set("codecRaw", Codec::kRaw);

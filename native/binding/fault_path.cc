@@ -52,24 +52,22 @@ class Image : public Napi::ObjectWrap<Image> {
  public:
   explicit Image(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Image>(info) {
     Options options(info[0]);
-    Napi::Value page_index = options["pageIndexFd"];
-    Napi::Value extent_index = options["extentIndexFd"];
-    Napi::Value pages = options["pagesFd"];
+    Napi::Value page_table = options["pageTableFd"];
+    auto extent_files = options["extentFiles"].As<Napi::Array>();
     Napi::Value hot_pack = options["hotPackFd"];
-    ImageFacts facts{.page_count = options.Uint64("pageCount"),
-                     .extent_count = options.Uint64("extentCount"),
+    ImageFiles files;
+    files.catalog.page_table = Duplicate(page_table);
+    if (!hot_pack.IsUndefined()) files.hot_pack = Duplicate(hot_pack);
+    files.hot_pack_tie = options.BigUint64("hotPackTie");
+    ImageFacts facts{.format_version = options.Uint32("formatVersion"),
+                     .page_count = options.Uint64("pageCount"),
                      .extent_pages = options.Uint64("extentPages"),
                      .page_index_root = options.BigUint64("pageIndexRoot"),
-                     .extent_index_root = options.BigUint64("extentIndexRoot"),
+                     .extent_files = {},
                      .label = options.String("label")};
     options.Finish();
-    image_ = Translated(info.Env(), [&] {
-      return CheckpointImage::Open(
-          {.indexes = {.page_index = Duplicate(page_index), .extent_index = Duplicate(extent_index)},
-           .pages = Duplicate(pages),
-           .hot_pack = hot_pack.IsUndefined() ? Fd() : Duplicate(hot_pack)},
-          facts);
-    });
+    for (uint32_t i = 0; i < extent_files.Length(); i++) AddExtentFile(extent_files.Get(i), files, facts);
+    image_ = Translated(info.Env(), [&] { return CheckpointImage::Open(std::move(files), facts); });
   }
 
   static Napi::Function Define(Napi::Env env) {
@@ -78,6 +76,21 @@ class Image : public Napi::ObjectWrap<Image> {
   const std::shared_ptr<CheckpointImage>& get() const { return image_; }
 
  private:
+  static void AddExtentFile(Napi::Value value, ImageFiles& files, ImageFacts& facts) {
+    Options options(value);
+    files.extents.push_back(Duplicate(options["extentsFd"]));
+    files.catalog.records.push_back(Duplicate(options["recordsFd"]));
+    facts.extent_files.push_back({.place = options.Uint32("place"),
+                                  .extent_count = options.Uint64("extentCount"),
+                                  .records_offset = options.Uint64("recordsOffset"),
+                                  .record_table_offset = options.Uint64("recordTableOffset"),
+                                  .records_root = options.BigUint64("recordsRoot"),
+                                  .chunks_offset = options.Uint64("chunksOffset"),
+                                  .chunk_count = options.Uint64("chunkCount"),
+                                  .name = options.String("name")});
+    options.Finish();
+  }
+
   // Uint32Array of (firstPage, pageCount)… → promise, because it may wait for the disk
   Napi::Value ReadAhead(const Napi::CallbackInfo& info) {
     auto work = [image = image_, ranges = PageRangesOf(info[0])] {

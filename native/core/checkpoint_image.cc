@@ -10,10 +10,10 @@
 namespace vmckpt {
 
 std::shared_ptr<CheckpointImage> CheckpointImage::Open(ImageFiles files, const ImageFacts& facts) {
-  auto catalog = std::make_shared<PageCatalog>(std::move(files.indexes), facts);
-  std::shared_ptr<ExtentSource> extents = std::make_shared<FileExtents>(catalog, std::move(files.pages));
+  auto catalog = std::make_shared<PageCatalog>(std::move(files.catalog), facts);
+  std::shared_ptr<ExtentSource> extents = std::make_shared<FileExtents>(catalog, std::move(files.extents));
   if (files.hot_pack)
-    if (auto pack = HotPack::Open(std::move(files.hot_pack), facts.extent_index_root))
+    if (auto pack = HotPack::Open(std::move(files.hot_pack), files.hot_pack_tie))
       extents = std::make_shared<PackedExtents>(catalog, std::move(pack), std::move(extents));
   return std::make_shared<CheckpointImage>(std::move(catalog), std::move(extents));
 }

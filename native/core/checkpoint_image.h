@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "core/extent_source.h"
 #include "core/fd.h"
@@ -17,10 +18,13 @@ namespace vmckpt {
 
 /** A local generation. */
 struct ImageFiles {
-  IndexFiles indexes;
-  Fd pages;
+  CatalogFiles catalog;
+  /** In the order of the facts. */
+  std::vector<Fd> extents;
   /** May be none. */
   Fd hot_pack;
+  /** What a hot pack of this generation is tied to. */
+  uint64_t hot_pack_tie;
 };
 
 class CheckpointImage {
@@ -38,6 +42,9 @@ class CheckpointImage {
 
   /** How many pages the extent holds. */
   size_t PagesOf(uint64_t extent) { return catalog_->PagesOf(extent); }
+
+  /** Numbers the extents from 0 on, without gaps. */
+  uint64_t OrdinalOf(uint64_t extent) const { return catalog_->OrdinalOf(extent); }
 
   bool IsRaw(uint64_t extent) { return catalog_->RecordOf(extent).codec == Codec::kRaw; }
 

@@ -1,9 +1,10 @@
-// The extents of a local generation: its file `pages`, mapped.
+// The extents of a local generation: the files that hold them, mapped.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "core/extent_source.h"
 #include "core/fd.h"
@@ -14,17 +15,18 @@ namespace vmckpt {
 
 class FileExtents : public ExtentSource {
  public:
-  FileExtents(std::shared_ptr<PageCatalog> catalog, Fd pages)
-      : catalog_(std::move(catalog)), pages_(std::move(pages)) {}
+  /** `files` are those of the catalogue, in its order. */
+  FileExtents(std::shared_ptr<PageCatalog> catalog, std::vector<Fd> files);
 
   const uint8_t* Read(uint64_t extent, ExtentDecoder& decoder, uint8_t* into, Access access) override;
   void ReadAhead(std::span<const uint32_t> extents) override;
 
  private:
+  const MappedFile& FileOf(uint64_t extent) const { return *files_[catalog_->FileOf(extent)]; }
   ExtentRecord RecordOf(uint64_t extent);
 
   std::shared_ptr<PageCatalog> catalog_;
-  MappedFile pages_;
+  std::vector<std::unique_ptr<MappedFile>> files_;
 };
 
 }  // namespace vmckpt

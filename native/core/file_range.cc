@@ -49,11 +49,11 @@ int64_t NextData(int fd, int64_t offset_bytes) {
   return Check(found, "lseek");
 }
 
-void ReadAhead(int fd, int64_t max_bytes) {
+void ReadAhead(int fd, const FileRange& range) {
   struct stat status;
   Check(::fstat(fd, &status), "fstat");
-  const off_t end = std::min<off_t>(status.st_size, max_bytes);
-  for (off_t at = 0; at < end; at += kReadAheadBytes)
+  const off_t end = std::min<off_t>(status.st_size, range.offset_bytes + range.length_bytes);
+  for (off_t at = range.offset_bytes; at < end; at += kReadAheadBytes)
     if (int error = ::posix_fadvise(fd, at, kReadAheadBytes, POSIX_FADV_WILLNEED))
       throw SystemError(error, "posix_fadvise");
 }

@@ -27,7 +27,8 @@ int64_t NextData(int fd, int64_t offset_bytes);
 /** On most hosts the kernel reads no more than this for one request, and ignores the rest. */
 constexpr int64_t kReadAheadBytes = 128 << 10;
 
-/** Starts to read the file into the page cache, up to this length. May wait for room in the disk's queue. */
-void ReadAhead(int fd, int64_t max_bytes);
+/** Starts to read what the file has of the range into the page cache. May wait for room in the disk's queue.
+ */
+void ReadAhead(int fd, const FileRange& range);
 
 }  // namespace vmckpt

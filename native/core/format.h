@@ -1,5 +1,5 @@
-// The numbers of checkpoint format 1, as far as they are read here: docs/format.md specifies every byte.
-// test/unit/native/constants.test.ts holds them against src/checkpoint/format.ts.
+// The numbers of checkpoint formats 1 and 2, as far as they are read here: docs/format.md specifies every
+// byte. test/unit/native/constants.test.ts holds them against src/checkpoint/format.ts.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,16 @@ namespace vmckpt {
 
 constexpr size_t kMaxExtentPages = 64;
 constexpr size_t kFileHeaderBytes = 4096;
-constexpr size_t kIndexChunkBytes = 64 * 1024;
+constexpr size_t kRecordChunkBytes = 64 * 1024;
+constexpr size_t kPageChunkBytes = 16 * 1024;
+constexpr size_t kFormat1PageChunkBytes = 64 * 1024;
+/** For each chunk of the page index its checksum, and its number. */
+constexpr size_t kPageChunkEntryBytes = 12;
+/** The number of one that lies nowhere, because all its pages are absent. */
+constexpr uint32_t kNoChunk = UINT32_MAX;
+/** An extent's number, and a chunk's, is its pack's place in the upper bits, and its number in the pack. */
+constexpr unsigned kPlaceShift = 24;
+constexpr size_t kPlaceCount = 256;
 constexpr size_t kPageEntryBytes = 8;
 constexpr size_t kExtentRecordBytes = 32;
 

@@ -18,7 +18,7 @@ struct Header {
   uint32_t header_bytes;
   char algorithm[16];
   uint64_t extent_count;
-  uint64_t extent_index_root;
+  uint64_t tie;
   uint64_t table_checksum;
   uint64_t checksum;
 };
@@ -29,24 +29,24 @@ constexpr uint32_t kVersion = 1;
 
 }  // namespace
 
-std::unique_ptr<HotPack> HotPack::Open(Fd file, uint64_t extent_index_root) {
+std::unique_ptr<HotPack> HotPack::Open(Fd file, uint64_t tie) {
   try {
     std::unique_ptr<HotPack> pack(new HotPack(std::move(file)));
-    if (pack->ReadTable(extent_index_root)) return pack;
+    if (pack->ReadTable(tie)) return pack;
   } catch (const SystemError&) {
     // It cannot be mapped.
   }
   return nullptr;
 }
 
-bool HotPack::ReadTable(uint64_t extent_index_root) {
+bool HotPack::ReadTable(uint64_t tie) {
   Header header;
   if (file_.size() < sizeof(header)) return false;
   if (!ReadGuarded([&] { std::memcpy(&header, file_.data(), sizeof(header)); })) return false;
   const bool is_ours = std::memcmp(header.magic, kMagic, sizeof(header.magic)) == 0 &&
                        header.version == kVersion && header.header_bytes == sizeof(header) &&
                        Checksum(&header, offsetof(Header, checksum)) == header.checksum;
-  if (!is_ours || header.extent_index_root != extent_index_root) return false;
+  if (!is_ours || header.tie != tie) return false;
   if (header.extent_count > (file_.size() - sizeof(header)) / sizeof(Entry)) return false;
   entries_.resize(header.extent_count);
   const size_t table_bytes = entries_.size() * sizeof(Entry);

@@ -16,8 +16,8 @@ namespace vmckpt {
 
 class HotPack {
  public:
-  /** Null unless it is whole, and of the generation with this root of the extent index. */
-  static std::unique_ptr<HotPack> Open(Fd file, uint64_t extent_index_root);
+  /** Null unless it is whole, and tied to this. */
+  static std::unique_ptr<HotPack> Open(Fd file, uint64_t tie);
 
   bool Has(uint64_t extent) const { return EntryOf(extent) != nullptr; }
 
@@ -37,7 +37,7 @@ class HotPack {
   };
 
   explicit HotPack(Fd file) : file_(std::move(file)) {}
-  bool ReadTable(uint64_t extent_index_root);
+  bool ReadTable(uint64_t tie);
   const Entry* EntryOf(uint64_t extent) const;
 
   MappedFile file_;

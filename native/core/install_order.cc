@@ -15,7 +15,7 @@ InstallOrder::InstallOrder(CheckpointImage& image, std::span<const MemoryRegion>
       regions_(regions),
       extent_pages_(image.facts().extent_pages),
       is_added_(image.facts().page_count),
-      piece_of_(image.facts().extent_count, kNoPiece) {}
+      piece_of_(image.facts().ExtentCount(), kNoPiece) {}
 
 void InstallOrder::Add(PageRange range, Zeros zeros) {
   for (const MemoryRegion& region : regions_) {
@@ -45,7 +45,7 @@ void InstallOrder::AddPage(uint64_t page, Zeros zeros) {
   const auto number = static_cast<uint32_t>(page);
   switch (entry.kind) {
     case PageKind::kData: {
-      uint32_t& piece = piece_of_[entry.extent];
+      uint32_t& piece = piece_of_[image_.OrdinalOf(entry.extent)];
       if (piece == kNoPiece) {
         piece = pieces_.size();
         const auto first_slot = static_cast<uint32_t>(slots_.size());
@@ -54,7 +54,7 @@ void InstallOrder::AddPage(uint64_t page, Zeros zeros) {
       }
       uint32_t& slot = slots_[pieces_[piece].first_slot + entry.slot];
       if (slot != kNoPage)
-        throw DamagedImage(DamagedImage::Part::kIndex, image_.facts().label + "/page-index: pages " +
+        throw DamagedImage(DamagedImage::Part::kIndex, image_.facts().label + ": pages " +
                                                            std::to_string(slot) + " and " +
                                                            std::to_string(number) + " lie in the same place");
       slot = number;

@@ -66,7 +66,7 @@ class InstallOrder {
   std::vector<uint32_t> slots_;
   /** Indexed by page. */
   std::vector<bool> is_added_;
-  /** Indexed by extent. */
+  /** Indexed by ordinal of the extent. */
   std::vector<uint32_t> piece_of_;
 };
 

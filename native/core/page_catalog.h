@@ -5,6 +5,7 @@
 // is checked against its bounds before it is used.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -20,16 +21,35 @@
 
 namespace vmckpt {
 
+/** A file of extents, as the manifest tells it: a pack, or in format 1 the file `pages`. */
+struct ExtentFileFacts {
+  uint32_t place;
+  uint64_t extent_count;
+  /** In the file that has the extents' records. */
+  uint64_t records_offset;
+  /** Of the checksums of the records' chunks, in the same file. */
+  uint64_t record_table_offset;
+  uint64_t records_root;
+  /** Of the chunks of the page index, in the same file; format 1 has none there. */
+  uint64_t chunks_offset;
+  uint64_t chunk_count;
+  /** Of the file with the extents. */
+  std::string name;
+};
+
 /** What the manifest says of the files. */
 struct ImageFacts {
+  unsigned format_version;
   uint64_t page_count;
-  uint64_t extent_count;
   /** The most pages that an extent holds. */
   uint64_t extent_pages;
   uint64_t page_index_root;
-  uint64_t extent_index_root;
+  std::vector<ExtentFileFacts> extent_files;
   /** Names the generation in messages. */
   std::string label;
+
+  /** In all files. */
+  uint64_t ExtentCount() const;
 };
 
 struct PageEntry {
@@ -43,7 +63,7 @@ struct PageEntry {
 
 /** How an extent is stored. */
 struct ExtentRecord {
-  /** From the start of the file `pages`. */
+  /** From the start of its file. */
   uint64_t offset;
   uint32_t stored_bytes;
   uint8_t page_count;
@@ -53,46 +73,62 @@ struct ExtentRecord {
 };
 
 /**
- * An index file: chunks of entries, and behind them the checksums of the chunks. A chunk is read into memory
- * and verified when it is first used, and stays as it was verified.
+ * The entries of an index, in chunks. A chunk is read into memory and verified when it is first used, and
+ * stays as it was verified.
  */
-class IndexFile {
+class IndexChunks {
  public:
+  /** Where a chunk lies, and its checksum. */
+  struct Place {
+    /** -1: nowhere, it is all zeros. */
+    int fd;
+    uint64_t offset;
+    uint64_t checksum;
+    /** Names its file in messages. */
+    std::string label;
+  };
   struct Shape {
     std::string label;
     uint64_t entry_count;
     size_t entry_bytes;
-    uint64_t root;
+    size_t chunk_bytes;
+
+    uint64_t ChunkCount() const {
+      const uint64_t per_chunk = chunk_bytes / entry_bytes;
+      return (entry_count + per_chunk - 1) / per_chunk;
+    }
   };
 
-  /** Reads the table of checksums. Throws DamagedImage. */
-  IndexFile(Fd file, const Shape& shape);
+  IndexChunks(const Shape& shape, std::vector<Place> places);
 
   /** The entry's bytes. Throws DamagedImage. */
   const uint8_t* At(uint64_t entry);
 
+  const std::string& label() const { return shape_.label; }
+
  private:
   void Load(uint64_t chunk);
-  void ReadExactly(void* into, size_t bytes, uint64_t offset);
-  [[noreturn]] void Damaged(const std::string& fault) const;
 
   Shape shape_;
-  Fd file_;
-  std::vector<uint64_t> checksums_;
+  std::vector<Place> places_;
   /** Of all chunks; the kernel gives memory only to those that are loaded. */
   AnonymousMemory chunks_;
   std::unique_ptr<std::atomic<bool>[]> loaded_;
   std::mutex loading_;
 };
 
-struct IndexFiles {
-  Fd page_index;
-  Fd extent_index;
+/** In format 2, the records of a file of extents lie in that file. */
+struct CatalogFiles {
+  /** With the checksums of the chunks of the page index. */
+  Fd page_table;
+  /** With the records of each file of extents. */
+  std::vector<Fd> records;
 };
 
 class PageCatalog {
  public:
-  PageCatalog(IndexFiles files, const ImageFacts& facts);
+  /** Reads the tables of checksums. Throws DamagedImage. */
+  PageCatalog(CatalogFiles files, const ImageFacts& facts);
 
   const ImageFacts& facts() const { return facts_; }
 
@@ -104,6 +140,14 @@ class PageCatalog {
 
   ExtentRecord RecordOf(uint64_t extent);
 
+  static constexpr size_t kNoFile = SIZE_MAX;
+
+  /** Of facts().extent_files, the one that holds the extent, or kNoFile. */
+  size_t FileOf(uint64_t extent) const;
+
+  /** Numbers the extents of all files from 0 on, without gaps. */
+  uint64_t OrdinalOf(uint64_t extent) const;
+
   /** The extent's record makes no sense, though its checksum is right. */
   [[noreturn]] void NonsensicalRecord(uint64_t extent) const;
 
@@ -111,9 +155,24 @@ class PageCatalog {
   [[noreturn]] void DamagedExtent(uint64_t extent, const std::string& fault);
 
  private:
+  struct ExtentFile {
+    uint64_t first_ordinal;
+    std::unique_ptr<IndexChunks> records;
+  };
+
+  std::vector<IndexChunks::Place> PageChunks() const;
+  std::vector<IndexChunks::Place> Format1PageChunks() const;
+  std::unique_ptr<IndexChunks> RecordsOf(size_t file) const;
+  uint64_t NumberOf(uint64_t extent) const { return extent & ((uint64_t{1} << place_shift_) - 1); }
+  const uint8_t* RecordBytes(uint64_t extent);
+
   ImageFacts facts_;
-  IndexFile page_index_;
-  IndexFile extent_index_;
+  CatalogFiles files_;
+  /** In format 1 there is but one place. */
+  const unsigned place_shift_;
+  const std::array<size_t, kPlaceCount> file_at_;
+  std::vector<ExtentFile> extent_files_;
+  IndexChunks page_index_;
 };
 
 }  // namespace vmckpt

@@ -1,69 +1,56 @@
 /**
- * Pages that were written again leave their older versions in `pages`. Where that is more than a committed
+ * Pages that were written again leave their older versions in the pack. Where that is more than a committed
  * generation may carry, its live pages are written anew, in page order, which costs the time of one more pass over
  * them and, until it is done, their room on disk. Where that is more room than there may be, they are written from
  * the end of the file, which is cut off behind them.
  */
-import { mkdir, rename, rmdir, truncate } from 'node:fs/promises';
+import { truncate } from 'node:fs/promises';
 import path from 'node:path';
 import { MAX_BURST_BYTES, PAGE_KINDS } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
-import { DIRECTORY_MODE } from './files.js';
-import { GENERATION_FILES, HEADER_BYTES } from './format.js';
 import { PagesReader } from './pages-reader.js';
-import { PagesWriter, type PagesWriterOptions, type WrittenPages } from './pages-writer.js';
+import { PagesWriter, type PagesWriterOptions } from './pages-writer.js';
 
 const MAX_SUPERSEDED_SHARE = 0.1;
 const BURST_PAGES = MAX_BURST_BYTES / PAGE_BYTES;
 /** Pages that are wanted in page order lie in the order of their arrival, which differs where they were rewritten. */
 const CACHED_EXTENTS = 64;
 
-const FILES = [GENERATION_FILES.pages, GENERATION_FILES.pageIndex, GENERATION_FILES.extentIndex];
-
 /** A superseded page is counted with all its bytes, although it was stored in fewer. */
-export function needsCompaction({ counts, fileBytes }: WrittenPages): boolean {
-  return counts.superseded * PAGE_BYTES > (fileBytes - HEADER_BYTES) * MAX_SUPERSEDED_SHARE;
+export function needsCompaction({ counts, storedBytes }: PagesWriter): boolean {
+  return counts.superseded * PAGE_BYTES > storedBytes * MAX_SUPERSEDED_SHARE;
 }
 
 export interface CompactionOptions extends PagesWriterOptions {
-  /** For both files, while there are two. */
+  /** For both packs, while there are two. */
   readonly roomBytes: number;
 }
 
-/** Replaces the finished page files in `dir` by ones without superseded pages, fsynced. */
+/** Puts what the drained `writer` has written into another one, without superseded pages. `writer` is discarded. */
 export async function compactPages(
   dir: string,
-  written: WrittenPages,
+  writer: PagesWriter,
   { roomBytes, ...options }: CompactionOptions,
-): Promise<WrittenPages> {
-  const compactDir = path.join(dir, 'compacted');
-  await mkdir(compactDir, { mode: DIRECTORY_MODE });
-  const reader = new PagesReader(dir, {
-    pageCount: options.pageCount,
-    extentPages: options.extentPages,
-    extentCount: written.extentIndex.entryCount,
-    fileBytes: written.fileBytes,
-    pageIndexRoot: written.pageIndex.root,
-    extentIndexRoot: written.extentIndex.root,
-  });
-  const writer = new PagesWriter(compactDir, options);
-  let compacted: WrittenPages;
+): Promise<PagesWriter> {
+  const { pageCount, extentPages } = options;
+  const { files } = writer;
+  const reader = new PagesReader({ label: 'the checkpoint', pageCount, extentPages }, files);
+  const compacted = new PagesWriter(dir, options);
   try {
-    if (bytesOfBoth(written) <= roomBytes) await copyPages(reader, writer);
-    else await movePages(reader, writer, path.join(dir, GENERATION_FILES.pages));
-    compacted = await writer.finish();
-    await writer.sync();
+    if (bytesOfBoth(writer) <= roomBytes) await copyPages(reader, compacted);
+    else await movePages(reader, compacted, path.join(dir, files.extentFiles[0]!.name));
+    await compacted.drain();
+  } catch (error) {
+    await compacted.close();
+    throw error;
   } finally {
-    await writer.close();
-    reader.close();
+    await writer.discard();
   }
-  for (const file of FILES) await rename(path.join(compactDir, file), path.join(dir, file));
-  await rmdir(compactDir);
   return compacted;
 }
 
-function bytesOfBoth({ counts, fileBytes }: WrittenPages): number {
-  return fileBytes * (1 + counts.data / (counts.data + counts.superseded));
+function bytesOfBoth({ counts, storedBytes }: PagesWriter): number {
+  return storedBytes * (1 + counts.data / (counts.data + counts.superseded));
 }
 
 async function copyPages(reader: PagesReader, writer: PagesWriter): Promise<void> {

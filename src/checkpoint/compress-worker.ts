@@ -1,25 +1,20 @@
 /**
  * Worker thread of the pages writer: compresses and checksums a batch of extents, reserves room at the tail of
- * `pages`, writes the batch with one system call, and leaves finished extent records in the batch's slab.
+ * the pack, writes the batch with one system call, and leaves finished extent records in the batch's slab.
  */
 import { workerData } from 'node:worker_threads';
 import { syncFileRange, xxh3 } from '../native/index.js';
 import { PAGE_BYTES } from '../pages/layout.js';
+import type { Slab } from './batch.js';
 import { ExtentEncoder, encodeBound, type Level, type StoredExtent } from './extent-codec.js';
 import { writeAt } from './files.js';
-import { EXTENT_INDEX_SPEC, encodeExtent } from './format.js';
+import { RECORD_CHUNKS, encodeExtent } from './format.js';
 import { answerRequests } from './worker-team.js';
 
-/** A batch's pages, followed by the records of its extents. */
-export interface Slab {
-  readonly pages: Uint8Array;
-  readonly records: Uint32Array;
-}
-
 export interface CompressWorkerData {
-  readonly pagesFd: number;
+  readonly packFd: number;
   readonly slabs: readonly Slab[];
-  /** Length of `pages` so far, in its only element; shared by all threads. */
+  /** Length of the pack so far, in its only element; shared by all threads. */
   readonly tail: BigInt64Array;
   readonly level: Level;
   readonly extentPages: number;
@@ -33,7 +28,7 @@ export interface CompressRequest {
 /** Write-out starts this far behind the tail, so that the fsync at the end has little left to do. */
 const WRITE_OUT_BYTES = 8 << 20;
 
-const { pagesFd, slabs, tail, level, extentPages } = workerData as CompressWorkerData;
+const { packFd, slabs, tail, level, extentPages } = workerData as CompressWorkerData;
 const extentBytes = extentPages * PAGE_BYTES;
 const encoder = new ExtentEncoder(level);
 const stored = new Uint8Array(slabs[0]!.pages.length + encodeBound(extentBytes));
@@ -49,11 +44,11 @@ answerRequests<CompressRequest, void>(({ slab, pageCount }) => {
     batchBytes += extent.storedBytes;
   }
   const offset = Number(Atomics.add(tail, 0, BigInt(batchBytes)));
-  writeAt(pagesFd, stored.subarray(0, batchBytes), offset);
+  writeAt(packFd, stored.subarray(0, batchBytes), offset);
   startWriteOut(offset, offset + batchBytes);
   let at = 0;
   for (const [position, { storedBytes, codec }] of extents.entries()) {
-    encodeExtent(records, position * EXTENT_INDEX_SPEC.entryWords, {
+    encodeExtent(records, position * RECORD_CHUNKS.entryWords, {
       offset: offset + at,
       storedBytes,
       codec,
@@ -68,5 +63,5 @@ answerRequests<CompressRequest, void>(({ slab, pageCount }) => {
 function startWriteOut(start: number, end: number): void {
   const window = Math.floor(end / WRITE_OUT_BYTES);
   if (window > Math.floor(start / WRITE_OUT_BYTES))
-    syncFileRange(pagesFd, (window - 1) * WRITE_OUT_BYTES, WRITE_OUT_BYTES);
+    syncFileRange(packFd, (window - 1) * WRITE_OUT_BYTES, WRITE_OUT_BYTES);
 }

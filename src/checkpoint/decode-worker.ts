@@ -3,17 +3,16 @@ import { workerData } from 'node:worker_threads';
 import { PAGE_BYTES } from '../pages/layout.js';
 import { ExtentDecoder } from './extent-codec.js';
 import { readAt } from './files.js';
-import type { ExtentInfo } from './format.js';
+import type { LocatedExtent } from './generation-catalog.js';
 import { answerRequests } from './worker-team.js';
 
 export interface DecodeWorkerData {
-  readonly pagesFd: number;
-  /** Extents are placed this far from each other. */
+  /** Extents are put this far from each other. */
   readonly extentBytes: number;
 }
 
 export interface DecodeRequest {
-  readonly extents: readonly ExtentInfo[];
+  readonly extents: readonly LocatedExtent[];
   /** Shared memory with room for all of them. */
   readonly into: Uint8Array;
 }
@@ -27,7 +26,7 @@ export interface DecodeFault {
 /** Neighbours in the file are read together, up to this length. */
 const MAX_READ_BYTES = 1 << 20;
 
-const { pagesFd, extentBytes } = workerData as DecodeWorkerData;
+const { extentBytes } = workerData as DecodeWorkerData;
 const decoder = new ExtentDecoder();
 const stored = new Uint8Array(Math.max(MAX_READ_BYTES, extentBytes));
 
@@ -41,28 +40,29 @@ answerRequests<DecodeRequest, DecodeFault | undefined>(({ extents, into }) => {
   return undefined;
 });
 
-function endOfRun(extents: readonly ExtentInfo[], first: number): number {
-  const { offset } = extents[first]!;
+function endOfRun(extents: readonly LocatedExtent[], first: number): number {
+  const { fd, offset } = extents[first]!;
   let end = first;
   let runBytes = 0;
-  while (end < extents.length && extents[end]!.offset === offset + runBytes) {
-    runBytes += extents[end]!.storedBytes;
+  for (; end < extents.length; end++) {
+    const next = extents[end]!;
+    if (next.fd !== fd || next.offset !== offset + runBytes) break;
+    runBytes += next.storedBytes;
     if (runBytes > stored.length) break;
-    end++;
   }
   return end;
 }
 
 function decodeRun(
-  extents: readonly ExtentInfo[],
+  extents: readonly LocatedExtent[],
   { first, end, into }: { first: number; end: number; into: Uint8Array },
 ): DecodeFault | undefined {
-  const { offset } = extents[first]!;
+  const { fd, offset } = extents[first]!;
   const last = extents[end - 1]!;
   const run = stored.subarray(0, last.offset + last.storedBytes - offset);
   let readBytes: number;
   try {
-    readBytes = readAt(pagesFd, run, offset);
+    readBytes = readAt(fd, run, offset);
   } catch (error) {
     return { position: first, fault: `it cannot be read: ${error instanceof Error ? error.message : ''}` };
   }

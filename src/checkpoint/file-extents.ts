@@ -60,11 +60,7 @@ export class FileExtents implements ExtentSource {
     if (found !== undefined) {
       release();
       const { position, fault } = found;
-      throw extentDamaged(this.#reader.label, {
-        extent: numbers[position]!,
-        info: extents[position]!,
-        fault,
-      });
+      throw extentDamaged(this.#reader.label, { info: extents[position]!, fault });
     }
     const bytesAt = (position: number): Uint8Array => {
       const start = position * this.#extentBytes;
@@ -93,7 +89,7 @@ export class FileExtents implements ExtentSource {
 
   async #startTeam(): Promise<DecodeTeam> {
     const { WorkerTeam } = await import('./worker-team.js');
-    const workerData: DecodeWorkerData = { pagesFd: this.#reader.pagesFd, extentBytes: this.#extentBytes };
+    const workerData: DecodeWorkerData = { extentBytes: this.#extentBytes };
     return new WorkerTeam('checkpoint/decode-worker.js', { threads: THREADS, workerData });
   }
 

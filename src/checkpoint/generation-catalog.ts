@@ -1,79 +1,72 @@
 /**
- * The catalogue of a generation, from its two indexes: what a page is, in which extent it lies, how the extent is stored.
- * Everything is synchronous, for the path of a demand fault, and verified when it is first used. What the accessors
- * return makes sense: a data page's extent exists and holds its slot.
+ * The catalogue of a generation: what a page is, in which extent it lies, how the extent is stored. Everything is
+ * synchronous, for the path of a demand fault, and verified when it is first used. What the accessors return makes
+ * sense: a data page's extent exists and holds its slot.
  */
-import path from 'node:path';
 import { PAGE_KINDS, type PageKind } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import {
   CODECS,
-  EXTENT_INDEX_SPEC,
-  GENERATION_FILES,
   HEADER_BYTES,
-  PAGE_INDEX_SPEC,
+  PAGE_CHUNKS,
   RECORD,
+  RECORD_CHUNKS,
   decodeExtent,
   type ExtentInfo,
 } from './format.js';
-import { IndexReader, type IndexReaderOptions } from './index-reader.js';
-import { generationLabel, openFailure } from './manifest.js';
+import type { ExtentFile, PageFiles } from './page-files.js';
 
-/** 32 MiB: the index of 16 GiB of RAM. */
-const CACHED_PAGE_CHUNKS = 512;
-/** 16 MiB: the extents of 16 GiB of RAM, at 8 pages an extent. */
-const CACHED_EXTENT_CHUNKS = 256;
+const { entriesPerChunk: EXTENTS_PER_CHUNK, entryWords: EXTENT_WORDS } = RECORD_CHUNKS;
+const { entryWords: PAGE_WORDS } = PAGE_CHUNKS;
 
-const { entriesPerChunk: PAGES_PER_CHUNK, entryWords: PAGE_WORDS } = PAGE_INDEX_SPEC;
-const { entriesPerChunk: EXTENTS_PER_CHUNK, entryWords: EXTENT_WORDS } = EXTENT_INDEX_SPEC;
-
-export interface PagesDescription {
-  readonly pageCount: number;
-  readonly extentCount: number;
-  readonly extentPages: number;
-  /** Length of the file `pages`. */
-  readonly fileBytes: number;
-  readonly pageIndexRoot: bigint;
-  readonly extentIndexRoot: bigint;
-}
-
-export class GenerationCatalog {
+export interface CatalogFacts {
   /** Names the generation in messages: `web/3`. */
   readonly label: string;
   readonly pageCount: number;
-  readonly extentCount: number;
   /** The most pages that an extent holds. */
   readonly extentPages: number;
-  readonly #description: PagesDescription;
-  readonly #pageIndex: IndexReader;
-  readonly #extentIndex: IndexReader;
+}
 
-  /** @throws VmckptError INDEX_DAMAGED, FORMAT_UNSUPPORTED, FILE_MISSING, NOT_A_FILE, NOT_PERMITTED */
-  constructor(dir: string, description: PagesDescription) {
-    this.label = generationLabel(dir);
-    this.pageCount = description.pageCount;
-    this.extentCount = description.extentCount;
-    this.extentPages = description.extentPages;
-    this.#description = description;
-    this.#extentIndex = this.#openIndex(dir, {
-      file: GENERATION_FILES.extentIndex,
-      spec: EXTENT_INDEX_SPEC,
-      entryCount: description.extentCount,
-      root: description.extentIndexRoot,
-      maxCachedChunks: CACHED_EXTENT_CHUNKS,
-    });
-    try {
-      this.#pageIndex = this.#openIndex(dir, {
-        file: GENERATION_FILES.pageIndex,
-        spec: PAGE_INDEX_SPEC,
-        entryCount: description.pageCount,
-        root: description.pageIndexRoot,
-        maxCachedChunks: CACHED_PAGE_CHUNKS,
-      });
-    } catch (error) {
-      this.#extentIndex.close();
-      throw error;
+/** An extent, and where it is read from. */
+export interface LocatedExtent extends ExtentInfo {
+  /** In its file. */
+  readonly number: number;
+  readonly fd: number;
+  /** Its file's name. */
+  readonly file: string;
+}
+
+export interface NumberedFile extends ExtentFile {
+  /** Its first extent; the others follow. */
+  readonly firstExtent: number;
+  /** Of its first extent, see ordinalOf(). */
+  readonly firstOrdinal: number;
+}
+
+export class GenerationCatalog {
+  readonly label: string;
+  readonly pageCount: number;
+  /** In all files. */
+  readonly extentCount: number;
+  readonly extentPages: number;
+  readonly #files: PageFiles;
+  readonly #pagesPerChunk: number;
+  /** By place. */
+  readonly #byPlace: (NumberedFile | undefined)[] = [];
+
+  constructor({ label, pageCount, extentPages }: CatalogFacts, files: PageFiles) {
+    this.label = label;
+    this.pageCount = pageCount;
+    this.extentPages = extentPages;
+    this.#files = files;
+    this.#pagesPerChunk = files.pagesPerChunk;
+    let firstOrdinal = 0;
+    for (const file of files.extentFiles) {
+      const firstExtent = file.place * files.numbersPerPlace;
+      this.#byPlace[file.place] = { ...file, firstExtent, firstOrdinal };
+      firstOrdinal += file.extentCount;
     }
+    this.extentCount = firstOrdinal;
   }
 
   kindOf(page: number): PageKind {
@@ -88,50 +81,55 @@ export class GenerationCatalog {
   /** The extent that holds a data page. */
   extentOf(page: number): number {
     this.#entryOf(page);
-    return this.#pageIndex.chunkOf(page)[(page % PAGES_PER_CHUNK) * PAGE_WORDS + 1]!;
+    return this.#files.pages.chunkOf(page)[(page % this.#pagesPerChunk) * PAGE_WORDS + 1]!;
   }
 
   /** A data page's place in its extent, in pages. */
   slotOf(page: number): number {
     const slot = (this.#entryOf(page) >>> 8) & 0xff;
     const extent = this.extentOf(page);
-    const shapeAt = (extent % EXTENTS_PER_CHUNK) * EXTENT_WORDS + RECORD.shape;
-    const pageCount = this.#extentIndex.chunkOf(extent)[shapeAt]! & 0xff;
+    const { records, firstExtent } = this.#fileOf(extent);
+    const number = extent - firstExtent;
+    const shapeAt = (number % EXTENTS_PER_CHUNK) * EXTENT_WORDS + RECORD.shape;
+    const pageCount = records.chunkOf(number)[shapeAt]! & 0xff;
     if (slot < pageCount) return slot;
-    throw this.#pageIndex.nonsense(page, `slot ${slot} of extent ${extent}, which has ${pageCount} pages`);
+    throw this.#files.pages.nonsense(page, `slot ${slot} of extent ${extent}, which has ${pageCount} pages`);
   }
 
-  extentInfo(extent: number): ExtentInfo {
-    const words = this.#extentIndex.chunkOf(extent);
-    const at = (extent % EXTENTS_PER_CHUNK) * EXTENT_WORDS;
-    const fault = extentFault(words, at, this.#description);
-    if (fault !== undefined) throw this.#extentIndex.nonsense(extent, fault);
-    return decodeExtent(words, at);
+  extentInfo(extent: number): LocatedExtent {
+    const { records, firstExtent, fd, name, endOffset } = this.#fileOf(extent);
+    const number = extent - firstExtent;
+    const words = records.chunkOf(number);
+    const at = (number % EXTENTS_PER_CHUNK) * EXTENT_WORDS;
+    const fault = extentFault(words, at, { extentPages: this.extentPages, endOffset });
+    if (fault !== undefined) throw records.nonsense(number, fault);
+    return { ...decodeExtent(words, at), number, fd, file: name };
   }
 
-  close(): void {
-    this.#pageIndex.close();
-    this.#extentIndex.close();
+  /** Numbers the extents of all files from 0 on, without gaps. */
+  ordinalOf(extent: number): number {
+    const { firstOrdinal, firstExtent } = this.#fileOf(extent);
+    return firstOrdinal + (extent - firstExtent);
+  }
+
+  /** The files with extents. */
+  get extentFiles(): readonly NumberedFile[] {
+    return this.#byPlace.filter((file) => file !== undefined);
+  }
+
+  #fileOf(extent: number): NumberedFile {
+    const file = this.#byPlace[Math.floor(extent / this.#files.numbersPerPlace)];
+    if (file !== undefined && extent - file.firstExtent < file.extentCount) return file;
+    throw new RangeError(`${this.label}: extent ${extent} asked for, which none of its files has`);
   }
 
   #entryOf(page: number): number {
-    const words = this.#pageIndex.chunkOf(page);
-    const at = (page % PAGES_PER_CHUNK) * PAGE_WORDS;
+    const words = this.#files.pages.chunkOf(page);
+    const at = (page % this.#pagesPerChunk) * PAGE_WORDS;
     const entry = words[at]!;
     const fault = this.#pageFault(entry, words[at + 1]!);
-    if (fault !== undefined) throw this.#pageIndex.nonsense(page, fault);
+    if (fault !== undefined) throw this.#files.pages.nonsense(page, fault);
     return entry;
-  }
-
-  #openIndex(
-    dir: string,
-    { file, ...options }: Omit<IndexReaderOptions, 'path' | 'label'> & { file: string },
-  ): IndexReader {
-    try {
-      return new IndexReader({ ...options, path: path.join(dir, file), label: `${this.label}/${file}` });
-    } catch (error) {
-      throw openFailure(error, this.label, file);
-    }
   }
 
   /** What is wrong with an entry by itself. */
@@ -143,15 +141,17 @@ export class GenerationCatalog {
       return (entry & ~allowed) === 0 && extent === 0 ? undefined : 'bits are set that must be zero';
     }
     if (entry >>> 16 !== 0) return 'bits are set that must be zero';
-    if (extent >= this.extentCount) return `extent ${extent} named, there are ${this.extentCount}`;
-    return undefined;
+    const place = Math.floor(extent / this.#files.numbersPerPlace);
+    const { firstExtent = 0, extentCount = 0 } = this.#byPlace[place] ?? {};
+    if (extent - firstExtent < extentCount) return undefined;
+    return `extent ${extent} named, and place ${place} has ${extentCount}`;
   }
 }
 
 function extentFault(
   words: Uint32Array,
   at: number,
-  { extentPages, fileBytes }: Pick<PagesDescription, 'extentPages' | 'fileBytes'>,
+  { extentPages, endOffset }: { readonly extentPages: number; readonly endOffset: number },
 ): string | undefined {
   const shape = words[at + RECORD.shape]!;
   const pageCount = shape & 0xff;
@@ -163,8 +163,8 @@ function extentFault(
   const pageBytes = pageCount * PAGE_BYTES;
   if (codec === CODECS.raw ? storedBytes !== pageBytes : storedBytes < 1 || storedBytes >= pageBytes)
     return `${storedBytes} bytes stored for ${pageCount} pages`;
-  if (offset < HEADER_BYTES || offset + storedBytes > fileBytes)
-    return `bytes ${offset} to ${offset + storedBytes} of a file of ${fileBytes}`;
+  if (offset < HEADER_BYTES || offset + storedBytes > endOffset)
+    return `bytes ${offset} to ${offset + storedBytes}, but extents end at ${endOffset}`;
   return words[at + RECORD.reserved] === 0 && words[at + RECORD.reserved + 1] === 0
     ? undefined
     : 'bits are set that must be zero';

@@ -8,180 +8,46 @@ import path from 'node:path';
 import * as v from 'valibot';
 import { ANOTHER_GENERATION, DAMAGE_HINT, VmckptError, type ErrorCode } from '../errors.js';
 import { xxh3 } from '../native/index.js';
-import { MAX_EXTENT_PAGES } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
-import { diskFilesSchema } from '../util/disk-files.js';
-import { processContextSchema } from '../util/process-schema.js';
 import { readRegular, requireRegular } from '../util/regular-file.js';
-import { integer, misfit, natural, parse, record, text as anyText } from '../util/schema.js';
+import { integer, misfit, parse } from '../util/schema.js';
 import { errnoOf } from './files.js';
 import {
-  CHECKSUM_ALGORITHM,
-  EXTENT_INDEX_SPEC,
+  FORMAT1_FILES,
+  FORMAT1_PAGE_CHUNKS,
   FORMAT_VERSION,
   GENERATION_FILES,
-  PAGE_INDEX_SPEC,
+  HEADER_BYTES,
+  RECORD_CHUNKS,
   checksumText,
-  indexBytes,
+  format1IndexBytes,
+  holdsExtents,
+  packFile,
+  packParts,
+  pageChunksBytes,
   unsupportedVersion,
 } from './format.js';
+import { format1Schema, manifestSchema } from './manifest-schema.js';
+
+export { MAX_DEVICE_STATE_BYTES } from './manifest-schema.js';
 
 export const MAX_MANIFEST_BYTES = 16 << 20;
-export const MAX_DEVICE_STATE_BYTES = 256 << 20;
-const MAX_LIST = 65536;
-const MAX_TEXT = 128 * 1024;
-const MAX_DESCRIPTION = 8 << 20;
 
-const text = v.pipe(anyText, v.maxLength(MAX_TEXT));
-const count = v.pipe(natural, v.maxValue(0xffff_ffff));
-/** 128 bits, written in hexadecimal digits. */
-const identity = v.pipe(v.string(), v.regex(/^[0-9a-f]{32}$/));
-const checksum = v.pipe(v.string(), v.regex(/^[0-9a-f]{16}$/));
-
-/** Level 0 would mean "the library's default", which may change. */
-const levelSchema = v.union([v.pipe(integer, v.minValue(1), v.maxValue(19)), v.literal('none')]);
-
-export const manifestSchema = v.object({
-  formatVersion: v.literal(FORMAT_VERSION),
-  name: text,
-  generation: v.pipe(integer, v.gtValue(0)),
-  /** Random, made when the generation is written. Manifests of earlier versions have none (see decodeManifest). */
-  id: v.optional(identity),
-  created: v.pipe(v.string(), v.check(isTimestamp, 'Invalid timestamp: Expected ISO 8601, UTC')),
-  vmckptVersion: text,
-  /** How it was saved. */
-  mode: v.picklist(['capture', 'background-snapshot', 'stopped', 'precopy', 'import']),
-  /** What the VM did when it was saved, and so what it does after a restore. */
-  runState: v.picklist(['running', 'paused']),
-  /** QEMU's own name of its state (RunState), where it says more than `runState`: `suspended`, `io-error`, … */
-  vmState: v.optional(text),
-  qemu: v.object({
-    version: text,
-    /** Only a name: the binary to run is the host's choice. */
-    binaryName: text,
-    /** The process that was saved, to find out whether it still runs. */
-    process: v.optional(v.object({ pid: count, startTicks: natural })),
-  }),
-  /** As resolved by QEMU: `pc-q35-7.2`, never an alias. */
-  machine: v.object({
-    type: text,
-    cpuModel: v.optional(text),
-    /** What the guest sees: CPUID leaf and register → its bits. */
-    cpuFeatures: v.optional(record(count)),
-    accelerator: v.optional(text),
-    cpuCount: v.optional(count),
-    /** How many devices it has of each type, whatever has made them. */
-    deviceTypes: v.optional(record(count)),
-  }),
-  ram: v.object({
-    pageBytes: v.literal(PAGE_BYTES),
-    blocks: v.pipe(v.array(v.object({ name: text, usedBytes: natural })), v.maxLength(4096)),
-  }),
-  migration: v.object({
-    /** The stream's configuration section, verbatim; base64. Longer texts are too much for the regular expression. */
-    configuration: v.config(v.pipe(text, v.base64()), { abortPipeEarly: true }),
-    ramSectionId: count,
-    /** QEMU's own JSON description of the device state, when the stream had one. */
-    description: v.optional(v.pipe(anyText, v.maxLength(MAX_DESCRIPTION))),
-  }),
-  /** QEMU's arguments without the binary; empty when unknown. */
-  commandLine: v.pipe(v.array(text), v.maxLength(MAX_LIST)),
-  /** What relative paths of the command line start from. */
-  workingDirectory: v.optional(text),
-  /** What QEMU was as a process: the names in its command line mean what they mean there. */
-  process: v.optional(processContextSchema),
-  /** How the VM differed from what its command line makes: a restore needs another one. */
-  changedParts: v.optional(v.pipe(v.array(text), v.maxLength(MAX_LIST))),
-  /** What a restore would refuse, as the save knew it. */
-  restoreProblems: v.optional(
-    v.pipe(v.array(v.object({ code: text, message: text })), v.maxLength(MAX_LIST)),
-  ),
-  devices: v.pipe(v.array(v.object({ qomPath: text, type: text })), v.maxLength(MAX_LIST)),
-  blockDevices: v.pipe(
-    v.array(
-      v.object({
-        node: text,
-        file: v.optional(text),
-        format: text,
-        readOnly: v.boolean(),
-        sizeBytes: v.optional(natural),
-      }),
-    ),
-    v.maxLength(MAX_LIST),
-  ),
-  /** The files that the VM wrote to, as they were at the instant of the save: a restore compares them. */
-  diskFiles: v.optional(diskFilesSchema),
-  memoryBackends: v.pipe(
-    v.array(v.object({ id: text, sizeBytes: natural, share: v.boolean() })),
-    v.maxLength(MAX_LIST),
-  ),
-  /** What QEMU's monitors can change while it runs, as it was; compared after a restore. */
-  settings: v.optional(
-    v.pipe(
-      v.array(
-        v.object({
-          /** `throttle`, `object`, … (src/qemu/drift/settings.ts) */
-          kind: text,
-          id: text,
-          name: text,
-          /** JSON. */
-          value: text,
-          /** The command line does not give it: it is set before the VM runs. */
-          replay: v.optional(v.boolean()),
-          /** `lost` says how a restore has it otherwise; it stands for all settings of its id. */
-          lost: v.optional(v.boolean()),
-        }),
-      ),
-      v.maxLength(MAX_LIST),
-    ),
-  ),
-  /** What a restore does not bring back, a sentence without its end for each. */
-  lost: v.optional(v.pipe(v.array(text), v.maxLength(MAX_LIST))),
-  sizes: v.object({
-    ramBytes: natural,
-    /** RAM in pages that are not zero. */
-    nonZeroBytes: natural,
-    /** All files of the generation but the manifest. */
-    storedBytes: natural,
-    deviceStateBytes: v.pipe(natural, v.maxValue(MAX_DEVICE_STATE_BYTES)),
-  }),
-  pages: v.object({
-    extentPages: v.pipe(integer, v.minValue(1), v.maxValue(MAX_EXTENT_PAGES)),
-    level: levelSchema,
-    extentCount: count,
-    /** Length of the file `pages`. */
-    fileBytes: natural,
-    dataPageCount: count,
-    fillPageCount: count,
-    zeroPageCount: count,
-    absentPageCount: count,
-    /** Pages in extents that no index entry points to any more. */
-    supersededPageCount: count,
-  }),
-  checksums: v.object({
-    algorithm: v.literal(CHECKSUM_ALGORITHM),
-    pageIndexRoot: checksum,
-    extentIndexRoot: checksum,
-    deviceState: checksum,
-  }),
-});
-
-/** A moment that the calendar has; `Date.parse` knows a 30th of February. */
-function isTimestamp(value: string): boolean {
-  const ms = Date.parse(value);
-  return (
-    /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$/.test(value) &&
-    Number.isFinite(ms) &&
-    new Date(ms).toISOString().startsWith(value.slice(0, 19))
-  );
-}
-
-export type Manifest = v.InferOutput<typeof manifestSchema> & {
+interface Identified {
   /** Tells this generation from every other one, also from a later one of the same name and number. */
   readonly id: string;
-};
+}
+/** Sizes are told as in format 2: all of its files are its own. */
+export type Format1Manifest = Omit<v.InferOutput<typeof format1Schema>, 'sizes'> &
+  Pick<Format2Manifest, 'sizes'> &
+  Identified;
+export type Format2Manifest = v.InferOutput<typeof manifestSchema> & Identified;
+export type Manifest = Format1Manifest | Format2Manifest;
 /** What the saver knows; the writer adds the rest. */
-export type ManifestParts = Omit<Manifest, 'formatVersion' | 'id' | 'ram' | 'sizes' | 'pages' | 'checksums'>;
+export type ManifestParts = Omit<
+  Format2Manifest,
+  'formatVersion' | 'id' | 'parent' | 'ram' | 'sizes' | 'pages' | 'packs' | 'checksums'
+>;
 
 /** Bare memory, without the rest of a machine: only `vmckpt uffd` can serve it. */
 export function holdsMemoryOnly({ sizes }: Pick<Manifest, 'sizes'>): boolean {
@@ -210,7 +76,8 @@ const TRAILER_BYTES = '  "manifestXxh3": "0123456789abcdef"\n}\n'.length;
 
 /** @throws Error when a field is out of bounds: a bug of the caller's. */
 export function encodeManifest(manifest: Manifest): Buffer {
-  const json = JSON.stringify(parse(manifestSchema, manifest), undefined, 2);
+  const schema = manifest.formatVersion === 1 ? format1Schema : manifestSchema;
+  const json = JSON.stringify(parse<object>(schema, manifest), undefined, 2);
   // The object stays open for the checksum, its last field.
   const covered = Buffer.from(`${json.slice(0, json.lastIndexOf('\n}'))},\n`);
   const encoded = Buffer.concat([
@@ -244,15 +111,40 @@ export function decodeManifest(encoded: Buffer, label: string): Manifest {
   }
   const version = v.safeParse(v.object({ formatVersion: v.pipe(integer, v.gtValue(0)) }), fields);
   if (!version.success) throw damaged(label, 'it has no format version');
-  if (version.output.formatVersion !== FORMAT_VERSION)
-    throw unsupportedVersion(`${label}/${GENERATION_FILES.manifest}`, version.output.formatVersion);
-  const parsed = v.safeParse(manifestSchema, fields);
+  const { formatVersion } = version.output;
+  if (formatVersion > FORMAT_VERSION)
+    throw unsupportedVersion(`${label}/${GENERATION_FILES.manifest}`, formatVersion);
+  const parsed = v.safeParse(formatVersion === 1 ? format1Schema : manifestSchema, fields);
   if (!parsed.success) throw damaged(label, misfit(parsed.issues));
+  const fault = inconsistency(parsed.output);
+  if (fault !== undefined) throw damaged(label, fault);
   const { ram, sizes } = parsed.output;
+  const id = parsed.output.id ?? found.padStart(IDENTITY_DIGITS, '0');
+  if (parsed.output.formatVersion === 2) return { ...parsed.output, id };
+  return { ...parsed.output, id, ram, sizes: { ...sizes, ownBytes: sizes.storedBytes, sharedBytes: 0 } };
+}
+
+type Fields = v.InferOutput<typeof format1Schema> | v.InferOutput<typeof manifestSchema>;
+
+/** Which numbers of a manifest cannot be true together. */
+function inconsistency(fields: Fields): string | undefined {
+  const { ram, sizes, pages } = fields;
   const blockBytes = ram.blocks.reduce((sum, { usedBytes }) => sum + usedBytes, 0);
   if (sizes.ramBytes !== blockBytes || blockBytes % PAGE_BYTES !== 0)
-    throw damaged(label, `sizes.ramBytes is ${sizes.ramBytes}, whole pages of ${blockBytes} bytes expected`);
-  return { ...parsed.output, id: parsed.output.id ?? found.padStart(IDENTITY_DIGITS, '0') };
+    return `sizes.ramBytes is ${sizes.ramBytes}, whole pages of ${blockBytes} bytes expected`;
+  if (fields.formatVersion === 1) return undefined;
+  const { packs } = fields;
+  const isTwice = (key: 'id' | 'place') => new Set(packs.map((pack) => pack[key])).size < packs.length;
+  if (isTwice('id') || isTwice('place')) return 'two packs have the same id or place';
+  for (const pack of packs) {
+    const { recordsOffset } = packParts(pack);
+    if (recordsOffset < HEADER_BYTES || recordsOffset % HEADER_BYTES !== 0)
+      return `${packFile(pack.id)} has ${pack.fileBytes} bytes, which its parts do not make`;
+  }
+  const total = (key: 'extentCount' | 'fileBytes') => packs.reduce((sum, pack) => sum + pack[key], 0);
+  if (pages.extentCount !== total('extentCount') || pages.fileBytes !== total('fileBytes'))
+    return `${pages.extentCount} extents in ${pages.fileBytes} bytes, the packs have others`;
+  return undefined;
 }
 
 /**
@@ -296,19 +188,28 @@ function requireFiles(dir: string, manifest: Manifest): void {
   for (const [name, expected] of Object.entries(fileBytesOf(manifest))) {
     const { size } = lstatRegular(dir, name);
     if (size !== expected)
-      throw new VmckptError(DAMAGE[name]!, `${label}/${name} has ${size} bytes, ${expected} expected`, {
+      throw new VmckptError(damageOf(name), `${label}/${name} has ${size} bytes, ${expected} expected`, {
         hint: DAMAGE_HINT,
       });
   }
 }
 
 /** How long every file is that lies beside the manifest. */
-export function fileBytesOf({ pages, sizes, ram }: Manifest): Readonly<Record<string, number>> {
+export function fileBytesOf(manifest: Manifest): Readonly<Record<string, number>> {
+  const { pages, sizes, ram } = manifest;
+  const pageCount = sizes.ramBytes / ram.pageBytes;
+  const deviceState = { [GENERATION_FILES.deviceState]: sizes.deviceStateBytes };
+  if (manifest.formatVersion === 1)
+    return {
+      ...deviceState,
+      [FORMAT1_FILES.pageIndex]: format1IndexBytes(FORMAT1_PAGE_CHUNKS, pageCount),
+      [FORMAT1_FILES.extentIndex]: format1IndexBytes(RECORD_CHUNKS, pages.extentCount),
+      [FORMAT1_FILES.pages]: pages.fileBytes,
+    };
   return {
-    [GENERATION_FILES.deviceState]: sizes.deviceStateBytes,
-    [GENERATION_FILES.pageIndex]: indexBytes(PAGE_INDEX_SPEC, sizes.ramBytes / ram.pageBytes),
-    [GENERATION_FILES.extentIndex]: indexBytes(EXTENT_INDEX_SPEC, pages.extentCount),
-    [GENERATION_FILES.pages]: pages.fileBytes,
+    ...deviceState,
+    [GENERATION_FILES.pageChunks]: pageChunksBytes(pageCount),
+    ...Object.fromEntries(manifest.packs.map(({ id, fileBytes }) => [packFile(id), fileBytes])),
   };
 }
 
@@ -330,13 +231,18 @@ export function generationLabel(dir: string): string {
   return `${path.basename(path.dirname(absolute))}/${path.basename(absolute)}`;
 }
 
+const INDEXES: readonly string[] = [
+  GENERATION_FILES.pageChunks,
+  FORMAT1_FILES.pageIndex,
+  FORMAT1_FILES.extentIndex,
+];
+
 /** What it is when a file cannot be read, though it is there. */
-const DAMAGE: Readonly<Record<string, ErrorCode>> = {
-  [GENERATION_FILES.deviceState]: 'DEVICE_STATE_DAMAGED',
-  [GENERATION_FILES.pageIndex]: 'INDEX_DAMAGED',
-  [GENERATION_FILES.extentIndex]: 'INDEX_DAMAGED',
-  [GENERATION_FILES.pages]: 'EXTENT_DAMAGED',
-};
+function damageOf(file: string): ErrorCode {
+  if (file === GENERATION_FILES.deviceState) return 'DEVICE_STATE_DAMAGED';
+  if (holdsExtents(file)) return 'EXTENT_DAMAGED';
+  return INDEXES.includes(file) ? 'INDEX_DAMAGED' : 'MANIFEST_DAMAGED';
+}
 
 /** What it means that a file of a generation cannot be opened. */
 export function openFailure(error: unknown, label: string, file: string): unknown {
@@ -351,7 +257,7 @@ export function openFailure(error: unknown, label: string, file: string): unknow
     return new VmckptError('NOT_PERMITTED', `${label}/${file} may not be read by this user`, {
       cause: error,
     });
-  return new VmckptError(DAMAGE[file] ?? 'MANIFEST_DAMAGED', `${label}/${file} cannot be read: ${errno}`, {
+  return new VmckptError(damageOf(file), `${label}/${file} cannot be read: ${errno}`, {
     hint: ANOTHER_GENERATION,
     cause: error,
   });

@@ -2,38 +2,82 @@
 import { closeSync } from 'node:fs';
 import path from 'node:path';
 import { DAMAGE_HINT, VmckptError } from '../errors.js';
-import { CheckpointImage } from '../native/index.js';
+import { CheckpointImage, xxh3, type ImageOptions } from '../native/index.js';
 import { openRegular } from '../util/regular-file.js';
 import { errnoOf } from './files.js';
-import { GENERATION_FILES, HOT_PACK_FILE } from './format.js';
-import { generationLabel, openFailure, type Manifest } from './manifest.js';
+import {
+  FORMAT1_FILES,
+  GENERATION_FILES,
+  HEADER_BYTES,
+  HOT_PACK_FILE,
+  RECORD_CHUNKS,
+  chunkCountOf,
+  packFile,
+  packParts,
+} from './format.js';
+import { fileBytesOf, generationLabel, openFailure, type Manifest } from './manifest.js';
 
-/** @throws VmckptError INDEX_DAMAGED, FILE_MISSING, NOT_A_FILE, NOT_PERMITTED */
+/** @throws VmckptError INDEX_DAMAGED, EXTENT_DAMAGED, FILE_MISSING, NOT_A_FILE, NOT_PERMITTED */
 export function openNativeImage(dir: string, manifest: Manifest): CheckpointImage {
-  const { pages, checksums } = manifest;
-  const fds: number[] = [];
+  const names = Object.keys(fileBytesOf(manifest)).filter((name) => name !== GENERATION_FILES.deviceState);
+  const fds = new Map<string, number>();
   try {
-    for (const file of ['pageIndex', 'extentIndex', 'pages'] as const)
-      fds.push(openRegular(path.join(dir, GENERATION_FILES[file])));
-    const [pageIndexFd, extentIndexFd, pagesFd] = fds as [number, number, number];
+    for (const name of names) fds.set(name, openRegular(path.join(dir, name)));
     const hotPackFd = openHotPack(dir);
-    if (hotPackFd !== undefined) fds.push(hotPackFd);
-    return new CheckpointImage(
-      { pageIndexFd, extentIndexFd, pagesFd, hotPackFd },
-      {
-        pageCount: manifest.sizes.ramBytes / manifest.ram.pageBytes,
-        extentCount: pages.extentCount,
-        extentPages: pages.extentPages,
-        pageIndexRoot: BigInt(`0x${checksums.pageIndexRoot}`),
-        extentIndexRoot: BigInt(`0x${checksums.extentIndexRoot}`),
-        label: generationLabel(dir),
-      },
-    );
+    if (hotPackFd !== undefined) fds.set(HOT_PACK_FILE, hotPackFd);
+    return new CheckpointImage({
+      ...filesOf(manifest, fds),
+      hotPackFd,
+      hotPackTie: hotPackTie(manifest),
+      pageCount: manifest.sizes.ramBytes / manifest.ram.pageBytes,
+      extentPages: manifest.pages.extentPages,
+      pageIndexRoot: rootOf(manifest.checksums.pageIndexRoot),
+      label: generationLabel(dir),
+    });
   } catch (error) {
     throw damageIn(error) ?? openFailure(error, generationLabel(dir), 'its files');
   } finally {
-    for (const fd of fds) closeSync(fd);
+    for (const fd of fds.values()) closeSync(fd);
   }
+}
+
+type Files = Pick<ImageOptions, 'formatVersion' | 'pageTableFd' | 'extentFiles'>;
+
+function filesOf(manifest: Manifest, fds: ReadonlyMap<string, number>): Files {
+  if (manifest.formatVersion === 2) {
+    const extentFiles = manifest.packs.map((pack) => {
+      const { recordsOffset, recordTableOffset, chunksOffset } = packParts(pack);
+      const { place, extentCount, chunkCount } = pack;
+      const name = packFile(pack.id);
+      const fd = fds.get(name)!;
+      return {
+        ...{ place, name, extentsFd: fd, recordsFd: fd, recordsOffset, recordTableOffset, chunksOffset },
+        ...{ extentCount, chunkCount, recordsRoot: rootOf(pack.recordsRoot) },
+      };
+    });
+    return { formatVersion: 2, pageTableFd: fds.get(GENERATION_FILES.pageChunks)!, extentFiles };
+  }
+  const { extentCount } = manifest.pages;
+  const chunksBytes = chunkCountOf(RECORD_CHUNKS, extentCount) * RECORD_CHUNKS.chunkBytes;
+  const extentFile = {
+    ...{ place: 0, name: FORMAT1_FILES.pages, extentCount, chunkCount: 0, chunksOffset: 0 },
+    extentsFd: fds.get(FORMAT1_FILES.pages)!,
+    recordsFd: fds.get(FORMAT1_FILES.extentIndex)!,
+    recordsOffset: HEADER_BYTES,
+    recordTableOffset: HEADER_BYTES + chunksBytes,
+    recordsRoot: rootOf(manifest.checksums.extentIndexRoot),
+  };
+  return { formatVersion: 1, pageTableFd: fds.get(FORMAT1_FILES.pageIndex)!, extentFiles: [extentFile] };
+}
+
+/** What a hot pack of this generation is tied to. */
+export function hotPackTie(manifest: Manifest): bigint {
+  if (manifest.formatVersion === 1) return rootOf(manifest.checksums.extentIndexRoot);
+  return xxh3(Buffer.from(manifest.packs.map(({ place, id }) => `${place} ${id}\n`).join('')));
+}
+
+function rootOf(digits: string): bigint {
+  return BigInt(`0x${digits}`);
 }
 
 /** Undefined where there is none, or none to be had: it is not needed. */

@@ -1,38 +1,32 @@
 /**
- * Writes the pages of a generation: `pages`, `page-index` and `extent-index`. A page is copied once, into the open
- * batch; full batches are compressed and written by worker threads. A data page's extent number is given out when
- * the page arrives, so the index always knows the newest version of a page, whatever the threads still hold.
+ * Writes the pages of a generation: a pack, and the table that says where the page index lies. A page is copied once, into
+ * the open batch; worker threads compress and write full batches. Batches are settled in their order: their pages then
+ * get their extents, unless a newer version of a page has come meanwhile.
  */
-import fs from 'node:fs';
+import { rm } from 'node:fs/promises';
 import path from 'node:path';
-import { promisify } from 'node:util';
-import { MAX_BURST_BYTES, PAGE_KINDS, type PageSink } from '../pages/contracts.js';
+import { MAX_BURST_BYTES, type PageSink } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
-import type { CompressRequest, CompressWorkerData, Slab } from './compress-worker.js';
+import { allocateSlab, batchPagesOf, type Slab } from './batch.js';
+import type { CompressRequest, CompressWorkerData } from './compress-worker.js';
 import type { Level } from './extent-codec.js';
-import { FILE_MODE, writeAt, writeFailure } from './files.js';
+import { writeFailure, writeNewFile } from './files.js';
 import {
-  EXTENT_INDEX_SPEC,
   GENERATION_FILES,
-  HEADER_BYTES,
-  PAGES_SPEC,
-  PAGE_INDEX_SPEC,
-  dataEntry,
+  NUMBERS_PER_PLACE,
+  PAGE_CHUNKS,
+  PAGE_CHUNKS_SPEC,
   encodeHeader,
-  fillEntry,
 } from './format.js';
-import { IndexWriter, type WrittenIndex } from './index-writer.js';
+import type { Pack } from './manifest-schema.js';
+import { PackWriter } from './pack-writer.js';
+import { PageEntries, type PageCounts } from './page-entries.js';
+import type { PageFiles } from './page-files.js';
 import { WorkerTeam } from './worker-team.js';
 
 const THREADS = 2;
 const SLAB_COUNT = 8;
-const BATCH_BYTES = 512 * 1024;
 const BURST_PAGES = MAX_BURST_BYTES / PAGE_BYTES;
-/** 16 MiB: the index of 8 GiB of RAM. */
-const CACHED_PAGE_CHUNKS = 256;
-const CACHED_EXTENT_CHUNKS = 8;
-
-const fsync = promisify(fs.fsync);
 
 export interface PagesWriterOptions {
   readonly pageCount: number;
@@ -41,120 +35,118 @@ export interface PagesWriterOptions {
   readonly extentPages: number;
 }
 
-export interface PageCounts {
-  readonly absent: number;
-  readonly zero: number;
-  readonly fill: number;
-  readonly data: number;
-  /** Data pages that were written and then replaced; their bytes are still in `pages`. */
-  readonly superseded: number;
-}
-
 export interface WrittenPages {
-  readonly pageIndex: WrittenIndex;
-  readonly extentIndex: WrittenIndex;
-  readonly fileBytes: number;
+  readonly pack: Pack;
+  /** Of the table of page chunks. */
+  readonly pageIndexRoot: bigint;
+  /** Length of the file that has the table. */
+  readonly pageChunksBytes: number;
   readonly counts: PageCounts;
 }
 
+/** Pages that are stored together. */
+interface Batch {
+  readonly number: number;
+  readonly slab: number;
+  pageCount: number;
+  isStored: boolean;
+}
+
 export class PagesWriter implements PageSink {
+  readonly #dir: string;
   readonly #options: PagesWriterOptions;
   readonly #batchPages: number;
-  readonly #pagesFd: number;
-  readonly #pageIndex: IndexWriter;
-  readonly #extentIndex: IndexWriter;
+  readonly #pack: PackWriter;
+  readonly #entries: PageEntries;
   readonly #slabs: readonly Slab[];
-  readonly #tail = new BigInt64Array(new SharedArrayBuffer(8));
   readonly #team: WorkerTeam<CompressRequest, void>;
   readonly #freeSlabs: number[] = [];
   readonly #waiters: { pages: number; resolve: () => void; reject: (error: Error) => void }[] = [];
-  /** Pages by PAGE_KINDS. */
-  readonly #counts: [number, number, number, number];
-  #superseded = 0;
-  #openSlab: number | undefined;
-  #openPages = 0;
-  /** Number of the open batch's first extent, or of the next batch's while none is open. */
-  #openExtent = 0;
+  #batchCount = 0;
+  #open: Batch | undefined;
+  /** Batches that threads have, the oldest first. */
+  readonly #sent: Batch[] = [];
   #failure: Error | undefined;
   #closed = false;
 
   constructor(dir: string, options: PagesWriterOptions) {
     const { extentPages, level, pageCount } = options;
+    this.#dir = dir;
     this.#options = options;
-    this.#counts = [pageCount, 0, 0, 0];
-    const batchExtents = Math.max(1, Math.floor(BATCH_BYTES / (extentPages * PAGE_BYTES)));
-    this.#batchPages = batchExtents * extentPages;
-    this.#slabs = Array.from({ length: SLAB_COUNT }, () => allocateSlab(this.#batchPages, batchExtents));
+    this.#batchPages = batchPagesOf(extentPages);
+    this.#slabs = Array.from({ length: SLAB_COUNT }, () => allocateSlab(this.#batchPages));
     this.#freeSlabs.push(...this.#slabs.keys());
-    this.#pagesFd = fs.openSync(path.join(dir, GENERATION_FILES.pages), 'wx+', FILE_MODE);
-    this.#pageIndex = new IndexWriter(
-      path.join(dir, GENERATION_FILES.pageIndex),
-      PAGE_INDEX_SPEC,
-      CACHED_PAGE_CHUNKS,
-    );
-    this.#extentIndex = new IndexWriter(
-      path.join(dir, GENERATION_FILES.extentIndex),
-      EXTENT_INDEX_SPEC,
-      CACHED_EXTENT_CHUNKS,
-    );
-    writeAt(this.#pagesFd, encodeHeader(PAGES_SPEC, 0), 0);
-    this.#tail[0] = BigInt(HEADER_BYTES);
-    const workerData: CompressWorkerData = {
-      pagesFd: this.#pagesFd,
-      slabs: this.#slabs,
-      tail: this.#tail,
-      level,
-      extentPages,
-    };
+    this.#pack = new PackWriter(dir, 0);
+    this.#entries = new PageEntries(pageCount, dir);
+    const { fd: packFd, tail } = this.#pack;
+    const workerData: CompressWorkerData = { packFd, slabs: this.#slabs, tail, level, extentPages };
     this.#team = new WorkerTeam('checkpoint/compress-worker.js', { threads: THREADS, workerData });
   }
 
   get counts(): PageCounts {
-    const [absent, zero, fill, data] = this.#counts;
-    return { absent, zero, fill, data, superseded: this.#superseded };
+    return this.#entries.counts;
   }
 
-  /** Bytes of extents that have a place in the file. */
+  /** Bytes of extents that have a place in the pack. */
   get storedBytes(): number {
-    return Number(Atomics.load(this.#tail, 0)) - HEADER_BYTES;
+    return this.#pack.storedBytes;
   }
 
   fill(page: number, byte: number): void {
-    this.#setEntry(page, fillEntry(byte), 0);
+    this.#entries.setFill(page, byte);
   }
 
   data(page: number, bytes: Uint8Array, start: number): void {
     const byte = bytes[start]!;
     if (isRepeated(bytes, start, byte)) return this.fill(page, byte);
     if (this.#failure !== undefined) return;
-    if (this.#openSlab === undefined) this.#openBatch();
-    const position = this.#openPositionOf(page) ?? this.#takePosition(page);
-    const pages = this.#slabs[this.#openSlab!]!.pages;
+    const batch = (this.#open ??= this.#openBatch());
+    const { pages, numbers } = this.#slabs[batch.slab]!;
+    let position = this.#entries.positionIn(batch.number, page);
+    if (position === undefined) {
+      position = batch.pageCount++;
+      numbers[position] = page;
+      this.#entries.setPending(page, { batch: batch.number, position });
+    }
     pages.set(bytes.subarray(start, start + PAGE_BYTES), position * PAGE_BYTES);
-    if (this.#openPages === this.#batchPages) this.#sendBatch();
+    if (batch.pageCount === this.#batchPages) this.#send(batch);
   }
 
   ready(): Promise<void> {
     return this.#room(BURST_PAGES);
   }
 
-  /** Writes everything out; the three files are then complete, but not yet durable. */
-  async finish(): Promise<WrittenPages> {
-    if (this.#openPages > 0) this.#sendBatch();
+  /** Has every page stored that has come so far. */
+  async drain(): Promise<void> {
+    if (this.#open !== undefined) this.#send(this.#open);
     await this.#room(SLAB_COUNT * this.#batchPages);
+  }
+
+  /** What is stored so far, to be read while nothing is written. */
+  get files(): PageFiles {
+    return {
+      pages: this.#entries.chunks,
+      pagesPerChunk: PAGE_CHUNKS.entriesPerChunk,
+      extentFiles: [this.#pack.extents],
+      numbersPerPlace: NUMBERS_PER_PLACE,
+    };
+  }
+
+  /** Completes the files and makes them survive a crash of the host. */
+  async finish(): Promise<WrittenPages> {
+    await this.drain();
     try {
-      const pageIndex = this.#pageIndex.finish(this.#options.pageCount);
-      const extentIndex = this.#extentIndex.finish(this.#openExtent);
-      const fileBytes = Number(Atomics.load(this.#tail, 0));
-      return { pageIndex, extentIndex, fileBytes, counts: this.counts };
+      const { pack, table } = this.#pack.finish(this.#entries.chunks, this.#options.pageCount);
+      await this.#pack.sync();
+      const chunkCount = table.bytes.length / PAGE_CHUNKS_SPEC.entryBytes;
+      const header = encodeHeader(PAGE_CHUNKS_SPEC, { entryCount: chunkCount });
+      const pageChunks = Buffer.concat([header, table.bytes]);
+      await writeNewFile(path.join(this.#dir, GENERATION_FILES.pageChunks), pageChunks);
+      const pageChunksBytes = pageChunks.length;
+      return { pack, pageIndexRoot: table.root, pageChunksBytes, counts: this.counts };
     } catch (error) {
       throw writeFailure(error, 'the checkpoint’s pages');
     }
-  }
-
-  /** Makes what finish() has written survive a crash of the host. */
-  async sync(): Promise<void> {
-    await Promise.all([fsync(this.#pagesFd), this.#pageIndex.sync(), this.#extentIndex.sync()]);
   }
 
   /** Ends the threads and closes the files, whatever state they are in. */
@@ -163,83 +155,50 @@ export class PagesWriter implements PageSink {
     this.#closed = true;
     this.#fail(new Error('the checkpoint writer was closed'));
     await this.#team.close();
-    fs.closeSync(this.#pagesFd);
-    this.#pageIndex.close();
-    this.#extentIndex.close();
+    this.#pack.close();
+    this.#entries.chunks.close();
   }
 
-  /** Where the page lies in the open batch, when its newest version is there: it is then written over. */
-  #openPositionOf(page: number): number | undefined {
-    const words = this.#pageWords(page);
-    const at = (page % PAGE_INDEX_SPEC.entriesPerChunk) * PAGE_INDEX_SPEC.entryWords;
-    const entry = words[at]!;
-    const extent = words[at + 1]!;
-    if ((entry & 0xff) !== PAGE_KINDS.data || extent < this.#openExtent) return undefined;
-    return (extent - this.#openExtent) * this.#options.extentPages + ((entry >>> 8) & 0xff);
+  /** Closes, and deletes what was written. */
+  async discard(): Promise<void> {
+    await this.close();
+    await rm(path.join(this.#dir, this.#pack.file), { force: true });
   }
 
-  #takePosition(page: number): number {
-    const { extentPages } = this.#options;
-    const position = this.#openPages++;
-    const slot = position % extentPages;
-    this.#setEntry(page, dataEntry(slot), this.#openExtent + (position - slot) / extentPages);
-    return position;
+  #openBatch(): Batch {
+    const slab = this.#freeSlabs.pop();
+    if (slab === undefined) throw new Error('more than MAX_BURST_BYTES of pages without ready()');
+    return { number: this.#batchCount++, slab, pageCount: 0, isStored: false };
   }
 
-  #setEntry(page: number, entry: number, extent: number): void {
-    const words = this.#pageWords(page);
-    const at = (page % PAGE_INDEX_SPEC.entriesPerChunk) * PAGE_INDEX_SPEC.entryWords;
-    const oldKind = words[at]! & 0xff;
-    if (oldKind === PAGE_KINDS.data) this.#superseded++;
-    this.#counts[oldKind]!--;
-    this.#counts[entry & 0xff]!++;
-    words[at] = entry;
-    words[at + 1] = extent;
-  }
-
-  #pageWords(page: number): Uint32Array {
-    if (!(page >= 0 && page < this.#options.pageCount))
-      throw new RangeError(`page ${page} lies outside a RAM of ${this.#options.pageCount} pages`);
-    try {
-      return this.#pageIndex.chunkOf(page);
-    } catch (error) {
-      throw writeFailure(error, 'the page index');
-    }
-  }
-
-  #openBatch(): void {
-    this.#openSlab = this.#freeSlabs.pop();
-    if (this.#openSlab === undefined) throw new Error('more than MAX_BURST_BYTES of pages without ready()');
-  }
-
-  #sendBatch(): void {
-    const slab = this.#openSlab!;
-    const firstExtent = this.#openExtent;
-    const pageCount = this.#openPages;
-    const extentCount = Math.ceil(pageCount / this.#options.extentPages);
-    this.#openSlab = undefined;
-    this.#openPages = 0;
-    this.#openExtent += extentCount;
+  #send(batch: Batch): void {
+    this.#open = undefined;
+    this.#sent.push(batch);
+    const { slab, pageCount } = batch;
     this.#team
       .run({ slab, pageCount })
-      .then(() => this.#stored(slab, { firstExtent, extentCount }))
+      .then(() => {
+        batch.isStored = true;
+        while (this.#sent[0]?.isStored) this.#settle(this.#sent.shift()!);
+        this.#wake();
+      })
       .catch((error: unknown) => this.#fail(writeFailure(error, 'the checkpoint’s pages')));
   }
 
-  #stored(slab: number, { firstExtent, extentCount }: { firstExtent: number; extentCount: number }): void {
-    const { entryWords, entriesPerChunk } = EXTENT_INDEX_SPEC;
-    const { records } = this.#slabs[slab]!;
-    for (let position = 0; position < extentCount; position++) {
-      const extent = firstExtent + position;
-      const record = records.subarray(position * entryWords, (position + 1) * entryWords);
-      this.#extentIndex.chunkOf(extent).set(record, (extent % entriesPerChunk) * entryWords);
+  #settle({ number, slab, pageCount }: Batch): void {
+    const { extentPages } = this.#options;
+    const { records, numbers } = this.#slabs[slab]!;
+    const firstExtent = this.#pack.addExtents(records, Math.ceil(pageCount / extentPages));
+    for (let position = 0; position < pageCount; position++) {
+      const slot = position % extentPages;
+      const extent = firstExtent + (position - slot) / extentPages;
+      this.#entries.settle(numbers[position]!, { batch: number, position }, { extent, slot });
     }
     this.#freeSlabs.push(slab);
-    this.#wake();
   }
 
   get #roomPages(): number {
-    const open = this.#openSlab === undefined ? 0 : this.#batchPages - this.#openPages;
+    const open = this.#open === undefined ? 0 : this.#batchPages - this.#open.pageCount;
     return this.#freeSlabs.length * this.#batchPages + open;
   }
 
@@ -258,13 +217,6 @@ export class PagesWriter implements PageSink {
     this.#failure ??= error;
     for (const { reject } of this.#waiters.splice(0)) reject(this.#failure);
   }
-}
-
-/** Records lie behind the pages, in the same shared memory. */
-function allocateSlab(pageCount: number, extentCount: number): Slab {
-  const pagesBytes = pageCount * PAGE_BYTES;
-  const memory = new SharedArrayBuffer(pagesBytes + extentCount * EXTENT_INDEX_SPEC.entryBytes);
-  return { pages: new Uint8Array(memory, 0, pagesBytes), records: new Uint32Array(memory, pagesBytes) };
 }
 
 /** Whether a page is one byte over and over. Nearly all other pages show it at the first probes. */

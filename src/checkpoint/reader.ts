@@ -8,6 +8,7 @@ import { readRegular } from '../util/regular-file.js';
 import { GENERATION_FILES, checksumText } from './format.js';
 import { Hints } from './hints.js';
 import { generationLabel, openFailure, readManifest, type Manifest } from './manifest.js';
+import { openPageFiles, type OpenPageFiles } from './page-files.js';
 import { PagesReader } from './pages-reader.js';
 
 export class CheckpointReader extends PagesReader implements PageCatalog {
@@ -17,16 +18,15 @@ export class CheckpointReader extends PagesReader implements PageCatalog {
   readonly hints: Hints;
   readonly #dir: string;
 
+  readonly #files: OpenPageFiles;
+
   private constructor(dir: string, manifest: Manifest) {
-    const layout = layoutOf(manifest, generationLabel(dir));
-    super(dir, {
-      pageCount: layout.pageCount,
-      extentCount: manifest.pages.extentCount,
-      extentPages: manifest.pages.extentPages,
-      fileBytes: manifest.pages.fileBytes,
-      pageIndexRoot: BigInt(`0x${manifest.checksums.pageIndexRoot}`),
-      extentIndexRoot: BigInt(`0x${manifest.checksums.extentIndexRoot}`),
-    });
+    const label = generationLabel(dir);
+    const layout = layoutOf(manifest, label);
+    const { extentPages } = manifest.pages;
+    const files = openPageFiles(dir, manifest);
+    super({ label, pageCount: layout.pageCount, extentPages }, files);
+    this.#files = files;
     this.manifest = manifest;
     this.layout = layout;
     this.hints = Hints.of(dir, manifest.id);
@@ -34,7 +34,7 @@ export class CheckpointReader extends PagesReader implements PageCatalog {
   }
 
   /**
-   * Reads the manifest and the tables of the two indexes, nothing that grows with the size of RAM.
+   * Reads the manifest and the tables of its indexes, nothing that grows with the size of RAM.
    * @throws VmckptError MANIFEST_DAMAGED, INDEX_DAMAGED, EXTENT_DAMAGED (a cut file), FORMAT_UNSUPPORTED,
    *   FILE_MISSING, NOT_A_FILE, NOT_PERMITTED
    */
@@ -45,6 +45,10 @@ export class CheckpointReader extends PagesReader implements PageCatalog {
   /** The same with a manifest that has been read. @throws VmckptError as open() */
   static of(dir: string, manifest: Manifest): CheckpointReader {
     return new CheckpointReader(dir, manifest);
+  }
+
+  close(): void {
+    this.#files.close();
   }
 
   /** @throws VmckptError DEVICE_STATE_DAMAGED, FILE_MISSING, NOT_A_FILE, NOT_PERMITTED */

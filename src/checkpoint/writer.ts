@@ -8,7 +8,6 @@ import { VmckptError } from '../errors.js';
 import { xxh3 } from '../native/index.js';
 import type { PageSink } from '../pages/contracts.js';
 import { PAGE_BYTES, type RamLayout } from '../pages/layout.js';
-import { crypto } from '../util/crypto.js';
 import { compactPages, needsCompaction } from './compaction.js';
 import type { Level } from './extent-codec.js';
 import { fsyncPath, writeFailure, writeNewFile } from './files.js';
@@ -19,10 +18,15 @@ import {
   GENERATION_FILES,
   checksumText,
 } from './format.js';
-import { MAX_DEVICE_STATE_BYTES, encodeManifest, type Manifest, type ManifestParts } from './manifest.js';
-import { PagesWriter, type PageCounts, type PagesWriterOptions, type WrittenPages } from './pages-writer.js';
-
-const ID_BYTES = 16;
+import {
+  MAX_DEVICE_STATE_BYTES,
+  encodeManifest,
+  type Format2Manifest,
+  type ManifestParts,
+} from './manifest.js';
+import { newId } from './pack-writer.js';
+import type { PageCounts } from './page-entries.js';
+import { PagesWriter, type PagesWriterOptions, type WrittenPages } from './pages-writer.js';
 
 export interface CheckpointWriterOptions {
   readonly layout: RamLayout;
@@ -45,7 +49,7 @@ export class CheckpointWriter implements PageSink {
   readonly #dir: string;
   readonly #layout: RamLayout;
   readonly #pagesOptions: PagesWriterOptions;
-  readonly #pages: PagesWriter;
+  #pages: PagesWriter;
 
   private constructor(
     dir: string,
@@ -95,7 +99,7 @@ export class CheckpointWriter implements PageSink {
    * Completes the generation and makes it durable. The writer is closed then, also after an error.
    * @throws VmckptError NO_SPACE, FAILED
    */
-  async finish(parts: ManifestParts, deviceState: Uint8Array): Promise<Manifest> {
+  async finish(parts: ManifestParts, deviceState: Uint8Array): Promise<Format2Manifest> {
     if (deviceState.length > MAX_DEVICE_STATE_BYTES)
       throw new VmckptError(
         'FAILED',
@@ -120,23 +124,25 @@ export class CheckpointWriter implements PageSink {
   }
 
   async #finishPages(): Promise<WrittenPages> {
+    await this.#pages.drain();
+    if (needsCompaction(this.#pages)) {
+      const roomBytes = 2 * this.#layout.ramBytes;
+      this.#pages = await compactPages(this.#dir, this.#pages, { ...this.#pagesOptions, roomBytes });
+    }
     const written = await this.#pages.finish();
-    if (!needsCompaction(written)) await this.#pages.sync();
     await this.#pages.close();
-    if (!needsCompaction(written)) return written;
-    return compactPages(this.#dir, written, {
-      ...this.#pagesOptions,
-      roomBytes: 2 * this.#layout.ramBytes,
-    });
+    return written;
   }
 
-  #manifestOf(parts: ManifestParts, written: WrittenPages, deviceState: Uint8Array): Manifest {
-    const { counts, extentIndex, fileBytes, pageIndex } = written;
+  #manifestOf(parts: ManifestParts, written: WrittenPages, deviceState: Uint8Array): Format2Manifest {
+    const { counts, pack, pageIndexRoot, pageChunksBytes } = written;
     const { extentPages, level } = this.#pagesOptions;
+    const { extentCount, fileBytes } = pack;
+    const ownBytes = fileBytes + pageChunksBytes + deviceState.length;
     return {
       formatVersion: FORMAT_VERSION,
       ...parts,
-      id: crypto().randomBytes(ID_BYTES).toString('hex'),
+      id: newId(),
       ram: {
         pageBytes: PAGE_BYTES,
         blocks: this.#layout.blocks.map(({ name, usedBytes }) => ({ name, usedBytes })),
@@ -144,14 +150,16 @@ export class CheckpointWriter implements PageSink {
       sizes: {
         ramBytes: this.#layout.ramBytes,
         nonZeroBytes: (counts.data + counts.fill) * PAGE_BYTES,
-        storedBytes: fileBytes + pageIndex.fileBytes + extentIndex.fileBytes + deviceState.length,
+        storedBytes: ownBytes,
         deviceStateBytes: deviceState.length,
+        ownBytes,
+        sharedBytes: 0,
       },
-      pages: { extentPages, level, extentCount: extentIndex.entryCount, fileBytes, ...pageCounts(counts) },
+      pages: { extentPages, level, extentCount, fileBytes, ...pageCounts(counts) },
+      packs: [pack],
       checksums: {
         algorithm: CHECKSUM_ALGORITHM,
-        pageIndexRoot: checksumText(pageIndex.root),
-        extentIndexRoot: checksumText(extentIndex.root),
+        pageIndexRoot: checksumText(pageIndexRoot),
         deviceState: checksumText(xxh3(deviceState)),
       },
     };

@@ -36,12 +36,13 @@ export interface Addon {
   isFileLocked(fd: number, byte?: number): boolean;
   syncFileRange(fd: number, offsetBytes: number, lengthBytes: number): void;
   nextData(fd: number, offsetBytes: number): number;
-  readAhead(fd: number, maxBytes: number): Promise<void>;
+  readAhead(fd: number, offsetBytes: number, lengthBytes: number): Promise<void>;
   exitNow(code: number): never;
   pidfdOpen(pid: number): number;
   pidfdGetfd(pidfd: number, targetFd: number): number;
   pidfdSendSignal(pidfd: number, signal: number): void;
   xxh3(bytes: Uint8Array, start: number, end: number): bigint;
+  hashPages(pages: Uint8Array, pageCount: number, hashes: Uint8Array): void;
   rescueUserfaultfd(pid: number): RescueResult;
   takeUserfaultfds(pid: number): number[];
   missingPageRegions(pid: number): BigUint64Array;
@@ -60,6 +61,7 @@ export type Substitutable = Pick<
   Addon,
   | 'isFileLocked'
   | 'exitNow'
+  | 'hashPages'
   | 'makePipe'
   | 'nextData'
   | 'peerCredentials'

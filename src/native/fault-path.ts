@@ -5,23 +5,36 @@
 import { PAGE_BYTES } from '../pages/layout.js';
 import { integer, loadAddon, MAX_THREADS } from './addon.js';
 
-export interface ImageFacts {
-  readonly pageCount: number;
+/** A file of extents, and where their records lie; in format 2 both, and chunks of the page index, are in one pack. */
+export interface ImageExtentFile {
+  readonly place: number;
+  /** Of the file with the extents, in messages. */
+  readonly name: string;
+  readonly extentsFd: number;
+  readonly recordsFd: number;
+  readonly recordsOffset: number;
+  /** Of the checksums of the chunks of records. */
+  readonly recordTableOffset: number;
+  readonly recordsRoot: bigint;
   readonly extentCount: number;
+  readonly chunksOffset: number;
+  readonly chunkCount: number;
+}
+
+export interface ImageOptions {
+  readonly formatVersion: 1 | 2;
+  /** The file with the checksums of the chunks of the page index. */
+  readonly pageTableFd: number;
+  readonly extentFiles: readonly ImageExtentFile[];
+  /** The file `hot-pack`. One that is incomplete, or tied to something else, is not used. */
+  readonly hotPackFd: number | undefined;
+  readonly hotPackTie: bigint;
+  readonly pageCount: number;
   /** Maximum number of pages per extent. */
   readonly extentPages: number;
   readonly pageIndexRoot: bigint;
-  readonly extentIndexRoot: bigint;
   /** Names the generation in messages. */
   readonly label: string;
-}
-
-export interface ImageFiles {
-  readonly pageIndexFd: number;
-  readonly extentIndexFd: number;
-  readonly pagesFd: number;
-  /** The file `hot-pack`. An incomplete one is not used. */
-  readonly hotPackFd?: number | undefined;
 }
 
 /** Pages of the VM that are adjacent in a process. */
@@ -108,7 +121,7 @@ interface NativeReader {
 
 /** Options must all be present by name, even if undefined (native/binding/options.h). */
 interface FaultPathAddon {
-  readonly CheckpointImage: new (options: Required<ImageFiles> & ImageFacts) => NativeImage;
+  readonly CheckpointImage: new (options: ImageOptions) => NativeImage;
   readonly PageTable: new (pageCount: number, memfd: number | undefined) => NativeTable;
   readonly FaultServer: new (options: {
     readonly image: object;
@@ -136,21 +149,23 @@ export class CheckpointImage {
   readonly native: NativeImage;
   readonly pageCount: number;
 
-  constructor(files: ImageFiles, facts: ImageFacts) {
+  constructor(options: ImageOptions) {
     const max = Number.MAX_SAFE_INTEGER;
-    this.pageCount = facts.pageCount;
-    this.native = new (addon().CheckpointImage)({
-      pageIndexFd: integer('pageIndexFd', files.pageIndexFd),
-      extentIndexFd: integer('extentIndexFd', files.extentIndexFd),
-      pagesFd: integer('pagesFd', files.pagesFd),
-      hotPackFd: files.hotPackFd,
-      pageCount: integer('pageCount', facts.pageCount, { max }),
-      extentCount: integer('extentCount', facts.extentCount, { max }),
-      extentPages: integer('extentPages', facts.extentPages),
-      pageIndexRoot: facts.pageIndexRoot,
-      extentIndexRoot: facts.extentIndexRoot,
-      label: facts.label,
-    });
+    for (const file of options.extentFiles) {
+      for (const name of ['extentsFd', 'recordsFd', 'place'] as const) integer(name, file[name]);
+      for (const name of [
+        'recordsOffset',
+        'recordTableOffset',
+        'extentCount',
+        'chunksOffset',
+        'chunkCount',
+      ] as const)
+        integer(name, file[name], { max });
+    }
+    integer('pageTableFd', options.pageTableFd);
+    integer('extentPages', options.extentPages);
+    this.pageCount = integer('pageCount', options.pageCount, { max });
+    this.native = new (addon().CheckpointImage)(options);
   }
 
   /** Makes the kernel read into the page cache what these pages need, (firstPage, pageCount) each. Returns at once. */

@@ -5,6 +5,7 @@
  * also works in worker threads. Returned descriptors are close-on-exec and belong to the caller.
  */
 import { closeSync } from 'node:fs';
+import { PAGE_BYTES } from '../pages/layout.js';
 import { openRegular } from '../util/regular-file.js';
 import { hasAddon, helperPath, integer, loadAddon } from './addon.js';
 import type { Addon, PeerCredentials, ReceivedMessage, RescueResult, Substitutable } from './calls.js';
@@ -157,11 +158,14 @@ export function syncFileRange(fd: number, offsetBytes: number, lengthBytes: numb
   );
 }
 
-/** Makes the system read the first bytes of a file into its page cache. Errors are left to the later reader. */
-export async function readAhead(file: string, maxBytes: number): Promise<void> {
+/** Makes the system read a part of a file into its page cache. Errors are left to the later reader. */
+export async function readAhead(
+  file: string,
+  { offsetBytes = 0, lengthBytes }: { readonly offsetBytes?: number; readonly lengthBytes: number },
+): Promise<void> {
   try {
     const fd = openRegular(file);
-    await common.readAhead(fd, maxBytes).finally(() => closeSync(fd));
+    await common.readAhead(fd, offsetBytes, lengthBytes).finally(() => closeSync(fd));
   } catch {
     // The later reader reports the error.
   }
@@ -206,6 +210,16 @@ export function xxh3(bytes: Uint8Array, start = 0, end = bytes.length): bigint {
   ))
     throw new RangeError(`bytes ${start} to ${end} asked for, 0 to ${bytes.length} there`);
   return common.xxh3(bytes, start, end);
+}
+
+/** Bytes of the hash of a page. */
+export const PAGE_HASH_BYTES = 16;
+
+/** XXH3, 128 bits, seed 0, of each of the first `pageCount` pages, the least significant byte first, into `hashes`. */
+export function hashPages(pages: Uint8Array, pageCount: number, hashes: Uint8Array): void {
+  integer('pageCount', pageCount, { max: Math.floor(pages.length / PAGE_BYTES) });
+  integer('hashes.length', hashes.length, { min: pageCount * PAGE_HASH_BYTES });
+  common.hashPages(pages, pageCount, hashes);
 }
 
 /**

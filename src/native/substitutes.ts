@@ -7,13 +7,17 @@ import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { createXXHash3 } from 'hash-wasm';
+import { createXXHash128, createXXHash3 } from 'hash-wasm';
+import { PAGE_BYTES } from '../pages/layout.js';
 import type { Substitutable } from './calls.js';
 import { perlCall, perlSendFd } from './perl.js';
 
 const F_UNLCK = 2;
 
+const PAGE_HASH_BYTES = 16;
+
 const hasher = await createXXHash3();
+const pageHasher = await createXXHash128();
 
 export const substitutes: Substitutable = {
   tryLockFile(fd) {
@@ -78,6 +82,15 @@ export const substitutes: Substitutable = {
     hasher.init();
     hasher.update(bytes.subarray(start, end));
     return BigInt(`0x${hasher.digest('hex')}`);
+  },
+
+  hashPages(pages, pageCount, hashes) {
+    for (let page = 0; page < pageCount; page++) {
+      pageHasher.init();
+      pageHasher.update(pages.subarray(page * PAGE_BYTES, (page + 1) * PAGE_BYTES));
+      // The digest has the most significant byte first.
+      hashes.set(pageHasher.digest('binary').reverse(), page * PAGE_HASH_BYTES);
+    }
   },
 };
 

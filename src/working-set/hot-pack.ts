@@ -8,6 +8,7 @@ import { errnoOf, readAt, writeAt, writeFailure } from '../checkpoint/files.js';
 import { HOT_PACK_FILE } from '../checkpoint/format.js';
 import type { Hints } from '../checkpoint/hints.js';
 import type { Manifest } from '../checkpoint/manifest.js';
+import { hotPackTie } from '../checkpoint/native-image.js';
 import type { CheckpointReader } from '../checkpoint/reader.js';
 import { VmckptError } from '../errors.js';
 import { PAGE_KINDS } from '../pages/contracts.js';
@@ -19,10 +20,10 @@ import { replaceFile } from './replace-file.js';
 import { concatenated, pagesOf } from './runs.js';
 import type { InstallUnits } from './units.js';
 
-/** The header counts extents, is tied to the root of the extent index, and covers the table that follows it. */
+/** The header counts extents, is tied to what holds them (hotPackTie), and covers the table that follows it. */
 const ENVELOPE = { magic: 'VMCKPThp', version: 1 } as const;
 const ENTRY_BYTES = 16;
-/** Share of the file `pages`: a larger set is read about as fast from there. */
+/** Share of the packs: a larger set is read about as fast from there. */
 const MAX_SHARE = 1 / 2;
 /** Share of the set: after a smaller change the pack is left as it is. */
 const TOLERATED_CHANGE = 1 / 8;
@@ -129,11 +130,12 @@ function writePack(fd: number, reader: CheckpointReader, extents: ReadonlySet<nu
   if (offset > maxPackBytes(reader.manifest)) return false;
   for (const { extent, storedBytes, offset } of entries) {
     const stored = Buffer.alloc(storedBytes);
-    readAt(reader.pagesFd, stored, reader.extentInfo(extent).offset);
+    const { fd: from, offset: at } = reader.extentInfo(extent);
+    readAt(from, stored, at);
     writeAt(fd, stored, offset);
   }
   const table = tableOf(entries);
-  const tie = BigInt(`0x${reader.manifest.checksums.extentIndexRoot}`);
+  const tie = hotPackTie(reader.manifest);
   writeAt(fd, Buffer.concat([headerOf(ENVELOPE, { size: entries.length, tie, body: table }), table]), 0);
   return true;
 }

@@ -19,6 +19,7 @@ import { VmckptError } from '../../src/errors.js';
 import { xxh3 } from '../../src/native/index.js';
 import { cliSuite, isRoot, WITHOUT_CAPABILITIES } from '../support/cli.js';
 import { storeGeneration } from '../support/stored.js';
+import { ownPack } from '../support/packs.js';
 
 describe('the exit code', () => {
   const { run, storeDir, runtimeDir, directory } = cliSuite();
@@ -111,7 +112,7 @@ describe('the exit code', () => {
   });
 
   it('is 13 for a generation that lacks a file', async () => {
-    for (const file of ['pages', 'manifest.json']) {
+    for (const file of [path.basename(ownPack(dir)), 'manifest.json']) {
       renameSync(path.join(dir, file), path.join(directory, file));
       for (const verb of [
         ['show'],

@@ -16,8 +16,15 @@ import { serveMemory } from '../../src/uffd/serve.js';
 import { cliSuite, isRoot, WITHOUT_CAPABILITIES } from '../support/cli.js';
 import { IMPOSTORS, putEmpty, watchdog, withImpostor } from '../support/impostors.js';
 import { storeGeneration } from '../support/stored.js';
+import { ownPack } from '../support/packs.js';
 
-const CORE = Object.values(GENERATION_FILES);
+/** A generation has one pack; `pack` stands for it. */
+const CORE = [...Object.values(GENERATION_FILES), 'pack'];
+
+function coreFile(dir: string, file: string): string {
+  return file === 'pack' ? path.basename(ownPack(dir)) : file;
+}
+
 const HINTS = ['working-set', 'hot-pack', 'prefetch-plan', '.working-set.tmp', '.hot-pack.tmp'];
 const nothing = { onProgress: () => undefined, onMessage: () => undefined };
 
@@ -79,8 +86,9 @@ describe('in the place of a file of a generation', () => {
     return refusal(() => serveMemory({ ...options, onFailure: 'report', signal }));
   }
 
-  for (const file of CORE)
-    it(`${file}, nothing else is opened, missed, or taken for it`, async () => {
+  for (const which of CORE)
+    it(`${which}, nothing else is opened, missed, or taken for it`, async () => {
+      const file = coreFile(dir, which);
       const kinds: [string, (at: string, moved: string) => void, ErrorCode | undefined][] = [
         ...Object.entries(IMPOSTORS).map(
           ([kind, put]) =>
@@ -103,7 +111,7 @@ describe('in the place of a file of a generation', () => {
         }
         expect(found['save after it'], kind).toBeUndefined();
         if (file === GENERATION_FILES.deviceState) continue;
-        const served = await withImpostor(path.join(memoryDir, file), put, serving);
+        const served = await withImpostor(path.join(memoryDir, coreFile(memoryDir, which)), put, serving);
         expect(served, `uffd, ${kind}`).toMatchObject({ kind: 'damaged', ...(code && { code }) });
       }
       expect((await answers())['check']).toBeUndefined();
@@ -170,7 +178,7 @@ describe('in the place of a file of a generation', () => {
   });
 
   it('every verb of the command ends with the documented code', async () => {
-    await withImpostor(path.join(dir, 'pages'), IMPOSTORS['a FIFO']!, async () => {
+    await withImpostor(ownPack(dir), IMPOSTORS['a FIFO']!, async () => {
       const verbs = [
         ['show', 'web'],
         ['check', 'web'],
@@ -183,7 +191,7 @@ describe('in the place of a file of a generation', () => {
       ];
       for (const verb of verbs) {
         const { code, stdout, stderr } = await run(verb);
-        expect([...verb, code, stdout + stderr].join(' ')).toMatch(/ 13 .*pages is a FIFO/s);
+        expect([...verb, code, stdout + stderr].join(' ')).toMatch(/ 13 .*pack-\w+ is a FIFO/s);
       }
       expect(await run(['list'])).toMatchObject({
         code: 0,
@@ -215,7 +223,7 @@ describe('in the place of a file of a generation', () => {
   });
 
   it.skipIf(!isRoot)('a file that may not be read is named as such', async () => {
-    for (const file of CORE) {
+    for (const file of CORE.map((which) => coreFile(dir, which))) {
       chmodSync(path.join(dir, file), 0);
       const { code, stderr } = await run(['check', 'web'], { wrapper: WITHOUT_CAPABILITIES });
       expect([code, stderr]).toEqual([12, expect.stringContaining(file)]);

@@ -2,6 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { HEADER_BYTES } from '../../src/checkpoint/format.js';
 import { readManifest } from '../../src/checkpoint/manifest.js';
 import { PAGE_BYTES, RamLayout } from '../../src/pages/layout.js';
 import { poll } from '../../src/util/deadline.js';
@@ -9,6 +10,7 @@ import { cliSuite } from '../support/cli.js';
 import { startCli } from '../support/command.js';
 import { readStream } from '../unit/interchange/machines.js';
 import { buildStream, SMALL_STREAM } from '../unit/migration-stream/streams.js';
+import { ownPack } from '../support/packs.js';
 
 describe('vmckpt import and export', () => {
   const { run, directory, storeDir } = cliSuite();
@@ -121,9 +123,9 @@ describe('vmckpt import and export', () => {
 
   it('give no file of a damaged generation', async () => {
     await run(['import', file, 'hurt']);
-    const pages = path.join(storeDir, 'hurt', '1', 'pages');
+    const pages = ownPack(path.join(storeDir, 'hurt', '1'));
     const bytes = readFileSync(pages);
-    bytes[bytes.length - 1]! ^= 1;
+    bytes[HEADER_BYTES + 8]! ^= 1;
     writeFileSync(pages, bytes);
     const before = readdirSync(directory);
     const { code, json } = await run(['--json', 'export', 'hurt', at('hurt.stream')]);

@@ -15,6 +15,7 @@ import { cliSuite, deadProcess, isRoot, WITHOUT_CAPABILITIES } from '../support/
 import { storeGeneration } from '../support/stored.js';
 import { VmFolder } from '../../src/vms/folder.js';
 import { identifyProcess } from '../../src/util/process-identity.js';
+import { ownPack } from '../support/packs.js';
 
 describe('checkpoints in a store', () => {
   const { run, storeDir, runtimeDir } = cliSuite();
@@ -25,7 +26,7 @@ describe('checkpoints in a store', () => {
     await storeGeneration(storeDir, 'web', { runState: 'paused' });
     await storeGeneration(storeDir, 'db', { commandLine: ['-name', 'it\x1b[31m is a trap'] });
     damagedDir = await storeGeneration(storeDir, 'worn');
-    overwrite(path.join(damagedDir, 'pages'), 8192, 'damage');
+    overwrite(ownPack(damagedDir), 8192, 'damage');
   });
 
   it('are listed by name, the newest generation first', async () => {
@@ -141,11 +142,12 @@ describe('checkpoints in a store', () => {
     expect(await run(['rm', 'torn@1'])).toMatchObject({ code: 0 });
   });
 
-  it.each(['device-state', 'page-index', 'extent-index', 'pages'])(
+  it.each(['device-state', 'page-chunks', 'pack'])(
     'are refused by every verb when the file %s is of another length, however long',
-    async (file) => {
-      const name = `long-${file}`;
+    async (which) => {
+      const name = `long-${which}`;
       const dir = await storeGeneration(storeDir, name);
+      const file = which === 'pack' ? path.basename(ownPack(dir)) : which;
       truncateSync(path.join(dir, file), 3 * 2 ** 40);
       const verbs = [
         ['check', name],

@@ -99,7 +99,7 @@ describeOnEachQemu('a restore from a damaged generation', (qemu) => {
   function expectNamed({ code, json }: CliResult, damaged: readonly number[]): number {
     const { error } = json as { error: { code: string; message: string } };
     expect({ code, error: error.code }).toEqual({ code: 13, error: 'EXTENT_DAMAGED' });
-    const [, extent, offset] = /^extent (\d+) of web\/1 \(\d+ bytes at offset (\d+) of "pages"\)/.exec(
+    const [, extent, offset] = /^extent (\d+) of web\/1 \(\d+ bytes at offset (\d+) of "pack-\w+"\)/.exec(
       error.message,
     )!;
     expect(damaged).toContain(Number(extent));

@@ -108,8 +108,10 @@ describeOnEachQemu('a save that is cut off', (qemu) => {
   function storedBytes(): number {
     const folder = path.join(storeDir, 'web');
     const entries = existsSync(folder) ? readdirSync(folder) : [];
-    const pages = path.join(folder, entries.find((entry) => entry.startsWith('.tmp-')) ?? '', 'pages');
-    return statSync(pages, { throwIfNoEntry: false })?.size ?? 0;
+    const pending = path.join(folder, entries.find((entry) => entry.startsWith('.tmp-')) ?? '');
+    const files = existsSync(pending) ? readdirSync(pending) : [];
+    const pack = path.join(pending, files.find((file) => file.startsWith('pack-')) ?? 'none');
+    return statSync(pack, { throwIfNoEntry: false })?.size ?? 0;
   }
 
   async function killReceiver(save: RunningCli): Promise<void> {

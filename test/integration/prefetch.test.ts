@@ -1,13 +1,4 @@
-import {
-  closeSync,
-  fstatSync,
-  openSync,
-  readFileSync,
-  readSync,
-  rmSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs';
+import { closeSync, openSync, readFileSync, readSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
 import { Hints } from '../../src/checkpoint/hints.js';
@@ -25,6 +16,8 @@ import type { Heartbeat } from '../support/console.js';
 import { Console } from '../support/console.js';
 import { startGuest, type Guest } from '../support/guest.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
+import { packParts } from '../../src/checkpoint/format.js';
+import { format2Manifest, ownPack } from '../support/packs.js';
 
 interface Wishes {
   readonly explore?: number;
@@ -134,10 +127,10 @@ describeOnEachQemu('a guest that is restored again and again', (qemu) => {
   });
 
   it('is not run when what it would touch first is damaged', async () => {
-    const pages = openSync(path.join(generationDir, 'pages'), 'r+');
+    const pages = openSync(ownPack(generationDir), 'r+');
     const flip = () => {
       const byte = Buffer.alloc(1);
-      const { size } = fstatSync(pages);
+      const size = packParts(format2Manifest(generationDir).packs.at(-1)!).recordsOffset;
       for (let at = 10_000; at < size; at += 20_000) {
         readSync(pages, byte, 0, 1, at);
         byte[0]! ^= 1;

@@ -24,6 +24,7 @@ import { cliSuite } from '../support/cli.js';
 import { startCli, type RunningCli } from '../support/command.js';
 import { hugePagesProblem, withHugePages } from '../support/huge-pages.js';
 import { killAtExit } from '../support/processes.js';
+import { ownPack } from '../support/packs.js';
 
 const MB = 1 << 20;
 const PAGE = 4096;
@@ -212,7 +213,7 @@ describe('vmckpt uffd', () => {
 describe('vmckpt uffd with a damaged image', () => {
   beforeAll(async () => {
     expect(await run(['import', '--raw-memory', image, 'hurt'])).toMatchObject({ code: 0 });
-    const pages = path.join(storeDir, 'hurt', '1', 'pages');
+    const pages = ownPack(path.join(storeDir, 'hurt', '1'));
     const bytes = readFileSync(pages);
     bytes[1000000]! ^= 1;
     writeFileSync(pages, bytes);

@@ -7,15 +7,16 @@ import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { checkCheckpoint } from '../../src/checkpoint/check.js';
-import { GENERATION_FILES, HEADER_BYTES } from '../../src/checkpoint/format.js';
-import { encodeManifest, readManifest } from '../../src/checkpoint/manifest.js';
+import { GENERATION_FILES, packParts } from '../../src/checkpoint/format.js';
+import { encodeManifest } from '../../src/checkpoint/manifest.js';
 import { CheckpointReader } from '../../src/checkpoint/reader.js';
 import { CheckpointWriter } from '../../src/checkpoint/writer.js';
 import { VmckptError } from '../../src/errors.js';
 import { PAGE_KINDS } from '../../src/pages/contracts.js';
 import { PAGE_BYTES, RamLayout } from '../../src/pages/layout.js';
 import { manifestParts, syntheticPage, temporaryDir } from '../unit/checkpoint/synthetic.js';
-import { putInOnePlace, reseal } from '../unit/checkpoint/tampering.js';
+import { coreFiles, format2Manifest, ownPack } from '../support/packs.js';
+import { pageEntryOffset, putInOnePlace, reseal } from '../unit/checkpoint/tampering.js';
 
 /** More than one index chunk. */
 const layout = new RamLayout([
@@ -27,7 +28,6 @@ const dataPages = [
   ...Array.from({ length: 9 }, (_, i) => 8190 + i),
 ];
 const deviceState = Buffer.from('device state '.repeat(20));
-const files = Object.values(GENERATION_FILES);
 const expectedCodes = [
   'MANIFEST_DAMAGED',
   'INDEX_DAMAGED',
@@ -112,6 +112,7 @@ describe('a damaged generation', () => {
   it('gives an error or the very same pages, 1000 times', { timeout: 300_000 }, async () => {
     const dir = temporaryDir();
     await writeGeneration(dir);
+    const files = coreFiles(dir);
     const originals = new Map(files.map((file) => [file, readFileSync(path.join(dir, file))]));
     await fc.assert(
       fc.asyncProperty(fc.constantFrom(...files), damage, fc.nat(2 ** 30 - 1), async (file, kind, place) => {
@@ -131,6 +132,7 @@ describe('a damaged generation', () => {
     const dir = temporaryDir();
     await writeGeneration(dir);
     expect((await checkCheckpoint(dir)).problems).toEqual([]);
+    const files = coreFiles(dir);
     const originals = new Map(files.map((file) => [file, readFileSync(path.join(dir, file))]));
     await fc.assert(
       fc.asyncProperty(fc.constantFrom(...files), damage, fc.nat(2 ** 30 - 1), async (file, kind, place) => {
@@ -152,9 +154,14 @@ describe('a hostile generation with checksums that fit', () => {
   it('gives errors or pages of its own, and nothing else, 1000 times', { timeout: 300_000 }, async () => {
     const dir = temporaryDir();
     await writeGeneration(dir);
-    const originals = new Map(files.map((file) => [file, readFileSync(path.join(dir, file))]));
+    const originals = new Map(coreFiles(dir).map((file) => [file, readFileSync(path.join(dir, file))]));
+    const pack = ownPack(dir);
+    const starts = {
+      pages: pageEntryOffset(dir, 0),
+      records: packParts(format2Manifest(dir).packs[0]!).recordsOffset,
+    };
     const hostile = fc.record({
-      file: fc.constantFrom(GENERATION_FILES.pageIndex, GENERATION_FILES.extentIndex),
+      index: fc.constantFrom('pages', 'records'),
       word: fc.nat(400),
       value: fc.oneof(
         fc.nat(0xffff_ffff),
@@ -163,10 +170,10 @@ describe('a hostile generation with checksums that fit', () => {
       ),
     });
     await fc.assert(
-      fc.asyncProperty(hostile, async ({ file, word, value }) => {
-        const bytes = Buffer.from(originals.get(file)!);
-        bytes.writeUInt32LE(value, HEADER_BYTES + word * 4);
-        writeFileSync(path.join(dir, file), bytes);
+      fc.asyncProperty(hostile, async ({ index, word, value }) => {
+        const bytes = Buffer.from(originals.get(path.basename(pack))!);
+        bytes.writeUInt32LE(value, starts[index] + word * 4);
+        writeFileSync(pack, bytes);
         reseal(dir);
         try {
           const reader = await CheckpointReader.open(dir);
@@ -201,13 +208,19 @@ describe('a hostile generation with checksums that fit', () => {
   it('cannot make a manifest name more than there is', async () => {
     const dir = temporaryDir();
     await writeGeneration(dir);
-    const manifest = readManifest(dir);
+    const manifest = format2Manifest(dir);
+    const [pack] = manifest.packs;
     const file = path.join(dir, GENERATION_FILES.manifest);
     const tamperedManifests = [
       { ...manifest, ram: { ...manifest.ram, blocks: [{ name: 'pc.ram', usedBytes: 2 ** 43 }] } },
       { ...manifest, ram: { ...manifest.ram, blocks: [{ name: 'pc.ram', usedBytes: 2 ** 52 }] } },
       { ...manifest, pages: { ...manifest.pages, extentCount: 0xffff_ffff } },
       { ...manifest, pages: { ...manifest.pages, fileBytes: 2 ** 50 } },
+      { ...manifest, packs: [{ ...pack!, extentCount: 1 << 24 }] },
+      { ...manifest, packs: [{ ...pack!, chunkCount: 1 << 20 }] },
+      { ...manifest, packs: [{ ...pack!, id: '0'.repeat(32) }] },
+      { ...manifest, packs: [{ ...pack!, place: 7 }] },
+      { ...manifest, packs: [] },
       { ...manifest, sizes: { ...manifest.sizes, deviceStateBytes: 1 << 28 } },
     ];
     for (const tampered of tamperedManifests) {

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import type * as v from 'valibot';
 import { expect, test } from 'vitest';
-import { manifestSchema } from '../../../src/checkpoint/manifest.js';
+import { format1Schema, manifestSchema } from '../../../src/checkpoint/manifest-schema.js';
 import { PACKAGE_ROOT } from '../../../src/util/package-paths.js';
 
 type Schema = v.GenericSchema & {
@@ -17,16 +17,28 @@ type Schema = v.GenericSchema & {
 };
 
 test('the manifest in docs/format.md is that of the schema', () => {
-  const rows = documented();
+  const rows = documented('field');
   expect(rows.map(({ field, type }) => [field, type])).toEqual(fieldsOf('', manifestSchema as Schema));
   for (const { field, meaning } of rows) expect(meaning, `meaning of ${field}`).not.toBe('');
 });
 
-/** The rows of the table under `manifest.json`. */
-function documented(): { field: string; type: string; meaning: string }[] {
+test('so is what the manifest of format 1 has otherwise', () => {
+  const newest = new Map(fieldsOf('', manifestSchema));
+  const oldest = new Map(fieldsOf('', format1Schema));
+  const differing = [...oldest].filter(([field, type]) => newest.get(field) !== type);
+  const missing = [...newest.keys()].filter((field) => !oldest.has(field)).map((field) => [field, 'none']);
+  const rows = documented('field of format 1').map(({ field, type }) => [field, type]);
+  expect(rows).toEqual([...differing, ...missing]);
+});
+
+/** The rows of the table under `manifest.json` that begins with this column. */
+function documented(column: string): { field: string; type: string; meaning: string }[] {
   const text = readFileSync(path.join(PACKAGE_ROOT, 'docs/format.md'), 'utf8');
-  const table = /^\| field \| type \| meaning \|\n\|[-|]+\|\n((?:\|.*\n)+)/m.exec(text)?.[1];
-  if (table === undefined) throw new Error('docs/format.md has no table "field | type | meaning"');
+  const table = new RegExp(
+    `^\\| ${column} \\| type \\| meaning \\|\\n\\|[-|]+\\|\\n((?:\\|.*\\n)+)`,
+    'm',
+  ).exec(text)?.[1];
+  if (table === undefined) throw new Error(`docs/format.md has no table "${column} | type | meaning"`);
   return [...table.matchAll(/^\| `(.+?)` \| (.+?) \| (.*?) *\|$/gm)].map(([, field, type, meaning]) => ({
     field: field!,
     type: type!,

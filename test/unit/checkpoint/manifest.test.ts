@@ -8,6 +8,7 @@ import { CheckpointWriter } from '../../../src/checkpoint/writer.js';
 import { xxh3 } from '../../../src/native/index.js';
 import { PAGE_BYTES, RamLayout } from '../../../src/pages/layout.js';
 import { manifestParts, syntheticPage, temporaryDir } from './synthetic.js';
+import { coreFiles, ownPack } from '../../support/packs.js';
 
 let dir: string;
 let written: Manifest;
@@ -79,7 +80,7 @@ describe('a manifest', () => {
   });
 
   it('of a later format version is refused as such, not as damage', () => {
-    rewrite((fields) => (fields['formatVersion'] = 2));
+    rewrite((fields) => (fields['formatVersion'] = 3));
     expect(() => readManifest(dir)).toThrow(expect.objectContaining({ code: 'FORMAT_UNSUPPORTED' }) as Error);
   });
 
@@ -114,7 +115,7 @@ describe('a manifest', () => {
   });
 
   it('that is missing, with any other file, makes the generation a damaged one', async () => {
-    for (const file of ['pages', 'page-index', 'extent-index', 'manifest.json', 'device-state']) {
+    for (const file of coreFiles(dir)) {
       const bytes = readFileSync(path.join(dir, file));
       rmSync(path.join(dir, file));
       await expect(CheckpointReader.open(dir)).rejects.toMatchObject({
@@ -145,10 +146,10 @@ describe('checkCheckpoint', () => {
 
   it('lists every damaged extent and the device state, not only the first', async () => {
     const reader = await CheckpointReader.open(dir);
-    const pages = readFileSync(path.join(dir, 'pages'));
+    const pages = readFileSync(ownPack(dir));
     for (const extent of [3, 70, 71]) pages[reader.extentInfo(extent).offset]! ^= 1;
     reader.close();
-    writeFileSync(path.join(dir, 'pages'), pages);
+    writeFileSync(ownPack(dir), pages);
     writeFileSync(path.join(dir, 'device-state'), new Uint8Array(1000));
     const { problems } = await checkCheckpoint(dir);
     expect(problems.map(({ code }) => code)).toEqual([
@@ -158,7 +159,7 @@ describe('checkCheckpoint', () => {
       'EXTENT_DAMAGED',
     ]);
     expect(problems[1]?.message).toMatch(new RegExp(`^extent 3 of ${path.basename(path.dirname(dir))}/`));
-    expect(problems[1]?.message).toMatch(/at offset \d+ of "pages"/);
+    expect(problems[1]?.message).toMatch(/at offset \d+ of "pack-\w+"/);
   });
 
   it('finds counts that do not fit', async () => {
@@ -172,7 +173,7 @@ describe('checkCheckpoint', () => {
   });
 
   it('names a file that was cut', async () => {
-    truncateSync(path.join(dir, 'pages'), written.pages.fileBytes - 1);
+    truncateSync(ownPack(dir), written.pages.fileBytes - 1);
     expect((await checkCheckpoint(dir)).problems).toMatchObject([{ code: 'EXTENT_DAMAGED' }]);
   });
 });

@@ -17,6 +17,7 @@ import {
   type StreamParts,
 } from '../migration-stream/streams.js';
 import { exportTo, importPieces, readGeneration, readStream } from './machines.js';
+import { ownPack } from '../../support/packs.js';
 
 const LAYOUT = new RamLayout([
   { name: 'pc.ram', usedBytes: 600 * PAGE_BYTES },
@@ -158,15 +159,16 @@ describe('an export', () => {
   });
 
   it.each([
-    ['pages', 'EXTENT_DAMAGED'],
+    ['pack', 'EXTENT_DAMAGED'],
     ['device-state', 'DEVICE_STATE_DAMAGED'],
-    ['page-index', 'INDEX_DAMAGED'],
+    ['page-chunks', 'INDEX_DAMAGED'],
     ['manifest.json', 'MANIFEST_DAMAGED'],
   ])('of a generation with damage in its %s gives no file', async (damagedFile, code) => {
     const { storeDir, out } = await imported();
-    const file = path.join(storeDir, 'vm', '1', damagedFile);
+    const dir = path.join(storeDir, 'vm', '1');
+    const file = damagedFile === 'pack' ? ownPack(dir) : path.join(dir, damagedFile);
     const bytes = readFileSync(file);
-    bytes[bytes.length >> 1]! ^= 0x10;
+    bytes[Math.min(bytes.length >> 1, 5000)]! ^= 0x10;
     writeFileSync(file, bytes);
     await expect(exportTo(path.join(out, 'x'), { storeDir })).rejects.toMatchObject({ code });
     expect(readdirSync(out)).toEqual([]);

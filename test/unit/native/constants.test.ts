@@ -2,11 +2,15 @@
 import { execFileSync } from 'node:child_process';
 import { expect, test } from 'vitest';
 import {
-  CHUNK_BYTES,
   CODECS,
-  EXTENT_INDEX_SPEC,
+  FORMAT1_PAGE_CHUNKS,
   HEADER_BYTES,
-  PAGE_INDEX_SPEC,
+  NO_CHUNK,
+  NUMBERS_PER_PLACE,
+  PAGE_CHUNKS,
+  PAGE_CHUNKS_SPEC,
+  PLACE_COUNT,
+  RECORD_CHUNKS,
 } from '../../../src/checkpoint/format.js';
 import { addonConstants, KEEPER_PATH } from '../../../src/native/index.js';
 import { MAX_EXTENT_PAGES, PAGE_KINDS } from '../../../src/pages/contracts.js';
@@ -22,9 +26,15 @@ test("the addon's", () => {
     pageBytes: PAGE_BYTES,
     maxExtentPages: MAX_EXTENT_PAGES,
     fileHeaderBytes: HEADER_BYTES,
-    indexChunkBytes: CHUNK_BYTES,
-    pageEntryBytes: PAGE_INDEX_SPEC.entryBytes,
-    extentRecordBytes: EXTENT_INDEX_SPEC.entryBytes,
+    recordChunkBytes: RECORD_CHUNKS.chunkBytes,
+    pageChunkBytes: PAGE_CHUNKS.chunkBytes,
+    format1PageChunkBytes: FORMAT1_PAGE_CHUNKS.chunkBytes,
+    pageChunkEntryBytes: PAGE_CHUNKS_SPEC.entryBytes,
+    noChunk: NO_CHUNK,
+    numbersPerPlace: NUMBERS_PER_PLACE,
+    placeCount: PLACE_COUNT,
+    pageEntryBytes: PAGE_CHUNKS.entryBytes,
+    extentRecordBytes: RECORD_CHUNKS.entryBytes,
     codecRaw: CODECS.raw,
     codecZstd: CODECS.zstd,
     kindAbsent: PAGE_KINDS.absent,

@@ -30,7 +30,7 @@ struct Subject {
 
 std::vector<Subject> SourcesOf(const Source& source) {
   auto catalog = std::make_shared<PageCatalog>(source.Indexes(), source.facts);
-  auto files = std::make_shared<FileExtents>(catalog, source.File("pages"));
+  auto files = std::make_shared<FileExtents>(catalog, source.Packs());
   auto pack = source.OpenPack();
   EXPECT(pack != nullptr && pack->Has(2));
   auto packed = std::make_shared<PackedExtents>(catalog, std::move(pack), files);
@@ -45,7 +45,7 @@ std::vector<Subject> SourcesOf(const Source& source) {
 
 /** Pages of an extent, by slot. */
 std::vector<std::vector<uint64_t>> PagesBySlot(const Subject& subject) {
-  std::vector<std::vector<uint64_t>> pages(subject.catalog->facts().extent_count);
+  std::vector<std::vector<uint64_t>> pages(subject.catalog->facts().ExtentCount());
   for (uint64_t page = 0; page < subject.catalog->facts().page_count; page++) {
     PageEntry entry = subject.catalog->EntryOf(page);
     if (entry.kind != PageKind::kData) continue;
@@ -145,7 +145,7 @@ void UnavailableIsTold(const Source& source) {
 /** What has been asked for in advance is read all the same, whatever was asked for. */
 void ReadAhead(const Source& source) {
   for (const Subject& subject : SourcesOf(source)) {
-    std::vector<uint32_t> all(source.facts.extent_count);
+    std::vector<uint32_t> all(source.facts.ExtentCount());
     std::iota(all.begin(), all.end(), 0);
     subject.extents->ReadAhead({});
     subject.extents->ReadAhead(std::span(all).subspan(2, 1));

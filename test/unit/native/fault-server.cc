@@ -488,8 +488,7 @@ class SlowImage {
  public:
   SlowImage(const Source& source, const std::vector<uint64_t>& withheld)
       : catalog_(std::make_shared<PageCatalog>(source.Indexes(), source.facts)),
-        extents_(
-            std::make_shared<SlowExtents>(std::make_shared<FileExtents>(catalog_, source.File("pages")))),
+        extents_(std::make_shared<SlowExtents>(std::make_shared<FileExtents>(catalog_, source.Packs()))),
         image_(std::make_shared<CheckpointImage>(catalog_, extents_)) {
     for (uint64_t page : withheld) extents_->Withhold(catalog_->EntryOf(page).extent);
   }

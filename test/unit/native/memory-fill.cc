@@ -129,7 +129,7 @@ void FillDamaged(const Source& source) {
 /** It waits for what the source does not have, and can be stopped meanwhile. */
 void FillStarved(const Source& source) {
   auto catalog = std::make_shared<PageCatalog>(source.Indexes(), source.facts);
-  auto slow = std::make_shared<SlowExtents>(std::make_shared<FileExtents>(catalog, source.File("pages")));
+  auto slow = std::make_shared<SlowExtents>(std::make_shared<FileExtents>(catalog, source.Packs()));
   auto image = std::make_shared<CheckpointImage>(catalog, slow);
   for (bool is_stopped : {false, true}) {
     FreshMemory memory(source);

@@ -1,9 +1,6 @@
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { closeSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
-import path from 'node:path';
+import { closeSync, openSync, writeSync } from 'node:fs';
 import { setImmediate } from 'node:timers/promises';
-import { describe, expect, onTestFinished, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import type { Level } from '../../../src/checkpoint/extent-codec.js';
 import { readManifest } from '../../../src/checkpoint/manifest.js';
 import { openNativeImage } from '../../../src/checkpoint/native-image.js';
@@ -12,6 +9,8 @@ import { MemoryFill, PageTable, type CheckpointImage } from '../../../src/native
 import { PAGE_BYTES, RamLayout } from '../../../src/pages/layout.js';
 import { pagesOf } from '../../../src/working-set/runs.js';
 import { manifestParts, syntheticPage, temporaryDir } from '../checkpoint/synthetic.js';
+import { ownPack } from '../../support/packs.js';
+import { memoryOf, stoppedProcess, type Target } from '../../support/stopped-process.js';
 
 const PAGE_COUNT = 16_000;
 const layout = new RamLayout([
@@ -44,55 +43,6 @@ async function writeGeneration(dir: string, level: Level): Promise<void> {
   await writer.finish(manifestParts(), Buffer.from('device state'));
 }
 
-interface Target {
-  readonly pid: number;
-  readonly address: number;
-}
-
-const MARKER = 'the memory of a VM';
-/** The allocator's header may come before it. */
-const MARKER_WITHIN_BYTES = 64;
-
-/** A process that holds still, with zeroed memory for all pages. */
-async function stoppedProcess(): Promise<Target> {
-  const source = `globalThis.memory = Buffer.alloc(${PAGE_COUNT * PAGE_BYTES});
-    memory.write('${MARKER}'); console.log('ready'); setInterval(() => {}, 1000);`;
-  const child = spawn(process.execPath, ['-e', source], { stdio: ['ignore', 'pipe', 'inherit'] });
-  const exited = once(child, 'exit');
-  onTestFinished(async () => {
-    child.kill('SIGKILL');
-    await exited;
-  });
-  await once(child.stdout, 'data');
-  child.kill('SIGSTOP');
-  return { pid: child.pid!, address: findMarker(child.pid!) };
-}
-
-function findMarker(pid: number): number {
-  const fd = openSync(`/proc/${pid}/mem`, 'r');
-  const found = Buffer.alloc(MARKER_WITHIN_BYTES);
-  for (const line of readFileSync(`/proc/${pid}/maps`, 'latin1').split('\n')) {
-    const [, start, end] = /^([0-9a-f]+)-([0-9a-f]+) rw-p/.exec(line) ?? [];
-    if (start === undefined || end === undefined) continue;
-    const endAddress = Number.parseInt(end, 16) - PAGE_COUNT * PAGE_BYTES;
-    for (let address = Number.parseInt(start, 16); address < endAddress; address += PAGE_BYTES) {
-      readSync(fd, found, 0, found.length, address);
-      if (!found.includes(MARKER)) continue;
-      closeSync(fd);
-      return address;
-    }
-  }
-  throw new Error('the memory was not found');
-}
-
-function memoryOf({ pid, address }: Target): Buffer {
-  const fd = openSync(`/proc/${pid}/mem`, 'r');
-  const bytes = Buffer.alloc(PAGE_COUNT * PAGE_BYTES);
-  readSync(fd, bytes, 0, bytes.length, address);
-  closeSync(fd);
-  return bytes;
-}
-
 /** What was there before, but for the pages that are written. */
 function expectedMemory(before: Buffer, isWritten: (page: number) => boolean): Buffer {
   const bytes = Buffer.from(before);
@@ -119,14 +69,14 @@ async function generation(level: Level): Promise<{ dir: string; image: Checkpoin
   return { dir, image: openNativeImage(dir, readManifest(dir)) };
 }
 
-function regionsOf({ address }: Target) {
+function regionsOf({ address }: Omit<Target, 'pageCount'>) {
   return [{ address, firstPage: block.firstPage, pageCount: PAGE_COUNT }];
 }
 
 describe.each([1, 'none'] as const)('MemoryFill, level %s', (level) => {
   test('puts every page of the block where it belongs, and counts them', async () => {
     const { image } = await generation(level);
-    const target = await stoppedProcess();
+    const target = await stoppedProcess(PAGE_COUNT);
     const before = memoryOf(target);
     const fill = new MemoryFill({ image, pid: target.pid, regions: regionsOf(target), threads: 3 });
     expect(await fill.run()).toBe(true);
@@ -136,7 +86,7 @@ describe.each([1, 'none'] as const)('MemoryFill, level %s', (level) => {
 
   test('puts listed pages there and no others, and notes them in the table', async () => {
     const { image } = await generation(level);
-    const target = await stoppedProcess();
+    const target = await stoppedProcess(PAGE_COUNT);
     const before = memoryOf(target);
     const table = new PageTable(layout.pageCount);
     const order = Uint32Array.of(1200, 100, 211, 3, 1000, 1, 500, 300);
@@ -153,7 +103,7 @@ describe.each([1, 'none'] as const)('MemoryFill, level %s', (level) => {
 
   test.each(['its budget', 'stop()'])('ends early by %s, and the table says what is there', async (way) => {
     const { image } = await generation(level);
-    const target = await stoppedProcess();
+    const target = await stoppedProcess(PAGE_COUNT);
     const before = memoryOf(target);
     const table = new PageTable(layout.pageCount);
     const options = { image, pid: target.pid, regions: regionsOf(target), table, threads: 2 };
@@ -172,11 +122,11 @@ describe.each([1, 'none'] as const)('MemoryFill, level %s', (level) => {
 
   test('stops at a damaged extent, and names it', async () => {
     const { dir, image } = await generation(level);
-    const fd = openSync(path.join(dir, 'pages'), 'r+');
+    const fd = openSync(ownPack(dir), 'r+');
     // In several: one alone may hold nothing but pages that were written again later.
     for (let at = 200_000; at < 1_200_000; at += 100_000) writeSync(fd, Buffer.alloc(64, 0x55), 0, 64, at);
     closeSync(fd);
-    const target = await stoppedProcess();
+    const target = await stoppedProcess(PAGE_COUNT);
     const fill = new MemoryFill({ image, pid: target.pid, regions: regionsOf(target), threads: 2 });
     await expect(fill.run()).rejects.toMatchObject({
       code: 'EXTENT_DAMAGED',
@@ -186,7 +136,7 @@ describe.each([1, 'none'] as const)('MemoryFill, level %s', (level) => {
 
   test('says why the process cannot be written to', async () => {
     const { image } = await generation(level);
-    const target = await stoppedProcess();
+    const target = await stoppedProcess(PAGE_COUNT);
     const fillOf = (pid: number, address: number) =>
       new MemoryFill({ image, pid, regions: regionsOf({ pid, address }), threads: 2 }).run();
     await expect(fillOf(2 ** 22 + 1, target.address)).rejects.toMatchObject({ code: 'ESRCH' });

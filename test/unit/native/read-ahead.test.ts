@@ -17,7 +17,7 @@ test('a file is read ahead to its end, however little the kernel reads at a time
     await bringTo('cold', [file]);
     // Again and again: the kernel may take pages back. What is not read ahead at all never comes.
     const isWhole = async () => {
-      await readAhead(file, BYTES);
+      await readAhead(file, { lengthBytes: BYTES });
       return (await cachedBytes([file])) === BYTES || undefined;
     };
     expect(await poll(isWhole, { what: 'the file to be read', timeoutMs: 30_000, everyMs: 50 })).toBe(true);
@@ -32,7 +32,7 @@ test('no more of a file is read ahead than it may hold', async () => {
     const file = path.join(dir, 'file');
     writeFileSync(file, 'short');
     truncateSync(file, 3 * 2 ** 40);
-    await readAhead(file, BYTES);
+    await readAhead(file, { lengthBytes: BYTES });
   } finally {
     rmSync(dir, { recursive: true });
   }

@@ -1,14 +1,24 @@
 /** The *.cc of this folder under sanitizers, each built and run against a synthetic checkpoint. */
 import { execFile, execFileSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Hints } from '../../../src/checkpoint/hints.js';
-import { EXTENT_INDEX_SPEC, HEADER_BYTES, RECORD } from '../../../src/checkpoint/format.js';
+import { packFile, packParts } from '../../../src/checkpoint/format.js';
 import type { Level } from '../../../src/checkpoint/extent-codec.js';
-import { readManifest } from '../../../src/checkpoint/manifest.js';
+import { hotPackTie } from '../../../src/checkpoint/native-image.js';
 import { CheckpointReader } from '../../../src/checkpoint/reader.js';
 import { CheckpointWriter } from '../../../src/checkpoint/writer.js';
 import { PAGE_KINDS } from '../../../src/pages/contracts.js';
@@ -16,6 +26,7 @@ import { PAGE_BYTES, RamLayout } from '../../../src/pages/layout.js';
 import { AdaptiveHistogram } from '../../../src/working-set/histogram.js';
 import { refreshHotPack } from '../../../src/working-set/hot-pack.js';
 import { installUnits } from '../../../src/working-set/units.js';
+import { format2Manifest, ownPack } from '../../support/packs.js';
 import { hugePagesProblem, withHugePages } from '../../support/huge-pages.js';
 import { manifestParts } from '../checkpoint/synthetic-pages.js';
 import { putInOnePlace } from '../checkpoint/tampering.js';
@@ -155,15 +166,35 @@ async function runScenario(name: string, program: string, scenario: string): Pro
     const copy = path.join(directory, 'copy');
     cpSync(path.join(directory, String(level)), copy, { recursive: true });
     if (packed.includes(scenario)) await packExtents(copy);
-    if (damaged[scenario] !== undefined) damageExtent(copy, damaged[scenario]);
+    if (damaged[scenario] !== undefined) await damageExtent(copy, damaged[scenario]);
     if (scenario === 'shared-place') putInOnePlace(copy, 1, 2);
-    const { pages, checksums } = readManifest(copy);
-    const { extentCount, extentPages } = pages;
-    const { pageIndexRoot, extentIndexRoot } = checksums;
-    const args = [scenario, copy, PAGE_COUNT, extentCount, extentPages, pageIndexRoot, extentIndexRoot];
-    expect(() => execFileSync(program, args.map(String), { timeout: 120_000 })).not.toThrow();
+    writeFacts(copy);
+    expect(() => execFileSync(program, [scenario, copy], { timeout: 120_000 })).not.toThrow();
     rmSync(copy, { recursive: true });
   }
+}
+
+/** What a program needs of the manifest, as scenario.h reads it. */
+function writeFacts(generation: string): void {
+  const manifest = format2Manifest(generation);
+  const { packs, pages, checksums } = manifest;
+  const lines = packs.map((pack) => {
+    const { recordsOffset, recordTableOffset, chunksOffset } = packParts(pack);
+    const { place, id, extentCount, chunkCount, recordsRoot } = pack;
+    return [
+      packFile(id),
+      place,
+      extentCount,
+      recordsOffset,
+      recordTableOffset,
+      recordsRoot,
+      chunksOffset,
+      chunkCount,
+    ];
+  });
+  const tie = hotPackTie(manifest).toString(16);
+  const facts = [[PAGE_COUNT, pages.extentPages, checksums.pageIndexRoot, tie], ...lines];
+  writeFileSync(path.join(generation, 'facts'), facts.map((words) => `${words.join(' ')}\n`).join(''));
 }
 
 /** What several programs are made of is compiled once. */
@@ -222,11 +253,10 @@ async function packExtents(generation: string): Promise<void> {
   reader.close();
 }
 
-function damageExtent(generation: string, extent: number): void {
-  const record = new Uint32Array(EXTENT_INDEX_SPEC.entryWords);
-  const index = openSync(path.join(generation, 'extent-index'), 'r');
-  const at = HEADER_BYTES + extent * EXTENT_INDEX_SPEC.entryBytes;
-  readSync(index, record, 0, EXTENT_INDEX_SPEC.entryBytes, at);
-  const pages = openSync(path.join(generation, 'pages'), 'r+');
-  writeSync(pages, 'damage', record[RECORD.offsetLow]! + 100);
+async function damageExtent(generation: string, extent: number): Promise<void> {
+  const reader = await CheckpointReader.open(generation);
+  const pack = openSync(ownPack(generation), 'r+');
+  writeSync(pack, 'damage', reader.extentInfo(extent).offset + 100);
+  closeSync(pack);
+  reader.close();
 }

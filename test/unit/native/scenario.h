@@ -1,16 +1,19 @@
 // What the programs for sanitizers share: a scenario of theirs, run against a real checkpoint that is made by
 // test/unit/native/sanitized.test.ts, which also says what each scenario is about. Usage:
-//   PROGRAM SCENARIO DIRECTORY PAGES EXTENTS EXTENT_PAGES PAGE_INDEX_ROOT EXTENT_INDEX_ROOT
+//   PROGRAM SCENARIO DIRECTORY
+// The file `facts` in the directory has what the manifest says.
 #pragma once
 
 #include <fcntl.h>
 
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "core/checkpoint_image.h"
 #include "core/hot_pack.h"
@@ -29,26 +32,32 @@ namespace vmckpt {
 struct Source {
   std::string directory;
   ImageFacts facts;
+  uint64_t hot_pack_tie;
 
   Fd File(const char* name) const {
     return Fd(Check(::open((directory + "/" + name).c_str(), O_RDONLY | O_CLOEXEC), "open"));
   }
 
-  IndexFiles Indexes() const {
-    return {.page_index = File("page-index"), .extent_index = File("extent-index")};
+  CatalogFiles Indexes() const { return {.page_table = File("page-chunks"), .records = Packs()}; }
+
+  std::vector<Fd> Packs() const {
+    std::vector<Fd> packs;
+    for (const ExtentFileFacts& pack : facts.extent_files) packs.push_back(File(pack.name.c_str()));
+    return packs;
   }
 
   /** Null where there is none, or none that is whole. */
   std::unique_ptr<HotPack> OpenPack() const {
     Fd file(::open((directory + "/hot-pack").c_str(), O_RDONLY | O_CLOEXEC));
-    return file ? HotPack::Open(std::move(file), facts.extent_index_root) : nullptr;
+    return file ? HotPack::Open(std::move(file), hot_pack_tie) : nullptr;
   }
 
   std::shared_ptr<CheckpointImage> Open() const {
     return CheckpointImage::Open(
-        {.indexes = Indexes(),
-         .pages = File("pages"),
-         .hot_pack = Fd(::open((directory + "/hot-pack").c_str(), O_RDONLY | O_CLOEXEC))},
+        {.catalog = Indexes(),
+         .extents = Packs(),
+         .hot_pack = Fd(::open((directory + "/hot-pack").c_str(), O_RDONLY | O_CLOEXEC)),
+         .hot_pack_tie = hot_pack_tie},
         facts);
   }
 };
@@ -65,19 +74,26 @@ inline uint32_t WordOf(uint64_t page, size_t i) {
 /** The other pages read as zero. */
 inline bool HoldsData(uint64_t page) { return WordOf(page, 1) != 0; }
 
+/** What the file `facts` says. */
+inline Source ReadSource(const std::string& directory) {
+  std::ifstream file(directory + "/facts");
+  Source source{.directory = directory, .facts = {.format_version = 2, .label = "web/1"}, .hot_pack_tie = 0};
+  ImageFacts& facts = source.facts;
+  file >> facts.page_count >> facts.extent_pages >> std::hex >> facts.page_index_root >> source.hot_pack_tie;
+  for (ExtentFileFacts pack; file >> pack.name >> std::dec >> pack.place;) {
+    file >> pack.extent_count >> pack.records_offset >> pack.record_table_offset >> std::hex >>
+        pack.records_root >> std::dec >> pack.chunks_offset >> pack.chunk_count;
+    facts.extent_files.push_back(pack);
+  }
+  return source;
+}
+
 inline int RunScenario(int argc, char** argv,
                        const std::map<std::string, void (*)(const Source&)>& scenarios) {
-  auto scenario = argc == 8 ? scenarios.find(argv[1]) : scenarios.end();
+  auto scenario = argc == 3 ? scenarios.find(argv[1]) : scenarios.end();
   if (scenario == scenarios.end()) return 2;
-  auto number = [&](int index, int base) { return std::strtoull(argv[index], nullptr, base); };
   try {
-    scenario->second({.directory = argv[2],
-                      .facts = {.page_count = number(3, 10),
-                                .extent_count = number(4, 10),
-                                .extent_pages = number(5, 10),
-                                .page_index_root = number(6, 16),
-                                .extent_index_root = number(7, 16),
-                                .label = "web/1"}});
+    scenario->second(ReadSource(argv[2]));
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s: %s\n", argv[1], error.what());
     return 1;

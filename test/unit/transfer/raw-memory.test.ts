@@ -7,6 +7,7 @@ import { CheckpointWriter } from '../../../src/checkpoint/writer.js';
 import { PAGE_BYTES, RamLayout, type RamBlock } from '../../../src/pages/layout.js';
 import { checkRawMemory, writeRawMemory } from '../../../src/transfer/raw-memory.js';
 import { manifestParts, syntheticPage, temporaryDir } from '../checkpoint/synthetic.js';
+import { ownPack } from '../../support/packs.js';
 
 const PAGES = 4096;
 const BIOS: RamBlock = { name: 'pc.bios', usedBytes: 8 * PAGE_BYTES };
@@ -134,7 +135,7 @@ describe('the raw memory file', () => {
 
   it('is not made from a damaged checkpoint, and nothing is left', async () => {
     const { dir } = await generation();
-    overwrite(path.join(dir, 'pages'), 50_000, 'damage');
+    overwrite(ownPack(dir), 50_000, 'damage');
     const before = fs.readdirSync(dir);
     await expect(writeRawMemory(dir)).rejects.toMatchObject({ code: 'EXTENT_DAMAGED' });
     expect(fs.readdirSync(dir)).toEqual(before);

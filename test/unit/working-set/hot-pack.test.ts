@@ -10,6 +10,7 @@ import { AdaptiveHistogram, FULL_HEAT } from '../../../src/working-set/histogram
 import { refreshHotPack } from '../../../src/working-set/hot-pack.js';
 import { installUnits } from '../../../src/working-set/units.js';
 import { manifestParts, syntheticPage, temporaryDir } from '../checkpoint/synthetic.js';
+import { ownPack } from '../../support/packs.js';
 
 const PAGES = 640;
 const EXTENT_PAGES = 8;
@@ -44,7 +45,7 @@ const firstPages = (count: number): number[] =>
 
 function storedBytes(reader: CheckpointReader, dir: string, extent: number): Buffer {
   const { offset, storedBytes } = reader.extentInfo(extent);
-  return readFileSync(path.join(dir, 'pages')).subarray(offset, offset + storedBytes);
+  return readFileSync(ownPack(dir)).subarray(offset, offset + storedBytes);
 }
 
 describe('refreshHotPack', () => {
