@@ -18,7 +18,12 @@ export interface KeepFlags {
 
 export function addKeepOptions(command: Command): Command {
   return command
-    .addOption(option('--keep-last <n>', 'keep the newest n generations').argParser(parseCount))
+    .addOption(
+      option(
+        '--keep-last <n>',
+        'keep the newest n generations ("unlimited": all), and delete those that no --keep option keeps',
+      ).argParser(parseCount),
+    )
     .addOption(
       option(
         '--keep-within <duration>',

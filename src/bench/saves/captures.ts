@@ -12,8 +12,8 @@ import type { Capture, SaveRun } from './save-report.js';
 import type { SaveScenario } from './scenarios.js';
 import { runOf, type RoundPlace, type SaveWorkshop } from './workshop.js';
 
-/** More than a guest in software emulation answers, so that what slows it down shows. */
-const GETS_PER_S = 4_000;
+/** More than there are answers to: what bounds them is the guest, and how many gets may be under way. */
+const GETS_PER_S = 20_000;
 /** By then an emulator has translated what the clients make the guest run. */
 const SETTLE_MS = 5_000;
 const KEPT_GENERATIONS = 3;
