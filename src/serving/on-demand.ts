@@ -13,7 +13,8 @@ import { connectTo } from '../qemu/migration-socket.js';
 import { QemuMemory } from './memory/qemu-memory.js';
 import { killAtOnce } from '../vms/processes.js';
 import { giveUp, inherited, type Estate } from './memory/estate.js';
-import { PostcopySession } from './postcopy/session.js';
+import { MigrationLink } from './postcopy/link.js';
+import { PostcopySession, type SessionOptions } from './postcopy/session.js';
 import { prepareRecovery } from './postcopy/recovery.js';
 import { careFor, placedIn, untilCompleted, type LoadingMachine, type TransferContext } from './context.js';
 import { countTransfer } from './counters.js';
@@ -32,6 +33,7 @@ const LOAD_TIMEOUT_MS = 600_000;
 export class OnDemandTransfer {
   readonly #context: TransferContext;
   readonly #machine: LoadingMachine;
+  #link: MigrationLink | undefined;
   #session: PostcopySession | undefined;
   #direct: QemuMemory | undefined;
   #prediction: Prediction | undefined;
@@ -48,33 +50,30 @@ export class OnDemandTransfer {
 
   /** Returns when all memory is in place. */
   async run(order: ServingOrder): Promise<void> {
-    const { folder, reader, extents } = this.#context;
+    const { reader, extents } = this.#context;
     const estate = inherited();
     const hostPages = new HostPages(reader.layout, order.hugePages);
     // Predictions are made of pages of 4 KiB.
     if (hasHugePages(order)) this.#prediction = undefined;
     this.#direct = order.memory && this.#directMemory(order, order.memory, { hostPages, estate });
-    const session = new PostcopySession({
+    const options = {
       catalog: reader,
       extents,
-      connect: (readable) => connectTo(folder.file('migration.sock'), { readable }),
       preempt: order.preempt,
       direct: this.#direct,
       prediction: this.#prediction,
       hostPages,
-    });
-    this.#session = session;
+    };
     try {
-      const served = this.#machine.isSuccessor
-        ? this.#goOn(session, order, estate)
-        : this.#startServing(session, order);
-      await Promise.race([served, session.failure()]);
+      if (this.#machine.isSuccessor) await this.#goOn(order, options, estate);
+      else await this.#startServing(order, options);
       await giveBack(this.#machine.monitor, order.capabilities);
     } catch (error) {
       if (error instanceof VmckptError && error.kind === 'damaged') await this.#keepFromRunning();
       throw error;
     } finally {
-      session.close();
+      this.#link?.close();
+      this.#direct?.stop();
     }
   }
 
@@ -83,7 +82,7 @@ export class OnDemandTransfer {
       feeder: this.#session?.feeder,
       direct: this.#direct?.counters(),
       filledPages: 0,
-      sentBytes: this.#session?.sentBytes ?? 0,
+      sentBytes: this.#link?.sentBytes ?? 0,
     });
   }
 
@@ -100,13 +99,10 @@ export class OnDemandTransfer {
     return this.#session?.feeder.faults.percentilesUs() ?? null;
   }
 
-  async #startServing(
-    session: PostcopySession,
-    { runs, background, exactly, aftercare }: ServingOrder,
-  ): Promise<void> {
-    const { state, monitor } = this.#machine;
+  async #startServing(order: ServingOrder, options: SessionOptions): Promise<void> {
+    const { runs, aftercare } = order;
     let resumedAtMs: number | undefined;
-    const loaded = untilLoaded(monitor, runs).then((atMs) => {
+    const loaded = untilLoaded(this.#machine.monitor, runs).then((atMs) => {
       resumedAtMs = atMs;
       return this.#noteLoaded(aftercare);
     });
@@ -115,21 +111,28 @@ export class OnDemandTransfer {
       () => true,
       () => false,
     );
-    await session.start(state);
-    // Installing pages competes with loading the devices, so the background waits for the machine.
-    await Promise.race([loaded, sleep(BACKGROUND_WAITS_MS)]);
-    setOptimizing(true);
-    await session.bequeath();
-    await parkAt('background', loaded);
-    if (background === 'when-told') await this.#context.verb.toldToFill();
-    await Promise.all([session.finish(state.ramSectionId), loaded]);
+    const session = await this.#withLink(undefined, (link) => this.#serve(link, { order, options, loaded }));
     if (resumedAtMs !== undefined && this.#prediction !== undefined)
       this.observed = {
         ...session.observed(),
         resumedAtMs,
         isComplete: true,
-        isExact: exactly && session.isDirect,
+        isExact: order.exactly && session.isDirect,
       };
+  }
+
+  async #serve(link: MigrationLink, { order, options, loaded }: Start): Promise<PostcopySession> {
+    const { state } = this.#machine;
+    const session = (this.#session = await PostcopySession.begin(link, options, state));
+    await session.load(state);
+    // Installing pages competes with loading the devices, so the background waits for the machine.
+    await Promise.race([loaded, sleep(BACKGROUND_WAITS_MS)]);
+    setOptimizing(true);
+    await session.bequeath();
+    await parkAt('background', loaded);
+    if (order.background === 'when-told') await this.#context.verb.toldToFill();
+    await Promise.all([session.finish(state.ramSectionId), loaded]);
+    return session;
   }
 
   async #noteLoaded(aftercare: Aftercare | undefined): Promise<void> {
@@ -141,23 +144,43 @@ export class OnDemandTransfer {
   }
 
   /** Replaces a process that died: on its connection if the stream is between messages, otherwise on a new one. */
-  async #goOn(session: PostcopySession, order: ServingOrder, { migrationSocket }: Estate): Promise<void> {
+  async #goOn(order: ServingOrder, options: SessionOptions, { migrationSocket }: Estate): Promise<void> {
     const { state, monitor } = this.#machine;
     const { folder } = this.#context;
+    const { direct } = options;
     await careFor(this.#context, order.aftercare);
-    if (migrationSocket !== undefined && this.#direct?.isStreamIdle) {
-      session.adopt(migrationSocket);
-    } else {
+    const adopts = migrationSocket !== undefined && direct?.isStreamIdle === true;
+    if (!adopts) {
       if (migrationSocket !== undefined) giveUp('migrationSocket', migrationSocket);
       if (!(await prepareRecovery(monitor, folder.file('migration.sock')))) return;
-      await session.recover(state.ramSectionId);
-      await session.bequeath();
     }
-    await session.finish(state.ramSectionId);
+    const session = await this.#withLink(adopts ? migrationSocket : undefined, async (link) => {
+      const { ramSectionId } = state;
+      if (adopts) this.#session = PostcopySession.adopt(link, { ...options, direct });
+      else {
+        this.#session = await PostcopySession.recover(link, options, ramSectionId);
+        await this.#session.bequeath();
+      }
+      await this.#session.finish(ramSectionId);
+      return this.#session;
+    });
     if (hasHugePages(order)) return;
     // The predecessor's record of faults was lost with it. `restoredAt` is shortly before the VM ran.
     const resumedAtMs = Date.parse(folder.read()!.restoredAt);
     this.observed = { ...session.observed(), resumedAtMs, isComplete: false, isExact: false };
+  }
+
+  /** Does `work` with a connection to QEMU, unless that is lost first. @param adopted a predecessor's */
+  #withLink<T>(adopted: number | undefined, work: (link: MigrationLink) => Promise<T>): Promise<T> {
+    const { folder, reader } = this.#context;
+    const link = new MigrationLink({
+      layout: reader.layout,
+      connect: (readable) => connectTo(folder.file('migration.sock'), { readable }),
+      adopted,
+      direct: this.#direct,
+    });
+    this.#link = link;
+    return Promise.race([work(link), link.failure()]);
   }
 
   #directMemory(
@@ -198,6 +221,13 @@ export class OnDemandTransfer {
       await log('error', { err: error }, 'migrate-pause failed');
     }
   }
+}
+
+interface Start {
+  readonly order: ServingOrder;
+  readonly options: SessionOptions;
+  /** Rejects when the machine cannot be loaded. */
+  readonly loaded: Promise<void>;
 }
 
 function hasHugePages({ hugePages = {} }: ServingOrder): boolean {
