@@ -51,7 +51,7 @@ export async function touchedPages(
 }
 
 async function pagesInPlace(name: string, generationDir: string): Promise<PageBitmap> {
-  const { pid, blocks } = new VmFolder(name).read()!.order!.memory!;
+  const { pid, blocks } = new VmFolder(name).readNoted()!.order!.memory!;
   const reader = await CheckpointReader.open(generationDir);
   const { layout } = reader;
   const found = new PageBitmap(layout.pageCount);

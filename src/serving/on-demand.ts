@@ -166,7 +166,7 @@ export class OnDemandTransfer {
     });
     if (hasHugePages(order)) return;
     // The predecessor's record of faults was lost with it. `restoredAt` is shortly before the VM ran.
-    const resumedAtMs = Date.parse(folder.read()!.restoredAt);
+    const resumedAtMs = Date.parse(folder.readNoted()!.restoredAt);
     this.observed = { ...session.observed(), resumedAtMs, isComplete: false, isExact: false };
   }
 

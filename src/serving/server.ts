@@ -154,9 +154,9 @@ export class Server {
   /** The order of the first process, for a successor. */
   #formerOrder(): ServingOrder {
     const { folder, status } = this.#context;
-    const record = folder.read();
+    const record = folder.readNoted();
     // The verb records that the VM runs as well, and may have been faster.
-    const verbHasNoted = record?.qemu !== undefined && record.unattended !== true;
+    const verbHasNoted = record?.qemu !== undefined;
     if (record?.order === undefined || !(status.loaded || verbHasNoted))
       throw new VmckptError('TRANSFER_FAILED', 'the serving process was killed before the VM ran');
     if (record.order.mode === 'eager')

@@ -62,8 +62,17 @@ export class VmFolder {
     return { monitorSocket: this.file('qmp.sock'), logPath: this.file('transfer.log') };
   }
 
+  /** The record as it was written last. */
+  readNoted(): VmRecord | undefined {
+    return readJsonFile(anyVmSchema, this.file('vm.json'));
+  }
+
+  /**
+   * The record, and how it stands with a VM whose verb died before it noted QEMU. Only a process that has just started
+   * QEMU knows its id; if it is killed before it can write that down, QEMU is found by its command line.
+   */
   read(): VmRecord | undefined {
-    const record = readJsonFile(anyVmSchema, this.file('vm.json'));
+    const record = this.readNoted();
     if (record === undefined || record.qemu !== undefined || isAlive(record.verb)) return record;
     const qemu = findListener(this.file('qmp.sock'));
     const isServed = LockFile.holderOf(this.file('transfer.lock')) !== undefined;
