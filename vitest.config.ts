@@ -19,6 +19,7 @@ export default defineConfig({
   test: {
     testTimeout: 180_000,
     hookTimeout: 180_000,
+    expect: { poll: { timeout: 120_000 } },
     // Unit tests, too, run what was built: the addon, workers and helper processes.
     globalSetup: 'test/support/built-sources.ts',
     // Where saves keep the user's key.

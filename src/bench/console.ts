@@ -53,7 +53,7 @@ export class Console {
   }
 
   /** Tries until QEMU listens on `socketPath`. */
-  static async connect(socketPath: string, timeoutMs = 10_000): Promise<Console> {
+  static async connect(socketPath: string, timeoutMs = 60_000): Promise<Console> {
     const what = `a listener on ${socketPath}`;
     return poll(async () => tryConnect(socketPath), { what, timeoutMs, everyMs: 5 }).then(
       (socket) => new Console(socket),
@@ -79,7 +79,7 @@ export class Console {
     }
   }
 
-  async nextHeartbeat(timeoutMs = 10_000): Promise<Heartbeat> {
+  async nextHeartbeat(timeoutMs = 60_000): Promise<Heartbeat> {
     return parseHeartbeat(await this.waitFor(HEARTBEAT, timeoutMs));
   }
 

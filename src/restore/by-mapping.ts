@@ -18,6 +18,7 @@ import { holdGeneration, type GenerationUse } from '../store/generation-use.js';
 import { readMachineState, sendWholeMachine } from '../transfer/whole-machine.js';
 import { nowMs } from '../timeline/clock.js';
 import { leaveControlGroup } from '../util/leave-control-group.js';
+import { parkAt } from '../util/park.js';
 import { identifyProcess } from '../util/process-identity.js';
 import { beginAftercare } from '../aftercare/begin.js';
 import { connectTo } from '../qemu/migration-socket.js';
@@ -82,6 +83,7 @@ async function startAndLoad(attempt: MappedAttempt): Promise<RestoreReport> {
   });
   let isLoaded = false;
   try {
+    await parkAt('loading');
     const resumedAtMs = await load(attempt, qemu);
     isLoaded = true;
     attempt.onLoaded();

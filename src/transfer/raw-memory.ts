@@ -12,6 +12,7 @@ import { VmckptError } from '../errors.js';
 import { nextData } from '../native/index.js';
 import { PAGE_KINDS } from '../pages/contracts.js';
 import { PAGE_BYTES, type PlacedRamBlock } from '../pages/layout.js';
+import { parkAt } from '../util/park.js';
 import { openRegular } from '../util/regular-file.js';
 import { formatBytes } from '../util/units.js';
 import { decodedSteps, type DecodedStep } from './decoded-steps.js';
@@ -104,9 +105,11 @@ async function writePages(file: string, opened: Opened, options: RawMemoryOption
   const fd = fs.openSync(file, 'wx', FILE_MODE);
   try {
     fs.ftruncateSync(fd, block.usedBytes);
-    for await (const step of stepsOf(opened, options))
+    for await (const step of stepsOf(opened, options)) {
       for (const { firstPage, pages } of runsOf(step, opened))
         writeAll(fd, pages, (firstPage - block.firstPage) * PAGE_BYTES);
+      await parkAt('materializing');
+    }
     await fsync(fd);
   } finally {
     fs.closeSync(fd);

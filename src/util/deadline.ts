@@ -1,6 +1,7 @@
 /** Bounded waits: every wait of vmckpt has a deadline. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VmckptError } from '../errors.js';
+import { debug } from './debug.js';
 
 export interface WaitOptions {
   /** What the caller waits for, as it appears in the message: "QEMU to resume". */
@@ -18,7 +19,7 @@ export async function withDeadline<T>(
   signal?.throwIfAborted();
   const timer = new AbortController();
   const late = sleep(timeoutMs, undefined, { signal: timer.signal }).then(() => {
-    throw new VmckptError('TIMEOUT', `waited ${timeoutMs} ms for ${what}`);
+    throw tooLate(what, timeoutMs);
   });
   late.catch(() => undefined);
   let onAbort: (() => void) | undefined;
@@ -44,7 +45,13 @@ export async function poll<T>(
     signal?.throwIfAborted();
     const answer = await ask();
     if (answer !== undefined) return answer;
-    if (performance.now() > endMs) throw new VmckptError('TIMEOUT', `waited ${timeoutMs} ms for ${what}`);
+    if (performance.now() > endMs) throw tooLate(what, timeoutMs);
     await sleep(everyMs);
   }
+}
+
+function tooLate(what: string, timeoutMs: number): VmckptError {
+  const message = `waited ${timeoutMs} ms for ${what}`;
+  debug('deadline', () => message);
+  return new VmckptError('TIMEOUT', message);
 }

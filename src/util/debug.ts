@@ -4,7 +4,17 @@
  */
 import { writeSync } from 'node:fs';
 
-type Area = 'verb' | 'qmp' | 'launch' | 'save' | 'restore' | 'serving' | 'receiver' | 'aftercare' | 'worker';
+type Area =
+  | 'verb'
+  | 'qmp'
+  | 'launch'
+  | 'save'
+  | 'restore'
+  | 'serving'
+  | 'receiver'
+  | 'aftercare'
+  | 'worker'
+  | 'deadline';
 
 const STDERR_FD = 2;
 const MAX_TEXT_LENGTH = 400;

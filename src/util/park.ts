@@ -9,11 +9,20 @@ import { once } from 'node:events';
  * In a serving process: `opened`: the verb knows that the checkpoint is open; the order is not read yet. `loading`:
  * the order is read; nothing was sent to QEMU. `background`: the VM runs and its faults are served; no other page is
  * installed yet. `taking-over`: a successor has opened the checkpoint. `complete`: all memory is in place, and the
- * verb does not know. In a save: `streaming`: a part of the VM's memory has arrived. `paused`: a capture has
- * paused the VM. `committing`: all of it is stored, without a number.
+ * verb does not know. In a restore that maps memory: `loading`: QEMU answers; nothing was sent to it. In a save:
+ * `streaming`: a part of the VM's memory has arrived. `paused`: a capture has paused the VM. `committing`: all of it
+ * is stored, without a number. While a raw memory file is written: `materializing`: a part of it is there.
  */
 export type ParkingPoint =
-  'opened' | 'loading' | 'background' | 'taking-over' | 'complete' | 'streaming' | 'paused' | 'committing';
+  | 'opened'
+  | 'loading'
+  | 'background'
+  | 'taking-over'
+  | 'complete'
+  | 'streaming'
+  | 'paused'
+  | 'committing'
+  | 'materializing';
 
 const wanted = new Set(process.env['VMCKPT_PARK']?.split(','));
 

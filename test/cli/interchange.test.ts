@@ -5,9 +5,9 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { HEADER_BYTES } from '../../src/checkpoint/format.js';
 import { readManifest } from '../../src/checkpoint/manifest.js';
 import { PAGE_BYTES, RamLayout } from '../../src/pages/layout.js';
-import { poll } from '../../src/util/deadline.js';
 import { cliSuite } from '../support/cli.js';
 import { startCli } from '../support/command.js';
+import { untilSaid } from '../support/faults.js';
 import { readStream } from '../unit/interchange/machines.js';
 import { buildStream, SMALL_STREAM } from '../unit/migration-stream/streams.js';
 import { ownPack } from '../support/packs.js';
@@ -142,11 +142,7 @@ describe('vmckpt import and export', () => {
     const server = startCli(['--store', storeDir, 'uffd', 'waiting', '--socket', at('socket')], {
       env: { NODE_OPTIONS: `--require ${at('wait.cjs')}` },
     });
-    await poll(() => server.said().includes('Waiting for a VM') || undefined, {
-      what: 'it to wait',
-      timeoutMs: 30_000,
-      everyMs: 20,
-    });
+    await untilSaid(server, 'Waiting for a VM');
     server.kill('SIGTERM');
     const { code, stderr } = await server.ended;
     expect(code).toBe(130);

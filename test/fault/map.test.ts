@@ -3,16 +3,15 @@ import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, it, vi } from 'vitest';
 import { QmpClient } from '../../src/qemu/qmp.js';
-import type { VmSummary } from '../../src/vms/list.js';
+import { listVms } from '../../src/vms/list.js';
 import { VmFolder } from '../../src/vms/folder.js';
 import { usersOf } from '../../src/store/generation-use.js';
-import { poll } from '../../src/util/deadline.js';
 import { examineGuest, saveGuest } from '../support/checkpointing.js';
 import { startCli, type RunningCli } from '../support/command.js';
 import { Console, type Heartbeat } from '../support/console.js';
-import { chooseSeed, pidsOf, Random, storeProblems } from '../support/faults.js';
+import { chooseSeed, pidsOf, Random, storeProblems, untilParked } from '../support/faults.js';
 import { startGuest, type Guest } from '../support/guest.js';
-import { killProcessesOf } from '../support/processes.js';
+import { killAndWait, killProcessesOf } from '../support/processes.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 
 const WHOLE = { memory: true, disk: true, tmpfs: true, counter: true };
@@ -51,10 +50,12 @@ describeOnEachQemu('a restore that maps its memory', (qemu) => {
   });
   afterAll(() => killProcessesOf(runtimeDir));
 
-  function startRestore(...args: string[]): RunningCli {
+  function restoreArgs(...args: string[]): string[] {
     const own = ['--mode', 'map', '--qemu', guest.argv[0]!, '--trust-command-line'];
-    return startCli(['--json', '--store', storeDir, 'restore', ...own, 'web', ...args]);
+    return ['--json', '--store', storeDir, 'restore', ...own, 'web', ...args];
   }
+
+  const startRestore = (...args: string[]): RunningCli => startCli(restoreArgs(...args));
 
   async function expectWhole(): Promise<void> {
     const console = await Console.connect(guest.consoleSocket);
@@ -65,10 +66,7 @@ describeOnEachQemu('a restore that maps its memory', (qemu) => {
     }
   }
 
-  async function statusOfVm(): Promise<VmSummary['status'] | undefined> {
-    const { json } = await startCli(['--json', 'ps']).ended;
-    return (json as { vms: VmSummary[] }).vms[0]?.status;
-  }
+  const statusOfVm = () => listVms()[0]?.status;
 
   /** One whose verb died right before it does not run. */
   async function isRunning(): Promise<boolean> {
@@ -84,7 +82,7 @@ describeOnEachQemu('a restore that maps its memory', (qemu) => {
       await random.pause(RESTORE_MS);
       restore.kill();
       await restore.ended;
-      const status = await statusOfVm();
+      const status = statusOfVm();
       expect([undefined, 'abandoned', 'ended', 'complete']).toContain(status);
       if (status === 'complete') {
         if (await isRunning()) await expectWhole();
@@ -106,15 +104,16 @@ describeOnEachQemu('a restore that maps its memory', (qemu) => {
       if (code === 0) await expectWhole();
       // Before it has begun Node.js ends it, by the signal.
       else expect([130, null]).toContain(code);
-      expect(await statusOfVm()).toBe(code === 0 ? 'complete' : undefined);
+      expect(statusOfVm()).toBe(code === 0 ? 'complete' : undefined);
       await startCli(['stop', 'web']).ended;
     }
   });
 
   it('says that QEMU has ended when it is killed while it is loaded', async () => {
-    const restore = startRestore();
-    const started = () => pidsOf(runtimeDir, 'qemu')[0];
-    process.kill(await poll(started, { what: 'QEMU', timeoutMs: 60_000, everyMs: 1 }), 'SIGKILL');
+    const restore = startCli(restoreArgs(), { env: { VMCKPT_PARK: 'loading' } });
+    await untilParked(restore, 'loading');
+    for (const pid of pidsOf(runtimeDir, 'qemu')) await killAndWait(pid);
+    restore.kill('SIGCONT');
     expect(await restore.ended).toMatchObject({
       code: 1,
       json: {

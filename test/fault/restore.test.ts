@@ -2,13 +2,12 @@ import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, existsSync, readFileSync, renameSync, utimesSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, expect, it, vi } from 'vitest';
 import { Hints } from '../../src/checkpoint/hints.js';
 import { takeUserfaultfds } from '../../src/native/index.js';
 import { QmpClient } from '../../src/qemu/qmp.js';
 import { encodeManifest, readManifest } from '../../src/checkpoint/manifest.js';
-import type { VmSummary } from '../../src/vms/list.js';
+import { listVms, type VmSummary } from '../../src/vms/list.js';
 import { VmFolder } from '../../src/vms/folder.js';
 import { examineGuest, saveGuest } from '../support/checkpointing.js';
 import { startCli, type RunningCli } from '../support/command.js';
@@ -17,15 +16,16 @@ import {
   chooseSeed,
   killKeeper,
   killTransfer,
+  parkedTransfer,
   pidsOf,
   Random,
   storeProblems,
   untilRunning,
 } from '../support/faults.js';
 import { startGuest, type Guest } from '../support/guest.js';
-import { killAndWait, killProcessesOf } from '../support/processes.js';
+import { isAlive, killAndWait, killProcessesOf } from '../support/processes.js';
+import { until } from '../support/until.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
-import { poll } from '../../src/util/deadline.js';
 import type { ParkingPoint } from '../../src/util/park.js';
 import { asRoot } from '../../src/util/rights.js';
 import { readWorkingSet } from '../../src/working-set/file.js';
@@ -83,10 +83,9 @@ describeOnEachQemu('a restore', (qemu) => {
 
   /** No process, no folder, and a checkpoint as it was. */
   async function expectNothingLeft(): Promise<void> {
-    const gone = () =>
-      (['qemu', 'node', 'keeper'] as const).every((program) => pidsOf(runtimeDir, program).length === 0) ||
-      undefined;
-    await poll(gone, { what: 'every process to end', timeoutMs: 5_000, everyMs: 10 });
+    await until('every process to end', () =>
+      (['qemu', 'node', 'keeper'] as const).every((program) => pidsOf(runtimeDir, program).length === 0),
+    );
     expect(existsSync(new VmFolder('web').directory)).toBe(false);
     expect(await storeProblems(storeDir)).toEqual([]);
   }
@@ -95,14 +94,11 @@ describeOnEachQemu('a restore', (qemu) => {
   async function servedAgain(name: string): Promise<void> {
     const folder = new VmFolder(name);
     const killed = folder.readTransfer()?.process.pid;
-    const serves = () => {
+    await until('another process to serve', () => {
       const transfer = folder.readTransfer();
       if (transfer?.status === 'complete') return true;
-      return (
-        (transfer?.process.pid !== killed && (transfer?.counters?.['transferredBytes'] ?? 0) > 0) || undefined
-      );
-    };
-    await poll(serves, { what: 'another process to serve', timeoutMs: 30_000, everyMs: 5 });
+      return transfer?.process.pid !== killed && (transfer?.counters?.['transferredBytes'] ?? 0) > 0;
+    });
   }
 
   /** A restore whose VM runs and is served, and whose memory is not complete before its transfer gets SIGCONT. */
@@ -117,20 +113,7 @@ describeOnEachQemu('a restore', (qemu) => {
     ...flags: string[]
   ): Promise<{ restore: RunningCli; transferPid: number }> {
     const restore = startCli(restoreArgs(...flags, 'web'), { env: { VMCKPT_PARK: point } });
-    return { restore, transferPid: await transferParkedAt(point) };
-  }
-
-  /** @param former another process that was parked there */
-  async function transferParkedAt(point: ParkingPoint, former?: number): Promise<number> {
-    const log = new VmFolder('web').file('transfer.log');
-    const pidOfParked = () => {
-      const said = existsSync(log) ? readFileSync(log, 'utf8') : '';
-      const pid = Number(
-        said.match(new RegExp(`(\\d+) is parked at ${point}(?!.* is parked at )`, 's'))?.[1],
-      );
-      return pid > 0 && pid !== former ? pid : undefined;
-    };
-    return poll(pidOfParked, { what: `a transfer to be parked at ${point}`, timeoutMs: 30_000, everyMs: 1 });
+    return { restore, transferPid: await parkedTransfer('web', point) };
   }
 
   /** Nobody is left who could start another one. */
@@ -139,18 +122,15 @@ describeOnEachQemu('a restore', (qemu) => {
     killTransfer('web');
     restore.kill();
     await restore.ended;
-    const isLost = async () => ((await statusOf('web')) === 'transfer-lost' ? true : undefined);
-    await poll(isLost, { what: 'the loss to be noticed', timeoutMs: 20_000, everyMs: 50 });
+    await until('the loss to be noticed', () => statusOf('web') === 'transfer-lost');
   }
 
   async function untilComplete(): Promise<void> {
-    const settled = async () => ((await statusOf('web')) === 'complete' ? true : undefined);
-    await poll(settled, { what: 'the memory to be complete', timeoutMs: 20_000, everyMs: 50 });
+    await until('the memory to be complete', () => statusOf('web') === 'complete');
   }
 
-  async function statusOf(name: string): Promise<VmSummary['status'] | undefined> {
-    const { json } = await startCli(['--json', 'ps']).ended;
-    return (json as { vms: VmSummary[] }).vms.find((vm) => vm.name === name)?.status;
+  function statusOf(name: string): VmSummary['status'] | undefined {
+    return listVms().find((vm) => vm.name === name)?.status;
   }
 
   it.each(['direct', 'stream'])(
@@ -217,12 +197,11 @@ describeOnEachQemu('a restore', (qemu) => {
         killTransfer('web');
         if (random.next() < 0.5) restore.kill();
         await restore.ended;
-        const settled = async () => {
-          const status = await statusOf('web');
-          return status === 'complete' || status === 'transfer-lost' ? status : undefined;
-        };
-        const what = 'the loss to be noticed';
-        if ((await poll(settled, { what, timeoutMs: 20_000, everyMs: 50 })) === 'transfer-lost')
+        const status = await until('the loss to be noticed', () => {
+          const found = statusOf('web');
+          return (found === 'complete' || found === 'transfer-lost') && found;
+        });
+        if (status === 'transfer-lost')
           expect(await startRestore('--resume', 'web').ended).toMatchObject({
             code: 0,
             json: { name: 'web' },
@@ -247,11 +226,7 @@ describeOnEachQemu('a restore', (qemu) => {
     const spread = { preempt, capabilities, memory, hugePages, aftercare };
     const older = { ...known, ...spread, version: undefined };
     writeFileSync(folder.file('vm.json'), JSON.stringify(older));
-    await poll(async () => (await statusOf('web')) === 'transfer-lost' || undefined, {
-      what: 'the loss to be noticed',
-      timeoutMs: 30_000,
-      everyMs: 100,
-    });
+    await until('the loss to be noticed', () => statusOf('web') === 'transfer-lost');
     expect(await startRestore('--resume', 'web').ended).toMatchObject({ code: 0, json: { recoveries: 1 } });
     await expectWhole();
   });
@@ -342,13 +317,15 @@ describeOnEachQemu('a restore', (qemu) => {
   });
 
   it('whose state cannot be noted goes on all the same', async () => {
-    expect((await startRestore('--detach', 'web').ended).code).toBe(0);
+    const { restore, transferPid } = await startParkedAt('background', '--detach');
+    expect((await restore.ended).code).toBe(0);
     const { directory } = new VmFolder('web');
     renameSync(directory, `${directory}-away`);
-    await sleep(700);
+    const log = `${directory}-away/transfer.log`;
+    await until('that to be noticed', () => readFileSync(log, 'utf8').includes('cannot be noted'));
+    process.kill(transferPid, 'SIGCONT');
+    await until('the transfer to end', () => !isAlive(transferPid));
     renameSync(`${directory}-away`, directory);
-    const settled = async () => ((await statusOf('web')) === 'serving' ? undefined : true);
-    await poll(settled, { what: 'the memory to be complete', timeoutMs: 20_000, everyMs: 50 });
     await expectWhole();
   });
 
@@ -391,10 +368,10 @@ describeOnEachQemu('a restore', (qemu) => {
   it('whose successor is killed before it has taken over gets another one', async () => {
     const env = { VMCKPT_PARK: 'background,taking-over' };
     const restore = startCli(restoreArgs('web'), { env });
-    process.kill(await transferParkedAt('background'), 'SIGKILL');
-    const second = await transferParkedAt('taking-over');
+    process.kill(await parkedTransfer('web', 'background'), 'SIGKILL');
+    const second = await parkedTransfer('web', 'taking-over');
     process.kill(second, 'SIGKILL');
-    process.kill(await transferParkedAt('taking-over', second), 'SIGCONT');
+    process.kill(await parkedTransfer('web', 'taking-over', second), 'SIGCONT');
     expect(await restore.ended).toMatchObject({ code: 0, json: { recoveries: 2 } });
     await expectWhole();
   });
@@ -405,7 +382,7 @@ describeOnEachQemu('a restore', (qemu) => {
       const { restore, transferPid } = await startParkedAt('complete');
       if (isVerbKilled) restore.kill();
       process.kill(transferPid, 'SIGKILL');
-      process.kill(await transferParkedAt('complete', transferPid), 'SIGCONT');
+      process.kill(await parkedTransfer('web', 'complete', transferPid), 'SIGCONT');
       if (!isVerbKilled) expect(await restore.ended).toMatchObject({ code: 0 });
       await untilComplete();
       await expectWhole();
@@ -436,8 +413,9 @@ describeOnEachQemu('a restore', (qemu) => {
       killTransfer('web');
       first.kill();
       await first.ended;
-      const status = await statusOf('web');
       // A transfer that was not killed, because it had noted nothing yet, may have been told to go on.
+      await until('that to be decided', () => statusOf('web') !== 'starting');
+      const status = statusOf('web');
       if (status !== 'serving' && status !== 'complete') {
         const next = startRestore(...(status === 'transfer-lost' ? ['--resume'] : []), 'web');
         expect(await next.ended).toMatchObject({ code: 0, json: { name: 'web' } });
@@ -449,8 +427,8 @@ describeOnEachQemu('a restore', (qemu) => {
   });
 
   it('whose QEMU is killed before the VM runs says so and leaves nothing', async () => {
-    const restore = startRestore('web');
-    await poll(() => pidsOf(runtimeDir, 'qemu')[0], { what: 'QEMU', timeoutMs: 10_000, everyMs: 1 });
+    const restore = startCli(restoreArgs('web'), { env: { VMCKPT_PARK: 'loading' } });
+    await until('QEMU', () => pidsOf(runtimeDir, 'qemu')[0]);
     await random.pause(20);
     for (const pid of pidsOf(runtimeDir, 'qemu')) await killAndWait(pid);
     const { code, json } = await restore.ended;
@@ -465,7 +443,7 @@ describeOnEachQemu('a restore', (qemu) => {
     const { restore } = await startParked();
     await killAndWait(new VmFolder('web').read()!.qemu!.pid);
     expect(await restore.ended).toMatchObject({ code: 1, json: { error: { code: 'QEMU_DIED' } } });
-    expect(await statusOf('web')).toBe('ended');
+    expect(statusOf('web')).toBe('ended');
     expect(await startRestore('web').ended).toMatchObject({ code: 0, json: { recoveries: 0 } });
     await expectWhole();
   });
@@ -487,8 +465,8 @@ describeOnEachQemu('a restore', (qemu) => {
   });
 
   it('that is interrupted before the VM runs leaves nothing', async () => {
-    const restore = startRestore('web');
-    await poll(() => pidsOf(runtimeDir, 'qemu')[0], { what: 'QEMU', timeoutMs: 10_000, everyMs: 1 });
+    const restore = startCli(restoreArgs('web'), { env: { VMCKPT_PARK: 'loading' } });
+    await until('QEMU', () => pidsOf(runtimeDir, 'qemu')[0]);
     restore.kill('SIGINT');
     expect(await restore.ended).toMatchObject({ code: 130, json: { error: { code: 'INTERRUPTED' } } });
     await expectNothingLeft();
@@ -507,7 +485,7 @@ describeOnEachQemu('a restore', (qemu) => {
         },
       },
     });
-    expect(await statusOf('web')).toBe('serving');
+    expect(statusOf('web')).toBe('serving');
     process.kill(transferPid, 'SIGCONT');
     await untilComplete();
     await expectWhole();

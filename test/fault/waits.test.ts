@@ -1,20 +1,20 @@
 /**
  * Whoever waits for a process notices its death, however it was parked before: each process of a restore, and QEMU during
- * a save, is stopped as soon as it is there, and killed a second later with words unread in its sockets.
+ * a save, is stopped as soon as it is there, and killed a second later with words unread in its sockets. Each wait has a
+ * deadline as well (VMCKPT_DEBUG=deadline shows those that have passed): a verb that comes to one has noticed nothing.
  */
 import { execFileSync } from 'node:child_process';
 import { constants, openSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
-import { poll } from '../../src/util/deadline.js';
 import { endProcess, startQemu, TINY, connectWhenReady } from '../integration/qemu-helper.js';
 import { startCli, type CliResult, type RunningCli } from '../support/command.js';
 import { isAlive, killProcessesOf, runningPids } from '../support/processes.js';
+import { until } from '../support/until.js';
 import { suiteDirectory } from '../support/vitest.js';
 
-/** Half of the shortest deadline on the way: ten seconds, for a keeper to start QEMU and for an answer of QEMU's. */
-const AT_ONCE_MS = 5_000;
+/** For the others to come to what is stopped. Whether they have makes no difference to what must hold. */
 const PARKED_MS = 1_000;
 const PARTIES = {
   transfer: /^\S*node \S*dist\/serving\/main\.js/,
@@ -28,7 +28,7 @@ vi.setConfig({ testTimeout: 120_000 });
 describe('a verb', () => {
   const dir = suiteDirectory();
   const [storeDir, runtimeDir] = [path.join(dir, 'store'), path.join(dir, 'run')];
-  const env = { VMCKPT_STORE: storeDir, VMCKPT_RUNTIME_DIR: runtimeDir };
+  const env = { VMCKPT_STORE: storeDir, VMCKPT_RUNTIME_DIR: runtimeDir, VMCKPT_DEBUG: 'deadline' };
 
   beforeAll(async () => {
     const socket = path.join(dir, 'tiny.sock');
@@ -64,9 +64,7 @@ describe('a verb', () => {
     for (const party of parties) pids.push(await park(party, verb));
     await sleep(PARKED_MS);
     for (const pid of pids) process.kill(pid, 'SIGKILL');
-    const killedAtMs = performance.now();
-    const { code, json } = await verb.ended;
-    expect(performance.now() - killedAtMs).toBeLessThan(AT_ONCE_MS);
+    const { code, json } = await endedAtOnce(verb);
     // A keeper that dies alone is not missed.
     if (code !== 0)
       expect(json).toMatchObject({ error: { code: expect.stringMatching(/FAILED|DIED/) as string } });
@@ -78,9 +76,7 @@ describe('a verb', () => {
     const keeper = await park('keeper', verb);
     await sleep(PARKED_MS);
     process.kill(qemu, 'SIGKILL');
-    const killedAtMs = performance.now();
-    expect(await verb.ended).not.toMatchObject({ code: 0 });
-    expect(performance.now() - killedAtMs).toBeLessThan(AT_ONCE_MS);
+    expect(await endedAtOnce(verb)).not.toMatchObject({ code: 0 });
     expect(isAlive(keeper)).toBe(false);
   });
 
@@ -114,9 +110,7 @@ describe('a verb', () => {
       const saving = start('--json', verb!, ...rest, `qmp:${socket}`, 'parked');
       await sleep(PARKED_MS);
       await endProcess(qemu);
-      const killedAtMs = performance.now();
-      expect(await saving.ended).toMatchObject({ code: 1, json: { error: { code: 'QMP_CLOSED' } } });
-      expect(performance.now() - killedAtMs).toBeLessThan(AT_ONCE_MS);
+      expect(await endedAtOnce(saving)).toMatchObject({ code: 1, json: { error: { code: 'QMP_CLOSED' } } });
     },
   );
 
@@ -133,39 +127,20 @@ describe('a verb', () => {
   });
 
   it('that learns does not wait for a probe when its VM has died', async () => {
-    const verb = start(
-      '--json',
-      'learn',
-      '--trust-command-line',
-      '--runs',
-      '1',
-      '--probe',
-      'sleep 1000',
-      'tiny',
-    );
-    const probe = await poll(() => pidOf(/^sh -c sleep 1000/), {
-      what: 'the probe',
-      timeoutMs: 60_000,
-      everyMs: 20,
-    });
+    // Only ours is called like that.
+    const command = `sleep 1000.${process.pid}`;
+    const verb = start('--json', 'learn', '--trust-command-line', '--runs', '1', '--probe', command, 'tiny');
+    const probe = await until('the probe', () => pidOf(new RegExp(`^sh -c ${command}`)));
     process.kill(-probe, 'SIGSTOP');
-    const inside = (pid: number) => /(^|\0)VMCKPT_ISOLATED=1/.test(readProcess(pid, 'environ'));
-    const qemu = pidOf(PARTIES.qemu, inside)!;
-    process.kill(qemu, 'SIGKILL');
-    const killedAtMs = performance.now();
-    expect(await verb.ended).not.toMatchObject({ code: 0 });
-    expect(performance.now() - killedAtMs).toBeLessThan(2 * AT_ONCE_MS);
+    process.kill(pidOf(PARTIES.qemu, isOurs)!, 'SIGKILL');
+    expect(await endedAtOnce(verb)).not.toMatchObject({ code: 0 });
     expect(isAlive(probe)).toBe(false);
   });
 
-  const isOurs = (pid: number) => readProcess(pid, 'environ').includes(`VMCKPT_RUNTIME_DIR=${runtimeDir}\0`);
+  const isOurs = (pid: number) => readProcess(pid, 'environ').includes(`VMCKPT_STORE=${storeDir}\0`);
 
   const untilThere = (party: Party, isWanted: (pid: number) => boolean) =>
-    poll(() => pidOf(PARTIES[party], (pid) => isOurs(pid) && isWanted(pid)), {
-      what: party,
-      timeoutMs: 60_000,
-      everyMs: 1,
-    });
+    until(party, () => pidOf(PARTIES[party], (pid) => isOurs(pid) && isWanted(pid)));
 
   /** Stops the process as soon as it is there. */
   async function park(party: Party, verb: RunningCli): Promise<number> {
@@ -200,6 +175,13 @@ describe('a verb', () => {
     return { verb, child, goOn: () => openSync(log, constants.O_RDONLY | constants.O_NONBLOCK) };
   }
 });
+
+/** Not because it had waited for long enough. */
+async function endedAtOnce(verb: RunningCli): Promise<CliResult> {
+  const result = await verb.ended;
+  expect(result.stderr).not.toContain(' deadline: ');
+  return result;
+}
 
 /** By the command line. */
 function pidOf(command: RegExp, isWanted: (pid: number) => boolean = () => true): number | undefined {

@@ -7,7 +7,6 @@ import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
 import { GuestAgent } from '../../src/qemu/guest-agent.js';
 import { readVmLogs } from '../../src/vms/logs.js';
 import { VmFolder } from '../../src/vms/folder.js';
-import { poll } from '../../src/util/deadline.js';
 import { agentArgs, inGuest } from '../support/agent.js';
 import {
   examineGuest,
@@ -19,13 +18,13 @@ import {
 import { startCli } from '../support/command.js';
 import type { Heartbeat } from '../support/console.js';
 import { startGuest, type Guest } from '../support/guest.js';
+import { BACKSTOP_MS, until } from '../support/until.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import { freePort } from '../support/workloads.js';
 
 const WHOLE = { memory: true, disk: true, tmpfs: true, counter: true };
 const ORIGINAL_MAC = '52:54:00:00:00:77';
 const RARP = 0x8035;
-const TIMEOUT_MS = 60_000;
 /** A time that the guest has only where nobody has told it another one. */
 const LONG_AGO_S = 1_000_000_000;
 /** The second time comes after half a second. */
@@ -81,16 +80,11 @@ describeOnEachQemu('a guest with an agent, on a network with others', (qemu) => 
     await guest.stop();
   });
 
-  const untilSeen = (wanted: (frame: Frame) => boolean) =>
-    poll(() => frames.find(wanted), { what: 'a frame', timeoutMs: TIMEOUT_MS, everyMs: 20 });
+  const untilSeen = (wanted: (frame: Frame) => boolean) => until('a frame', () => frames.find(wanted));
 
   /** Until the process that sees to it has said so. */
   const untilLogged = (name: string, text: string) =>
-    poll(() => JSON.stringify(readVmLogs(name).transfer).includes(text) || undefined, {
-      what: `"${text}" in the log`,
-      timeoutMs: TIMEOUT_MS,
-      everyMs: 50,
-    });
+    until(`"${text}" in the log`, () => JSON.stringify(readVmLogs(name).transfer).includes(text));
 
   it('gets the time, and is announced to its neighbours under the address that it had', async () => {
     const restored = await restoreGuest(guest, { storeDir, reference: 'lan', qemu });
@@ -105,7 +99,7 @@ describeOnEachQemu('a guest with an agent, on a network with others', (qemu) => 
     const { pid } = await restoreGuest(guest, { storeDir, reference: 'lan', qemu });
     await untilLogged('lan', 'the guest has the time');
     process.kill(pid, 'SIGSTOP');
-    const connecting = GuestAgent.connect(agentSocket, { timeoutMs: TIMEOUT_MS });
+    const connecting = GuestAgent.connect(agentSocket, { timeoutMs: BACKSTOP_MS });
     await sleep(ASKED_TWICE_MS);
     process.kill(pid, 'SIGCONT');
     const agent = await connecting;
@@ -148,8 +142,7 @@ describeOnEachQemu('a guest with an agent, on a network with others', (qemu) => 
     const how = ['--qemu', qemu, '--trust-command-line'];
     const restore = startCli(['--store', storeDir, 'restore', 'lan', '--as', 'one', ...how]);
     const folder = new VmFolder('one');
-    const isBegun = () => folder.readTransfer() !== undefined || undefined;
-    await poll(isBegun, { what: 'its transfer to begin', timeoutMs: TIMEOUT_MS, everyMs: 1 });
+    await until('its transfer to begin', () => folder.readTransfer() !== undefined);
     restore.kill();
     await restore.ended;
     await untilLogged('one', 'a MAC address of its own');

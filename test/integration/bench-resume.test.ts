@@ -1,17 +1,16 @@
 /** The smallest bench there is, run as a user does, and what it leaves behind: two files and nothing else. */
 import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import * as v from 'valibot';
 import { describe, expect, test } from 'vitest';
 import { resumeReportSchema } from '../../src/bench/resume-report.js';
 import { PACKAGE_ROOT } from '../../src/util/package-paths.js';
 import { guestFile } from '../support/cache.js';
 import { startCli } from '../support/command.js';
+import { untilSaid } from '../support/faults.js';
 import { suiteDirectory } from '../support/vitest.js';
 
 const SCENARIOS = ['qemu-full', 'lazy'];
-const TIMEOUT_MS = 120_000;
 
 describe('vmckpt bench resume', () => {
   const directory = suiteDirectory();
@@ -35,7 +34,6 @@ describe('vmckpt bench resume', () => {
     const guest = path.dirname(guestFile('vmlinuz'));
     const running = startCli(['bench', 'resume', '--out', out, '--guest', guest, ...options], {
       env: { TMPDIR: temporary },
-      timeoutMs: TIMEOUT_MS,
     });
     return { out, temporary, running };
   }
@@ -95,7 +93,7 @@ describe('vmckpt bench resume', () => {
 
   test('leaves nothing behind when it is interrupted', async () => {
     const { out, temporary, running } = bench('interrupted');
-    await sleep(4_000);
+    await untilSaid(running, 'round 1 of');
     running.kill('SIGINT');
     expect((await running.ended).code).toBe(130);
     expect(readdirSync(out)).toEqual([]);

@@ -6,7 +6,7 @@ import { Store } from '../../src/store/store.js';
 import { checkCheckpoint } from '../../src/checkpoint/check.js';
 import { settingsOf } from '../support/faults.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
-import { letFirmwareRun, startTinyVm } from './tiny-vm.js';
+import { startTinyVm } from './tiny-vm.js';
 
 /** What a capability needs beside itself. */
 const COMPANIONS: Readonly<Record<string, readonly string[]>> = {
@@ -31,8 +31,7 @@ describeOnEachQemu('migration settings of others', (qemu) => {
   it('change no save, and are as they were then', async () => {
     process.env['VMCKPT_RUNTIME_DIR'] = path.join(dir, 'run');
     const vm = startTinyVm({ qemu, dir });
-    await vm.untilStatus('running');
-    await letFirmwareRun();
+    await vm.untilFirmware();
     const names = Object.keys((await settingsOf(vm.qmpSocket)).capabilities);
     const set = (list: readonly string[], state: boolean) =>
       vm.ask([
@@ -70,7 +69,6 @@ describeOnEachQemu('migration settings of others', (qemu) => {
 
   it('that are parameters change no save either', async () => {
     const vm = startTinyVm({ qemu, dir });
-    await vm.untilStatus('running');
     const qmp = await QmpClient.connect({ path: vm.qmpSocket });
     await qmp.execute('migrate-set-parameters', PARAMETERS);
     await qmp.close();

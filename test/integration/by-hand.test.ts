@@ -7,8 +7,8 @@ import { guestFile, qemuBinary } from '../support/cache.js';
 import { startCli } from '../support/command.js';
 import { Console } from '../support/console.js';
 import { killAndWait, killProcessesOf, spawnTracked } from '../support/processes.js';
+import { until } from '../support/until.js';
 import { suiteDirectory } from '../support/vitest.js';
-import { poll } from '../../src/util/deadline.js';
 
 describe('a VM that was started by hand with -nographic', () => {
   const dir = suiteDirectory();
@@ -29,12 +29,8 @@ describe('a VM that was started by hand with -nographic', () => {
     ];
     const original = spawnTracked(argv, terminal);
     const said = (pattern: RegExp) => pattern.exec(readFileSync(terminal, 'latin1')) ?? undefined;
-    await poll(() => said(/^GUEST READY/m), { what: 'the guest', timeoutMs: 120_000, everyMs: 50 });
-    const [, n] = await poll(() => said(/^HB n=(\d+)/m), {
-      what: 'its heart',
-      timeoutMs: 10_000,
-      everyMs: 50,
-    });
+    await until('the guest', () => said(/^GUEST READY/m));
+    const [, n] = await until('its heart', () => said(/^HB n=(\d+)/m));
 
     expect(await startCli(['save', `qmp:${qmp}`, 'web']).ended).toMatchObject({ code: 0 });
     await killAndWait(original.pid);

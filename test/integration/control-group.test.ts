@@ -5,10 +5,10 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { listVms } from '../../src/vms/list.js';
 import type { RestoreReport } from '../../src/restore/report.js';
 import { controlGroupsOf } from '../../src/util/control-groups.js';
-import { poll } from '../../src/util/deadline.js';
 import { scopeRequest } from '../../src/util/leave-control-group.js';
 import { useOwnFolders } from '../support/checkpointing.js';
-import { startCli } from '../support/command.js';
+import { startCli, type CliOptions } from '../support/command.js';
+import { untilParked } from '../support/faults.js';
 import {
   isAlive,
   killAndWait,
@@ -17,10 +17,10 @@ import {
   spawnTracked,
   waitUntilGone,
 } from '../support/processes.js';
+import { until } from '../support/until.js';
 import { suiteDirectory } from '../support/vitest.js';
 import { connectWhenReady, QEMU, TINY } from './qemu-helper.js';
 
-const TIMEOUT_MS = 30_000;
 /** Of version 2; undefined where groups cannot be made or killed by hand. */
 const root = controlGroupsOf('self').find(({ controllers }) => controllers.length === 0)?.mountPoint;
 const usable = root !== undefined && process.getuid?.() === 0 && !existsSync('/run/systemd/system');
@@ -32,7 +32,8 @@ describe.runIf(usable)('in a control group that is killed (needs root, cgroup v2
   const parent = path.join(root ?? '', `vmckpt-test-${process.pid}`);
   const unit = path.join(parent, 'job.service');
   const inUnit = ['sh', '-c', `echo $$ >${unit}/cgroup.procs; exec "$0" "$@"`];
-  const cli = (...args: string[]) => startCli(['--store', storeDir, '--json', ...args], { wrapper: inUnit });
+  const start = (args: readonly string[], options: CliOptions = {}) =>
+    startCli(['--store', storeDir, '--json', ...args], { wrapper: inUnit, ...options });
   const killUnit = () => writeFileSync(path.join(unit, 'cgroup.kill'), '1');
   const membersOf = (folder: string) =>
     readFileSync(path.join(folder, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean).map(Number);
@@ -60,7 +61,7 @@ describe.runIf(usable)('in a control group that is killed (needs root, cgroup v2
   it.each([['lazy'], ['eager']])(
     'a restored VM lives on, with what serves its memory: --mode %s',
     async (mode) => {
-      const { code, json } = await cli('restore', 'web', '--detach', '--mode', mode).ended;
+      const { code, json } = await start(['restore', 'web', '--detach', '--mode', mode]).ended;
       expect(code).toBe(0);
       const { qemuPid } = json as RestoreReport;
       killAtExit(qemuPid!);
@@ -69,8 +70,7 @@ describe.runIf(usable)('in a control group that is killed (needs root, cgroup v2
       const qmp = await connectWhenReady(qmpSocket, false);
       expect(await qmp.execute('query-status')).toMatchObject({ status: 'running' });
       await qmp.close();
-      const complete = () => listVms()[0]?.status === 'complete' || undefined;
-      await poll(complete, { what: 'its memory', timeoutMs: TIMEOUT_MS, everyMs: 20 });
+      await until('its memory to be complete', () => listVms()[0]?.status === 'complete');
       await killAndWait(qemuPid!);
     },
   );
@@ -89,8 +89,8 @@ describe.runIf(usable)('in a control group that is killed (needs root, cgroup v2
     // The VM is saved there, too: it is restored only where it ran.
     const holding = 'mount -t tmpfs none /run; mkdir -p /run/systemd/system; echo ready; exec sleep 600';
     const holder = spawnTracked(['unshare', '--mount', 'sh', '-c', holding], path.join(dir, 'holder'));
-    const isReady = () => readFileSync(path.join(dir, 'holder'), 'utf8').includes('ready') || undefined;
-    await poll(isReady, { what: 'the mount namespace', timeoutMs: TIMEOUT_MS, everyMs: 20 });
+    const isReady = () => readFileSync(path.join(dir, 'holder'), 'utf8').includes('ready');
+    await until('the mount namespace', isReady);
     const asSystemd = ['nsenter', `--mount=/proc/${holder.pid}/ns/mnt`, '--'];
     await saveTiny('systemd', asSystemd);
     const { code, json, stderr } = await startCli(
@@ -107,11 +107,7 @@ describe.runIf(usable)('in a control group that is killed (needs root, cgroup v2
     expect(isAlive(qemuPid!)).toBe(true);
     await killAndWait(qemuPid!);
     await killAndWait(holder.pid);
-    await poll(() => membersOf(scope).length === 0 || undefined, {
-      what: 'the scope to be empty',
-      timeoutMs: TIMEOUT_MS,
-      everyMs: 20,
-    });
+    await until('the scope to be empty', () => membersOf(scope).length === 0);
     rmdirSync(scope);
   });
 
@@ -123,21 +119,17 @@ describe.runIf(usable)('in a control group that is killed (needs root, cgroup v2
     await (await connectWhenReady(qmpSocket, false)).close();
     const receiver = () =>
       runningPids().find((pid) => isReceiver(pid) && membersOf(path.join(parent, 'vmckpt')).includes(pid));
-    let pid = 0;
-    for (let cutOff = false; !cutOff;) {
-      const save = cli('save', `qmp:${qmpSocket}`, 'cut');
-      pid = await poll(receiver, { what: 'the receiver', timeoutMs: TIMEOUT_MS, everyMs: 1 });
-      process.kill(child.pid, 'SIGSTOP');
-      killUnit();
-      // It may have been quicker.
-      cutOff = (await save.ended).code !== 0 && isAlive(pid);
-      if (!cutOff) process.kill(child.pid, 'SIGCONT');
-    }
+    const save = start(['save', `qmp:${qmpSocket}`, 'cut'], { env: { VMCKPT_PARK: 'streaming' } });
+    await untilParked(save, 'streaming');
+    const pid = await until('the receiver', receiver);
+    process.kill(child.pid, 'SIGSTOP');
+    killUnit();
+    expect((await save.ended).code).toBe(null);
+    expect(isAlive(pid)).toBe(true);
     process.kill(child.pid, 'SIGCONT');
     const qmp = await connectWhenReady(qmpSocket, false);
-    const runs = async () =>
-      ((await qmp.execute('query-status')) as { status: string }).status === 'running' || undefined;
-    await poll(runs, { what: 'the VM to run', timeoutMs: TIMEOUT_MS, everyMs: 20 });
+    const status = async () => ((await qmp.execute('query-status')) as { status: string }).status;
+    await until('the VM to run', async () => (await status()) === 'running');
     await qmp.close();
     await killAndWait(child.pid);
     await waitUntilGone(pid);

@@ -7,15 +7,15 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, expect, it, onTestFinished } from 'vitest';
 import type { RestoreReport } from '../../src/restore/report.js';
-import { poll } from '../../src/util/deadline.js';
 import { qemuBinary } from '../support/cache.js';
 import { useOwnFolders } from '../support/checkpointing.js';
 import { startCli } from '../support/command.js';
 import { killAndWait, killAtExit, spawnTracked } from '../support/processes.js';
+import { until } from '../support/until.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import { connectWhenReady, TINY } from './qemu-helper.js';
 
-const TIMEOUT_MS = 30_000;
+/** More than QEMU takes to announce a VM three times. */
 const ANNOUNCED_MS = 500;
 const MULTICAST = '230.7.7.7';
 
@@ -122,11 +122,7 @@ describeOnEachQemu('a clone beside a VM that takes datagrams', (qemu) => {
     peer.on('message', (text) => (answer += String(text)));
     peer.send('info status\n', ports.monitor, '127.0.0.1');
     // The original is paused, the clone runs.
-    await poll(() => /VM status: paused/.test(answer) || undefined, {
-      what: 'an answer',
-      timeoutMs: TIMEOUT_MS,
-      everyMs: 20,
-    });
+    await until('an answer', () => /VM status: paused/.test(answer));
     expect(answer).not.toContain('running');
     expect(clone.moved).toContainEqual(
       expect.objectContaining({ what: 'port', option: '-monitor', from: `127.0.0.1:${ports.monitor}` }),
@@ -147,31 +143,34 @@ describeOnEachQemu('a clone beside a VM that takes datagrams', (qemu) => {
         peer.setMulticastInterface('127.0.0.1');
         peer.send(frame, ports.group, MULTICAST);
       } else peer.send(frame, id === 'udp' ? ports.network : ports.dgram, '127.0.0.1');
-      await poll(() => statSync(file(id)).size > before || undefined, {
-        what: 'the frame',
-        timeoutMs: TIMEOUT_MS,
-        everyMs: 20,
-      });
+      await until('the frame', () => statSync(file(id)).size > before);
     },
   );
 
-  /** What reaches its neighbours when QEMU is told to announce a VM. */
-  async function announce(qmpSocket: string, from: number | undefined): Promise<number> {
+  /** Has QEMU announce a VM; what reaches its neighbours is counted from here on. */
+  async function announce(qmpSocket: string): Promise<{ from: (port?: number) => number }> {
+    const ports: number[] = [];
+    peer.on('message', (_, { port }) => ports.push(port));
     const qmp = await connectWhenReady(qmpSocket, false);
-    let seen = 0;
-    peer.on('message', (_, { port }) => (seen += from === undefined || port === from ? 1 : 0));
     await qmp.execute('announce-self', { initial: 50, max: 50, rounds: 3, step: 10 });
-    await sleep(ANNOUNCED_MS);
     await qmp.close();
+    return { from: (wanted) => ports.filter((port) => wanted === undefined || port === wanted).length };
+  }
+
+  async function expectSilence(qmpSocket: string): Promise<void> {
     peer.removeAllListeners('message');
-    return seen;
+    const heard = await announce(qmpSocket);
+    await sleep(ANNOUNCED_MS);
+    expect(heard.from()).toBe(0);
   }
 
   it('cannot be heard by its neighbours as long as it has no MAC address of its own: no agent answers it', async () => {
     await tell(file('qmp'), 'cont');
-    expect(await announce(file('qmp'), ports.network)).toBeGreaterThan(0);
+    const heard = await announce(file('qmp'));
+    await until('its announcement', () => heard.from(ports.network) > 0);
     await tell(file('qmp'), 'stop');
-    expect(await announce(clone.qmpSocket, undefined)).toBe(0);
+    await sleep(ANNOUNCED_MS);
+    await expectSilence(clone.qmpSocket);
   });
 
   it('cannot be heard when it is paused, and when it goes on', async () => {
@@ -183,8 +182,8 @@ describeOnEachQemu('a clone beside a VM that takes datagrams', (qemu) => {
     const { qmpSocket, qemuPid } = restored.json as RestoreReport;
     killAtExit(qemuPid!);
     onTestFinished(() => killAndWait(qemuPid!));
-    expect(await announce(qmpSocket, undefined)).toBe(0);
+    await expectSilence(qmpSocket);
     await tell(qmpSocket, 'cont');
-    expect(await announce(qmpSocket, undefined)).toBe(0);
+    await expectSilence(qmpSocket);
   });
 });

@@ -3,15 +3,14 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { VmFolder } from '../../src/vms/folder.js';
-import { poll } from '../../src/util/deadline.js';
 import { startBare } from '../support/bare.js';
 import { useOwnFolders } from '../support/checkpointing.js';
 import { startCli } from '../support/command.js';
+import { until } from '../support/until.js';
 import { suiteDirectory } from '../support/vitest.js';
 import { freePort } from '../support/workloads.js';
 
 const LINE = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (?<pid>\d+) (?<area>[a-z]+): ./;
-const TIMEOUT_MS = 20_000;
 const SECRET = 'do-not-tell';
 
 /** A network that others could be in: its restored guest is announced there, by the aftercare. */
@@ -61,11 +60,7 @@ describe('VMCKPT_DEBUG', () => {
     expect(areasOf(save)).toEqual(['launch', 'qmp', 'receiver', 'save', 'verb', 'worker']);
     expect(areasOf(restore)).toEqual(['launch', 'qmp', 'restore', 'verb']);
     // Nothing waits for the aftercare.
-    await poll(() => /aftercare: ends/.test(log()) || undefined, {
-      what: 'the end of the aftercare',
-      timeoutMs: TIMEOUT_MS,
-      everyMs: 50,
-    });
+    await until('the end of the aftercare', () => /aftercare: ends/.test(log()));
     const areas = areasOf(log());
     expect(areas).toEqual(['aftercare', 'keeper', 'launch', 'qmp', 'serving']);
     // One process for each, the receiver beside the verb that saves.

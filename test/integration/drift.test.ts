@@ -12,10 +12,10 @@ import type { RestoreOptions } from '../../src/restore/attempt.js';
 import { compareSettings } from '../../src/restore/settings.js';
 import { save, type SaveOptions } from '../../src/save/save.js';
 import { freePort } from '../../src/qemu/free-places.js';
-import { poll } from '../../src/util/deadline.js';
 import { qemuBinary, qemuProblem, type NewerQemu, type QemuChoice } from '../support/cache.js';
 import { useOwnFolders, restoreSilently } from '../support/checkpointing.js';
 import { killAndWait, killAtExit, spawnTracked } from '../support/processes.js';
+import { until } from '../support/until.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import { connectWhenReady, TINY } from './qemu-helper.js';
 
@@ -299,7 +299,7 @@ describeOnEachQemu('a change made at run time', (choice) => {
     // It says where the dumps of the saved VM are now.
     expect(await restored()).not.toMatch(/Not in the checkpoint|Differs/);
     const sent = () => ids.map((id) => statSync(dump(id)).size > EMPTY_DUMP_BYTES);
-    await poll(() => sent()[3] || undefined, { what: 'a packet', timeoutMs: 60_000, everyMs: 50 });
+    await until('a packet', () => sent()[3]);
     expect(sent()).toEqual([false, false, false, true]);
   });
 

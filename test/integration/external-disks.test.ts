@@ -5,12 +5,12 @@ import path from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import type { RestoreOptions } from '../../src/restore/attempt.js';
 import type { SaveOptions } from '../../src/save/save.js';
-import { poll } from '../../src/util/deadline.js';
 import { PACKAGE_ROOT } from '../../src/util/package-paths.js';
 import { restoreSilently } from '../support/checkpointing.js';
 import { qemuBinary, type QemuChoice } from '../support/cache.js';
 import { startCli } from '../support/command.js';
 import { killAndWait, killAtExit } from '../support/processes.js';
+import { until } from '../support/until.js';
 import { describeOnEachQemu, describeOnQemu11, suiteDirectory } from '../support/vitest.js';
 import { bootImage, startTinyVm, WRITE_COUNT, type TinyVm } from './tiny-vm.js';
 
@@ -127,11 +127,7 @@ function suite(qemu: QemuChoice): void {
     await save(await start('writeOn'), PUT_AWAY);
     const then = statSync(disk()).mtimeMs;
     const pid = await restoreTiny();
-    await poll(async () => statSync(disk()).mtimeMs !== then || undefined, {
-      what: 'the guest to write',
-      timeoutMs: 30_000,
-      everyMs: 5,
-    });
+    await until('the guest to write', () => statSync(disk()).mtimeMs !== then);
     await killAndWait(pid);
     await expect(restoreTiny()).rejects.toMatchObject(refusal(disk()));
   });

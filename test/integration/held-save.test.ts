@@ -8,7 +8,7 @@ import { Store } from '../../src/store/store.js';
 import { startCli } from '../support/command.js';
 import { chooseSeed, Random, settingsOf } from '../support/faults.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
-import { letFirmwareRun, startTinyVm, type TinyVm } from './tiny-vm.js';
+import { startTinyVm, type TinyVm } from './tiny-vm.js';
 
 const KILLS = 4;
 const SAVE_MS = 900;
@@ -22,8 +22,7 @@ describeOnEachQemu('a paused VM', (qemu) => {
     process.env['VMCKPT_RUNTIME_DIR'] = path.join(dir, 'run');
     rmSync(storeDir, { recursive: true, force: true });
     vm = startTinyVm({ qemu, dir, args: DISK });
-    await vm.untilStatus('running');
-    await letFirmwareRun();
+    await vm.untilFirmware();
     await vm.ask('stop');
     settings = await settingsOf(vm.qmpSocket);
   });

@@ -6,9 +6,9 @@ import path from 'node:path';
 import { beforeAll, expect, it } from 'vitest';
 import { changedParts } from '../../src/qemu/changed-parts.js';
 import { inspectVm } from '../../src/qemu/inspect.js';
-import { poll } from '../../src/util/deadline.js';
 import { qemuBinary } from '../support/cache.js';
 import { killAndWait, spawnTracked } from '../support/processes.js';
+import { until } from '../support/until.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import { connectWhenReady, TINY } from './qemu-helper.js';
 
@@ -36,7 +36,7 @@ describeOnEachQemu('a disk', (choice) => {
       ]);
     const serve = ['qemu-nbd', '--read-only', '--persistent', '--shared=64', '--format=raw'];
     spawnTracked([...serve, `--socket=${socket}`, '--export-name=data', raw], '/dev/null');
-    await poll(() => existsSync(socket) || undefined, { what: socket, timeoutMs: 10_000, everyMs: 5 });
+    await until(socket, () => existsSync(socket));
   });
 
   async function start(...args: string[]) {

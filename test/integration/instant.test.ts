@@ -5,7 +5,7 @@ import { beforeEach, expect, it } from 'vitest';
 import { QmpClient } from '../../src/qemu/qmp.js';
 import { Store } from '../../src/store/store.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
-import { letFirmwareRun, startTinyVm, type TinyVm } from './tiny-vm.js';
+import { startTinyVm, type TinyVm } from './tiny-vm.js';
 
 describeOnEachQemu('what takes part in a save', (qemu) => {
   const dir = suiteDirectory();
@@ -17,8 +17,7 @@ describeOnEachQemu('what takes part in a save', (qemu) => {
     process.env['VMCKPT_RUNTIME_DIR'] = path.join(dir, 'run');
     monitor = path.join(dir, 'second.sock');
     vm = startTinyVm({ qemu, dir, args: ['-qmp', `unix:${monitor},server=on,wait=off`] });
-    await vm.untilStatus('running');
-    await letFirmwareRun();
+    await vm.untilFirmware();
   });
 
   async function status(): Promise<string> {

@@ -1,17 +1,16 @@
 /** Machines of real QEMUs through import and export, against QEMU's own memory dumps; and restored from an import. */
 import { readFile, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import * as v from 'valibot';
 import { beforeAll, expect, it } from 'vitest';
 import { readManifest } from '../../src/checkpoint/manifest.js';
 import { openInput } from '../../src/interchange/files.js';
 import type { QmpClient } from '../../src/qemu/qmp.js';
 import type { RestoreOptions } from '../../src/restore/attempt.js';
-import { poll } from '../../src/util/deadline.js';
 import { qemuBinary } from '../support/cache.js';
 import { useOwnFolders, restoreSilently } from '../support/checkpointing.js';
 import { killAndWait, killAtExit, spawnTracked } from '../support/processes.js';
+import { until } from '../support/until.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import {
   digestsOf,
@@ -20,23 +19,21 @@ import {
   readGeneration,
   readStream,
 } from '../unit/interchange/machines.js';
-import { connectWhenReady, TINY } from './qemu-helper.js';
+import { connectWhenReady, FIRMWARE_CLOCK, TINY, untilWritten } from './qemu-helper.js';
 
 const RAM_BYTES = 64 * 2 ** 20;
 const DATA_ADDRESS = 0x0100_0000;
 const DATA_BYTES = 8 * 2 ** 20;
-const FIRMWARE_MS = 1500;
 
 const MigrationInfo = v.object({ status: v.optional(v.string()), 'error-desc': v.optional(v.string()) });
 const Status = v.object({ running: v.boolean() });
 
 async function migrationDone(qmp: QmpClient): Promise<void> {
-  const ask = async () => {
+  await until('the migration', async () => {
     const info = await qmp.query(MigrationInfo, 'query-migrate');
     if (info.status === 'failed') throw new Error(info['error-desc'] ?? 'migration failed');
-    return info.status === 'completed' ? true : undefined;
-  };
-  await poll(ask, { what: 'the migration', timeoutMs: 60_000, everyMs: 20 });
+    return info.status === 'completed';
+  });
 }
 
 async function isRunning(qmp: QmpClient): Promise<boolean> {
@@ -92,7 +89,7 @@ describeOnEachQemu('a stream', (qemu) => {
     data.fill(0x5a, DATA_BYTES / 2, DATA_BYTES / 2 + 2 ** 20);
     await writeFile(inDir('data'), data);
     memory = await withQemu([], async (qmp) => {
-      await sleep(FIRMWARE_MS);
+      await untilWritten(qmp, FIRMWARE_CLOCK);
       await qmp.execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 40 });
       await qmp.execute('migrate-set-capabilities', {
         capabilities: [{ capability: 'background-snapshot', state: true }],

@@ -3,14 +3,12 @@ import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from '
 import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { LearnReport, LearnRun } from '../../src/learn/learn.js';
-import { poll } from '../../src/util/deadline.js';
 import { guestFile } from '../support/cache.js';
 import { saveGuest, useOwnFolders } from '../support/checkpointing.js';
 import { startCli } from '../support/command.js';
 import { startGuest, type Guest } from '../support/guest.js';
+import { until } from '../support/until.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
-
-const LEARN_TIMEOUT_MS = 120_000;
 
 /** Downloads from the guest as its clients do, and says which networks there are. */
 const CLIENT = `
@@ -50,7 +48,7 @@ describeOnEachQemu('learning on purpose', (qemu) => {
 
   const learn = (...args: string[]) => {
     const verb = ['--json', '--store', storeDir, 'learn', '--trust-command-line', '--qemu', guest.argv[0]!];
-    return startCli([...verb, 'web', ...args], { timeoutMs: LEARN_TIMEOUT_MS, env: { TMPDIR: dir } });
+    return startCli([...verb, 'web', ...args], { env: { TMPDIR: dir } });
   };
   const leftovers = () => readdirSync(dir).filter((name) => name.startsWith('vmckpt-learn-'));
 
@@ -105,7 +103,7 @@ describeOnEachQemu('learning on purpose', (qemu) => {
   it('ends its VM on an interrupt, and the probe with it', async () => {
     const started = at('started');
     const running = learn('--probe', `touch ${started}; sleep 60`);
-    await poll(() => existsSync(started) || undefined, { what: 'the probe', timeoutMs: 30_000, everyMs: 20 });
+    await until('the probe', () => existsSync(started));
     running.kill('SIGINT');
     expect(await running.ended).toMatchObject({ code: 130, json: { error: { code: 'INTERRUPTED' } } });
     expect(leftovers()).toEqual([]);

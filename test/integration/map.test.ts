@@ -15,7 +15,6 @@ import { QmpClient } from '../../src/qemu/qmp.js';
 import { listVms } from '../../src/vms/list.js';
 import { removeGeneration } from '../../src/vms/needs-generation.js';
 import { Store } from '../../src/store/store.js';
-import { poll } from '../../src/util/deadline.js';
 import {
   examineGuest,
   restoreGuest,
@@ -26,6 +25,7 @@ import {
 import type { Heartbeat } from '../support/console.js';
 import { pidsOf } from '../support/faults.js';
 import { startGuest, type Guest } from '../support/guest.js';
+import { until } from '../support/until.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import { freePort } from '../support/workloads.js';
 
@@ -77,7 +77,10 @@ describeOnEachQemu('a VM whose memory is a mapped file', (qemu) => {
   it('keeps its generation from being removed, when no process of vmckpt is left', async () => {
     const runtimeDir = process.env['VMCKPT_RUNTIME_DIR']!;
     const restored = await restoreGuest(guest, mapped);
-    await expect.poll(() => [...pidsOf(runtimeDir, 'node'), ...pidsOf(runtimeDir, 'keeper')]).toEqual([]);
+    await until(
+      'them to end',
+      () => pidsOf(runtimeDir, 'node').length + pidsOf(runtimeDir, 'keeper').length === 0,
+    );
     expect(listVms()).toMatchObject([{ status: 'complete', mode: 'map', memoryShare: null }]);
     await expect(removeGeneration(storeDir, 'web@1')).rejects.toMatchObject({
       code: 'STORE_LOCKED',
@@ -223,9 +226,8 @@ async function balloonTo({ qmpSocket }: Guest, bytes: number): Promise<void> {
   const qmp = await QmpClient.connect({ path: qmpSocket });
   try {
     await qmp.execute('balloon', { value: bytes });
-    const arrived = async () =>
-      ((await qmp.execute('query-balloon')) as { actual: number }).actual === bytes || undefined;
-    await poll(arrived, { what: 'the balloon to change', timeoutMs: 30_000, everyMs: 50 });
+    const actual = async () => ((await qmp.execute('query-balloon')) as { actual: number }).actual;
+    await until('the balloon to change', async () => (await actual()) === bytes);
   } finally {
     await qmp.close();
   }

@@ -15,6 +15,7 @@ import {
 import type { Heartbeat } from '../support/console.js';
 import { Console } from '../support/console.js';
 import { startGuest, type Guest } from '../support/guest.js';
+import { BACKSTOP_MS } from '../support/until.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import { packParts } from '../../src/checkpoint/format.js';
 import { format2Manifest, ownPack } from '../support/packs.js';
@@ -49,7 +50,7 @@ describeOnEachQemu('a guest that is restored again and again', (qemu) => {
 
   const restoreOnce = async (wishes: Wishes = {}) => {
     const { mode = 'prefetch', path = 'auto', explore = 0 } = wishes;
-    const prefetch = { budgetMs: 20, explore };
+    const prefetch = { budgetMs: BACKSTOP_MS, explore };
     const restored = await restoreGuest(guest, { storeDir, reference: 'web', qemu, mode, path, prefetch });
     expect(await examineGuest(restored.console, before)).toEqual(WHOLE);
     await restored.stop();

@@ -6,7 +6,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { VmckptError } from '../../src/errors.js';
 import { QmpClient } from '../../src/qemu/qmp.js';
-import { poll } from '../../src/util/deadline.js';
+import { until } from '../support/until.js';
 
 export const QEMU = 'qemu-system-x86_64';
 export const TINY = ['-machine', 'q35', '-m', '64', '-accel', 'tcg', '-display', 'none', '-nodefaults'];
@@ -37,5 +37,17 @@ export function connectWhenReady(socket: string, oob = true): Promise<QmpClient>
       throw error;
     }
   };
-  return poll(ask, { what: socket, timeoutMs: 30_000, everyMs: 10 });
+  return until(socket, ask);
 }
+
+/** Until the guest has written the word at a physical address. */
+export async function untilWritten(qmp: QmpClient, address: number): Promise<void> {
+  const line = `xp /1wx ${address}`;
+  await until(line, async () => {
+    const text = (await qmp.execute('human-monitor-command', { 'command-line': line })) as string;
+    return !text.includes('0x00000000');
+  });
+}
+
+/** Where the firmware keeps the time of day, once it has set up its memory and the clock. */
+export const FIRMWARE_CLOCK = 0x46c;

@@ -12,7 +12,14 @@ import { findCollisions, refuseCollisions } from '../../src/qemu/collisions.js';
 import { locateMemory } from '../../src/qemu/guest-memory.js';
 import { readRamBlocks, requireCompatible } from '../../src/qemu/compatibility.js';
 import { inspectVm, VmDescription } from '../../src/qemu/inspect.js';
-import { findQemuBinary, launchQemu, type LaunchOptions, readLogTail } from '../../src/qemu/launch.js';
+import {
+  findQemuBinary,
+  launchQemu,
+  readLogTail,
+  startDetached,
+  type LaunchOptions,
+  type StartOptions,
+} from '../../src/qemu/launch.js';
 import {
   applyMigrationSettings,
   queryMigrate,
@@ -21,7 +28,7 @@ import {
 import type { QmpClient } from '../../src/qemu/qmp.js';
 import { rewriteForRestore } from '../../src/qemu/restore-command-line.js';
 import { identifyProcess } from '../../src/util/process-identity.js';
-import { poll } from '../../src/util/deadline.js';
+import { until } from '../support/until.js';
 import { connectWhenReady, endProcess, QEMU, startQemu, temporaryDirectory, TINY } from './qemu-helper.js';
 
 const { directory, remove } = temporaryDirectory();
@@ -242,11 +249,7 @@ describe('inspectVm', () => {
     await new Promise<void>((resolve) => server.listen(sink, resolve));
     await qmp.execute('migrate-set-parameters', { 'max-bandwidth': 1 });
     await qmp.execute('migrate', { uri: `unix:${sink}` });
-    await poll(async () => ((await queryMigrate(qmp)).status === 'active' ? true : undefined), {
-      what: 'the migration',
-      timeoutMs: 10_000,
-      everyMs: 5,
-    });
+    await until('the migration', async () => (await queryMigrate(qmp)).status === 'active');
     expect(await blockersOfSave(qmp, vm)).toMatchObject([{ code: 'VM_BUSY' }]);
     await qmp.execute('migrate_cancel');
     server.close();
@@ -346,8 +349,14 @@ describe('launchQemu', () => {
     const launching = launch(TINY, { qmpSocket: path.join(directory, 'never.sock'), signal: abort.signal });
     setTimeout(() => abort.abort(reason), 100);
     await expect(launching).rejects.toThrow('enough');
+    const start = async (options: StartOptions) => {
+      const started = await startDetached(options);
+      await until('its words', () => readLogTail(options.logPath).includes("'never'"));
+      return started;
+    };
+    const qmpSocket = path.join(directory, 'never.sock');
     await expect(
-      launch([...TINY, '-trace', 'never'], { qmpSocket: path.join(directory, 'never.sock'), timeoutMs: 300 }),
+      launch([...TINY, '-trace', 'never'], { qmpSocket, start, timeoutMs: 300 }),
     ).rejects.toMatchObject({
       code: 'TIMEOUT',
       message: expect.stringMatching(/300 ms, and said: .*trace event 'never'/) as string,

@@ -6,6 +6,7 @@ import * as v from 'valibot';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { MAX_QMP_DOCUMENT_BYTES } from '../../src/qemu/qmp-documents.js';
 import { QmpClient } from '../../src/qemu/qmp.js';
+import { BACKSTOP_MS } from '../support/until.js';
 import { connectWhenReady, endProcess, startQemu, temporaryDirectory, TINY } from './qemu-helper.js';
 
 const GREETING = '{"QMP":{"version":{"qemu":{"major":9,"minor":1,"micro":0}},"capabilities":[]}}\r\n';
@@ -39,7 +40,7 @@ describe('QmpClient with a real QEMU', () => {
     const other = startQemu([...TINY, ...monitor]);
     try {
       const client = await connectWhenReady(pretty);
-      const stopped = client.waitForEvent(['STOP'], { timeoutMs: 10_000 });
+      const stopped = client.waitForEvent(['STOP'], { timeoutMs: BACKSTOP_MS });
       expect(await client.execute('stop')).toEqual({});
       expect(await stopped).toMatchObject({ name: 'STOP' });
       expect(await client.execute('query-status')).toMatchObject({ status: 'paused' });
@@ -72,7 +73,7 @@ describe('QmpClient with a real QEMU', () => {
   });
 
   it('delivers events with the time QEMU gave them', async () => {
-    const stopped = qmp.waitForEvent(['STOP'], { timeoutMs: 10_000 });
+    const stopped = qmp.waitForEvent(['STOP'], { timeoutMs: BACKSTOP_MS });
     await qmp.execute('stop');
     const event = await stopped;
     expect(Math.abs(event.timestampMs - Date.now())).toBeLessThan(60_000);
@@ -102,7 +103,7 @@ describe('QmpClient with a real QEMU', () => {
   });
 
   it('rejects what is pending when QEMU is killed', async () => {
-    const event = qmp.waitForEvent(['NEVER'], { timeoutMs: 30_000 });
+    const event = qmp.waitForEvent(['NEVER'], { timeoutMs: BACKSTOP_MS });
     const outcome = expect(event).rejects.toMatchObject({ code: 'QMP_CLOSED' });
     await endProcess(qemu);
     await outcome;
@@ -152,7 +153,7 @@ describe('QmpClient with something that is not QMP', () => {
 
   it('recognises a web server, which speaks only when spoken to', async () => {
     await withServer(http.createServer(), async (socket) => {
-      await expect(QmpClient.connect({ path: socket, timeoutMs: 600 })).rejects.toMatchObject({
+      await expect(QmpClient.connect({ path: socket, timeoutMs: 4_000 })).rejects.toMatchObject({
         code: 'QMP_NOT_QMP',
       });
     });

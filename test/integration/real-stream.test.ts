@@ -2,15 +2,22 @@
 import { createReadStream } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import * as v from 'valibot';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type ParsedStream, StreamParser } from '../../src/migration-stream/parser.js';
 import * as wire from '../../src/migration-stream/serializer.js';
 import { PAGE_BYTES } from '../../src/pages/layout.js';
 import type { QmpClient } from '../../src/qemu/qmp.js';
-import { poll } from '../../src/util/deadline.js';
-import { connectWhenReady, endProcess, startQemu, temporaryDirectory, TINY } from './qemu-helper.js';
+import { until } from '../support/until.js';
+import {
+  connectWhenReady,
+  endProcess,
+  FIRMWARE_CLOCK,
+  startQemu,
+  temporaryDirectory,
+  TINY,
+  untilWritten,
+} from './qemu-helper.js';
 
 const RAM_BYTES = 64 * 2 ** 20;
 const DATA_ADDRESS = 0x0100_0000;
@@ -63,14 +70,11 @@ async function dump(
 }
 
 async function migrationDone(qmp: QmpClient): Promise<void> {
-  await poll(
-    async () => {
-      const info = await qmp.query(MigrationInfo, 'query-migrate');
-      if (info.status === 'failed') throw new Error(info['error-desc'] ?? 'migration failed');
-      return info.status === 'completed' ? true : undefined;
-    },
-    { what: 'the migration', timeoutMs: 60_000, everyMs: 20 },
-  );
+  await until('the migration', async () => {
+    const info = await qmp.query(MigrationInfo, 'query-migrate');
+    if (info.status === 'failed') throw new Error(info['error-desc'] ?? 'migration failed');
+    return info.status === 'completed';
+  });
 }
 
 async function parseFile(file: string): Promise<Pick<Saved, 'stream' | 'memory' | 'seen'>> {
@@ -101,7 +105,7 @@ async function parseFile(file: string): Promise<Pick<Saved, 'stream' | 'memory' 
 async function save(name: string, capabilities: readonly string[]): Promise<Saved> {
   const streamFile = inDirectory(`${name}.stream`);
   const dumps = await withQemu(name, [], async (qmp) => {
-    await sleep(1500);
+    await untilWritten(qmp, FIRMWARE_CLOCK);
     await qmp.execute('stop');
     const ramDump = await dump(qmp, `${name}.ram`, { address: 0, sizeBytes: RAM_BYTES });
     const biosDump = await dump(qmp, `${name}.bios`, BIOS);

@@ -8,10 +8,11 @@ import { QmpClient } from '../../src/qemu/qmp.js';
 import { restoreSilently } from '../support/checkpointing.js';
 import { qemuBinary } from '../support/cache.js';
 import { killAndWait, killAtExit } from '../support/processes.js';
+import { BACKSTOP_MS } from '../support/until.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import { openInput } from '../../src/interchange/files.js';
 import { exportTo, importPieces } from '../unit/interchange/machines.js';
-import { bootSector, letFirmwareRun, startTinyVm, type TinyVm } from './tiny-vm.js';
+import { bootSector, startTinyVm, type TinyVm } from './tiny-vm.js';
 
 /** Reading it stops the VM, as rerror=stop has it. */
 const BROKEN_DISK = [
@@ -130,7 +131,7 @@ describeOnEachQemu('the state of a VM', (qemu) => {
         });
         expect(await statusOf(qmp)).toBe('suspended');
         expect(messages.join()).toContain('system_wakeup');
-        const awake = qmp.waitForEvent(['WAKEUP'], { timeoutMs: 30_000 });
+        const awake = qmp.waitForEvent(['WAKEUP'], { timeoutMs: BACKSTOP_MS });
         await qmp.execute('system_wakeup');
         await awake;
         await qmp.close();
@@ -141,7 +142,7 @@ describeOnEachQemu('the state of a VM', (qemu) => {
 
   it('comes with an export, however the VM was saved', async () => {
     const vm = start();
-    await letFirmwareRun();
+    await vm.untilFirmware();
     const exportedState = async (generation: number) => {
       const file = path.join(dir, `exported-${generation}`);
       await exportTo(file, { storeDir, reference: `tiny@${generation}` });
@@ -160,7 +161,7 @@ describeOnEachQemu('the state of a VM', (qemu) => {
 
   it('is that of the instant that was saved, not of the look before', async () => {
     const vm = start();
-    await letFirmwareRun();
+    await vm.untilFirmware();
     await vm.save({ storeDir, name: 'tiny' });
     expect(readManifest(path.join(storeDir, 'tiny', '1'))).toMatchObject({ runState: 'running' });
     await vm.ask('stop');

@@ -10,7 +10,7 @@ import { startCli } from '../support/command.js';
 import { qemuBinary } from '../support/cache.js';
 import { killProcessesOf } from '../support/processes.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
-import { letFirmwareRun, startTinyVm } from './tiny-vm.js';
+import { startTinyVm } from './tiny-vm.js';
 
 describeOnEachQemu('a clone beside its original, which writes to its disk', (qemu) => {
   const dir = suiteDirectory();
@@ -33,8 +33,7 @@ describeOnEachQemu('a clone beside its original, which writes to its disk', (qem
       const file = path.join(dir, `disk.${format}`);
       execFileSync('qemu-img', ['create', '-q', '-f', format, file, '16M']);
       const vm = startTinyVm({ qemu, dir, args: ['-drive', `file=${file},format=${format},if=virtio`] });
-      await vm.untilStatus('running');
-      await letFirmwareRun();
+      await vm.untilFirmware();
       await vm.save({ storeDir, name: 'vm', disksExternal: true });
       for (const mode of ['lazy', 'prefetch', 'eager']) {
         expect(await clone(mode)).toMatchObject({
@@ -58,8 +57,7 @@ describeOnEachQemu('a clone beside its original, which writes to its disk', (qem
     const file = path.join(dir, 'read-only.img');
     execFileSync('qemu-img', ['create', '-q', '-f', 'raw', file, '16M']);
     const vm = startTinyVm({ qemu, dir, args: ['-drive', `file=${file},format=raw,if=virtio,readonly=on`] });
-    await vm.untilStatus('running');
-    await letFirmwareRun();
+    await vm.untilFirmware();
     await vm.save({ storeDir, name: 'vm' });
     const fd = openSync(file, 'r');
     expect([isFileLocked(fd), imagesWrittenTo([file], '/')]).toEqual([true, []]);

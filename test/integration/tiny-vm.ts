@@ -2,16 +2,13 @@
 import { spawn } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { onTestFinished } from 'vitest';
 import type { QmpClient } from '../../src/qemu/qmp.js';
 import { save, type SaveOptions, type SaveReport } from '../../src/save/save.js';
-import { poll } from '../../src/util/deadline.js';
 import { qemuBinary, type QemuChoice } from '../support/cache.js';
 import { killAtExit } from '../support/processes.js';
-import { connectWhenReady, endProcess, TINY } from './qemu-helper.js';
-
-const STATE_TIMEOUT_MS = 30_000;
+import { until } from '../support/until.js';
+import { connectWhenReady, endProcess, FIRMWARE_CLOCK, TINY, untilWritten } from './qemu-helper.js';
 
 export interface TinyVm {
   readonly qmpSocket: string;
@@ -21,6 +18,8 @@ export interface TinyVm {
   readonly untilStatus: (status: string) => Promise<void>;
   /** The guest has written the word at a physical address. */
   readonly untilMemory: (address: number) => Promise<void>;
+  /** The firmware is at work, and has filled some memory. */
+  readonly untilFirmware: () => Promise<void>;
   readonly end: () => Promise<void>;
   readonly save: (
     options: Pick<SaveOptions, 'storeDir' | 'name'> & Partial<SaveOptions>,
@@ -62,20 +61,10 @@ export function startTinyVm({ qemu, dir, args = [] }: TinyOptions): TinyVm {
       }),
     status: async () => (await vm.ask<{ status: string }>('query-status')).status,
     untilStatus: async (status) => {
-      await poll(async () => (await vm.status()) === status || undefined, {
-        what: `the state ${status}`,
-        timeoutMs: STATE_TIMEOUT_MS,
-        everyMs: 50,
-      });
+      await until(`the state ${status}`, async () => (await vm.status()) === status);
     },
-    untilMemory: async (address) => {
-      const line = `xp /1wx ${address}`;
-      const isWritten = async () => {
-        const text = await vm.ask<string>(['human-monitor-command', { 'command-line': line }]);
-        return !text.includes('0x00000000') || undefined;
-      };
-      await poll(isWritten, { what: line, timeoutMs: STATE_TIMEOUT_MS, everyMs: 50 });
-    },
+    untilMemory: (address) => connected((qmp) => untilWritten(qmp, address)),
+    untilFirmware: () => vm.untilMemory(FIRMWARE_CLOCK),
     end,
     save: (options) =>
       save({
@@ -91,11 +80,6 @@ export function startTinyVm({ qemu, dir, args = [] }: TinyOptions): TinyVm {
       }),
   };
   return vm;
-}
-
-/** The firmware has filled some memory. */
-export async function letFirmwareRun(): Promise<void> {
-  await sleep(300);
 }
 
 /** Boot sectors, by what they do. */

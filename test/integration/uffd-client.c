@@ -5,7 +5,7 @@
 //                                     and waits until the other side hangs up
 //        uffd-client SOCKET IMAGE WORK PAGE_BYTES ADDRESS:OFFSET:BYTES…
 //   WORK is a list of letters: u user-mode faults, k kernel-mode faults, b balloon beside user-mode faults,
-//   a everything is compared, w waits for a byte on standard input, s sleeps for 200 ms, d dies.
+//   a everything is compared, w waits for a byte on standard input, d dies.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -63,7 +63,7 @@ static int connect_to(const char *path) {
   strncpy(address.sun_path, path, sizeof(address.sun_path) - 1);
   int fd = check(socket(AF_UNIX, SOCK_STREAM, 0), "socket");
   for (int tries = 0; connect(fd, (struct sockaddr *)&address, sizeof(address)) == -1; tries++) {
-    if (tries > 1000 || (errno != ECONNREFUSED && errno != ENOENT)) fail("connect");
+    if (tries > 12000 || (errno != ECONNREFUSED && errno != ENOENT)) fail("connect");
     usleep(10000);
   }
   return fd;
@@ -146,7 +146,7 @@ static void compare_page(const struct region *region, uint64_t at) {
     if (word != 0) wrong(region, at + 8 * i, "neither the image nor zero");
     // Being removed while we look; then its mark follows.
     for (int tries = 0; !atomic_load(mark); tries++) {
-      if (tries > 1000) wrong(region, at + 8 * i, "zero, but never removed");
+      if (tries > 120000) wrong(region, at + 8 * i, "zero, but never removed");
       usleep(1000);
     }
   }
@@ -228,9 +228,6 @@ static void work(char what) {
       printf("waiting\n");
       fflush(stdout);
       if (read(0, &byte, 1) == -1) fail("read");
-      return;
-    case 's':
-      usleep(200000);
       return;
     case 'd':
       raise(SIGKILL);

@@ -19,12 +19,13 @@ import path from 'node:path';
 import { promisify } from 'node:util';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { connectUnix, sendFds } from '../../src/native/index.js';
-import { poll } from '../../src/util/deadline.js';
 import { cliSuite } from '../support/cli.js';
 import { startCli, type RunningCli } from '../support/command.js';
 import { hugePagesProblem, withHugePages } from '../support/huge-pages.js';
+import { untilSaid } from '../support/faults.js';
 import { killAtExit } from '../support/processes.js';
 import { ownPack } from '../support/packs.js';
+import { BACKSTOP_MS, until } from '../support/until.js';
 
 const MB = 1 << 20;
 const PAGE = 4096;
@@ -36,7 +37,6 @@ const REGIONS = [
   '0x7e1000000000:67108864:12582912',
   '0x7e2000000000:33554432:33554432',
 ];
-const CLIENT_TIMEOUT_MS = 60_000;
 
 const { directory, storeDir, run } = cliSuite();
 const at = (name: string): string => path.join(directory, name);
@@ -75,11 +75,7 @@ interface Handler {
 async function startHandler(...args: string[]): Promise<Handler> {
   const socket = at(`${sockets++}.sock`);
   const cli = startCli(['--json', '--store', storeDir, 'uffd', 'vm', '--socket', socket, ...args]);
-  await poll(() => isListening(socket) || undefined, {
-    what: 'the socket',
-    timeoutMs: 20_000,
-    everyMs: 5,
-  });
+  await until(socket, () => isListening(socket));
   return { cli, socket };
 }
 
@@ -94,7 +90,7 @@ function isListening(socket: string): boolean {
 async function runClient(socket: string, work: string, pageBytes = PAGE): Promise<void> {
   const args = [socket, image, work, String(pageBytes), ...REGIONS];
   const { stdout } = await promisify(execFile)(client, args, {
-    timeout: CLIENT_TIMEOUT_MS,
+    timeout: BACKSTOP_MS,
     killSignal: 'SIGKILL',
   });
   expect(stdout).toMatch(/ok\n$/);
@@ -135,9 +131,12 @@ describe('vmckpt uffd', () => {
   it('has in place what VMs before it have asked for', async () => {
     const serveOnce = async (...flags: string[]) => {
       const { cli, socket } = await startHandler(...flags);
-      await runClient(socket, 'sk');
+      // It runs when it has all that it is given unasked: one that is served on demand has nothing.
+      const vm = await startClient(socket, 'wk');
+      const isServed = flags.length > 0 ? goOn(vm) : cli.ended.then(() => goOn(vm));
       const { code, json } = await cli.ended;
       expect(code).toBe(0);
+      await isServed;
       return json as { demandFaults: number; prefetchedPages: number };
     };
     rmSync(path.join(storeDir, 'vm/1/working-set'), { force: true });
@@ -145,7 +144,7 @@ describe('vmckpt uffd', () => {
     expect(first.demandFaults).toBeGreaterThan(200);
     for (let run = 2; run <= 3; run++) {
       const { demandFaults, prefetchedPages } = await serveOnce();
-      expect(demandFaults).toBeLessThan(first.demandFaults / 3);
+      expect(demandFaults).toBe(0);
       expect(prefetchedPages).toBeGreaterThan(first.demandFaults / 2);
     }
   });
@@ -222,15 +221,14 @@ describe('vmckpt uffd with a damaged image', () => {
   const startHurt = async (...args: string[]): Promise<Handler> => {
     const socket = at(`${sockets++}.sock`);
     const cli = startCli(['--json', '--store', storeDir, 'uffd', 'hurt', '--socket', socket, ...args]);
-    await poll(() => isListening(socket) || undefined, { what: 'it', timeoutMs: 20_000, everyMs: 5 });
+    await until(socket, () => isListening(socket));
     return { cli, socket };
   };
 
   it('names the damage and lets the VM live', async () => {
     const { cli, socket } = await startHurt();
     const vm = await startClient(socket, 'w');
-    const isFound = () => cli.said().includes('A VM that needs it hangs') || undefined;
-    await poll(isFound, { what: 'the background to come upon the damage', timeoutMs: 20_000, everyMs: 5 });
+    await untilSaid(cli, 'A VM that needs it hangs');
     await goOn(vm);
     const { code, json, stderr } = await cli.ended;
     expect([code, json]).toMatchObject([13, { error: { code: 'EXTENT_DAMAGED' } }]);
@@ -248,7 +246,7 @@ describe('what vmckpt uffd refuses', () => {
   const region = (fields: object) =>
     JSON.stringify([{ base_host_virt_addr: PAGE, size: PAGE, offset: 0, ...fields }]);
   const send = (socket: string, text: string, env: Readonly<Record<string, string>> = {}) =>
-    promisify(execFile)(client, [socket, text], { env, timeout: CLIENT_TIMEOUT_MS });
+    promisify(execFile)(client, [socket, text], { env, timeout: BACKSTOP_MS });
   const sendFromHere = async (socket: string, text: string, fds: number[]) => {
     const fd = connectUnix(socket);
     sendFds(fd, Buffer.from(text), fds);

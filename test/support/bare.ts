@@ -8,10 +8,7 @@ import type { Accelerator } from '../../src/bench/guest.js';
 import { bareGuestFile, qemuBinary, type QemuChoice } from './cache.js';
 import { Console } from './console.js';
 import { killAndWait, spawnTracked } from './processes.js';
-
-/** The firmware takes seconds where KVM emulates what runs at CPL 0. */
-const READY_TIMEOUT_MS = 120_000;
-const SWEEP_TIMEOUT_MS = 60_000;
+import { BACKSTOP_MS } from './until.js';
 
 export const BARE_WHOLE = { memory: true, code: true, dma: true, counters: true, clocks: true };
 
@@ -94,7 +91,7 @@ export async function startBare(options: BareOptions): Promise<BareVm> {
   ];
   const { pid } = spawnTracked(argv, own.qemuLog);
   const console = await Console.connect(own.consoleSocket);
-  await console.waitFor(/^BARE READY /, READY_TIMEOUT_MS);
+  await console.waitFor(/^BARE READY /, BACKSTOP_MS);
   const stop = async (): Promise<void> => {
     console.close();
     await killAndWait(pid);
@@ -108,7 +105,7 @@ export async function nextSweeps({ console, smp }: Pick<BareVm, 'console' | 'smp
 }
 
 /** The next sweep that the processor ends. */
-export async function nextSweep(console: Console, cpu = 0, timeoutMs = SWEEP_TIMEOUT_MS): Promise<Sweep> {
+export async function nextSweep(console: Console, cpu = 0, timeoutMs = BACKSTOP_MS): Promise<Sweep> {
   const ofCpu = new RegExp(`^SWEEP cpu=${cpu} .* steal=\\d+$`);
   const [line] = await console.waitFor(ofCpu, timeoutMs);
   const [, ...fields] = SWEEP.exec(line)!;

@@ -2,8 +2,7 @@
 import { spawn } from 'node:child_process';
 import { distFile } from '../../src/util/package-paths.js';
 import { killAtExit } from './processes.js';
-
-const TIMEOUT_MS = 60_000;
+import { BACKSTOP_MS } from './until.js';
 
 export interface CliResult {
   readonly code: number | null;
@@ -17,8 +16,6 @@ export interface CliOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** Put before the command: `setpriv …`. */
   readonly wrapper?: readonly string[];
-  /** Then it is killed. */
-  readonly timeoutMs?: number;
 }
 
 export interface RunningCli {
@@ -31,15 +28,12 @@ export interface RunningCli {
   kill(signal?: NodeJS.Signals): void;
 }
 
-export function startCli(
-  args: readonly string[],
-  { env = {}, wrapper = [], timeoutMs = TIMEOUT_MS }: CliOptions = {},
-): RunningCli {
+export function startCli(args: readonly string[], { env = {}, wrapper = [] }: CliOptions = {}): RunningCli {
   const [program, ...rest] = [...wrapper, process.execPath, distFile('cli/main.js'), ...args];
   const child = spawn(program!, rest, {
     env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
-    timeout: timeoutMs,
+    timeout: BACKSTOP_MS,
     killSignal: 'SIGKILL',
   });
   child.on('error', () => undefined); // told by the missing PID

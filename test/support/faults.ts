@@ -1,5 +1,5 @@
 /** What fault tests and soak runs need: moments that can be repeated, and what must hold after every fault. */
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { checkCheckpoint } from '../../src/checkpoint/check.js';
 import { readMigrationSettings, type MigrationSettings } from '../../src/qemu/migration-control.js';
@@ -7,10 +7,11 @@ import { QmpClient } from '../../src/qemu/qmp.js';
 import { VmFolder } from '../../src/vms/folder.js';
 import type { VmRecord } from '../../src/vms/records.js';
 import { Store } from '../../src/store/store.js';
-import { poll } from '../../src/util/deadline.js';
+import type { ParkingPoint } from '../../src/util/park.js';
 import { isAlive } from '../../src/util/process-identity.js';
 import type { CliResult, RunningCli } from './command.js';
 import { processesOf } from './processes.js';
+import { until } from './until.js';
 
 /** The seed of this run: `VMCKPT_SEED` repeats one. */
 export function chooseSeed(): number {
@@ -88,7 +89,36 @@ export async function untilRunning(name: string, restore: RunningCli): Promise<V
     if (end !== undefined) throw new Error(`the restore of "${name}" ended with ${end.code}: ${end.stderr}`);
     return undefined;
   };
-  return poll(running, { what: `"${name}" to run`, timeoutMs: 60_000, everyMs: 1 });
+  return until(`"${name}" to run`, running);
+}
+
+/**
+ * The process that serves the VM's memory, once it is parked there (src/util/park.ts).
+ * @param former another process that was
+ */
+export async function parkedTransfer(name: string, point: ParkingPoint, former?: number): Promise<number> {
+  const log = new VmFolder(name).file('transfer.log');
+  const lastParked = new RegExp(`(\\d+) is parked at ${point}(?!.* is parked at )`, 's');
+  return until(`the transfer of "${name}" to be parked at ${point}`, () => {
+    const said = existsSync(log) ? readFileSync(log, 'utf8') : '';
+    const pid = Number(lastParked.exec(said)?.[1]);
+    return pid > 0 && pid !== former && pid;
+  });
+}
+
+/** A verb that is parked there itself, once it is. */
+export async function untilParked(verb: RunningCli, point: ParkingPoint): Promise<void> {
+  await untilSaid(verb, `parked at ${point}`);
+}
+
+export async function untilSaid(verb: RunningCli, words: string): Promise<void> {
+  let end: CliResult | undefined;
+  void verb.ended.then((result) => (end = result));
+  await until(words, () => {
+    if (verb.said().includes(words)) return true;
+    if (end !== undefined) throw new Error(`it ended with ${end.code} instead: ${end.stderr}`);
+    return false;
+  });
 }
 
 /** Kills the VM's keeper; false when it has none any more. */

@@ -12,10 +12,10 @@ import * as bench from '../../src/bench/guest.js';
 import { QmpClient } from '../../src/qemu/qmp.js';
 import { LockFile } from '../../src/store/lock-file.js';
 import { poll } from '../../src/util/deadline.js';
+import { until } from './until.js';
 
 /** A boot on a machine that has much else to do. */
 const MAKE_TIMEOUT_MS = 170_000;
-const MIGRATE_TIMEOUT_MS = 60_000;
 const UNLIMITED = 2 ** 40;
 /** What may differ between guests of a kind, and what its own files say better than their names. */
 const OF_ONE_RUN = ['dir', 'ports', 'binary', 'files'];
@@ -46,8 +46,8 @@ async function load({ qmpSocket }: bench.Guest, stream: string): Promise<void> {
   const qmp = await QmpClient.connect({ path: qmpSocket });
   try {
     await qmp.execute('migrate-incoming', { uri: `exec:cat '${stream}'` });
-    const isLoaded = async () => (await qmp.query(Status, 'query-status')).status === 'paused' || undefined;
-    await poll(isLoaded, { what: `QEMU to load ${stream}`, timeoutMs: MIGRATE_TIMEOUT_MS, everyMs: 5 });
+    const isLoaded = async () => (await qmp.query(Status, 'query-status')).status === 'paused';
+    await until(`QEMU to load ${stream}`, isLoaded);
     await qmp.execute('cont');
   } finally {
     await qmp.close();
@@ -92,7 +92,7 @@ async function make(options: bench.GuestOptions, stream: string): Promise<void> 
     await qmp.execute('stop');
     await qmp.execute('migrate-set-parameters', { 'max-bandwidth': UNLIMITED });
     await qmp.execute('migrate', { uri: `exec:cat >'${stream}.part'` });
-    await poll(() => isMigrated(qmp), { what: 'the migration', timeoutMs: MIGRATE_TIMEOUT_MS, everyMs: 20 });
+    await until('the migration', () => isMigrated(qmp));
     await qmp.close();
     renameSync(`${stream}.part`, stream);
   } finally {
@@ -101,8 +101,8 @@ async function make(options: bench.GuestOptions, stream: string): Promise<void> 
   }
 }
 
-async function isMigrated(qmp: QmpClient): Promise<true | undefined> {
+async function isMigrated(qmp: QmpClient): Promise<boolean> {
   const info = await qmp.query(MigrationInfo, 'query-migrate');
   if (info.status === 'failed') throw new Error(info['error-desc'] ?? 'the migration failed');
-  return info.status === 'completed' || undefined;
+  return info.status === 'completed';
 }

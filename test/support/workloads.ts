@@ -2,10 +2,10 @@
 import { readFile } from 'node:fs/promises';
 import net from 'node:net';
 import { guestFile } from './cache.js';
+import { BACKSTOP_MS } from './until.js';
 
 export * from '../../src/bench/workloads.js';
 
-const TIMEOUT_MS = 60_000;
 /** Below those that the kernel gives to clients, and others for each of the test files that run side by side. */
 const FIRST_PORT = 10_000;
 const PORTS_OF_WORKER = 2_000;
@@ -38,7 +38,7 @@ async function isFree(port: number): Promise<boolean> {
 /** Whether the guest's httpd serves its file byte for byte. */
 export async function httpFileIntact(port: number): Promise<boolean> {
   const response = await fetch(`http://127.0.0.1:${port}/blob.bin`, {
-    signal: AbortSignal.timeout(TIMEOUT_MS),
+    signal: AbortSignal.timeout(BACKSTOP_MS),
   });
   const served = Buffer.from(await response.arrayBuffer());
   return served.equals(await readFile(guestFile('blob.bin')));

@@ -2,7 +2,7 @@ import { rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { expect, test } from 'vitest';
 import { bringTo, cachedBytes } from '../../../src/bench/page-cache.js';
-import { poll } from '../../../src/util/deadline.js';
+import { until } from '../../support/until.js';
 import { suiteDirectory } from '../../support/vitest.js';
 
 const directory = suiteDirectory();
@@ -21,9 +21,9 @@ test('brings files out of the page cache, even just written ones, and back into 
   // The kernel may take pages back at any time, on a host that reclaims memory on its own within moments.
   const isWarm = async () => {
     await bringTo('warm', files);
-    return (await cachedBytes(files)) === 2 * FILE_BYTES || undefined;
+    return (await cachedBytes(files)) === 2 * FILE_BYTES;
   };
-  expect(await poll(isWarm, { what: 'the files to be cached', timeoutMs: 30_000, everyMs: 10 })).toBe(true);
+  await until('the files to be cached', isWarm);
   expect(await cachedBytes([])).toBe(0);
 });
 

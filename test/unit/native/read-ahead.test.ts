@@ -1,10 +1,10 @@
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { expect, test } from 'vitest';
+import { test } from 'vitest';
 import { bringTo, cachedBytes } from '../../../src/bench/page-cache.js';
 import { readAhead } from '../../../src/native/index.js';
 import { PACKAGE_ROOT } from '../../../src/util/package-paths.js';
-import { poll } from '../../../src/util/deadline.js';
+import { until } from '../../support/until.js';
 
 const BYTES = 16 << 20;
 
@@ -18,9 +18,9 @@ test('a file is read ahead to its end, however little the kernel reads at a time
     // Again and again: the kernel may take pages back. What is not read ahead at all never comes.
     const isWhole = async () => {
       await readAhead(file, { lengthBytes: BYTES });
-      return (await cachedBytes([file])) === BYTES || undefined;
+      return (await cachedBytes([file])) === BYTES;
     };
-    expect(await poll(isWhole, { what: 'the file to be read', timeoutMs: 30_000, everyMs: 50 })).toBe(true);
+    await until('the file to be read', isWhole);
   } finally {
     rmSync(dir, { recursive: true });
   }
