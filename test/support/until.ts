@@ -1,7 +1,7 @@
-/** How tests wait: for what is certain to come, never for a time that should be enough. */
+/** How tests wait: for an event, never for a time that should be long enough. */
 import { poll } from '../../src/util/deadline.js';
 
-/** Ends a test that hangs. What a test finds never hangs on its length, however busy the machine is. */
+/** Ends a test that hangs. No result depends on its length, however busy the machine is. */
 export const BACKSTOP_MS = 120_000;
 
 const ASK_EVERY_MS = 5;
