@@ -154,8 +154,8 @@ class Keeper {
   void Tell(const char* format, Arguments... arguments) {
     char line[64];
     int length = std::snprintf(line, sizeof(line), format, arguments...);
-    Debug("keeper", "%.*s", length - 1, line);
     ssize_t sent = ::send(fds_.verb, line, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+    Debug("keeper", "%.*s", length - 1, line);
     // A verb that does not read gets nothing more: it sees the end of the stream instead of missing a line.
     if (sent != length) ::shutdown(fds_.verb, SHUT_WR);
   }

@@ -71,8 +71,14 @@ describe('a verb', () => {
   });
 
   it('that undoes a restore does not wait for a keeper that hangs', async () => {
-    const verb = start('--json', 'restore', '--trust-command-line', 'tiny');
+    const verb = startCli(['--json', 'restore', '--trust-command-line', 'tiny'], {
+      env: { ...env, VMCKPT_DEBUG: 'deadline,keeper' },
+    });
     const qemu = await park('qemu', verb);
+    // Until then it is the only one that can tell of QEMU.
+    const log = path.join(runtimeDir, 'vms/tiny/transfer.log');
+    const isTold = () => readFileSync(log, 'utf8').includes(`keeper: started ${qemu}\n`);
+    await until('the keeper to tell of QEMU', isTold);
     const keeper = await park('keeper', verb);
     await sleep(PARKED_MS);
     process.kill(qemu, 'SIGKILL');
