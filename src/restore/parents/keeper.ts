@@ -19,6 +19,7 @@ import {
   identifyProcess,
   isAlive,
   processesOfSession,
+  untilEnded,
   type ProcessIdentity,
 } from '../../util/process-identity.js';
 import { sendSignal, SIGKILL } from '../../vms/processes.js';
@@ -34,6 +35,7 @@ const MAX_LINE_BYTES = 4096;
 const WATCH_QEMU_EVERY_MS = 100;
 /** How long a keeper may take to report an end, and a failed server to report its reason. */
 const LAST_WORDS_MS = 500;
+const KILL_TIMEOUT_MS = 5_000;
 
 export class Keeper implements ProcessParent {
   readonly identity: ProcessIdentity | undefined;
@@ -121,20 +123,24 @@ export class Keeper implements ProcessParent {
     this.#process.unref();
   }
 
-  /** Ends the keeper and everything that it started. Returns when keeper and server are gone and write nothing more. */
+  /** Ends the keeper and everything that it started. Returns when all of it is gone. */
   async kill(): Promise<void> {
     this.#killSession();
     await this.#closed;
     // Again, for processes that it was starting in the meantime.
-    this.#killSession();
+    const others = this.#killSession();
     await this.server.close();
+    // One that even SIGKILL does not end at once, because of its disk, is not waited for.
+    await Promise.allSettled(others.map((other) => untilEnded(other, KILL_TIMEOUT_MS)));
   }
 
-  /** Includes a QEMU that the keeper started but could not report. */
-  #killSession(): void {
-    if (this.identity === undefined) return;
+  /** Includes a QEMU that the keeper started but could not report. @returns what has been killed besides the keeper */
+  #killSession(): ProcessIdentity[] {
+    if (this.identity === undefined) return [];
     sendSignal(this.identity, SIGKILL);
-    for (const member of processesOfSession(this.identity)) sendSignal(member, SIGKILL);
+    const members = processesOfSession(this.identity);
+    for (const member of members) sendSignal(member, SIGKILL);
+    return members;
   }
 
   async #died(): Promise<void> {
