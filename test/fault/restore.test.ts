@@ -51,7 +51,7 @@ describeOnEachQemu('a restore', (qemu) => {
   beforeAll(async () => {
     console.info(`VMCKPT_SEED=${random.seed}`);
     process.env['VMCKPT_RUNTIME_DIR'] = runtimeDir;
-    guest = await startGuest({ dir, qemu });
+    guest = await startGuest({ dir, qemu, fillMb: 64 });
     await guest.waitReady();
     before = await guest.console.nextHeartbeat();
     await saveGuest(guest, { storeDir, name: 'web' });

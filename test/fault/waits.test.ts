@@ -112,9 +112,10 @@ describe('a verb', () => {
       const qemu = startQemu([...TINY, '-qmp', `unix:${socket},server=on,wait=off`], dir);
       await (await connectWhenReady(socket)).close();
       process.kill(qemu.pid!, 'SIGSTOP');
+      const connections = connectionsTo(socket);
       const [verb, ...rest] = flags.filter((flag) => flag !== undefined);
       const saving = start('--json', verb!, ...rest, `qmp:${socket}`, 'parked');
-      await sleep(PARKED_MS);
+      await until('it to connect', () => connectionsTo(socket) > connections);
       await endProcess(qemu);
       expect(await endedAtOnce(saving)).toMatchObject({ code: 1, json: { error: { code: 'QMP_CLOSED' } } });
     },
@@ -142,7 +143,7 @@ describe('a verb', () => {
     process.kill(-probe, 'SIGSTOP');
     process.kill(pidOf(PARTIES.qemu, isOurs)!, 'SIGKILL');
     expect(await endedAtOnce(verb)).not.toMatchObject({ code: 0 });
-    expect(isAlive(probe)).toBe(false);
+    await until('the probe to end', () => !isAlive(probe));
   });
 
   const isOurs = (pid: number) => readProcess(pid, 'environ').includes(`VMCKPT_STORE=${storeDir}\0`);
@@ -183,6 +184,11 @@ describe('a verb', () => {
     return { verb, child, goOn: () => openSync(log, constants.O_RDONLY | constants.O_NONBLOCK) };
   }
 });
+
+/** Those that are not accepted yet among them. */
+function connectionsTo(socket: string): number {
+  return readFileSync('/proc/net/unix', 'latin1').split(` ${socket}\n`).length - 1;
+}
 
 /** Not because it had waited for long enough. */
 async function endedAtOnce(verb: RunningCli): Promise<CliResult> {

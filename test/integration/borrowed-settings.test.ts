@@ -69,6 +69,7 @@ describeOnEachQemu('migration settings of others', (qemu) => {
 
   it('that are parameters change no save either', async () => {
     const vm = startTinyVm({ qemu, dir });
+    await vm.untilStatus('running');
     const qmp = await QmpClient.connect({ path: vm.qmpSocket });
     await qmp.execute('migrate-set-parameters', PARAMETERS);
     await qmp.close();

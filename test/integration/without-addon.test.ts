@@ -40,7 +40,7 @@ describeOnEachQemu('without the addon a guest', (qemu) => {
 
   beforeAll(async () => {
     process.env['VMCKPT_RUNTIME_DIR'] = runtimeDir;
-    guest = await startGuest({ dir, qemu });
+    guest = await startGuest({ dir, qemu, fillMb: 64 });
     await guest.waitReady();
     before = await guest.console.nextHeartbeat();
   });
