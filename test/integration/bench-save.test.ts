@@ -8,8 +8,6 @@ import { guestFile } from '../support/cache.js';
 import { startCli } from '../support/command.js';
 import { suiteDirectory } from '../support/vitest.js';
 
-const TIMEOUT_MS = 170_000;
-
 describe('vmckpt bench save', () => {
   const directory = suiteDirectory();
 
@@ -21,7 +19,7 @@ describe('vmckpt bench save', () => {
     const some = ['--loads', 'rest,steady', '--scenarios', 'qemu-background-snapshot,qemu-mapped-ram,vmckpt'];
     const { code, stderr } = await startCli(
       ['bench', 'save', '--out', out, '--guest', guest, ...few, ...some],
-      { env: { TMPDIR: temporary }, timeoutMs: TIMEOUT_MS },
+      { env: { TMPDIR: temporary } },
     ).ended;
     const unexpected = stderr.replace(/^(The load|256 MiB|saving|round).*\n/gm, '');
     expect({ code, stderr: unexpected }).toEqual({ code: 0, stderr: '' });

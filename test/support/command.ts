@@ -2,7 +2,9 @@
 import { spawn } from 'node:child_process';
 import { distFile } from '../../src/util/package-paths.js';
 import { killAtExit } from './processes.js';
-import { BACKSTOP_MS } from './until.js';
+
+/** Ends a command that hangs, before its test is given up, so that what it has said is seen. */
+const TIMEOUT_MS = 170_000;
 
 export interface CliResult {
   readonly code: number | null;
@@ -33,7 +35,7 @@ export function startCli(args: readonly string[], { env = {}, wrapper = [] }: Cl
   const child = spawn(program!, rest, {
     env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
-    timeout: BACKSTOP_MS,
+    timeout: TIMEOUT_MS,
     killSignal: 'SIGKILL',
   });
   child.on('error', () => undefined); // told by the missing PID
