@@ -5,6 +5,8 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "core/process_memory.h"
 #include "core/refusal.h"
@@ -21,11 +23,12 @@ constexpr std::array<uint8_t, 3> kCallAndReturn = {0x0f, 0x05, 0xc3};
 constexpr std::array<uint8_t, 9> kRestore = {0x48, 0xc7, 0xc0, 0x0f, 0x00, 0x00, 0x00, 0x0f, 0x05};
 constexpr size_t kReadBytes = 256 * 1024;
 
+/** Those of the C library first, which has both; a QEMU maps many more. */
 std::vector<AddressRange> ExecutableRanges(pid_t pid) {
   const std::string path = "/proc/" + std::to_string(pid) + "/maps";
   std::unique_ptr<FILE, int (*)(FILE*)> maps(std::fopen(path.c_str(), "re"), std::fclose);
   if (!maps) throw SystemError(errno, "open");
-  std::vector<AddressRange> ranges;
+  std::vector<AddressRange> ranges, others;
   char line[8192];
   while (std::fgets(line, sizeof(line), maps.get()) != nullptr) {
     AddressRange range;
@@ -34,8 +37,10 @@ std::vector<AddressRange> ExecutableRanges(pid_t pid) {
     const int fields = std::sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %lx %*s %lu", &range.start, &range.end,
                                    rights, &offset, &inode);
     // Of files only: what a process translates at run time (TCG) it also changes.
-    if (fields == 5 && inode != 0 && std::string(rights) == "r-xp") ranges.push_back(range);
+    if (fields != 5 || inode == 0 || std::string_view(rights) != "r-xp") continue;
+    (std::string_view(line).find("/libc") != std::string_view::npos ? ranges : others).push_back(range);
   }
+  ranges.insert(ranges.end(), others.begin(), others.end());
   return ranges;
 }
 

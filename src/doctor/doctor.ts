@@ -4,6 +4,7 @@ import { examineKvm } from './kvm.js';
 import { findLeftovers } from './leftovers.js';
 import { examineQemu } from './qemu.js';
 import { examineStore } from './store.js';
+import { examineTracker } from './tracker.js';
 import type { Finding } from './finding.js';
 
 export type { Finding } from './finding.js';
@@ -24,6 +25,7 @@ export async function doctor({ storeDir, qemuBinary, signal }: DoctorOptions): P
     ...(await examineQemu(qemuBinary, signal)),
     await examineKvm(qemuBinary, signal),
     examineTracing(),
+    examineTracker(),
     examineStore(storeDir),
     ...(await findLeftovers(storeDir)),
   ];

@@ -83,7 +83,7 @@ export function examineKernel(): Finding {
   }
 }
 
-/** Only `rescue` needs the right to trace other processes. */
+/** Reading a running VM from outside, and `rescue`, need the right to trace other processes. */
 export function examineTracing(): Finding {
   const check = { check: 'ptrace', title: 'Tracing of other processes' };
   const scope = Number(readOptional('/proc/sys/kernel/yama/ptrace_scope') ?? '0');
@@ -93,7 +93,8 @@ export function examineTracing(): Finding {
     ...check,
     status: 'warn',
     found,
-    meaning: 'This user cannot free a VM that a broken live save has frozen.',
+    meaning:
+      'This user saves running VMs through the migration stream of QEMU, and cannot free a VM that a broken live save has frozen.',
     remedy:
       scope < 3
         ? `${asRoot('Run `vmckpt rescue PID`', 'CAP_SYS_PTRACE')}, should it come to that.`

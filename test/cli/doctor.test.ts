@@ -22,7 +22,7 @@ describe('vmckpt doctor', () => {
     const { code, usable, checks } = await examine(['--json', 'doctor']);
     expect(checks.map(({ check }) => check)).toEqual([
       ...['addon', 'kernel', 'qemu', 'live-save', 'lazy-restore', 'preempt'],
-      ...['kvm', 'ptrace', 'store', 'leftovers'],
+      ...['kvm', 'ptrace', 'tracker', 'store', 'leftovers'],
     ]);
     for (const { status, remedy } of checks) if (status !== 'ok') expect(remedy).toBeTruthy();
     expect(usable).toBe(checks.every(({ status }) => status === 'ok'));
