@@ -6,11 +6,15 @@ import { requireVmAddress } from '../save/source-vm.js';
 import { formatBytes, formatMs } from '../util/units.js';
 import { addKeepOptions, policyOf, type KeepFlags } from './keep-options.js';
 import { summarize } from './prune.js';
-import { contextOf, interruptible, nameArgument, option, verb } from './verb.js';
+import { contextOf, interruptible, nameArgument, numberIn, option, verb } from './verb.js';
+
+const LIVE_METHODS = ['capture', 'background-snapshot', 'precopy'] as const;
+const MAX_PAUSE_RANGE_MS = { min: 1, max: 60_000 };
 
 interface SaveFlags extends KeepFlags {
   readonly stop?: true;
-  readonly live?: 'background-snapshot' | 'precopy';
+  readonly live?: (typeof LIVE_METHODS)[number];
+  readonly maxPause?: number;
   readonly quit?: true;
   readonly level: number | 'none';
   readonly layout: Layout;
@@ -37,9 +41,17 @@ export function saveCommand(): Command {
     .addOption(
       option(
         '--live <method>',
-        'how to save a running VM; by default background-snapshot, or what QEMU permits instead',
+        'how to save a running VM; by default capture, or what the host and QEMU permit instead',
       )
-        .choices(['background-snapshot', 'precopy'])
+        .choices(LIVE_METHODS)
+        .conflicts('stop'),
+    )
+    .addOption(
+      option(
+        '--max-pause <ms>',
+        'of a capture: how long the VM may stand still at a time, as far as what it writes allows; by default 50',
+      )
+        .argParser((text: string) => numberIn(text, MAX_PAUSE_RANGE_MS))
         .conflicts('stop'),
     )
     .addOption(option('--stop', 'pause the VM, save it, and leave it paused'))
@@ -59,33 +71,37 @@ export function saveCommand(): Command {
         'save the VM even if a restore would refuse its command line: you will give another one, restore NAME -- QEMU ARGS…',
       ),
     )
-    .action(async (vm: string, name: string, flags: SaveFlags, running: Command) => {
-      const { output, storeDir } = contextOf(running);
-      const keep = policyOf(flags);
-      const { signal, tooLate } = interruptible(
-        output,
-        'Interrupted; restoring the VM to its former state. Press Ctrl-C again to exit immediately.',
-      );
-      const report = await save({
-        vm,
-        storeDir,
-        name,
-        method: flags.stop === true ? 'stopped' : (flags.live ?? 'background-snapshot'),
-        mayFallBack: flags.live === undefined,
-        quit: flags.quit === true,
-        level: flags.level,
-        layout: flags.layout,
-        ownCommandLine: flags.ownCommandLine === true,
-        disksExternal: flags.disks === 'external',
-        ...(keep !== undefined && { keep }),
-        onProgress: (done, total) => output.progress(done, total),
-        onMessage: (text) => output.message(text),
-        signal,
-        onCommit: tooLate,
-      });
-      output.result(report, describe(report));
-    });
+    .action(run);
   return addKeepOptions(command);
+}
+
+async function run(vm: string, name: string, flags: SaveFlags, running: Command): Promise<void> {
+  const { output, storeDir } = contextOf(running);
+  const keep = policyOf(flags);
+  const { signal, tooLate } = interruptible(
+    output,
+    'Interrupted; restoring the VM to its former state. Press Ctrl-C again to exit immediately.',
+  );
+  const report = await save({
+    vm,
+    storeDir,
+    name,
+    method: flags.stop === true ? 'stopped' : (flags.live ?? 'capture'),
+    mayFallBack: flags.live === undefined,
+    ...(flags.maxPause !== undefined && { maxPauseMs: flags.maxPause }),
+    quit: flags.quit === true,
+    level: flags.level,
+    layout: flags.layout,
+    ownCommandLine: flags.ownCommandLine === true,
+    disksExternal: flags.disks === 'external',
+    ...(keep !== undefined && { keep }),
+    onProgress: (done, total) => output.progress(done, total),
+    onMessage: (text) => output.message(text),
+    onDetail: (text) => output.detail(text),
+    signal,
+    onCommit: tooLate,
+  });
+  output.result(report, describe(report));
 }
 
 function describe(report: SaveReport): string {

@@ -32,6 +32,13 @@ const SAVE_MS = 1_500;
 const STREAM_MS = 200;
 /** For a guest to come to memory that QEMU 7.2 has left protected. Whether it has makes no difference to what must hold. */
 const FREEZE_MS = 500;
+/** QEMU's own migration of a running VM, which needs a receiver. */
+const STREAM = ['--live', 'background-snapshot'];
+const KINDS = [
+  ['of a running VM', []],
+  ['of a running VM by the stream', STREAM],
+  ['of a stopped VM', ['--stop']],
+] as const;
 const isRoot = process.getuid?.() === 0;
 
 // A test is many kills, and each of them a save or a restore, on a machine that may be busy.
@@ -126,7 +133,7 @@ describeOnEachQemu('a save that is cut off', (qemu) => {
 
   it('by kill -9 while the VM runs leaves it running, and the next save puts everything right', async () => {
     for (let round = 0; round < ROUNDS; round++) {
-      const save = startSave();
+      const save = startSave(...(round % 2 === 0 ? [] : STREAM));
       await random.pause(SAVE_MS);
       save.kill();
       await save.ended;
@@ -151,7 +158,7 @@ describeOnEachQemu('a save that is cut off', (qemu) => {
   });
 
   it('by the death of its receiver ends well or as a failure, and the VM runs on', async () => {
-    const save = startSave();
+    const save = startSave(...STREAM);
     await streaming(save);
     await random.pause(STREAM_MS);
     await killReceiver();
@@ -163,7 +170,7 @@ describeOnEachQemu('a save that is cut off', (qemu) => {
   it('by the death of receiver and vmckpt together is put right by the next save', async () => {
     // Reads of a disk make QEMU's main loop, too, write to memory that version 7.2 leaves protected.
     for (const reads of [false, true, true]) {
-      const save = startSave();
+      const save = startSave(...STREAM);
       await streaming(save);
       const disk = reads ? guest.console.diskIntact() : true;
       await random.pause(STREAM_MS);
@@ -178,7 +185,7 @@ describeOnEachQemu('a save that is cut off', (qemu) => {
   });
 
   it('by the death of receiver and vmckpt together is put right by vmckpt rescue', async () => {
-    const save = await startParked('streaming');
+    const save = await startParked('streaming', ...STREAM);
     await killReceiver();
     save.kill();
     await save.ended;
@@ -191,10 +198,7 @@ describeOnEachQemu('a save that is cut off', (qemu) => {
     await expectAsBefore();
   });
 
-  it.each([
-    ['of a running VM', []],
-    ['of a stopped VM', ['--stop']],
-  ])('by Ctrl-C %s leaves everything as it was', async (_title, flags) => {
+  it.each(KINDS)('by Ctrl-C %s leaves everything as it was', async (_title, flags) => {
     const before = await generations();
     const save = await startParked('streaming', ...flags);
     save.kill('SIGINT');
@@ -204,25 +208,22 @@ describeOnEachQemu('a save that is cut off', (qemu) => {
     expect(await generations()).toBe(before);
   });
 
-  it.each([
-    ['of a running VM', []],
-    ['of a stopped VM', ['--stop']],
-  ])('by Ctrl-C twice %s ends at once, and the next save puts everything right', async (_title, flags) => {
-    const before = await generations();
-    const save = await startParked('streaming', ...flags);
-    save.kill('SIGINT');
-    await untilSaid(save, 'Press Ctrl-C again');
-    save.kill('SIGINT');
-    expect((await save.ended).code).toBe(130);
-    expect(await generations()).toBe(before);
-    await saveAgain();
-    await expectAsBefore();
-  });
+  it.each(KINDS)(
+    'by Ctrl-C twice %s ends at once, and the next save puts everything right',
+    async (_title, flags) => {
+      const before = await generations();
+      const save = await startParked('streaming', ...flags);
+      save.kill('SIGINT');
+      await untilSaid(save, 'Press Ctrl-C again');
+      save.kill('SIGINT');
+      expect((await save.ended).code).toBe(130);
+      expect(await generations()).toBe(before);
+      await saveAgain();
+      await expectAsBefore();
+    },
+  );
 
-  it.each([
-    ['of a running VM', []],
-    ['of a stopped VM', ['--stop']],
-  ])('by kill -9 %s before the generation has its number leaves none', async (_title, flags) => {
+  it.each(KINDS)('by kill -9 %s before the generation has its number leaves none', async (_title, flags) => {
     const before = await generations();
     const save = await startParked('committing', ...flags);
     save.kill();
@@ -232,19 +233,19 @@ describeOnEachQemu('a save that is cut off', (qemu) => {
     await expectAsBefore();
   });
 
-  it.skipIf(!isRoot).each([
-    ['of a running VM', []],
-    ['of a stopped VM', ['--stop']],
-  ])('by a full disk %s leaves no trace (needs root to mount)', async (_title, flags) => {
-    const small = path.join(dir, 'small');
-    mkdirSync(small, { recursive: true });
-    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=16m,mode=0700', 'tmpfs', small]);
-    onTestFinished(() => void execFileSync('umount', [small]));
-    const args = ['--json', '--store', small, 'save', `qmp:${guest.qmpSocket}`, 'web', ...flags];
-    expect(await startCli(args).ended).toMatchObject({ code: 1, json: { error: { code: 'NO_SPACE' } } });
-    expect(readdirSync(small)).toEqual([]);
-    await expectAsBefore();
-  });
+  it.skipIf(!isRoot).each(KINDS)(
+    'by a full disk %s leaves no trace (needs root to mount)',
+    async (_title, flags) => {
+      const small = path.join(dir, 'small');
+      mkdirSync(small, { recursive: true });
+      execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=16m,mode=0700', 'tmpfs', small]);
+      onTestFinished(() => void execFileSync('umount', [small]));
+      const args = ['--json', '--store', small, 'save', `qmp:${guest.qmpSocket}`, 'web', ...flags];
+      expect(await startCli(args).ended).toMatchObject({ code: 1, json: { error: { code: 'NO_SPACE' } } });
+      expect(readdirSync(small)).toEqual([]);
+      await expectAsBefore();
+    },
+  );
 
   it('by another save of the same VM is not: one of them wins, the other one waits or says so', async () => {
     const results = await Promise.all([startSave().ended, startSave().ended]);
@@ -278,7 +279,7 @@ describeOnEachQemu('a save that is cut off', (qemu) => {
   });
 
   it('by the death of QEMU says so and leaves no half generation', async () => {
-    for (const flags of [[], ['--stop']]) {
+    for (const [, flags] of KINDS) {
       const restored = await restoreGuest(guest, { storeDir, reference: 'web', qemu });
       const before = await generations();
       const save = await startParked('streaming', ...flags);

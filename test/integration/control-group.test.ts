@@ -119,7 +119,9 @@ describe.runIf(usable)('in a control group that is killed (needs root, cgroup v2
     await (await connectWhenReady(qmpSocket, false)).close();
     const receiver = () =>
       runningPids().find((pid) => isReceiver(pid) && membersOf(path.join(parent, 'vmckpt')).includes(pid));
-    const save = start(['save', `qmp:${qmpSocket}`, 'cut'], { env: { VMCKPT_PARK: 'streaming' } });
+    const save = start(['save', '--live', 'background-snapshot', `qmp:${qmpSocket}`, 'cut'], {
+      env: { VMCKPT_PARK: 'streaming' },
+    });
     await untilParked(save, 'streaming');
     const pid = await until('the receiver', receiver);
     process.kill(child.pid, 'SIGSTOP');

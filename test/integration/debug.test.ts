@@ -46,7 +46,7 @@ describe('VMCKPT_DEBUG', () => {
   async function saveAndRestore(name: string, env: Readonly<Record<string, string>>) {
     const guest = await startBare({ dir, extraArgs: await devices() });
     const run = (...args: string[]) => startCli(['--store', storeDir, ...args], { env }).ended;
-    const save = await run('save', `qmp:${guest.qmpSocket}`, name);
+    const save = await run('save', '--live', 'background-snapshot', `qmp:${guest.qmpSocket}`, name);
     await guest.stop();
     stop = () => run('stop', name);
     const restore = await run('restore', '--trust-command-line', name);

@@ -10,6 +10,8 @@ import { killProcessesOf } from '../support/processes.js';
 import { suiteDirectory } from '../support/vitest.js';
 import { connectWhenReady, endProcess, QEMU, TINY } from './qemu-helper.js';
 
+/** As is by default: it keeps captures away, and changes nothing. */
+const UNCAPTURED = ['-global', 'migration.send-configuration=on'];
 /** Where nobody needs a right for it, nothing is refused. */
 const free = readFileSync('/proc/sys/vm/unprivileged_userfaultfd', 'latin1').trim() === '1';
 
@@ -20,7 +22,16 @@ describe.runIf(isRoot && !free)('a save that QEMU refuses (needs root to give up
   const [program, ...rights] = WITHOUT_CAPABILITIES;
   const qemu = spawn(
     program,
-    [...rights, QEMU, ...TINY, '-qmp', `unix:${socket},server=on,wait=off`, '-monitor', 'stdio'],
+    [
+      ...rights,
+      QEMU,
+      ...TINY,
+      ...UNCAPTURED,
+      '-qmp',
+      `unix:${socket},server=on,wait=off`,
+      '-monitor',
+      'stdio',
+    ],
     {
       stdio: 'ignore',
     },

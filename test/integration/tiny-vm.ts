@@ -105,9 +105,22 @@ const PROGRAMS = {
   writeOnce: '31c08ec0b800208ed8bb007cb90201ba8000b80103cd13ff060000',
   /** The same for ever: `jmp` to the write. */
   writeOn: '31c08ec0b800208ed8bb007cb90201ba8000b80103cd13ff060000ebf5',
+  /**
+   * Reads page n % PAGES_READ of its disk, behind the first 64 sectors, to page n % PAGES_READ_TO from READ_TO on, for
+   * n = 0, 1, … for ever: function 0x42 of int 0x13. The word at READ_COUNT is n. Only the disk writes to these pages.
+   */
+  readOn:
+    '31c08ed866c70600061000080066c7060c0600000000c7060406000066c70600070000000066a1000789c383e33fc1e30881c30030891e06066625ff030000' +
+    '66c1e0036683c04066a30806be0006b442b280cd1366ff060007ebca',
 } as const;
 /** How often those that write have done so. */
 export const WRITE_COUNT = 0x20000;
+export const READ_TO = 0x30000;
+export const READ_COUNT = 0x700;
+export const PAGES_READ_TO = 64;
+export const PAGES_READ = 1024;
+/** Where its pages begin. */
+export const READ_FROM = 64 * 512;
 const HALT = 'f4ebfd';
 
 /** Arguments of a disk whose boot sector does it. */

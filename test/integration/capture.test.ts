@@ -1,0 +1,240 @@
+/** Saves that read a running VM from outside: they hold what a migration of it would, whatever it does meanwhile. */
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import type { Accelerator } from '../../src/bench/guest.js';
+import { bestTracker } from '../../src/capture/open-tracker.js';
+import { locateRamBlocks } from '../../src/capture/ram-blocks.js';
+import { readManifest } from '../../src/checkpoint/manifest.js';
+import { CheckpointReader } from '../../src/checkpoint/reader.js';
+import { MAX_EXTENT_PAGES, PAGE_KINDS } from '../../src/pages/contracts.js';
+import { PAGE_BYTES } from '../../src/pages/layout.js';
+import { readRamBlocks } from '../../src/qemu/compatibility.js';
+import { QmpClient } from '../../src/qemu/qmp.js';
+import type { ParkingPoint } from '../../src/util/park.js';
+import { BARE_WHOLE, examineBare, nextSweep, nextSweeps, startBare } from '../support/bare.js';
+import type { QemuChoice } from '../support/cache.js';
+import { restoreGuest, saveGuest, stopRestored, useOwnFolders } from '../support/checkpointing.js';
+import { startCli, type RunningCli } from '../support/command.js';
+import { settingsOf, storeProblems, untilParked } from '../support/faults.js';
+import { describeOnEachQemu, describeOnQemu11, describeUnderKvm, suiteDirectory } from '../support/vitest.js';
+import {
+  PAGES_READ,
+  PAGES_READ_TO,
+  READ_COUNT,
+  READ_FROM,
+  READ_TO,
+  bootImage,
+  startTinyVm,
+  type TinyVm,
+} from './tiny-vm.js';
+
+const { kind, shortfall } = bestTracker();
+beforeEach((context) => context.skip(kind === 'none', shortfall));
+
+const CAPTURES = 3;
+/** Small blocks of all kinds: video memory, ROMs of cards, ACPI tables that may grow. */
+const BLOCKS = ['-vga', 'std', '-device', 'e1000', '-device', 'virtio-net'];
+
+function onEveryQemu(title: string, suite: (qemu: QemuChoice) => void): void {
+  describeOnEachQemu(title, suite);
+  describeOnQemu11(title, () => suite('11'));
+}
+
+onEveryQemu('a VM that is captured', (qemu) => {
+  const dir = suiteDirectory();
+  const storeDir = useOwnFolders(dir);
+  let vm: TinyVm;
+  /** The saves have it; the tests ask through the other one. */
+  let monitor: string;
+  beforeEach(async () => {
+    rmSync(storeDir, { recursive: true, force: true });
+    monitor = path.join(dir, 'second.sock');
+    vm = startTinyVm({ qemu, dir, args: [...BLOCKS, '-qmp', `unix:${monitor},server=on,wait=off`] });
+    await vm.untilFirmware();
+  });
+
+  it('has its RAM blocks where its monitor says, and all that a migration sends', async () => {
+    await vm.save({ storeDir, name: 'held', method: 'stopped' });
+    const { ram } = readManifest(path.join(storeDir, 'held', '1'));
+    const qmp = await QmpClient.connect({ path: vm.qmpSocket });
+    try {
+      const located = await locateRamBlocks(qmp, qmp.peerPid());
+      expect(located.map(({ name, usedBytes }) => ({ name, usedBytes }))).toEqual(ram.blocks);
+      const told = (await readRamBlocks(qmp)).map(({ hostAddress }) => hostAddress);
+      expect(told.every((address) => address === undefined)).toBe(qemu === 'system');
+      if (qemu !== 'system') expect(located.map(({ hostAddress }) => hostAddress)).toEqual(told);
+    } finally {
+      await qmp.close();
+    }
+  });
+
+  it('gives what a held migration of it gives', async () => {
+    const report = await vm.save({ storeDir, name: 'tiny', method: 'capture' });
+    expect(report).toMatchObject({ method: 'capture', capture: { roundTrips: 2 } });
+    expect(await vm.status()).toBe('running');
+    await vm.save({ storeDir, name: 'tiny', method: 'stopped' });
+    const [captured, held] = [1, 2].map((number) => readManifest(path.join(storeDir, 'tiny', `${number}`)));
+    const { configuration, description } = held!.migration;
+    expect(captured).toMatchObject({
+      mode: 'capture',
+      runState: 'running',
+      migration: { configuration, description },
+    });
+    expect(captured!.ram).toEqual(held!.ram);
+  });
+
+  it('is as it was, and has nothing of ours in it', async () => {
+    const before = await settingsOf(vm.qmpSocket);
+    await vm.save({ storeDir, name: 'tiny', method: 'capture' });
+    expect(await vm.ask('query-fdsets')).toEqual([]);
+    expect(await settingsOf(vm.qmpSocket)).toEqual(before);
+    // Which a memory that is still watched would not let it do.
+    await vm.save({ storeDir, name: 'tiny', method: 'background-snapshot' });
+  });
+
+  it('may be in a sandbox', async () => {
+    const sandbox = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny';
+    const inSandbox = startTinyVm({ qemu, dir, args: ['-sandbox', sandbox] });
+    await inSandbox.untilStatus('running');
+    const report = await inSandbox.save({ storeDir, name: 'sandbox', method: 'capture' });
+    expect(report).toMatchObject({ method: 'capture', capture: { tracker: kind } });
+    expect(await inSandbox.status()).toBe('running');
+  });
+
+  it('stays paused when somebody pauses it while its memory is read', async () => {
+    const save = await startParked('streaming', monitor, storeDir);
+    await vm.ask('stop');
+    process.kill(save.pid, 'SIGCONT');
+    expect(await save.ended).toMatchObject({ code: 0, json: { method: 'capture', pauseMs: 0 } });
+    expect(await vm.status()).toBe('paused');
+    expect(readManifest(path.join(storeDir, 'tiny', '1')).runState).toBe('paused');
+  });
+
+  it.each(['streaming', 'paused', 'committing'] as const)(
+    'is not harmed by kill -9 where the save is at "%s", and is saved again',
+    async (point) => {
+      const save = await startParked(point, monitor, storeDir);
+      expect(await vm.status()).toBe(point === 'paused' ? 'paused' : 'running');
+      save.kill();
+      await save.ended;
+      await vm.save({ storeDir, name: 'tiny', method: 'capture' });
+      expect(await vm.status()).toBe('running');
+      expect(await vm.ask('query-fdsets')).toEqual([]);
+      expect(await storeProblems(storeDir)).toEqual([]);
+    },
+  );
+
+  it('lets a save fail by name when QEMU is killed meanwhile', async () => {
+    const save = await startParked('paused', monitor, storeDir);
+    await vm.end();
+    process.kill(save.pid, 'SIGCONT');
+    expect(await save.ended).toMatchObject({ code: 1, json: { error: { code: 'QEMU_DIED' } } });
+    expect(await storeProblems(storeDir)).toEqual([]);
+  });
+
+  it('is saved by one save at a time', async () => {
+    const save = await startParked('streaming', monitor, storeDir);
+    const second = vm.save({ storeDir, name: 'other', method: 'capture' });
+    await expect(second).rejects.toMatchObject({ code: 'VM_BUSY' });
+    process.kill(save.pid, 'SIGCONT');
+    expect(await save.ended).toMatchObject({ code: 0 });
+  });
+});
+
+/** It goes no further before it gets SIGCONT. */
+async function startParked(point: ParkingPoint, monitor: string, storeDir: string): Promise<RunningCli> {
+  const args = ['--json', '--store', storeDir, 'save', `qmp:${monitor}`, 'tiny'];
+  const save = startCli(args, { env: { VMCKPT_PARK: point } });
+  await untilParked(save, point);
+  return save;
+}
+
+describeOnEachQemu('a guest that rewrites its memory', (qemu) => testRewriting(qemu, 'tcg'));
+describeUnderKvm('a guest that rewrites its memory', (qemu) => testRewriting(qemu, 'kvm'));
+
+function testRewriting(qemu: QemuChoice, accel: Accelerator): void {
+  const dir = suiteDirectory();
+  const storeDir = useOwnFolders(dir);
+  afterEach(stopRestored);
+
+  it('is whole when it was captured, again and again', async () => {
+    const guest = await startBare({ dir, qemu, accel, words: 'pause=1' });
+    let before = await nextSweeps(guest);
+    for (let count = 0; count < CAPTURES; count++) {
+      before = await nextSweeps(guest);
+      await saveGuest(guest, { storeDir, name: 'bare', method: 'capture', maxPauseMs: 1 });
+    }
+    await nextSweeps(guest);
+    await guest.stop();
+    for (let generation = CAPTURES; generation > 0; generation--) {
+      const restored = await restoreGuest(guest, { storeDir, reference: `bare@${generation}`, qemu });
+      if (generation === CAPTURES)
+        for (const sweep of before) expect(await examineBare(restored.console, sweep)).toEqual(BARE_WHOLE);
+      else expect(await nextSweep(restored.console)).toMatchObject({ bad: 0, code: true, dma: true });
+      await restored.stop();
+    }
+  });
+}
+
+describeOnEachQemu('what a disk writes to memory while it is captured', (qemu) => {
+  const dir = suiteDirectory();
+  const storeDir = useOwnFolders(dir);
+
+  it.each(['native', 'io_uring', 'threads'])('is in the checkpoint (cache=none, aio=%s)', async (aio) => {
+    const image = readableImage(dir);
+    const drive = `if=virtio,file=${image},format=raw,readonly=on,cache=none,aio=${aio}`;
+    const vm = startTinyVm({ qemu, dir, args: ['-drive', drive] });
+    await vm.untilMemory(READ_COUNT);
+    for (let count = 0; count < CAPTURES; count++) {
+      await vm.save({ storeDir, name: aio, method: 'capture', maxPauseMs: 1 });
+      expect(await wrongReads(path.join(storeDir, aio, `${count + 1}`))).toEqual([]);
+    }
+    await vm.end();
+  });
+});
+
+/** With the program that reads, and pages that tell which of the image they are. */
+function readableImage(dir: string): string {
+  const image = bootImage(dir, 'readOn');
+  const pages = Buffer.alloc(READ_FROM + PAGES_READ * PAGE_BYTES);
+  readFileSync(image).copy(pages, 0, 0, READ_FROM);
+  for (let page = 0; page < PAGES_READ; page++)
+    for (let at = 0; at < PAGE_BYTES; at += 4)
+      pages.writeUInt32LE(page + 1, READ_FROM + page * PAGE_BYTES + at);
+  writeFileSync(image, pages);
+  return image;
+}
+
+/** Of a captured VM that reads on: the pages that are not as the reads before the instant have left them. */
+async function wrongReads(generation: string): Promise<string[]> {
+  const reader = await CheckpointReader.open(generation);
+  try {
+    const count = readPage(reader, 0).readUInt32LE(READ_COUNT);
+    const wrong: string[] = [];
+    for (let page = 0; page < PAGES_READ_TO; page++) {
+      const bytes = readPage(reader, READ_TO / PAGE_BYTES + page);
+      // The read that was under way, whose number is the count, may be over.
+      const last = count - 1 - ((count - 1 - page) % PAGES_READ_TO);
+      const expected = [last, ...(count % PAGES_READ_TO === page ? [count] : [])].map(
+        (n) => (n % PAGES_READ) + 1,
+      );
+      const found = new Set(Array.from({ length: PAGE_BYTES / 4 }, (_, at) => bytes.readUInt32LE(at * 4)));
+      if (found.size !== 1 || !expected.includes([...found][0]!))
+        wrong.push(`page ${page}: ${[...found].slice(0, 3).join()} found, ${expected.join(' or ')} expected`);
+    }
+    return wrong;
+  } finally {
+    reader.close();
+  }
+}
+
+/** By its number in main memory, which is the first of the blocks. */
+function readPage(reader: CheckpointReader, page: number): Buffer {
+  const kind = reader.kindOf(page);
+  if (kind !== PAGE_KINDS.data) return Buffer.alloc(PAGE_BYTES, reader.fillByteOf(page));
+  const extent = Buffer.alloc(MAX_EXTENT_PAGES * PAGE_BYTES);
+  reader.readExtent(reader.extentOf(page), extent);
+  const start = reader.slotOf(page) * PAGE_BYTES;
+  return extent.subarray(start, start + PAGE_BYTES);
+}
