@@ -16,11 +16,16 @@ namespace {
 
 /** Of an entry of pagemap, proc(5). */
 constexpr uint64_t kSoftDirty = uint64_t{1} << 55;
+/**
+ * The page is the process's own, or swapped out: it is not the zero page that the kernel maps where memory is
+ * only read, not even after the page that was there had been given back.
+ */
+constexpr uint64_t kOwn = uint64_t{1} << 56 | uint64_t{1} << 62;
 /** To /proc/PID/clear_refs. */
 constexpr char kClearSoftDirty = '4';
 
-bool HasChanged(uint64_t entry, bool was_present) {
-  return (entry & kSoftDirty) != 0 || (was_present && (entry & kPagePresent) == 0);
+bool HasChanged(uint64_t entry, bool was_own) {
+  return (entry & kSoftDirty) != 0 || (was_own && (entry & kOwn) == 0);
 }
 
 uint64_t PagesOf(const std::vector<MemoryRegion>& regions) {
@@ -36,7 +41,7 @@ SoftDirty::SoftDirty(pid_t pid, std::vector<MemoryRegion> regions)
       clear_refs_(Check(
           ::open(("/proc/" + std::to_string(pid) + "/clear_refs").c_str(), O_WRONLY | O_CLOEXEC), "open")),
       regions_(std::move(regions)),
-      present_(PagesOf(regions_)) {}
+      own_(PagesOf(regions_)) {}
 
 template <typename Visit>
 void SoftDirty::ForEach(Visit visit) const {
@@ -50,13 +55,13 @@ void SoftDirty::ForEach(Visit visit) const {
 
 void SoftDirty::Arm() {
   Clear();
-  ForEach([&](uint64_t, uint64_t at, uint64_t entry) { present_[at] = (entry & kPagePresent) != 0; });
+  ForEach([&](uint64_t, uint64_t at, uint64_t entry) { own_[at] = (entry & kOwn) != 0; });
 }
 
 PageRuns SoftDirty::Look() const {
   PageRuns changed;
   ForEach([&](uint64_t page, uint64_t at, uint64_t entry) {
-    if (HasChanged(entry, present_[at])) Append(changed, {.first = page, .count = 1});
+    if (HasChanged(entry, own_[at])) Append(changed, {.first = page, .count = 1});
   });
   return changed;
 }
@@ -64,8 +69,8 @@ PageRuns SoftDirty::Look() const {
 PageRuns SoftDirty::Take() {
   PageRuns changed;
   ForEach([&](uint64_t page, uint64_t at, uint64_t entry) {
-    if (HasChanged(entry, present_[at])) Append(changed, {.first = page, .count = 1});
-    present_[at] = (entry & kPagePresent) != 0;
+    if (HasChanged(entry, own_[at])) Append(changed, {.first = page, .count = 1});
+    own_[at] = (entry & kOwn) != 0;
   });
   Clear();
   return changed;

@@ -29,7 +29,7 @@ class SoftDirty {
   PageRuns Take();
 
  private:
-  /** Calls `visit(page, at, entry)` with the page's number, its place in `present_`, and its entry of
+  /** Calls `visit(page, at, entry)` with the page's number, its place in `own_`, and its entry of
    * pagemap. */
   template <typename Visit>
   void ForEach(Visit visit) const;
@@ -38,8 +38,9 @@ class SoftDirty {
   Fd pagemap_;
   Fd clear_refs_;
   std::vector<MemoryRegion> regions_;
-  /** Of each page: it was there at the last Arm() or Take(). One that has gone since reads as zero. */
-  std::vector<bool> present_;
+  /** Of each page: it was there, and no zero page, at the last Arm() or Take(). One that has gone since reads
+   * as zero. */
+  std::vector<bool> own_;
 };
 
 /** Why this kernel does not have them, as a clause; empty when it does. */
