@@ -83,6 +83,7 @@
       'type': 'executable',
       'sources': [
         '<(core)/borrowed_code.cc',
+        '<(core)/holder.cc',
         '<(core)/pidfd.cc',
         '<(core)/process_memory.cc',
         '<(core)/process_status.cc',

@@ -13,6 +13,7 @@
 #include <string>
 #include <string_view>
 
+#include "core/holder.h"
 #include "core/process_status.h"
 #include "core/refusal.h"
 #include "core/system_error.h"
@@ -71,31 +72,54 @@ int Run(const vmckpt::TakeOptions& options) {
   }
 }
 
-std::optional<vmckpt::TakeOptions> OptionsOf(std::span<char*> arguments) {
-  if (arguments.size() < 2 || arguments.size() > 3) return std::nullopt;
+/** 0 when it is none. */
+pid_t PidOf(const char* text) {
   char* end;
-  const long pid = std::strtol(arguments[1], &end, 10);
-  const bool is_sandboxed = arguments.size() == 3;
-  if (*end != '\0' || pid < 1) return std::nullopt;
-  if (is_sandboxed && std::string_view(arguments[2]) != "--sandboxed") return std::nullopt;
-  return vmckpt::TakeOptions{.pid = static_cast<pid_t>(pid), .is_sandboxed = is_sandboxed};
+  const long pid = std::strtol(text, &end, 10);
+  return *end == '\0' && pid > 0 ? static_cast<pid_t>(pid) : 0;
 }
 
-}  // namespace
+std::optional<vmckpt::TakeOptions> TakeOptionsOf(std::span<char*> arguments) {
+  if (arguments.empty() || arguments.size() > 2) return std::nullopt;
+  const bool is_sandboxed = arguments.size() == 2;
+  if (is_sandboxed && std::string_view(arguments[1]) != "--sandboxed") return std::nullopt;
+  const pid_t pid = PidOf(arguments[0]);
+  if (pid == 0) return std::nullopt;
+  return vmckpt::TakeOptions{.pid = pid, .is_sandboxed = is_sandboxed};
+}
 
-int main(int argc, char** argv) {
-  const auto options = OptionsOf({argv, static_cast<size_t>(argc)});
+std::optional<vmckpt::HolderOptions> HolderOptionsOf(std::span<char*> arguments) {
+  if (arguments.size() != 4 || std::string_view(arguments[0]) != "--hold") return std::nullopt;
+  const pid_t pid = PidOf(arguments[1]);
+  if (pid == 0) return std::nullopt;
+  return vmckpt::HolderOptions{.pid = pid, .socket_path = arguments[2], .id = arguments[3]};
+}
+
+int Main(std::span<char*> arguments) {
+  if (const auto options = HolderOptionsOf(arguments)) {
+    vmckpt::RunHolder(*options, vmckpt::Fd(kSocket));
+    return 0;
+  }
+  const auto options = TakeOptionsOf(arguments);
   if (!options) {
-    std::fprintf(stderr, "vmckpt-tracker PID [--sandboxed], with a unix socket as descriptor 3\n");
+    std::fprintf(stderr, "vmckpt-tracker is started by vmckpt, and needs a descriptor 3\n");
     return 2;
   }
   // While it waits for the thread, the thread stands still: not for the 50 µs that sleeps are usually rounded
   // up to.
   ::prctl(PR_SET_TIMERSLACK, 1);
+  return Run(*options);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
   try {
-    return Run(*options);
+    return Main({argv + 1, static_cast<size_t>(argc) - 1});
+  } catch (const SystemError& error) {
+    std::fprintf(stderr, "vmckpt-tracker: %s: %s\n", error.syscall(), error.what());
   } catch (const std::exception& error) {
     std::fprintf(stderr, "vmckpt-tracker: %s\n", error.what());
-    return 1;
   }
+  return 1;
 }

@@ -1,6 +1,7 @@
 #include "core/unix_socket.h"
 
 #include <poll.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 #include <chrono>
@@ -69,6 +70,17 @@ Fd ConnectUnix(const std::string& path) {
   Check(RetryOnSignal(
             [&] { return ::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)); }),
         "connect");
+  return socket;
+}
+
+Fd ListenUnix(const std::string& path) {
+  sockaddr_un address = AddressOf(path);
+  Fd socket = NewSocket();
+  const mode_t before = ::umask(0177);
+  const int bound = ::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address));
+  ::umask(before);
+  Check(bound, "bind");
+  Check(::listen(socket.get(), SOMAXCONN), "listen");
   return socket;
 }
 

@@ -29,6 +29,9 @@ ucred PeerCredentials(int socket);
 /** Connects, blocking, to a listening socket. Throws ENAMETOOLONG when `path` exceeds 107 bytes. */
 Fd ConnectUnix(const std::string& path);
 
+/** Listens at a path where nothing is yet, for this user only. */
+Fd ListenUnix(const std::string& path);
+
 /** The two ends of a connection. */
 std::pair<Fd, Fd> MakeSocketPair();
 

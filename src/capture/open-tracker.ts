@@ -44,12 +44,19 @@ export async function openWriteProtection(options: TrackerOptions): Promise<Writ
   try {
     const native = newWriteProtection(userfaultfd, options);
     native.register();
-    return new Tracked('write-protection', native, undefined);
+    return new WriteProtected(native, userfaultfd);
   } catch (error) {
-    return unregistrable(error as NodeJS.ErrnoException);
-  } finally {
     closeSync(userfaultfd);
+    return unregistrable(error as NodeJS.ErrnoException);
   }
+}
+
+/**
+ * Goes on with a userfaultfd that was armed before, for the same memory: `take()` and `look()` tell what was written since.
+ * It is closed with the tracker. May fail with a system error.
+ */
+export function resumeWriteProtection(options: TrackerOptions, userfaultfd: number): WriteTracker {
+  return new WriteProtected(newWriteProtection(userfaultfd, options), userfaultfd);
 }
 
 /** @param shortfall why it is not a better one. @returns why there is none, as a clause, where there is none */
@@ -81,6 +88,10 @@ class Tracked implements WriteTracker {
     this.#native = native;
   }
 
+  get userfaultfd(): number | undefined {
+    return undefined;
+  }
+
   arm(): void {
     this.#native.arm();
   }
@@ -93,15 +104,35 @@ class Tracked implements WriteTracker {
     return this.#native.take();
   }
 
-  /** With the last descriptor of a userfaultfd the kernel lifts its protection. */
   close(): void {
     this.#native.close();
+  }
+}
+
+/** With the last descriptor of a userfaultfd the kernel lifts its protection. */
+class WriteProtected extends Tracked {
+  #userfaultfd: number | undefined;
+
+  constructor(native: ReturnType<typeof newWriteProtection>, userfaultfd: number) {
+    super('write-protection', native, undefined);
+    this.#userfaultfd = userfaultfd;
+  }
+
+  override get userfaultfd(): number | undefined {
+    return this.#userfaultfd;
+  }
+
+  override close(): void {
+    super.close();
+    if (this.#userfaultfd !== undefined) closeSync(this.#userfaultfd);
+    this.#userfaultfd = undefined;
   }
 }
 
 /** Every page counts as written. */
 class Untracked implements WriteTracker {
   readonly kind = 'none';
+  readonly userfaultfd = undefined;
   readonly #all: PageRuns;
 
   constructor(

@@ -24,6 +24,9 @@ export interface WriteTracker {
   /** Why it is not of a better kind, as a clause for the user; undefined for the best. */
   readonly shortfall: string | undefined;
 
+  /** What a holder can keep, until `close()` (held-tracking.ts); undefined for other kinds than write protection. */
+  readonly userfaultfd: number | undefined;
+
   /** All pages count as unwritten from now on. Only while the VM is stopped. Once, before everything else. */
   arm(): void;
 
@@ -33,7 +36,7 @@ export interface WriteTracker {
   /** The same, and they count as unwritten from now on. Only while the VM is stopped. */
   take(): PageRuns;
 
-  /** Leaves nothing in the process. Nothing else may be called afterwards. */
+  /** Leaves nothing in the process. Nothing else may be called afterwards, but this again. */
   close(): void;
 }
 

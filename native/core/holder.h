@@ -1,0 +1,32 @@
+// Keeps a userfaultfd between two saves of a VM (save --track), and with it the tracking of its writes. It is
+// a process of its own and not a descriptor left in QEMU: QEMU's table stays as it is, other tools find no
+// userfaultfd there that they would take for one of QEMU's, the owner can be seen and ended, and whatever
+// kills it, the kernel drops the protection with the last descriptor.
+//
+// It listens on a unix socket, for the same user and root, one connection at a time. On each it first sends
+// `{"id":"ID"}`, the generation with which the tracking began. Then, line by line:
+//   take        sends `{"id":"ID"}` with the descriptor. The tracking is in use from now on.
+//   keep ID     it goes on from that generation; sends `{"id":"ID"}`.
+//   end         it ends.
+// A connection that ends while the tracking is in use has told nobody what was taken: the tracking ends, too.
+// It also ends with the process that is tracked.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+
+#include "core/fd.h"
+
+namespace vmckpt {
+
+struct HolderOptions {
+  pid_t pid;
+  std::string socket_path;
+  std::string id;
+};
+
+/** Says `ready` on standard output when it listens, and closes that. Returns when it has ended. */
+void RunHolder(const HolderOptions& options, Fd userfaultfd);
+
+}  // namespace vmckpt
