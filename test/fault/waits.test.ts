@@ -7,7 +7,7 @@ import { execFileSync } from 'node:child_process';
 import { constants, openSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished, vi } from 'vitest';
 import { endProcess, startQemu, TINY, connectWhenReady } from '../integration/qemu-helper.js';
 import { startCli, type CliResult, type RunningCli } from '../support/command.js';
 import { isAlive, killProcessesOf, runningPids } from '../support/processes.js';
@@ -23,7 +23,7 @@ const PARTIES = {
 } as const;
 type Party = keyof typeof PARTIES;
 
-vi.setConfig({ testTimeout: 120_000 });
+vi.setConfig({ testTimeout: 180_000 });
 
 describe('a verb', () => {
   const dir = suiteDirectory();
@@ -110,12 +110,14 @@ describe('a verb', () => {
     async (...flags) => {
       const socket = path.join(dir, 'parked.sock');
       const qemu = startQemu([...TINY, '-qmp', `unix:${socket},server=on,wait=off`], dir);
+      onTestFinished(() => endProcess(qemu));
       await (await connectWhenReady(socket)).close();
+      // It has heard of the end of that connection.
+      await until('it to listen, and no more', () => socketsAt(socket) === 1);
       process.kill(qemu.pid!, 'SIGSTOP');
-      const connections = connectionsTo(socket);
       const [verb, ...rest] = flags.filter((flag) => flag !== undefined);
       const saving = start('--json', verb!, ...rest, `qmp:${socket}`, 'parked');
-      await until('it to connect', () => connectionsTo(socket) > connections);
+      await until('the verb to connect', () => socketsAt(socket) === 2);
       await endProcess(qemu);
       expect(await endedAtOnce(saving)).toMatchObject({ code: 1, json: { error: { code: 'QMP_CLOSED' } } });
     },
@@ -185,8 +187,8 @@ describe('a verb', () => {
   }
 });
 
-/** Those that are not accepted yet among them. */
-function connectionsTo(socket: string): number {
+/** The one that listens, and its end of each connection, accepted or not. */
+function socketsAt(socket: string): number {
   return readFileSync('/proc/net/unix', 'latin1').split(` ${socket}\n`).length - 1;
 }
 
