@@ -5,11 +5,11 @@ import { Store } from '../../src/store/store.js';
 import type { PruneReport } from '../../src/vms/prune.js';
 import { cliSuite } from '../support/cli.js';
 import { storeGeneration } from '../support/stored.js';
-import { endTinyVms, startTinyVm } from '../support/tiny-vm.js';
+import { endScriptedVms, startScriptedVm } from '../support/tiny-vm.js';
 
 describe('prune', () => {
   const { run, directory, storeDir } = cliSuite();
-  endTinyVms();
+  endScriptedVms();
   let name: string;
   let suffix = 0;
 
@@ -72,7 +72,7 @@ describe('prune', () => {
   });
 
   it('follows a save that has --keep options, which says what a process keeps', async () => {
-    const { qmpSocket } = await startTinyVm({ dir: directory, script: 'exec "$@"' });
+    const { qmpSocket } = await startScriptedVm({ dir: directory, script: 'exec "$@"' });
     const use = holdGeneration(path.join(storeDir, name, '1'));
     const save = ['--json', 'save', `qmp:${qmpSocket}`, name];
     const first = await run([...save, '--keep-last', '2']);

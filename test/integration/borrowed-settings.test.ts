@@ -6,7 +6,7 @@ import { Store } from '../../src/store/store.js';
 import { checkCheckpoint } from '../../src/checkpoint/check.js';
 import { settingsOf } from '../support/faults.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
-import { startTinyVm } from './tiny-vm.js';
+import { startTinyVm } from '../support/tiny-vm.js';
 
 /** What a capability needs beside itself. */
 const COMPANIONS: Readonly<Record<string, readonly string[]>> = {

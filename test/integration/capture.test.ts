@@ -25,9 +25,8 @@ import {
   READ_FROM,
   READ_TO,
   bootImage,
-  startTinyVm,
-  type TinyVm,
-} from './tiny-vm.js';
+} from '../support/boot-sectors.js';
+import { startTinyVm, type TinyVm } from '../support/tiny-vm.js';
 
 const { kind, shortfall } = bestTracker();
 beforeEach((context) => context.skip(kind === 'none', shortfall));

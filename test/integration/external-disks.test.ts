@@ -12,7 +12,8 @@ import { startCli } from '../support/command.js';
 import { killAndWait, killAtExit } from '../support/processes.js';
 import { until } from '../support/until.js';
 import { describeOnEachQemu, describeOnQemu11, suiteDirectory } from '../support/vitest.js';
-import { bootImage, startTinyVm, WRITE_COUNT, type TinyVm } from './tiny-vm.js';
+import { bootImage, WRITE_COUNT } from '../support/boot-sectors.js';
+import { startTinyVm, type TinyVm } from '../support/tiny-vm.js';
 
 /** Options of qemu-img, and whether QEMU writes to it whenever a VM runs, be it that the guest does not. */
 const IMAGES = {

@@ -8,7 +8,7 @@ import { Store } from '../../src/store/store.js';
 import { startCli } from '../support/command.js';
 import { chooseSeed, Random, settingsOf } from '../support/faults.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
-import { startTinyVm, type TinyVm } from './tiny-vm.js';
+import { startTinyVm, type TinyVm } from '../support/tiny-vm.js';
 
 const KILLS = 4;
 const SAVE_MS = 900;

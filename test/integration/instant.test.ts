@@ -5,7 +5,7 @@ import { beforeEach, expect, it } from 'vitest';
 import { QmpClient } from '../../src/qemu/qmp.js';
 import { Store } from '../../src/store/store.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
-import { startTinyVm, type TinyVm } from './tiny-vm.js';
+import { startTinyVm, type TinyVm } from '../support/tiny-vm.js';
 
 describeOnEachQemu('what takes part in a save', (qemu) => {
   const dir = suiteDirectory();

@@ -6,7 +6,7 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { PACKAGE_ROOT } from '../../src/util/package-paths.js';
 import { killProcessesOf } from '../../src/bench/processes.js';
-import { endTinyVms, startTinyVm } from '../support/tiny-vm.js';
+import { endScriptedVms, startScriptedVm } from '../support/tiny-vm.js';
 import { suiteDirectory } from '../support/vitest.js';
 
 const dir = suiteDirectory();
@@ -17,7 +17,7 @@ const scratch = path.join(PACKAGE_ROOT, '.cache/library');
 beforeAll(() => {
   process.env['VMCKPT_RUNTIME_DIR'] = runtimeDir;
 });
-endTinyVms();
+endScriptedVms();
 afterAll(() => killProcessesOf(runtimeDir));
 
 test('the program in docs/library.md saves, restores and lists a VM', async () => {
@@ -27,7 +27,7 @@ test('the program in docs/library.md saves, restores and lists a VM', async () =
   mkdirSync(scratch, { recursive: true });
   const file = path.join(scratch, 'program.js');
   writeFileSync(file, program);
-  const vm = await startTinyVm({ dir, script: 'exec "$@"' });
+  const vm = await startScriptedVm({ dir, script: 'exec "$@"' });
 
   const { stdout } = await promisify(execFile)(process.execPath, [
     file,

@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { qemuBinary, type QemuChoice } from '../support/cache.js';
 import { useOwnFolders } from '../support/checkpointing.js';
-import { endTinyVm, restoreTinyVm, saveTinyVm, startTinyVm } from '../support/tiny-vm.js';
+import { endScriptedVm, restoreTinyVm, saveTinyVm, startScriptedVm } from '../support/tiny-vm.js';
 import { describeOnEachQemu, describeOnQemu11, suiteDirectory } from '../support/vitest.js';
 import { TINY } from './qemu-helper.js';
 
@@ -32,9 +32,9 @@ function suite(choice: QemuChoice): void {
 
   it.each(OTHERS)('that is loaded %s', async (_, others) => {
     const script = `shift; exec ${qemu} "$@" ${devices('', ',port=3').join(' ')}`;
-    const vm = await startTinyVm({ script, dir });
+    const vm = await startScriptedVm({ script, dir });
     await saveTinyVm(vm, { layout: 'raw' });
-    await endTinyVm(vm);
+    await endScriptedVm(vm);
     for (const way of WAYS) {
       const restored = restoreTinyVm(vm, { ...way, qemuBinary: qemu, qemuArgs: [...TINY, ...others] });
       const hint = expect.stringMatching(/devices must be the same|its configuration differs/) as string;

@@ -4,7 +4,7 @@ import { existsSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { beforeEach, expect, it } from 'vitest';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
-import { startTinyVm } from './tiny-vm.js';
+import { startTinyVm } from '../support/tiny-vm.js';
 
 const DISK_BYTES = 2 ** 24;
 

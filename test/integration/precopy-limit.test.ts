@@ -8,7 +8,8 @@ import { readManifest } from '../../src/checkpoint/manifest.js';
 import { globalStateIn } from '../../src/migration-stream/global-state.js';
 import { memoryOf, readGeneration } from '../unit/interchange/machines.js';
 import { describeOnQemu10, suiteDirectory } from '../support/vitest.js';
-import { bootSector, startTinyVm } from './tiny-vm.js';
+import { bootSector } from '../support/boot-sectors.js';
+import { startTinyVm } from '../support/tiny-vm.js';
 
 /** Main memory is the first block: what the boot sector rewrites lies there as in the guest. */
 const REWRITTEN = { start: 0x1000000, end: 0x1000000 + 44 * 2 ** 20 };

@@ -9,17 +9,17 @@ import { VmFolder } from '../../src/vms/folder.js';
 import { isRoot } from '../support/cli.js';
 import { startCli } from '../support/command.js';
 import {
-  endTinyVm,
-  endTinyVms,
+  endScriptedVm,
+  endScriptedVms,
   restoreTinyVm,
   saveTinyVm,
-  startTinyVm,
-  type TinyVm,
+  startScriptedVm,
+  type ScriptedVm,
 } from '../support/tiny-vm.js';
 import { suiteDirectory } from '../support/vitest.js';
 
 const directory = suiteDirectory();
-endTinyVms();
+endScriptedVms();
 let count = 0;
 
 function freshFolder(...below: string[]): string {
@@ -45,19 +45,19 @@ describe('a QEMU in the background', () => {
   const script = `mkdir -p real other; truncate -s 1M real/disk other/disk; cd other; exec env -C "$DIR/real" "$@" ${DISK} -daemonize`;
 
   it('comes back with its own disk, not with one of that name in the folder that its environment names', async () => {
-    const vm = await startTinyVm({ script, dir: freshFolder() });
+    const vm = await startScriptedVm({ script, dir: freshFolder() });
     await saveTinyVm(vm, { method: 'stopped', quit: true });
     expect(readManifest(path.join(vm.dir, 'store/web/1')).workingDirectory).toBe(path.join(vm.dir, 'real'));
-    await endTinyVm(vm);
+    await endScriptedVm(vm);
     const { qemuPid } = await restoreTinyVm(vm);
     expect(openFiles(qemuPid!).join()).toContain(path.join(vm.dir, 'real/disk'));
   });
 
   it('is found by its monitor, too, and tells an absolute path of it', async () => {
     const relative = `cd /; exec env -C "$DIR" "$@" -serial file:serial.log -daemonize`;
-    const vm = await startTinyVm({ script: relative, dir: freshFolder(), qmp: 'web.qmp' });
+    const vm = await startScriptedVm({ script: relative, dir: freshFolder(), qmp: 'web.qmp' });
     await saveTinyVm(vm, { method: 'stopped', quit: true });
-    await endTinyVm(vm);
+    await endScriptedVm(vm);
     const { qemuPid, qmpSocket } = await restoreTinyVm(vm);
     expect(readlinkSync(`/proc/${qemuPid}/cwd`)).toBe(vm.dir);
     expect(qmpSocket).toBe(path.join(vm.dir, 'web.qmp'));
@@ -72,9 +72,9 @@ describe('a disk that was changed meanwhile', () => {
   ])('is refused when it %s', async (_, format, size, said) => {
     const dir = freshFolder();
     const script = 'qemu-img create -q -f qcow2 disk 4M; exec "$@" -drive if=virtio,file=disk';
-    const vm = await startTinyVm({ script, dir });
+    const vm = await startScriptedVm({ script, dir });
     await saveTinyVm(vm, { method: 'stopped', quit: true, disksExternal: true });
-    await endTinyVm(vm);
+    await endScriptedVm(vm);
     execFileSync('qemu-img', ['create', '-q', '-f', format, path.join(dir, 'disk'), size]);
     const refusal = { code: 'QEMU_INCOMPATIBLE', message: expect.stringContaining(said) as string };
     // The user errs.
@@ -87,12 +87,12 @@ describe('a disk that was changed meanwhile', () => {
 
 it('a VM with a name of 128 characters comes back, also as a clone of such a name', async () => {
   const name = 'n'.repeat(128);
-  const vm = await startTinyVm({
+  const vm = await startScriptedVm({
     script: 'exec "$@" -serial unix:serial.sock,server=on,wait=off',
     dir: freshFolder(),
   });
   await saveTinyVm(vm, { name, method: 'stopped', quit: true });
-  await endTinyVm(vm);
+  await endScriptedVm(vm);
   const clone = await restoreTinyVm(vm, { reference: name, vmName: 'c'.repeat(128), identity: 'clone' });
   const restored = await restoreTinyVm(vm, { reference: name });
   for (const { qemuPid, vmName } of [clone, restored]) {
@@ -103,10 +103,10 @@ it('a VM with a name of 128 characters comes back, also as a clone of such a nam
 });
 
 describe.runIf(isRoot)('a VM of another user (needs root)', () => {
-  async function startAsOther(script: string): Promise<TinyVm> {
+  async function startAsOther(script: string): Promise<ScriptedVm> {
     const dir = freshFolder();
     for (const folder of [directory, path.dirname(dir), dir]) chmodSync(folder, 0o755);
-    return startTinyVm({ script, dir });
+    return startScriptedVm({ script, dir });
   }
 
   it.each([
@@ -120,7 +120,7 @@ describe.runIf(isRoot)('a VM of another user (needs root)', () => {
     const vm = await startAsOther(`chown 4242 .; ${script}`);
     await saveTinyVm(vm, { method: 'stopped', quit: true });
     expect(readManifest(path.join(vm.dir, 'store/web/1')).process).toMatchObject({ uid: 4242, gid: 4243 });
-    await endTinyVm(vm);
+    await endScriptedVm(vm);
     const { qemuPid, vmName } = await restoreTinyVm(vm);
     expect(statusOf(qemuPid!, 'Uid')).toEqual(Array(4).fill('4242'));
     expect(statusOf(qemuPid!, 'Gid')).toEqual(Array(4).fill('4243'));
@@ -149,9 +149,9 @@ describe.runIf(isRoot)('a tap interface (needs root)', () => {
 
   it('that somebody made, and that is gone, is not made anew', async () => {
     execFileSync('ip', ['tuntap', 'add', 'dev', NAME, 'mode', 'tap']);
-    const vm = await startTinyVm({ script, dir: freshFolder() });
+    const vm = await startScriptedVm({ script, dir: freshFolder() });
     await saveTinyVm(vm, { method: 'stopped', quit: true });
-    await endTinyVm(vm);
+    await endScriptedVm(vm);
     remove();
     await expect(restoreTinyVm(vm)).rejects.toMatchObject({
       code: 'PLACE_DIFFERS',
@@ -161,9 +161,9 @@ describe.runIf(isRoot)('a tap interface (needs root)', () => {
   });
 
   it('that QEMU made itself is made anew with a word', async () => {
-    const vm = await startTinyVm({ script, dir: freshFolder() });
+    const vm = await startScriptedVm({ script, dir: freshFolder() });
     await saveTinyVm(vm, { method: 'stopped', quit: true });
-    await endTinyVm(vm);
+    await endScriptedVm(vm);
     const said: string[] = [];
     await restoreTinyVm(vm, { onMessage: (text) => said.push(text) });
     expect(said).toContainEqual(expect.stringContaining(`The tap interface ${NAME} does not exist`));
@@ -172,9 +172,9 @@ describe.runIf(isRoot)('a tap interface (needs root)', () => {
 
 describe.runIf(isRoot)('a restore in another place (needs root)', () => {
   it('is refused, though the save was where the VM ran', async () => {
-    const vm = await startTinyVm({ script: 'exec "$@"', dir: freshFolder() });
+    const vm = await startScriptedVm({ script: 'exec "$@"', dir: freshFolder() });
     await saveTinyVm(vm, { method: 'stopped', quit: true });
-    await endTinyVm(vm);
+    await endScriptedVm(vm);
     const env = { VMCKPT_STORE: path.join(vm.dir, 'store') };
     for (const [flag, place] of [
       ['--net', 'network namespace'],

@@ -13,12 +13,12 @@ import { identifyProcess } from '../../src/util/process-identity.js';
 import { bareGuestFile } from '../support/cache.js';
 import { cliSuite, isRoot } from '../support/cli.js';
 import {
-  endTinyVm,
-  endTinyVms,
+  endScriptedVm,
+  endScriptedVms,
   restoreTinyVm,
   saveTinyVm,
-  startTinyVm,
-  type TinyVm,
+  startScriptedVm,
+  type ScriptedVm,
 } from '../support/tiny-vm.js';
 import { connectWhenReady, TINY } from './qemu-helper.js';
 
@@ -373,7 +373,7 @@ const PAUSED = 'The VM was paused. It stays so when it is restored, unless with 
 
 describe('a save knows what its restore would refuse', () => {
   const { directory, run } = cliSuite();
-  endTinyVms();
+  endScriptedVms();
   let count = 0;
 
   async function start({ script, env }: Pick<Case, 'script' | 'env'>) {
@@ -381,10 +381,10 @@ describe('a save knows what its restore would refuse', () => {
     mkdirSync(dir);
     const variables = env?.(dir) ?? { VMCKPT_RUNTIME_DIR: path.join(dir, 'run') };
     Object.assign(process.env, variables);
-    return startTinyVm({ script, dir });
+    return startScriptedVm({ script, dir });
   }
 
-  async function tell({ qmpSocket }: TinyVm, commands: NonNullable<Case['monitor']>): Promise<void> {
+  async function tell({ qmpSocket }: ScriptedVm, commands: NonNullable<Case['monitor']>): Promise<void> {
     if (commands.length === 0) return;
     const qmp = await connectWhenReady(qmpSocket);
     for (const [command, args] of commands) await qmp.execute(command, args);
@@ -419,7 +419,7 @@ describe('a save knows what its restore would refuse', () => {
       const { restoreProblems } = readManifest(path.join(vm.dir, 'store', 'web', '1'));
       expect(restoreProblems).toContainEqual({ code, message });
       await saveTinyVm(vm, { method: 'stopped', ownCommandLine: true });
-      await endTinyVm(vm);
+      await endScriptedVm(vm);
       await expect(restoreTinyVm(vm)).rejects.toMatchObject({ code, exitCode, message });
     });
 
@@ -444,7 +444,7 @@ describe('a save knows what its restore would refuse', () => {
       });
       expect(report.restoreProblems).toEqual([]);
       expect(said).toEqual([PAUSED]);
-      await endTinyVm(vm);
+      await endScriptedVm(vm);
       const restored = await restoreTinyVm(vm);
       expect(identifyProcess(restored.qemuPid!)).toBeDefined();
     });
@@ -457,7 +457,7 @@ describe('a save knows what its restore would refuse', () => {
     const peer = net.createServer((client) => void clients.add(client)).listen(path.join(dir, 'peer'));
     const script =
       'exec "$@" -chardev socket,id=c,path=peer -chardev socket,id=d,path=peer,reconnect=1 -chardev socket,id=own,path=own,server=on,wait=off -chardev socket,id=e,path=own';
-    const vm = await startTinyVm({ script, dir });
+    const vm = await startScriptedVm({ script, dir });
     await saveTinyVm(vm, { method: 'stopped' });
     peer.close();
     for (const client of clients) client.destroy();
@@ -467,7 +467,7 @@ describe('a save knows what its restore would refuse', () => {
     const message = (await saved.catch((error: Error) => error)) as Error;
     expect(message.message).toMatch(/id=c,path=peer: the program/);
     expect(message.message).not.toMatch(/id=(d|e),/);
-    await endTinyVm(vm);
+    await endScriptedVm(vm);
     await expect(restoreTinyVm(vm)).rejects.toMatchObject(refused);
   });
 
@@ -483,7 +483,7 @@ describe('a save knows what its restore would refuse', () => {
     });
     expect((await run(['list'], { env })).stdout).toContain('needs a command line of its own');
     expect((await run(['show', 'web'], { env })).stdout).toContain('-add-fd fd=9,set=2');
-    await endTinyVm(vm);
+    await endScriptedVm(vm);
     const restored = await restoreTinyVm(vm, { qemuArgs: TINY });
     expect(identifyProcess(restored.qemuPid!)).toBeDefined();
   });
@@ -494,9 +494,9 @@ describe('a save knows what its restore would refuse', () => {
     // Memory that is only read comes on demand only where its file is empty.
     const script =
       'head -c 64M /dev/zero | tr "\\0" x > ram; exec "$@" -object memory-backend-file,id=m,size=64M,mem-path=ram,share=off -machine memory-backend=m';
-    const vm = await startTinyVm({ script, dir });
+    const vm = await startScriptedVm({ script, dir });
     await saveTinyVm(vm, { method: 'stopped', quit: true });
-    await endTinyVm(vm);
+    await endScriptedVm(vm);
     await expect(restoreTinyVm(vm, { mode: 'prefetch' })).rejects.toMatchObject({ exitCode: 14 });
     const said: string[] = [];
     const onMessage = (text: string) => void said.push(text);

@@ -12,7 +12,8 @@ import { BACKSTOP_MS } from '../support/until.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import { openInput } from '../../src/interchange/files.js';
 import { exportTo, importPieces } from '../unit/interchange/machines.js';
-import { bootSector, startTinyVm, type TinyVm } from './tiny-vm.js';
+import { bootSector } from '../support/boot-sectors.js';
+import { startTinyVm, type TinyVm } from '../support/tiny-vm.js';
 
 /** Reading it stops the VM, as rerror=stop has it. */
 const BROKEN_DISK = [

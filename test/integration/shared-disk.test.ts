@@ -10,7 +10,7 @@ import { startCli } from '../support/command.js';
 import { qemuBinary } from '../support/cache.js';
 import { killProcessesOf } from '../support/processes.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
-import { startTinyVm } from './tiny-vm.js';
+import { startTinyVm } from '../support/tiny-vm.js';
 
 describeOnEachQemu('a clone beside its original, which writes to its disk', (qemu) => {
   const dir = suiteDirectory();

@@ -3,7 +3,13 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { useOwnFolders } from '../support/checkpointing.js';
-import { endTinyVm, endTinyVms, restoreTinyVm, saveTinyVm, startTinyVm } from '../support/tiny-vm.js';
+import {
+  endScriptedVm,
+  endScriptedVms,
+  restoreTinyVm,
+  saveTinyVm,
+  startScriptedVm,
+} from '../support/tiny-vm.js';
 import { suiteDirectory } from '../support/vitest.js';
 
 const OPTIONS = [
@@ -26,14 +32,14 @@ const SAID = 'said before\n';
 describe('the files that QEMU writes', () => {
   const dir = suiteDirectory();
   useOwnFolders(dir);
-  endTinyVms();
+  endScriptedVms();
 
   it('keep what the saved VM has written, also when the restored one is saved', async () => {
     const begins = (name: string) => readFileSync(path.join(dir, name), 'latin1').startsWith(SAID);
-    const vm = await startTinyVm({ dir, script: `exec "$@" ${OPTIONS.join(' ')}` });
+    const vm = await startScriptedVm({ dir, script: `exec "$@" ${OPTIONS.join(' ')}` });
     for (const name of [...APPENDED, ...SET_ASIDE]) writeFileSync(path.join(dir, name), SAID);
     await saveTinyVm(vm);
-    await endTinyVm(vm);
+    await endScriptedVm(vm);
 
     const messages: string[] = [];
     const onMessage = (text: string) => void messages.push(text);
@@ -49,7 +55,7 @@ describe('the files that QEMU writes', () => {
     }
 
     await saveTinyVm({ ...vm, qmpSocket: first.qmpSocket });
-    await endTinyVm({ pid: first.qemuPid! });
+    await endScriptedVm({ pid: first.qemuPid! });
     await restoreTinyVm(vm);
     expect(APPENDED.filter((name) => !begins(name))).toEqual([]);
     expect(SET_ASIDE.filter((name) => !begins(`${name}.1`))).toEqual([]);
@@ -59,7 +65,7 @@ describe('the files that QEMU writes', () => {
     const pidfile = path.join(dir, 'vm.pid');
     const numberIn = (file: string) => Number(readFileSync(file, 'latin1'));
     const options = { dir, qmp: path.join(dir, 'third.sock') };
-    const vm = await startTinyVm({ ...options, script: 'exec "$@" -pidfile vm.pid -daemonize' });
+    const vm = await startScriptedVm({ ...options, script: 'exec "$@" -pidfile vm.pid -daemonize' });
     expect(numberIn(pidfile)).toBe(vm.pid);
     await saveTinyVm(vm, { name: 'numbered' });
     const messages: string[] = [];
@@ -71,7 +77,7 @@ describe('the files that QEMU writes', () => {
     const moved = clone.moved.find(({ option }) => option === '-pidfile')!;
     expect(numberIn(moved.to)).toBe(clone.qemuPid);
     // Killed, it leaves the file, and another process may get the number.
-    await endTinyVm(vm);
+    await endScriptedVm(vm);
     writeFileSync(pidfile, `${process.pid}\n`);
     const { qemuPid, qmpSocket } = await restoreTinyVm(vm, { reference });
     expect(numberIn(pidfile)).toBe(qemuPid);
@@ -82,14 +88,14 @@ describe('the files that QEMU writes', () => {
   });
 
   it('are emptied where their option says so', async () => {
-    const vm = await startTinyVm({
+    const vm = await startScriptedVm({
       dir,
       qmp: path.join(dir, 'second.sock'),
       script: 'exec "$@" -chardev file,id=c,path=emptied,append=off -serial chardev:c',
     });
     writeFileSync(path.join(dir, 'emptied'), SAID);
     await saveTinyVm(vm, { name: 'emptied' });
-    await endTinyVm(vm);
+    await endScriptedVm(vm);
     await restoreTinyVm(vm, { reference: 'emptied' });
     expect(readFileSync(path.join(dir, 'emptied'), 'latin1')).toBe('');
   });
