@@ -3,8 +3,8 @@
  * appears as a whole or not at all. Writers of one name exclude each other with DIR/NAME/lock; readers take no lock
  * and write nothing. Names in DIR/NAME that begin with "." are work in progress. See docs/format.md.
  */
-import type fs from 'node:fs';
-import { lstat, mkdir, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
+import fs from 'node:fs';
+import { mkdir, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { DIRECTORY_MODE, errnoOf, fsyncPath, writeFailure } from '../checkpoint/files.js';
 import type { Manifest } from '../checkpoint/manifest.js';
@@ -101,25 +101,29 @@ export class Store {
   /** Directories of dead writers. The next writer of the name removes them. */
   async leftovers(): Promise<string[]> {
     const found: string[] = [];
-    for (const name of (await entriesOf(this.dir)).filter(isName).sort()) {
+    for (const name of entriesOf(this.dir).filter(isName).sort()) {
       const nameDir = path.join(this.dir, name);
       if (LockFile.holderOf(path.join(nameDir, LOCK)) !== undefined) continue;
       const unfinished = (entry: string) => entry.startsWith(PENDING) || entry.startsWith(TRASH);
-      found.push(...(await entriesOf(nameDir)).filter(unfinished).map((entry) => path.join(nameDir, entry)));
+      found.push(
+        ...entriesOf(nameDir)
+          .filter(unfinished)
+          .map((entry) => path.join(nameDir, entry)),
+      );
     }
     return found;
   }
 
   /** Files of uses whose processes have died. The next process to release a use of the name removes them. */
   async staleUses(): Promise<string[]> {
-    const names = (await entriesOf(this.dir)).filter(isName).sort();
+    const names = entriesOf(this.dir).filter(isName).sort();
     return names.flatMap((name) => staleUses(path.join(this.dir, name)));
   }
 
   /** The names that have a generation, in order. */
   async names(): Promise<string[]> {
     const names: string[] = [];
-    for (const name of (await entriesOf(this.dir)).filter(isName).sort())
+    for (const name of entriesOf(this.dir).filter(isName).sort())
       if ((await this.generations(name)).length > 0) names.push(name);
     return names;
   }
@@ -127,7 +131,7 @@ export class Store {
   /** The numbers of a name's generations, oldest first; none when there is no such name. */
   async generations(name: string): Promise<number[]> {
     requireName(name, 'a checkpoint');
-    const entries = await entriesOf(path.join(this.dir, name));
+    const entries = entriesOf(path.join(this.dir, name));
     return entries
       .map(parseGeneration)
       .filter((generation) => generation !== undefined)
@@ -151,7 +155,7 @@ export class Store {
       throw await this.#missing(name, generation);
     };
     await this.#requireOwn(path.dirname(dir), gone);
-    await requireNoLink(dir);
+    requireNoLink(dir);
     await this.#requireOwn(dir, gone);
     return new Generation({ name, number: generation, dir });
   }
@@ -274,7 +278,7 @@ export class Store {
   async #unfinished(name: string, generation: number | undefined): Promise<VmckptError | undefined> {
     const nameDir = path.join(this.dir, name);
     const prefix = generation === undefined ? PENDING : `${PENDING}${generation}-`;
-    const pending = (await entriesOf(nameDir)).find((entry) => entry.startsWith(prefix));
+    const pending = entriesOf(nameDir).find((entry) => entry.startsWith(prefix));
     if (pending === undefined) return undefined;
     const label = `${name}@${pending.slice(PENDING.length).split('-')[0]}`;
     const holder = LockFile.holderOf(path.join(nameDir, LOCK));
@@ -300,7 +304,7 @@ export class Store {
   async #requireOwn(dir: string, onMissing: () => never | Promise<never>): Promise<void> {
     let found: fs.Stats;
     try {
-      found = await stat(dir);
+      found = fs.statSync(dir);
     } catch (error) {
       const errno = errnoOf(error);
       if (errno === 'ENOENT' || errno === 'ENOTDIR') return onMissing();
@@ -328,12 +332,21 @@ function refuseUsed(nameDir: string, { name, generation }: { name: string; gener
  * A store and a name may be symbolic links; a generation may not, because `rm` would leave its memory where it is.
  * @throws VmckptError NOT_A_FILE
  */
-async function requireNoLink(dir: string): Promise<void> {
-  const found = await lstat(dir).catch(() => undefined);
+function requireNoLink(dir: string): void {
+  const found = lstatOf(dir);
   if (found === undefined || found.isDirectory()) return;
   throw new VmckptError('NOT_A_FILE', `${dir} is ${kindOf(found)}, expected a folder`, {
     hint: 'vmckpt did not make it. Remove it by hand, or name another generation.',
   });
+}
+
+/** Undefined where it cannot be told: what is read next tells why. */
+function lstatOf(dir: string): fs.Stats | undefined {
+  try {
+    return fs.lstatSync(dir);
+  } catch {
+    return undefined;
+  }
 }
 
 /** Not recursive, because that reports a read-only file system as a missing parent. */
@@ -351,10 +364,13 @@ async function isDirectory(dir: string): Promise<boolean> {
   return found?.isDirectory() ?? false;
 }
 
-/** A directory's entries; none when it does not exist. */
-async function entriesOf(dir: string): Promise<string[]> {
+/**
+ * A directory's entries; none when it does not exist. Synchronous, like everything that locates a generation: a VM that is
+ * down waits for it, and the first operation of fs/promises takes longer than the whole search.
+ */
+function entriesOf(dir: string): string[] {
   try {
-    return await readdir(dir);
+    return fs.readdirSync(dir);
   } catch (error) {
     const errno = errnoOf(error);
     if (errno === 'ENOENT' || errno === 'ENOTDIR' || errno === 'ELOOP') return [];
