@@ -16,7 +16,8 @@ export type PageRuns = Uint32Array;
 /**
  * Writes by the process's threads, by the kernel in their name, and by KVM are all noted, and so is memory that was given
  * back (a balloon) and reads as zero. **Not noted** is what a device writes into pages that were pinned before
- * `arm()` or `take()`: O_DIRECT reads in flight. Hence both need a VM that is stopped, whose block I/O has drained.
+ * `arm()` or `take()`: O_DIRECT reads in flight. Such a read has ended when the VM has been stopped. Hence `take()` needs a
+ * stopped VM, and memory that is to be composed with what is told later is read after a stop that followed `arm()`.
  * Memory that other processes write to (VFIO, vhost-user) is the caller's to refuse.
  */
 export interface WriteTracker {
@@ -27,7 +28,7 @@ export interface WriteTracker {
   /** What a holder can keep, until `close()` (held-tracking.ts); undefined for other kinds than write protection. */
   readonly userfaultfd: number | undefined;
 
-  /** All pages count as unwritten from now on. Only while the VM is stopped. Once, before everything else. */
+  /** All pages count as unwritten from now on. Once, before everything else. Takes up to 30 ms for 1 GiB. */
   arm(): void;
 
   /** The pages written since `arm()` or the last `take()`. Changes nothing: the VM may run, and they are told again. */

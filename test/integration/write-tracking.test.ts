@@ -31,7 +31,8 @@ function suite(qemu: QemuChoice, accel: Accelerator): void {
     const blocks = [{ name: 'pc.ram', usedBytes: vm.ramBytes }];
     const [located] = await locateMemory(qmp, blocks, []);
     const pageCount = vm.ramBytes / PAGE_BYTES;
-    options = { pid: vm.pid, regions: [{ address: located!.hostAddress, firstPage: 0, pageCount }] };
+    const regions = [{ address: located!.hostAddress, firstPage: 0, pageCount }];
+    options = { pid: vm.pid, regions, isSandboxed: true };
   });
   afterAll(async () => {
     await qmp.close();

@@ -92,6 +92,18 @@ describe('a userfaultfd of another process', () => {
     await examine();
   });
 
+  test.each([
+    ['userfaultfd', 323],
+    ['close', 3],
+    ['rt_sigreturn', 15],
+  ])('is not tried where a seccomp filter would kill the process for %s', async (_name, call) => {
+    process.env['DENIED_CALL'] = `${call}`;
+    onTestFinished(() => void delete process.env['DENIED_CALL']);
+    const { pid, examine } = await startTraced('ppoll');
+    expect(await takeUserfaultfd({ pid })).toMatch(/seccomp filter (does not allow|that cannot be read)/);
+    await examine();
+  });
+
   test('is not to be had from a process that is stopped, traced, or gone', async () => {
     const { pid, child } = await startTraced('ppoll');
     child.kill('SIGSTOP');

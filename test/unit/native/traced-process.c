@@ -6,14 +6,18 @@
  * calls that each thread has made and `intact`, or ends with what it has found.
  */
 #define _GNU_SOURCE
+#include <linux/filter.h>
 #include <linux/futex.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -155,8 +159,23 @@ static int next_line(char *line, int size) {
   return fgets(line, size, stdin) != NULL;
 }
 
+/* The system kills the process when it makes the call. */
+static void deny(int call) {
+  struct sock_filter filter[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  struct sock_fprog program = {.len = sizeof(filter) / sizeof(filter[0]), .filter = filter};
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+      prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
+    broken("the filter");
+}
+
 int main(int argc, char **argv) {
   char line[64];
+  if (getenv("DENIED_CALL") != NULL) deny(atoi(getenv("DENIED_CALL")));
   for (sleeper_count = 0; sleeper_count + 1 < argc && sleeper_count < MAX_THREADS; sleeper_count++) {
     struct sleeper *it = &sleepers[sleeper_count];
     pthread_t thread;
