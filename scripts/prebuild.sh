@@ -7,7 +7,7 @@ cd "$ROOT"
 target=prebuilds/linux-$(node -p process.arch)-glibc
 rm -rf prebuilds
 mkdir -p "$target"
-for file in vmckpt_native.node vmckpt-receiver vmckpt-keeper vmckpt-no-holes; do
+for file in vmckpt_native.node vmckpt-receiver vmckpt-keeper vmckpt-no-holes vmckpt-tracker; do
   strip --strip-unneeded -o "$target/$file" "build/Release/$file"
 done
 strip --strip-unneeded -o "$target/zstd.node" node_modules/zstd-napi/build/Release/binding.node
