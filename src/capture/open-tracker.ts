@@ -53,7 +53,7 @@ export async function openWriteProtection(options: TrackerOptions): Promise<Writ
 
 /**
  * Goes on with a userfaultfd that was armed before, for the same memory: `take()` and `look()` tell what was written since.
- * It is closed with the tracker. May fail with a system error.
+ * It is closed with the tracker. Where the memory lies elsewhere now, it tells of nothing: the caller compares the regions.
  */
 export function resumeWriteProtection(options: TrackerOptions, userfaultfd: number): WriteTracker {
   return new WriteProtected(newWriteProtection(userfaultfd, options), userfaultfd);

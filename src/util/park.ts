@@ -12,6 +12,7 @@ import { once } from 'node:events';
  * verb does not know. In a restore that maps memory: `loading`: QEMU answers; nothing was sent to it. In a save:
  * `streaming`: a part of the VM's memory has arrived. `paused`: a capture has paused the VM. `committing`: all of it
  * is stored, without a number. While a raw memory file is written: `materializing`: a part of it is there.
+ * Native programs have points of their own (native/core/park.h, test/support/traced.ts).
  */
 export type ParkingPoint =
   | 'opened'
