@@ -13,6 +13,7 @@ import { captureRefused } from './refused.js';
 
 /** The three lengths stand side by side, 64 bits each. */
 const LENGTHS_BYTES = 24;
+const WORD_BYTES = 8;
 /** How far the address may lie before the lengths, and the name behind them. */
 const REACH_BYTES = 64;
 const MAX_NAME_BYTES = 255;
@@ -80,32 +81,34 @@ function openMemory(pid: number): number {
 /** The distances, from the one block of which the host address is known. */
 function structureOf(heap: Buffer, main: RamBlockSize, hostAddress: number): Structure {
   const host = word(hostAddress);
-  const name = encodedName(main);
-  const structures = occurrences(heap, lengthsOf(main)).flatMap((at): Structure[] => {
+  const structures = placesOfName(heap, main).flatMap((place): Structure[] => {
+    const start = Math.max(0, place - REACH_BYTES);
+    const at = start + heap.subarray(start, place).lastIndexOf(lengthsOf(main));
+    const nameAt = place - at;
+    if (at < start || at % WORD_BYTES !== 0 || nameAt < LENGTHS_BYTES) return [];
     const before = heap.subarray(Math.max(0, at - REACH_BYTES), at);
     const hostAt = before.lastIndexOf(host) - before.length;
-    const nameAt = heap.subarray(at, at + REACH_BYTES + name.length).indexOf(name);
-    return hostAt < -before.length || nameAt < LENGTHS_BYTES ? [] : [{ hostAt, nameAt }];
+    return hostAt < -before.length ? [] : [{ hostAt, nameAt }];
   });
   const [structure, ...others] = structures;
   if (structure === undefined || others.length > 0)
     throw captureRefused(
-      `${structures.length} descriptions of "${main.name}" found in QEMU’s heap, one expected`,
+      `one description of "${main.name}" expected in QEMU’s heap, ${structures.length} found`,
     );
   return structure;
 }
 
 /** Where the lengths of the block stand in the heap. */
 function findStructure(heap: Buffer, block: RamBlockSize, { nameAt }: Structure): number {
-  const name = encodedName(block);
-  const found = occurrences(heap, lengthsOf(block)).filter((at) =>
-    heap.subarray(at + nameAt, at + nameAt + name.length).equals(name),
-  );
+  const lengths = lengthsOf(block);
+  const found = placesOfName(heap, block)
+    .map((place) => place - nameAt)
+    .filter(
+      (at) => at >= 0 && at % WORD_BYTES === 0 && heap.subarray(at, at + lengths.length).equals(lengths),
+    );
   const [at, ...others] = found;
   if (at === undefined || others.length > 0)
-    throw captureRefused(
-      `${found.length} descriptions of "${block.name}" found in QEMU’s heap, one expected`,
-    );
+    throw captureRefused(`one description of "${block.name}" expected in QEMU’s heap, ${found.length} found`);
   return at;
 }
 
@@ -131,10 +134,11 @@ function verified(pid: number, block: RamBlockSize, hostAddress: number): Locate
   return { name, usedBytes, hostAddress };
 }
 
-function occurrences(heap: Buffer, bytes: Buffer): number[] {
+/** Of the name with the zero that ends it. Names are rare in a heap, numbers are not. */
+function placesOfName(heap: Buffer, { name }: RamBlockSize): number[] {
+  const bytes = Buffer.from(`${name.slice(0, MAX_NAME_BYTES)}\0`, 'latin1');
   const found: number[] = [];
-  for (let at = heap.indexOf(bytes); at >= 0; at = heap.indexOf(bytes, at + 8))
-    if (at % 8 === 0) found.push(at);
+  for (let at = heap.indexOf(bytes); at >= 0; at = heap.indexOf(bytes, at + 1)) found.push(at);
   return found;
 }
 
@@ -143,12 +147,7 @@ function lengthsOf({ offset, usedBytes, maxBytes }: RamBlockSize): Buffer {
 }
 
 function word(value: number): Buffer {
-  const bytes = Buffer.alloc(8);
+  const bytes = Buffer.alloc(WORD_BYTES);
   bytes.writeBigUInt64LE(BigInt(value));
   return bytes;
-}
-
-/** With the zero that ends it. */
-function encodedName({ name }: RamBlockSize): Buffer {
-  return Buffer.from(`${name.slice(0, MAX_NAME_BYTES)}\0`, 'latin1');
 }

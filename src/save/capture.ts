@@ -7,7 +7,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { DeviceCapture } from '../capture/device-capture.js';
 import { openTracker } from '../capture/open-tracker.js';
 import { PageReader, type FilledSlab } from '../capture/page-reader.js';
-import { countPages, eachPage } from '../capture/page-runs.js';
+import { countPages, eachPage, groupsOf, without } from '../capture/page-runs.js';
 import { locateRamBlocks, type LocatedRamBlock } from '../capture/ram-blocks.js';
 import { captureRefused } from '../capture/refused.js';
 import { refuseCapture } from '../capture/refusals.js';
@@ -36,6 +36,8 @@ const MAX_MORE_PASSES = 4;
 const MIN_PROGRESS = 0.75;
 /** The rest is for QEMU: to stop, to save its devices, and to go on. */
 const COPYING_SHARE = 0.5;
+/** How many pages are read before it is asked again which ones were written: 32 MiB. */
+const PAGES_PER_LOOK = 8192;
 /** What is copied in the pause and stored after it is in memory meanwhile. */
 const MAX_COPIED_BYTES = 64 << 20;
 
@@ -178,17 +180,19 @@ class Capture {
     this.#step('writes are tracked');
   }
 
+  /** Without the pages that were written since they were asked for: they will have to be read again in any case. */
   async #read(pages: PageRuns): Promise<void> {
     const { vm, onProgress, signal } = this.#options;
-    const { reader, writer } = this.#tools;
+    const { reader, tracker, writer } = this.#tools;
     const onRead = (pageCount: number): void => {
       this.#readPages += pageCount;
       onProgress(this.#readPages * PAGE_BYTES, vm.ramBytes);
     };
-    await reader.read(pages, { sink: writer, onRead, signal });
+    for (const group of groupsOf(pages, PAGES_PER_LOOK))
+      await reader.read(without(group, tracker.look()), { sink: writer, onRead, signal });
     await parkAt('streaming');
     this.#iterations++;
-    this.#step(`pass ${this.#iterations}: ${countPages(pages)} pages read`);
+    this.#step(`pass ${this.#iterations}: ${countPages(pages)} pages looked at`);
   }
 
   /** What was written has to be copied in a pause: as long as it is too much, it is read while the VM runs once more. */
