@@ -6,14 +6,18 @@ import { VmckptError } from '../errors.js';
 import { PageBitmap } from '../pages/bitmap.js';
 import { PAGE_KINDS } from '../pages/contracts.js';
 import { FileExtents } from './file-extents.js';
+import { fstatSync } from 'node:fs';
 import { checkExtentFile, type ExtentCheck } from './check-extents.js';
 import { ProblemList, type CheckProblem } from './check-problems.js';
 import { PAGE_CHUNKS } from './format.js';
+import type { NumberedFile } from './generation-catalog.js';
 import { CheckpointReader } from './reader.js';
 
 export interface CheckOptions {
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
   readonly signal?: AbortSignal;
+  /** For checks of several generations: a pack that they share is verified once. */
+  readonly verified?: VerifiedFiles;
 }
 
 export type { CheckProblem } from './check-problems.js';
@@ -101,7 +105,10 @@ function countKinds(reader: CheckpointReader, { first, end, counts, taken }: Chu
   return true;
 }
 
-async function checkExtentFiles(check: ExtentCheck, { onProgress, signal }: CheckOptions): Promise<void> {
+async function checkExtentFiles(
+  check: ExtentCheck,
+  { onProgress, signal, verified = new VerifiedFiles() }: CheckOptions,
+): Promise<void> {
   const { reader, problems } = check;
   const { dataPageCount, fileBytes, supersededPageCount } = reader.manifest.pages;
   let doneBytes = 0;
@@ -109,7 +116,9 @@ async function checkExtentFiles(check: ExtentCheck, { onProgress, signal }: Chec
   for (const file of reader.extentFiles) {
     const beforeBytes = doneBytes;
     const onRead = (bytes: number) => onProgress?.((doneBytes = beforeBytes + bytes), fileBytes);
-    const found = await checkExtentFile(check, file, { onRead, signal });
+    const found = await verified.once(check, file, () => checkExtentFile(check, file, { onRead, signal }));
+    doneBytes = beforeBytes + lengthOf(file);
+    onProgress?.(doneBytes, fileBytes);
     pageCount = found === undefined || pageCount === undefined ? undefined : pageCount + found;
   }
   if (pageCount !== undefined && pageCount !== dataPageCount + supersededPageCount)
@@ -117,4 +126,41 @@ async function checkExtentFiles(check: ExtentCheck, { onProgress, signal }: Chec
       'INDEX_DAMAGED',
       `${reader.label}: ${pageCount} pages in extents, ${dataPageCount + supersededPageCount} expected`,
     );
+}
+
+function lengthOf({ fd }: NumberedFile): number {
+  return fstatSync(fd).size;
+}
+
+interface Verdict {
+  /** Of the generation that it was verified in. */
+  readonly label: string;
+  readonly problemCount: number;
+  readonly pageCount: number | undefined;
+}
+
+/** What is known of files that generations share. A hard link is the same file, a copy is not. */
+export class VerifiedFiles {
+  readonly #verdicts = new Map<string, Verdict>();
+
+  /** The result of `verify`, which is called if the file was not verified before. Damage found then is named again. */
+  async once(
+    { reader, problems }: ExtentCheck,
+    { fd, name }: NumberedFile,
+    verify: () => Promise<number | undefined>,
+  ): Promise<number | undefined> {
+    const { dev, ino } = fstatSync(fd);
+    const key = `${dev}:${ino}`;
+    const known = this.#verdicts.get(key);
+    if (known === undefined) {
+      const before = problems.report.problemCount;
+      const pageCount = await verify();
+      const problemCount = problems.report.problemCount - before;
+      this.#verdicts.set(key, { label: reader.label, problemCount, pageCount });
+      return pageCount;
+    }
+    if (known.problemCount > 0)
+      problems.add('EXTENT_DAMAGED', `${reader.label}/${name} is damaged: it is that of ${known.label}`);
+    return known.pageCount;
+  }
 }

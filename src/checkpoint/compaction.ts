@@ -8,6 +8,7 @@ import { truncate } from 'node:fs/promises';
 import path from 'node:path';
 import { MAX_BURST_BYTES, PAGE_KINDS } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
+import type { ExtentFile } from './page-files.js';
 import { PagesReader } from './pages-reader.js';
 import { PagesWriter, type PagesWriterOptions } from './pages-writer.js';
 
@@ -32,13 +33,16 @@ export async function compactPages(
   writer: PagesWriter,
   { roomBytes, ...options }: CompactionOptions,
 ): Promise<PagesWriter> {
-  const { pageCount, extentPages } = options;
-  const { files } = writer;
+  const { pageCount, base } = options;
+  const extentPages = Math.max(options.extentPages, base?.manifest.pages.extentPages ?? 0);
+  const { files, pack } = writer;
   const reader = new PagesReader({ label: 'the checkpoint', pageCount, extentPages }, files);
-  const compacted = new PagesWriter(dir, options);
+  // What is read here is known to be new: nothing is compared.
+  const compacted = new PagesWriter(dir, { ...options, hashes: undefined });
+  const copying = { reader, writer: compacted, pack, decoded: new Map<number, Uint8Array>() };
   try {
-    if (bytesOfBoth(writer) <= roomBytes) await copyPages(reader, compacted);
-    else await movePages(reader, compacted, path.join(dir, files.extentFiles[0]!.name));
+    if (bytesOfBoth(writer) <= roomBytes) await copyPages(copying);
+    else await movePages(copying, path.join(dir, pack.name));
     await compacted.drain();
   } catch (error) {
     await compacted.close();
@@ -49,37 +53,49 @@ export async function compactPages(
   return compacted;
 }
 
+/** All live pages are taken to be in the pack. */
 function bytesOfBoth({ counts, storedBytes }: PagesWriter): number {
   return storedBytes * (1 + counts.data / (counts.data + counts.superseded));
 }
 
-async function copyPages(reader: PagesReader, writer: PagesWriter): Promise<void> {
-  const decoded = new Map<number, Uint8Array>();
-  for (let page = 0; page < reader.pageCount; page++) {
-    if (page % BURST_PAGES === 0) await writer.ready();
-    copyPage(page, { reader, writer, decoded });
+interface Copying {
+  readonly reader: PagesReader;
+  readonly writer: PagesWriter;
+  /** The pack that is rewritten. */
+  readonly pack: ExtentFile;
+  readonly decoded: Map<number, Uint8Array>;
+}
+
+async function copyPages(copying: Copying): Promise<void> {
+  for (let page = 0; page < copying.reader.pageCount; page++) {
+    if (page % BURST_PAGES === 0) await copying.writer.ready();
+    copyPage(page, copying);
   }
 }
 
-/** In the order in which they lie in `pagesFile`, the last first: what has been copied is cut off. */
-async function movePages(reader: PagesReader, writer: PagesWriter, pagesFile: string): Promise<void> {
-  const decoded = new Map<number, Uint8Array>();
-  for (const [index, page] of pagesFromTheEnd(reader).entries()) {
+/** From the last extent of the file to the first: what is behind it has been copied, and is cut off. */
+async function movePages(copying: Copying, packFile: string): Promise<void> {
+  for (const [index, page] of pagesFromTheEnd(copying).entries()) {
     if (index % BURST_PAGES === 0) {
-      await writer.ready();
-      if (reader.kindOf(page) === PAGE_KINDS.data) await truncate(pagesFile, endOfExtent(reader, page));
+      await copying.writer.ready();
+      if (isInPack(page, copying)) await truncate(packFile, endOfExtent(copying.reader, page));
     }
-    copyPage(page, { reader, writer, decoded });
+    copyPage(page, copying);
   }
 }
 
-/** All pages; first those without data. */
-function pagesFromTheEnd(reader: PagesReader): Uint32Array {
+/** All pages; first those that are not in the pack. */
+function pagesFromTheEnd(copying: Copying): Uint32Array {
+  const { reader } = copying;
   const places = Float64Array.from({ length: reader.pageCount }, (_, page) =>
-    reader.kindOf(page) === PAGE_KINDS.data ? endOfExtent(reader, page) : Number.MAX_VALUE,
+    isInPack(page, copying) ? endOfExtent(reader, page) : Number.MAX_VALUE,
   );
   const pages = Uint32Array.from(places, (_, page) => page);
   return pages.sort((one, other) => places[other]! - places[one]! || one - other);
+}
+
+function isInPack(page: number, { reader, pack }: Copying): boolean {
+  return reader.kindOf(page) === PAGE_KINDS.data && reader.extentInfo(reader.extentOf(page)).fd === pack.fd;
 }
 
 function endOfExtent(reader: PagesReader, page: number): number {
@@ -87,18 +103,14 @@ function endOfExtent(reader: PagesReader, page: number): number {
   return offset + storedBytes;
 }
 
-interface Copying {
-  readonly reader: PagesReader;
-  readonly writer: PagesWriter;
-  readonly decoded: Map<number, Uint8Array>;
-}
-
-function copyPage(page: number, { reader, writer, decoded }: Copying): void {
+function copyPage(page: number, copying: Copying): void {
+  const { reader, writer, decoded } = copying;
   const kind = reader.kindOf(page);
-  if (kind === PAGE_KINDS.data) {
+  if (isInPack(page, copying)) {
     const bytes = decodedExtent(reader, decoded, reader.extentOf(page));
-    writer.data(page, bytes, reader.slotOf(page) * PAGE_BYTES);
-  } else if (kind !== PAGE_KINDS.absent) writer.fill(page, reader.fillByteOf(page));
+    writer.store(page, bytes, reader.slotOf(page) * PAGE_BYTES);
+  } else if (kind === PAGE_KINDS.data) writer.inherit(page);
+  else if (kind !== PAGE_KINDS.absent) writer.fill(page, reader.fillByteOf(page));
 }
 
 function decodedExtent(reader: PagesReader, decoded: Map<number, Uint8Array>, extent: number): Uint8Array {

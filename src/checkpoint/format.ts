@@ -98,6 +98,13 @@ export const PAGE_CHUNKS_SPEC: FileSpec = {
   entryBytes: 12,
   chunkBytes: PAGE_CHUNKS.chunkBytes,
 };
+/** Beside the generations of a name: see page-hashes.ts. */
+export const PAGE_HASHES_SPEC: FileSpec = {
+  magic: 'VMCKPTph',
+  formatVersion: 2,
+  entryBytes: 16,
+  chunkBytes: 64 * 1024,
+};
 export const FORMAT1_SPECS = {
   pages: { magic: 'VMCKPTpg', formatVersion: 1, entryBytes: 0, chunkBytes: 0 },
   pageIndex: { magic: 'VMCKPTpi', formatVersion: 1, ...bytesOf(FORMAT1_PAGE_CHUNKS) },
@@ -207,15 +214,18 @@ export function checksumText(checksum: bigint): string {
 const HEADER = { magic: 0, formatVersion: 8, headerBytes: 12, algorithm: 16, entryBytes: 32, chunkBytes: 36 };
 const HEADER_ENTRY_COUNT = 40;
 const HEADER_ID = 48;
+const HEADER_ROOT = 64;
 const HEADER_CHECKSUM = HEADER_BYTES - CHECKSUM_BYTES;
 
 export interface HeaderContents {
   readonly entryCount: number;
-  /** Of a pack. */
+  /** Of a pack; of the generation that hashes are about. */
   readonly id?: string;
+  /** Of hashes: the checksum of their table. */
+  readonly root?: bigint;
 }
 
-export function encodeHeader(spec: FileSpec, { entryCount, id = '' }: HeaderContents): Buffer {
+export function encodeHeader(spec: FileSpec, { entryCount, id = '', root = 0n }: HeaderContents): Buffer {
   const header = Buffer.alloc(HEADER_BYTES);
   header.write(spec.magic, HEADER.magic, 'latin1');
   header.writeUInt32LE(spec.formatVersion, HEADER.formatVersion);
@@ -225,6 +235,7 @@ export function encodeHeader(spec: FileSpec, { entryCount, id = '' }: HeaderCont
   header.writeUInt32LE(spec.chunkBytes, HEADER.chunkBytes);
   header.writeBigUInt64LE(BigInt(entryCount), HEADER_ENTRY_COUNT);
   header.write(id, HEADER_ID, 'hex');
+  header.writeBigUInt64LE(root, HEADER_ROOT);
   header.writeBigUInt64LE(xxh3(header, 0, HEADER_CHECKSUM), HEADER_CHECKSUM);
   return header;
 }

@@ -69,6 +69,12 @@ export class GenerationCatalog {
     this.extentCount = firstOrdinal;
   }
 
+  /** The two words of a page's entry. */
+  entryOf(page: number): readonly [entry: number, extent: number] {
+    const entry = this.#entryOf(page);
+    return [entry, this.#files.pages.chunkOf(page)[(page % this.#pagesPerChunk) * PAGE_WORDS + 1]!];
+  }
+
   kindOf(page: number): PageKind {
     return (this.#entryOf(page) & 0xff) as PageKind;
   }

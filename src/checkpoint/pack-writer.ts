@@ -7,6 +7,7 @@ import path from 'node:path';
 import { promisify } from 'node:util';
 import { xxh3 } from '../native/index.js';
 import { crypto } from '../util/crypto.js';
+import type { BaseGeneration } from './base-generation.js';
 import { ChunkStore, bytesOf } from './chunk-store.js';
 import { FILE_MODE, writeAt } from './files.js';
 import {
@@ -35,6 +36,15 @@ export interface PageTable {
   /** For each chunk of the page index its checksum, and where it lies. */
   readonly bytes: Buffer;
   readonly root: bigint;
+}
+
+export interface PageIndex {
+  readonly chunks: ChunkStore;
+  /** Of the RAM. */
+  readonly pageCount: number;
+  readonly base: BaseGeneration | undefined;
+  /** Packs of the base that are not taken over. */
+  readonly dropped: ReadonlySet<Pack>;
 }
 
 export class PackWriter {
@@ -90,13 +100,29 @@ export class PackWriter {
     };
   }
 
-  /** Completes the file, which is not durable yet. @param pageCount of the RAM */
-  finish(pages: ChunkStore, pageCount: number): { readonly pack: Pack; readonly table: PageTable } {
+  /** Completes the file with what of the page index `base` does not have. It is not durable yet. */
+  finish({ chunks, pageCount, base, dropped }: PageIndex): {
+    readonly pack: Pack;
+    readonly table: PageTable;
+  } {
     const recordsOffset = Math.ceil((HEADER_BYTES + this.storedBytes) / HEADER_BYTES) * HEADER_BYTES;
-    const recordSums = this.#writeChunks(this.#records, recordsOffset);
+    const recordSums = this.#records.touched.map((chunk, at) =>
+      this.#writeChunk(this.#records, chunk, recordsOffset + at * RECORD_CHUNKS.chunkBytes),
+    );
     const chunksOffset = recordsOffset + recordSums.length * RECORD_CHUNKS.chunkBytes;
-    const { touched } = pages;
-    const chunkSums = this.#writeChunks(pages, chunksOffset);
+    const chunkSums: bigint[] = [];
+    const table = emptyTable(pageCount);
+    for (const chunk of chunks.touched) {
+      const bytes = chunkBytes(chunks, chunk);
+      const checksum = xxh3(bytes);
+      let place = base?.placeOfSame({ chunk, checksum, bytes, dropped });
+      if (place === undefined) {
+        writeAt(this.fd, bytes, chunksOffset + chunkSums.length * bytes.length);
+        place = this.place * NUMBERS_PER_PLACE + chunkSums.push(checksum) - 1;
+      }
+      table.writeBigUInt64LE(checksum, chunk * PAGE_CHUNKS_SPEC.entryBytes);
+      table.writeUInt32LE(place, chunk * PAGE_CHUNKS_SPEC.entryBytes + CHECKSUM_BYTES);
+    }
     const tablesOffset = chunksOffset + chunkSums.length * PAGE_CHUNKS.chunkBytes;
     const recordTable = tableOf(recordSums);
     const chunkTable = tableOf(chunkSums);
@@ -113,7 +139,7 @@ export class PackWriter {
       chunksRoot: checksumText(xxh3(chunkTable)),
     };
     fs.ftruncateSync(this.fd, pack.fileBytes);
-    return { pack, table: this.#pageTable(touched, chunkSums, chunkCountOf(PAGE_CHUNKS, pageCount)) };
+    return { pack, table: { bytes: table, root: xxh3(table) } };
   }
 
   sync(): Promise<void> {
@@ -125,27 +151,24 @@ export class PackWriter {
     this.#records.close();
   }
 
-  /** Writes all chunks one behind the other; returns their checksums. */
-  #writeChunks(store: ChunkStore, offset: number): bigint[] {
-    const { entriesPerChunk, chunkBytes } = store.shape;
-    return store.touched.map((number, at) => {
-      const bytes = bytesOf(store.chunkOf(number * entriesPerChunk));
-      writeAt(this.fd, bytes, offset + at * chunkBytes);
-      return xxh3(bytes);
-    });
+  /** @returns its checksum */
+  #writeChunk(store: ChunkStore, chunk: number, offset: number): bigint {
+    const bytes = chunkBytes(store, chunk);
+    writeAt(this.fd, bytes, offset);
+    return xxh3(bytes);
   }
+}
 
-  #pageTable(touched: readonly number[], checksums: readonly bigint[], chunkCount: number): PageTable {
-    const { entryBytes } = PAGE_CHUNKS_SPEC;
-    const bytes = Buffer.alloc(chunkCount * entryBytes);
-    for (let chunk = 0; chunk < chunkCount; chunk++)
-      bytes.writeUInt32LE(NO_CHUNK, chunk * entryBytes + CHECKSUM_BYTES);
-    for (const [at, chunk] of touched.entries()) {
-      bytes.writeBigUInt64LE(checksums[at]!, chunk * entryBytes);
-      bytes.writeUInt32LE(this.place * NUMBERS_PER_PLACE + at, chunk * entryBytes + CHECKSUM_BYTES);
-    }
-    return { bytes, root: xxh3(bytes) };
-  }
+function chunkBytes(store: ChunkStore, chunk: number): Uint8Array {
+  return bytesOf(store.chunkOf(chunk * store.shape.entriesPerChunk));
+}
+
+/** A table of page chunks, none of which is anywhere. */
+function emptyTable(pageCount: number): Buffer {
+  const { entryBytes } = PAGE_CHUNKS_SPEC;
+  const table = Buffer.alloc(chunkCountOf(PAGE_CHUNKS, pageCount) * entryBytes);
+  for (let at = CHECKSUM_BYTES; at < table.length; at += entryBytes) table.writeUInt32LE(NO_CHUNK, at);
+  return table;
 }
 
 const ID_BYTES = 16;

@@ -1,11 +1,13 @@
 /**
  * The entries of the pages of a generation that is being made, and how many there are of each kind. A data page on its
  * way into a pack is *pending*: its entry names the batch that has its newest version, and the position there. It gets
- * its extent when the batch is stored, unless a newer version has come meanwhile.
+ * its extent when the batch is stored, unless a newer version has come meanwhile. An entry can be taken over from the
+ * generation before.
  */
 import { PAGE_KINDS } from '../pages/contracts.js';
 import { ChunkStore } from './chunk-store.js';
-import { PAGE_CHUNKS, dataEntry, fillEntry } from './format.js';
+import { NUMBERS_PER_PLACE, PAGE_CHUNKS, dataEntry, fillEntry } from './format.js';
+import type { GenerationCatalog } from './generation-catalog.js';
 
 /** 16 MiB: the index of 8 GiB of RAM. */
 const CACHED_CHUNKS = 1024;
@@ -29,16 +31,25 @@ export interface BatchPosition {
   readonly position: number;
 }
 
-export class PageEntries {
+export interface PageEntriesOptions {
   readonly pageCount: number;
+  /** Of the pack that is being written. */
+  readonly place: number;
+  /** Where there is room for entries that are too many for memory. */
+  readonly dir: string;
+}
+
+export class PageEntries {
   readonly chunks: ChunkStore;
+  readonly #pageCount: number;
+  readonly #place: number;
   /** Pages by PAGE_KINDS. */
   readonly #counts: [number, number, number, number];
   #superseded = 0;
 
-  /** @param dir where there is room for entries that are too many for memory */
-  constructor(pageCount: number, dir: string) {
-    this.pageCount = pageCount;
+  constructor({ pageCount, place, dir }: PageEntriesOptions) {
+    this.#pageCount = pageCount;
+    this.#place = place;
     this.chunks = new ChunkStore({ shape: PAGE_CHUNKS, maxCachedChunks: CACHED_CHUNKS, dir });
     this.#counts = [pageCount, 0, 0, 0];
   }
@@ -46,6 +57,20 @@ export class PageEntries {
   get counts(): PageCounts {
     const [absent, zero, fill, data] = this.#counts;
     return { absent, zero, fill, data, superseded: this.#superseded };
+  }
+
+  /** How many data pages lie in each place. None is pending. */
+  get livePages(): ReadonlyMap<number, number> {
+    const live = new Map<number, number>();
+    for (const chunk of this.chunks.touched) {
+      const words = this.chunks.chunkOf(chunk * PAGES_PER_CHUNK);
+      for (let at = 0; at < words.length; at += PAGE_WORDS) {
+        if ((words[at]! & 0xff) !== PAGE_KINDS.data) continue;
+        const place = Math.floor(words[at + 1]! / NUMBERS_PER_PLACE);
+        live.set(place, (live.get(place) ?? 0) + 1);
+      }
+    }
+    return live;
   }
 
   setFill(page: number, byte: number): void {
@@ -56,6 +81,12 @@ export class PageEntries {
     this.#set(page, dataEntry(position) | PENDING, batch);
   }
 
+  /** Takes over what the page is there. */
+  inherit(page: number, from: GenerationCatalog): void {
+    const [entry, extent] = from.entryOf(page);
+    this.#set(page, entry, extent);
+  }
+
   /** Where the page lies in a batch, when its newest version is there. */
   positionIn(batch: number, page: number): number | undefined {
     const words = this.#wordsOf(page);
@@ -64,28 +95,61 @@ export class PageEntries {
     return (entry & PENDING) !== 0 && words[at + 1] === batch ? (entry >>> 8) & 0xff : undefined;
   }
 
-  /** The page is stored now, unless a newer version has come. */
-  settle(page: number, { batch, position }: BatchPosition, stored: { extent: number; slot: number }): void {
-    if (this.positionIn(batch, page) !== position) return;
+  isData(page: number): boolean {
+    return (this.#wordsOf(page)[(page % PAGES_PER_CHUNK) * PAGE_WORDS]! & 0xff) === PAGE_KINDS.data;
+  }
+
+  /** Whether some version of the page lies in the pack that is being written, or is on its way into it. */
+  isOwn(page: number): boolean {
     const words = this.#wordsOf(page);
     const at = (page % PAGES_PER_CHUNK) * PAGE_WORDS;
-    words[at] = dataEntry(stored.slot);
-    words[at + 1] = stored.extent;
+    return this.#isOwnEntry(words[at]!, words[at + 1]!);
+  }
+
+  /** The page is stored now. @returns false if a newer version has come */
+  settleStored(
+    page: number,
+    from: BatchPosition,
+    { extent, slot }: { extent: number; slot: number },
+  ): boolean {
+    return this.#settle(page, from, dataEntry(slot), extent);
+  }
+
+  /** The page was found to be the same as there, and not stored. */
+  settleSame(page: number, from: BatchPosition, base: GenerationCatalog): void {
+    const [entry, extent] = base.entryOf(page);
+    if ((entry & 0xff) !== PAGE_KINDS.data) throw new Error(`page ${page} has a hash, and no data`);
+    // What has replaced it has counted it as superseded, though none of it is in the pack.
+    if (!this.#settle(page, from, entry, extent)) this.#superseded--;
+  }
+
+  #settle(page: number, { batch, position }: BatchPosition, entry: number, extent: number): boolean {
+    if (this.positionIn(batch, page) !== position) return false;
+    const words = this.#wordsOf(page);
+    const at = (page % PAGES_PER_CHUNK) * PAGE_WORDS;
+    words[at] = entry;
+    words[at + 1] = extent;
+    return true;
   }
 
   #set(page: number, entry: number, extent: number): void {
     const words = this.#wordsOf(page);
     const at = (page % PAGES_PER_CHUNK) * PAGE_WORDS;
-    const oldKind = words[at]! & 0xff;
-    if (oldKind === PAGE_KINDS.data) this.#superseded++;
-    this.#counts[oldKind]!--;
+    const oldEntry = words[at]!;
+    if (this.#isOwnEntry(oldEntry, words[at + 1]!)) this.#superseded++;
+    this.#counts[oldEntry & 0xff]!--;
     this.#counts[entry & 0xff]!++;
     words[at] = entry;
     words[at + 1] = extent;
   }
 
+  #isOwnEntry(entry: number, extent: number): boolean {
+    if ((entry & 0xff) !== PAGE_KINDS.data) return false;
+    return (entry & PENDING) !== 0 || Math.floor(extent / NUMBERS_PER_PLACE) === this.#place;
+  }
+
   #wordsOf(page: number): Uint32Array {
-    if (page >= 0 && page < this.pageCount) return this.chunks.chunkOf(page);
-    throw new RangeError(`page ${page} lies outside a RAM of ${this.pageCount} pages`);
+    if (page >= 0 && page < this.#pageCount) return this.chunks.chunkOf(page);
+    throw new RangeError(`page ${page} lies outside a RAM of ${this.#pageCount} pages`);
   }
 }

@@ -63,11 +63,11 @@ export interface PageFiles {
   readonly extentFiles: readonly ExtentFile[];
   /** An extent's number is its file's place times this, plus its number in the file. */
   readonly numbersPerPlace: number;
+  /** Of format 2: for each chunk of the page index its checksum, and where it lies. */
+  readonly pageTable?: Buffer;
 }
 
 export interface OpenPageFiles extends PageFiles {
-  /** Of every file that is open, by name. */
-  readonly fds: ReadonlyMap<string, number>;
   close(): void;
 }
 
@@ -76,7 +76,7 @@ export function openPageFiles(dir: string, manifest: Manifest): OpenPageFiles {
   const files = new Files(dir);
   try {
     const opened = manifest.formatVersion === 1 ? openFormat1(files, manifest) : openFormat2(files, manifest);
-    return { ...opened, fds: files.fds, close: () => files.close() };
+    return { ...opened, close: () => files.close() };
   } catch (error) {
     files.close();
     throw error;
@@ -86,7 +86,7 @@ export function openPageFiles(dir: string, manifest: Manifest): OpenPageFiles {
 /** Opens files of one generation, and knows which. */
 class Files {
   readonly label: string;
-  readonly fds = new Map<string, number>();
+  readonly #fds: number[] = [];
   readonly #dir: string;
 
   constructor(dir: string) {
@@ -107,7 +107,7 @@ class Files {
     } catch (error) {
       throw openFailure(error, this.label, name);
     }
-    this.fds.set(name, fd);
+    this.#fds.push(fd);
     const header = Buffer.alloc(HEADER_BYTES);
     readAt(fd, header, 0);
     verifyHeader(header, spec, { ...contents, file });
@@ -119,8 +119,7 @@ class Files {
   }
 
   close(): void {
-    for (const fd of this.fds.values()) fs.closeSync(fd);
-    this.fds.clear();
+    for (const fd of this.#fds.splice(0)) fs.closeSync(fd);
   }
 }
 
@@ -212,7 +211,7 @@ function openFormat2(files: Files, manifest: Format2Manifest): PageFiles {
     maxCachedChunks,
   });
   const { entriesPerChunk: pagesPerChunk } = PAGE_CHUNKS;
-  return { pages, pagesPerChunk, extentFiles, numbersPerPlace: NUMBERS_PER_PLACE };
+  return { pages, pagesPerChunk, extentFiles, numbersPerPlace: NUMBERS_PER_PLACE, pageTable: table };
 }
 
 function openPack(files: Files, pack: Pack): ExtentFile {

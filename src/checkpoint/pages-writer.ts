@@ -5,9 +5,11 @@
  */
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
-import { MAX_BURST_BYTES, type PageSink } from '../pages/contracts.js';
+import { MAX_BURST_BYTES, PAGE_KINDS, type PageSink } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import { allocateSlab, batchPagesOf, type Slab } from './batch.js';
+import type { BaseGeneration } from './base-generation.js';
+import type { ChunkStore } from './chunk-store.js';
 import type { CompressRequest, CompressWorkerData } from './compress-worker.js';
 import type { Level } from './extent-codec.js';
 import { writeFailure, writeNewFile } from './files.js';
@@ -21,7 +23,8 @@ import {
 import type { Pack } from './manifest-schema.js';
 import { PackWriter } from './pack-writer.js';
 import { PageEntries, type PageCounts } from './page-entries.js';
-import type { PageFiles } from './page-files.js';
+import type { ExtentFile, PageFiles } from './page-files.js';
+import type { PageHashes } from './page-hashes.js';
 import { WorkerTeam } from './worker-team.js';
 
 const THREADS = 2;
@@ -33,10 +36,17 @@ export interface PagesWriterOptions {
   readonly level: Level;
   /** Pages per extent, 1 to MAX_EXTENT_PAGES. */
   readonly extentPages: number;
+  /** What can be taken over. */
+  readonly base: BaseGeneration | undefined;
+  /** Those of the base at first, and of what is written in the end. Undefined: all pages are stored that come. */
+  readonly hashes: PageHashes | undefined;
 }
 
 export interface WrittenPages {
-  readonly pack: Pack;
+  /** The packs that were taken over, and last the new one, if it was needed. */
+  readonly packs: readonly Pack[];
+  /** Length of the new one; 0 if there is none. */
+  readonly newPackBytes: number;
   /** Of the table of page chunks. */
   readonly pageIndexRoot: bigint;
   /** Length of the file that has the table. */
@@ -76,10 +86,15 @@ export class PagesWriter implements PageSink {
     this.#batchPages = batchPagesOf(extentPages);
     this.#slabs = Array.from({ length: SLAB_COUNT }, () => allocateSlab(this.#batchPages));
     this.#freeSlabs.push(...this.#slabs.keys());
-    this.#pack = new PackWriter(dir, 0);
-    this.#entries = new PageEntries(pageCount, dir);
+    const place = options.base?.freePlace ?? 0;
+    this.#pack = new PackWriter(dir, place);
+    this.#entries = new PageEntries({ pageCount, place, dir });
     const { fd: packFd, tail } = this.#pack;
-    const workerData: CompressWorkerData = { packFd, slabs: this.#slabs, tail, level, extentPages };
+    const workerData: CompressWorkerData = {
+      ...{ packFd, slabs: this.#slabs, tail, level, extentPages },
+      batchPages: this.#batchPages,
+      formerHashes: options.hashes?.bytes,
+    };
     this.#team = new WorkerTeam('checkpoint/compress-worker.js', { threads: THREADS, workerData });
   }
 
@@ -93,23 +108,55 @@ export class PagesWriter implements PageSink {
   }
 
   fill(page: number, byte: number): void {
+    this.#forgetHash(page);
     this.#entries.setFill(page, byte);
   }
 
   data(page: number, bytes: Uint8Array, start: number): void {
     const byte = bytes[start]!;
     if (isRepeated(bytes, start, byte)) return this.fill(page, byte);
+    // The hash of one that is stored already is, or will be, that of its new version.
+    const mayBeSame = this.#options.base !== undefined && !this.#entries.isOwn(page);
+    this.#put(page, { bytes, start, mayBeSame });
+  }
+
+  /** Stores a data page, whether it is the same as in the base or not. */
+  store(page: number, bytes: Uint8Array, start: number): void {
+    this.#put(page, { bytes, start, mayBeSame: false });
+  }
+
+  #put(
+    page: number,
+    { bytes, start, mayBeSame }: { bytes: Uint8Array; start: number; mayBeSame: boolean },
+  ): void {
     if (this.#failure !== undefined) return;
     const batch = (this.#open ??= this.#openBatch());
-    const { pages, numbers } = this.#slabs[batch.slab]!;
+    const { pages, numbers, comparable } = this.#slabs[batch.slab]!;
     let position = this.#entries.positionIn(batch.number, page);
     if (position === undefined) {
       position = batch.pageCount++;
       numbers[position] = page;
+      comparable[position] = mayBeSame ? 1 : 0;
       this.#entries.setPending(page, { batch: batch.number, position });
     }
     pages.set(bytes.subarray(start, start + PAGE_BYTES), position * PAGE_BYTES);
     if (batch.pageCount === this.#batchPages) this.#send(batch);
+  }
+
+  /** The page is what it is in the base. */
+  inherit(page: number): void {
+    this.#forgetHash(page);
+    this.#entries.inherit(page, this.#options.base!.reader);
+  }
+
+  /** Whether the page's data are in the base, and nowhere else. */
+  isInherited(page: number): boolean {
+    return this.#entries.isData(page) && !this.#entries.isOwn(page);
+  }
+
+  /** The hash of a page that is stored in this pack is not that of the base any more. */
+  #forgetHash(page: number): void {
+    if (this.#options.hashes !== undefined && this.#entries.isOwn(page)) this.#options.hashes.clear(page);
   }
 
   ready(): Promise<void> {
@@ -122,28 +169,54 @@ export class PagesWriter implements PageSink {
     await this.#room(SLAB_COUNT * this.#batchPages);
   }
 
+  /** The new pack, as far as it is written. */
+  get pack(): ExtentFile {
+    return this.#pack.extents;
+  }
+
   /** What is stored so far, to be read while nothing is written. */
   get files(): PageFiles {
     return {
       pages: this.#entries.chunks,
       pagesPerChunk: PAGE_CHUNKS.entriesPerChunk,
-      extentFiles: [this.#pack.extents],
+      extentFiles: [...(this.#options.base?.extentFiles ?? []), this.#pack.extents],
       numbersPerPlace: NUMBERS_PER_PLACE,
     };
   }
 
-  /** Completes the files and makes them survive a crash of the host. */
-  async finish(): Promise<WrittenPages> {
+  /** How many data pages lie in each place. Nothing is on its way. */
+  get livePages(): ReadonlyMap<number, number> {
+    return this.#entries.livePages;
+  }
+
+  /**
+   * Completes the files and makes them survive a crash of the host. `hashes` are then those of all pages with data.
+   * @param dropped packs of the base that no page is in
+   */
+  async finish(hashes: PageHashes, dropped: ReadonlySet<Pack>): Promise<WrittenPages> {
     await this.drain();
     try {
-      const { pack, table } = this.#pack.finish(this.#entries.chunks, this.#options.pageCount);
-      await this.#pack.sync();
+      const { base, pageCount } = this.#options;
+      const { chunks } = this.#entries;
+      const { pack, table } = this.#pack.finish({ chunks, pageCount, base, dropped });
+      forgetHashes(hashes, { chunks, pageCount });
+      const shared = base?.manifest.packs.filter((each) => !dropped.has(each)) ?? [];
+      await base?.sharePacks(this.#dir, shared);
+      const isNeeded = pack.extentCount + pack.chunkCount > 0;
+      if (isNeeded) await this.#pack.sync();
+      else await rm(path.join(this.#dir, this.#pack.file));
       const chunkCount = table.bytes.length / PAGE_CHUNKS_SPEC.entryBytes;
       const header = encodeHeader(PAGE_CHUNKS_SPEC, { entryCount: chunkCount });
       const pageChunks = Buffer.concat([header, table.bytes]);
       await writeNewFile(path.join(this.#dir, GENERATION_FILES.pageChunks), pageChunks);
       const pageChunksBytes = pageChunks.length;
-      return { pack, pageIndexRoot: table.root, pageChunksBytes, counts: this.counts };
+      return {
+        packs: isNeeded ? [...shared, pack] : shared,
+        newPackBytes: isNeeded ? pack.fileBytes : 0,
+        pageIndexRoot: table.root,
+        pageChunksBytes,
+        counts: this.counts,
+      };
     } catch (error) {
       throw writeFailure(error, 'the checkpoint’s pages');
     }
@@ -186,13 +259,21 @@ export class PagesWriter implements PageSink {
   }
 
   #settle({ number, slab, pageCount }: Batch): void {
-    const { extentPages } = this.#options;
-    const { records, numbers } = this.#slabs[slab]!;
-    const firstExtent = this.#pack.addExtents(records, Math.ceil(pageCount / extentPages));
+    const { extentPages, base, hashes } = this.#options;
+    const { records, numbers, same, hashes: found } = this.#slabs[slab]!;
+    const sameCount = same.subarray(0, pageCount).reduce((sum, one) => sum + one, 0);
+    const firstExtent = this.#pack.addExtents(records, Math.ceil((pageCount - sameCount) / extentPages));
+    let stored = 0;
     for (let position = 0; position < pageCount; position++) {
-      const slot = position % extentPages;
-      const extent = firstExtent + (position - slot) / extentPages;
-      this.#entries.settle(numbers[position]!, { batch: number, position }, { extent, slot });
+      const page = numbers[position]!;
+      const from = { batch: number, position };
+      if (same[position] === 1) {
+        this.#entries.settleSame(page, from, base!.reader);
+        continue;
+      }
+      const slot = stored % extentPages;
+      const extent = firstExtent + (stored++ - slot) / extentPages;
+      if (this.#entries.settleStored(page, from, { extent, slot })) hashes?.set(page, found, position);
     }
     this.#freeSlabs.push(slab);
   }
@@ -216,6 +297,21 @@ export class PagesWriter implements PageSink {
   #fail(error: Error): void {
     this.#failure ??= error;
     for (const { reject } of this.#waiters.splice(0)) reject(this.#failure);
+  }
+}
+
+/** Pages without data have no hash. */
+function forgetHashes(
+  hashes: PageHashes,
+  { chunks, pageCount }: { readonly chunks: ChunkStore; readonly pageCount: number },
+): void {
+  const { entriesPerChunk, entryWords } = PAGE_CHUNKS;
+  const touched = new Set(chunks.touched);
+  for (let chunk = 0, page = 0; page < pageCount; chunk++) {
+    const words = touched.has(chunk) ? chunks.chunkOf(page) : undefined;
+    const end = Math.min(page + entriesPerChunk, pageCount);
+    for (let at = 0; page < end; page++, at += entryWords)
+      if (((words?.[at] ?? 0) & 0xff) !== PAGE_KINDS.data) hashes.clear(page);
   }
 }
 

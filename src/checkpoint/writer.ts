@@ -8,6 +8,7 @@ import { VmckptError } from '../errors.js';
 import { xxh3 } from '../native/index.js';
 import type { PageSink } from '../pages/contracts.js';
 import { PAGE_BYTES, type RamLayout } from '../pages/layout.js';
+import { BaseGeneration } from './base-generation.js';
 import { compactPages, needsCompaction } from './compaction.js';
 import type { Level } from './extent-codec.js';
 import { fsyncPath, writeFailure, writeNewFile } from './files.js';
@@ -25,7 +26,9 @@ import {
   type ManifestParts,
 } from './manifest.js';
 import { newId } from './pack-writer.js';
-import type { PageCounts } from './page-entries.js';
+import type { Pack } from './manifest-schema.js';
+import { PageHashes } from './page-hashes.js';
+import { leaveSparsePacks } from './sparse-packs.js';
 import { PagesWriter, type PagesWriterOptions, type WrittenPages } from './pages-writer.js';
 
 export interface CheckpointWriterOptions {
@@ -34,6 +37,16 @@ export interface CheckpointWriterOptions {
   readonly level: Level;
   /** Pages compressed together: more is smaller, and slower to reach one of. 1–64; 8 by default, 4 for level `none`. */
   readonly extentPages?: number;
+  /** Share what has not changed with the generation before. Without it the generation is one by itself. */
+  readonly chain?: Chain | undefined;
+}
+
+/** The generations of a name. */
+export interface Chain {
+  /** Of the name: the hashes of the newest generation's pages are kept there. */
+  readonly nameDir: string;
+  /** Of the newest generation, if anything is to be shared with it. */
+  readonly formerDir: string | undefined;
 }
 
 export interface WriterStats {
@@ -49,15 +62,22 @@ export class CheckpointWriter implements PageSink {
   readonly #dir: string;
   readonly #layout: RamLayout;
   readonly #pagesOptions: PagesWriterOptions;
+  readonly #chain: Chain | undefined;
+  readonly #hashes: PageHashes;
   #pages: PagesWriter;
 
   private constructor(
     dir: string,
-    { layout, level, extentPages = defaultExtentPages(level) }: CheckpointWriterOptions,
+    { layout, level, extentPages = defaultExtentPages(level), chain }: CheckpointWriterOptions,
   ) {
+    const { pageCount } = layout;
+    const base = chain?.formerDir === undefined ? undefined : BaseGeneration.open(chain.formerDir, layout);
     this.#dir = dir;
     this.#layout = layout;
-    this.#pagesOptions = { pageCount: layout.pageCount, level, extentPages };
+    this.#chain = chain;
+    this.#hashes = base?.hashes ?? PageHashes.none(pageCount);
+    const hashes = chain === undefined ? undefined : this.#hashes;
+    this.#pagesOptions = { pageCount, level, extentPages, base, hashes };
     this.#pages = new PagesWriter(dir, this.#pagesOptions);
   }
 
@@ -111,16 +131,23 @@ export class CheckpointWriter implements PageSink {
       const manifest = this.#manifestOf(parts, written, deviceState);
       await writeNewFile(path.join(this.#dir, GENERATION_FILES.manifest), encodeManifest(manifest));
       await fsyncPath(this.#dir);
+      if (this.#chain !== undefined) this.#hashes.write(this.#chain.nameDir, manifest.id);
       return manifest;
     } catch (error) {
-      await this.#pages.close();
       throw writeFailure(error, this.#dir);
+    } finally {
+      await this.#close();
     }
   }
 
   /** Ends writing; what is in the directory is of no use. */
   async abort(): Promise<void> {
+    await this.#close();
+  }
+
+  async #close(): Promise<void> {
     await this.#pages.close();
+    this.#pagesOptions.base?.close();
   }
 
   async #finishPages(): Promise<WrittenPages> {
@@ -129,20 +156,23 @@ export class CheckpointWriter implements PageSink {
       const roomBytes = 2 * this.#layout.ramBytes;
       this.#pages = await compactPages(this.#dir, this.#pages, { ...this.#pagesOptions, roomBytes });
     }
-    const written = await this.#pages.finish();
-    await this.#pages.close();
-    return written;
+    const { base } = this.#pagesOptions;
+    const dropped = base === undefined ? new Set<Pack>() : await leaveSparsePacks(this.#pages, base);
+    return this.#pages.finish(this.#hashes, dropped);
   }
 
   #manifestOf(parts: ManifestParts, written: WrittenPages, deviceState: Uint8Array): Format2Manifest {
-    const { counts, pack, pageIndexRoot, pageChunksBytes } = written;
-    const { extentPages, level } = this.#pagesOptions;
-    const { extentCount, fileBytes } = pack;
-    const ownBytes = fileBytes + pageChunksBytes + deviceState.length;
+    const { counts, packs, newPackBytes, pageIndexRoot, pageChunksBytes } = written;
+    const { extentPages, level, base } = this.#pagesOptions;
+    const total = (key: 'extentCount' | 'fileBytes' | 'pageCount') =>
+      packs.reduce((sum, pack) => sum + pack[key], 0);
+    const sharedBytes = total('fileBytes') - newPackBytes;
+    const ownBytes = newPackBytes + pageChunksBytes + deviceState.length;
     return {
       formatVersion: FORMAT_VERSION,
       ...parts,
       id: newId(),
+      ...(sharedBytes > 0 && { parent: base!.manifest.id }),
       ram: {
         pageBytes: PAGE_BYTES,
         blocks: this.#layout.blocks.map(({ name, usedBytes }) => ({ name, usedBytes })),
@@ -150,13 +180,23 @@ export class CheckpointWriter implements PageSink {
       sizes: {
         ramBytes: this.#layout.ramBytes,
         nonZeroBytes: (counts.data + counts.fill) * PAGE_BYTES,
-        storedBytes: ownBytes,
+        storedBytes: ownBytes + sharedBytes,
         deviceStateBytes: deviceState.length,
         ownBytes,
-        sharedBytes: 0,
+        sharedBytes,
       },
-      pages: { extentPages, level, extentCount, fileBytes, ...pageCounts(counts) },
-      packs: [pack],
+      pages: {
+        extentPages: sharedBytes > 0 ? Math.max(extentPages, base!.manifest.pages.extentPages) : extentPages,
+        level,
+        extentCount: total('extentCount'),
+        fileBytes: total('fileBytes'),
+        dataPageCount: counts.data,
+        fillPageCount: counts.fill,
+        zeroPageCount: counts.zero,
+        absentPageCount: counts.absent,
+        supersededPageCount: total('pageCount') - counts.data,
+      },
+      packs: [...packs],
       checksums: {
         algorithm: CHECKSUM_ALGORITHM,
         pageIndexRoot: checksumText(pageIndexRoot),
@@ -168,14 +208,4 @@ export class CheckpointWriter implements PageSink {
 
 function defaultExtentPages(level: Level): number {
   return level === 'none' ? DEFAULT_EXTENT_PAGES.raw : DEFAULT_EXTENT_PAGES.compressed;
-}
-
-function pageCounts({ absent, data, fill, superseded, zero }: PageCounts) {
-  return {
-    dataPageCount: data,
-    fillPageCount: fill,
-    zeroPageCount: zero,
-    absentPageCount: absent,
-    supersededPageCount: superseded,
-  };
 }

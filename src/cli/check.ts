@@ -1,6 +1,7 @@
 /** `vmckpt check [NAME[@GEN]]` */
 import type { Command } from 'commander';
 import {
+  VerifiedFiles,
   checkCheckpoint,
   type CheckOptions,
   type CheckProblem,
@@ -36,9 +37,10 @@ export function checkCommand(): Command {
       const store = await Store.open(storeDir, { trustForeign: true });
       const { signal } = interruptible(output, 'Interrupted.');
       const checks = [];
+      const verified = new VerifiedFiles();
       for (const wanted of reference === undefined ? await allOf(store) : [reference]) {
         output.detail(`Checking ${wanted}.`);
-        checks.push(await checkOne(store, wanted, { output, signal }).catch(finding(wanted)));
+        checks.push(await checkOne(store, wanted, { output, signal, verified }).catch(finding(wanted)));
       }
       if (checks.length === 0) output.message(`No checkpoints in ${storeDir}.`);
       output.result({ checks }, checks.map(describe).join('\n'));
@@ -49,6 +51,7 @@ export function checkCommand(): Command {
 interface Work {
   readonly output: Output;
   readonly signal: AbortSignal;
+  readonly verified: VerifiedFiles;
 }
 
 type Check = CheckReport & { readonly name: string; readonly generation: number };
@@ -57,13 +60,13 @@ async function allOf(store: Store): Promise<string[]> {
   return (await store.list()).map(({ name, generation }) => `${name}@${generation}`);
 }
 
-async function checkOne(store: Store, reference: string, { output, signal }: Work): Promise<Check> {
+async function checkOne(store: Store, reference: string, { output, signal, verified }: Work): Promise<Check> {
   const found = await store.locate(reference);
   const { name, number: generation, dir } = found;
   const use = found.hold();
   try {
     const onProgress = (done: number, total: number) => output.progress(done, total);
-    const report = await checkCheckpoint(dir, { onProgress, signal });
+    const report = await checkCheckpoint(dir, { onProgress, signal, verified });
     const problem = report.problemCount > 0 ? undefined : await rawMemoryProblem(dir, { onProgress, signal });
     if (problem === undefined) return { name, generation, ...report };
     return { name, generation, ...report, problems: [problem], problemCount: 1 };

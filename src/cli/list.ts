@@ -34,6 +34,8 @@ function documentOf({ name, generation, facts, problem, seal, rawMemory }: Gener
     ramBytes: facts?.sizes.ramBytes ?? null,
     nonZeroBytes: facts?.sizes.nonZeroBytes ?? null,
     storedBytes: facts?.sizes.storedBytes ?? null,
+    ownBytes: facts?.sizes.ownBytes ?? null,
+    sharedBytes: facts?.sizes.sharedBytes ?? null,
     externalDisks: facts === undefined ? [] : externalDisks(facts),
     rawMemoryBytes: rawMemory?.storedBytes ?? null,
     restoreProblems: facts?.restoreProblems ?? [],
@@ -50,7 +52,8 @@ function describe(checkpoints: readonly GenerationSummary[]): string {
     String(generation),
     facts === undefined ? '-' : formatTime(facts.created),
     facts === undefined ? '-' : formatBytes(facts.sizes.ramBytes),
-    facts === undefined ? '-' : formatBytes(facts.sizes.storedBytes),
+    facts === undefined ? '-' : formatBytes(facts.sizes.ownBytes),
+    facts === undefined ? '-' : formatBytes(facts.sizes.sharedBytes),
     rawMemory === null
       ? '-'
       : rawMemory.storedBytes === null
@@ -58,7 +61,7 @@ function describe(checkpoints: readonly GenerationSummary[]): string {
         : formatBytes(rawMemory.storedBytes),
     facts === undefined ? (problem?.code ?? '-') : stateOf(facts, seal),
   ]);
-  return table(['NAME', 'GEN', 'CREATED', 'RAM', 'STORED', 'RAW', 'STATE'], rows);
+  return table(['NAME', 'GEN', 'CREATED', 'RAM', 'OWN', 'SHARED', 'RAW', 'STATE'], rows);
 }
 
 function stateOf(facts: NonNullable<GenerationSummary['facts']>, seal: GenerationSummary['seal']): string {

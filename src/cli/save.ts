@@ -17,6 +17,7 @@ interface SaveFlags extends KeepFlags {
   readonly maxPause?: number;
   readonly quit?: true;
   readonly level: number | 'none';
+  readonly full?: true;
   readonly layout: Layout;
   readonly disks?: 'external';
   readonly ownCommandLine?: true;
@@ -57,6 +58,7 @@ export function saveCommand(): Command {
     .addOption(option('--stop', 'pause the VM, save it, and leave it paused'))
     .addOption(option('--quit', 'end QEMU after the save').implies({ stop: true }).conflicts('live'))
     .addOption(option('--level <n>', 'zstd level 1–19, or none').argParser(parseLevel).default(1))
+    .addOption(option('--full', 'store everything, also what the generation before has already'))
     .addOption(
       option('--layout <layout>', 'raw: also make the raw memory file that restore --mode map needs')
         .choices(LAYOUTS)
@@ -91,6 +93,7 @@ async function run(vm: string, name: string, flags: SaveFlags, running: Command)
     ...(flags.maxPause !== undefined && { maxPauseMs: flags.maxPause }),
     quit: flags.quit === true,
     level: flags.level,
+    full: flags.full === true,
     layout: flags.layout,
     ownCommandLine: flags.ownCommandLine === true,
     disksExternal: flags.disks === 'external',
@@ -105,9 +108,12 @@ async function run(vm: string, name: string, flags: SaveFlags, running: Command)
 }
 
 function describe(report: SaveReport): string {
-  const { name, generation, pauseMs, totalMs, storedBytes, nonZeroBytes, isSealed, pruned } = report;
+  const { name, generation, pauseMs, totalMs, storedBytes, ownBytes, nonZeroBytes, isSealed, pruned } =
+    report;
+  const shared =
+    storedBytes > ownBytes ? `, ${formatBytes(storedBytes - ownBytes)} shared with earlier ones` : '';
   return (
-    `Saved ${name}@${generation}: ${formatBytes(nonZeroBytes)} of memory in ${formatBytes(storedBytes)}, ` +
+    `Saved ${name}@${generation}: ${formatBytes(nonZeroBytes)} of memory in ${formatBytes(ownBytes)}${shared}, ` +
     `paused for ${formatMs(pauseMs)}, done in ${formatMs(totalMs)}${isSealed ? '' : ', not sealed'}.` +
     (pruned === null ? '' : `\n${summarize(pruned)}`)
   );

@@ -82,9 +82,13 @@ function describeExtents({ extentCount, extentPages, level }: Shown['pages']): s
   return `${extentCount} of up to ${extentPages} pages, ${codec}`;
 }
 
-function describeStored({ nonZeroBytes, storedBytes }: Shown['sizes']): string {
+function describeStored({ nonZeroBytes, storedBytes, ownBytes, sharedBytes }: Shown['sizes']): string {
   const ratio = nonZeroBytes === 0 ? '' : `, ${share(storedBytes, nonZeroBytes)} of the data`;
-  return `${formatBytes(storedBytes)}${ratio}`;
+  const parts =
+    sharedBytes === 0
+      ? ''
+      : `: ${formatBytes(ownBytes)} of its own, ${formatBytes(sharedBytes)} shared with earlier generations`;
+  return `${formatBytes(storedBytes)}${ratio}${parts}`;
 }
 
 function describe(shown: Shown): string {

@@ -82,7 +82,7 @@ async function readInto(
   options: ImportMemoryOptions,
 ): Promise<Manifest> {
   const layout = new RamLayout([{ name: BLOCK, usedBytes: memory.bytes }]);
-  const writer = CheckpointWriter.create(pending.dir, { layout, level: options.level });
+  const writer = CheckpointWriter.create(pending.dir, { layout, level: options.level, chain: pending.chain });
   try {
     await copyPages(memory, writer, options);
     return await writer.finish(partsOf(pending), new Uint8Array(0));

@@ -75,7 +75,11 @@ async function readInto(pending: PendingGeneration, options: ImportOptions): Pro
   const parser = new StreamParser({
     onLayout: (layout) => {
       ramBytes = layout.ramBytes;
-      return (writer = CheckpointWriter.create(pending.dir, { layout, level: options.level }));
+      return (writer = CheckpointWriter.create(pending.dir, {
+        layout,
+        level: options.level,
+        chain: pending.chain,
+      }));
     },
   });
   try {

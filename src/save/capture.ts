@@ -14,7 +14,7 @@ import { refuseCapture } from '../capture/refusals.js';
 import { Standstill, type Stopped } from '../capture/standstill.js';
 import { streamParts } from '../capture/stream-parts.js';
 import type { PageRuns, WriteTracker } from '../capture/tracker.js';
-import { CheckpointWriter } from '../checkpoint/writer.js';
+import { CheckpointWriter, type Chain } from '../checkpoint/writer.js';
 import { asUnpaused, withGlobalState } from '../migration-stream/global-state.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import { parseCommandLine } from '../qemu/command-line.js';
@@ -46,6 +46,7 @@ export interface CaptureOptions {
   readonly vm: VmDescription;
   /** Of the generation that is written. */
   readonly dir: string;
+  readonly chain: Chain;
   readonly journal: VmJournal;
   readonly level: number | 'none';
   /** How long the VM may stand still at a time, as far as it lets that be. */
@@ -63,7 +64,7 @@ export interface CaptureOptions {
  *   the signal's reason
  */
 export async function capture(options: CaptureOptions): Promise<Transferred> {
-  const { qmp, vm, dir, journal, level, signal } = options;
+  const { qmp, vm, dir, chain, journal, level, signal } = options;
   refuseCapture(vm);
   const blocks = await locateRamBlocks(qmp, vm.pid);
   const reader = new PageReader(vm.pid, blocks);
@@ -76,7 +77,7 @@ export async function capture(options: CaptureOptions): Promise<Transferred> {
   try {
     if (tracker.kind === 'none') throw captureRefused(tracker.shortfall ?? 'its writes cannot be tracked');
     const devices = await DeviceCapture.prepare(qmp, journal.directory);
-    const writer = CheckpointWriter.create(dir, { layout: reader.layout, level });
+    const writer = CheckpointWriter.create(dir, { layout: reader.layout, level, chain });
     try {
       return await new Capture(options, { blocks, reader, tracker, devices, writer }).take();
     } catch (error) {

@@ -72,6 +72,8 @@ export interface SaveOptions {
   /** End QEMU after the save. */
   readonly quit: boolean;
   readonly level: number | 'none';
+  /** Store everything, also what the generation before has already. */
+  readonly full?: boolean;
   /** `raw` makes the raw memory file as well, which `restore --mode map` maps. */
   readonly layout?: Layout;
   /** The user will restore it with a command line of his own. */
@@ -97,6 +99,8 @@ export interface SaveReport {
   readonly ramBytes: number;
   readonly nonZeroBytes: number;
   readonly storedBytes: number;
+  /** Of `storedBytes`: what this save has written. The rest is shared with earlier generations. */
+  readonly ownBytes: number;
   /** How long the VM stood still for the save; 0 when it was paused already. */
   readonly pauseMs: number;
   readonly totalMs: number;
@@ -263,7 +267,8 @@ async function saveInto(pending: PendingGeneration, work: Work): Promise<Saved> 
     await instant.prepare();
     const { dir: pendingDir, formerDir, generation } = pending;
     const { maxPauseMs = MAX_PAUSE_MS } = options;
-    const how = { ...options, ...work, instant, disks, maxPauseMs, dir: pendingDir };
+    const chain = options.full === true ? { ...pending.chain, formerDir: undefined } : pending.chain;
+    const how = { ...options, ...work, instant, disks, maxPauseMs, dir: pendingDir, chain };
     const runsOn = options.method !== 'stopped';
     const transferred =
       borrowed === undefined ? await capture(how) : await lendAndTransfer({ ...how, runsOn }, borrowed);
@@ -378,13 +383,14 @@ function reportOf(
   totalMs: number,
 ): Omit<SaveReport, 'isSealed' | 'method' | 'pruned'> {
   const { name, generation, sizes, restoreProblems = [], lost = [] } = manifest;
-  const { ramBytes, nonZeroBytes, storedBytes, deviceStateBytes } = sizes;
+  const { ramBytes, nonZeroBytes, storedBytes, ownBytes, deviceStateBytes } = sizes;
   return {
     name,
     generation,
     ramBytes,
     nonZeroBytes,
     storedBytes,
+    ownBytes,
     totalMs,
     ...result,
     deviceStateBytes,

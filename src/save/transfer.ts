@@ -1,7 +1,7 @@
 /** From QEMU into a generation's folder: QEMU sends and we write, side by side. */
 import * as v from 'valibot';
 import { DeviceCapture } from '../capture/device-capture.js';
-import { CheckpointWriter } from '../checkpoint/writer.js';
+import { CheckpointWriter, type Chain } from '../checkpoint/writer.js';
 import { VmckptError } from '../errors.js';
 import { asUnpaused, globalStateIn, withGlobalState } from '../migration-stream/global-state.js';
 import type { ParsedStream } from '../migration-stream/parser.js';
@@ -32,6 +32,7 @@ export interface TransferOptions {
   readonly runsOn: boolean;
   /** Of the generation that is written. */
   readonly dir: string;
+  readonly chain: Chain;
   readonly journal: VmJournal;
   readonly level: number | 'none';
   readonly instant: Instant;
@@ -53,7 +54,7 @@ export interface Transferred {
 
 /** @throws VmckptError MIGRATION_FAILED, NO_SPACE, VM_STATE, TIMEOUT, QMP_CLOSED, or the signal's reason */
 export async function transfer(options: TransferOptions): Promise<Transferred> {
-  const { qmp, vm, method, dir, level, onMessage } = options;
+  const { qmp, vm, method, dir, chain, level, onMessage } = options;
   const receiver = await Receiver.start({ method });
   let writer: CheckpointWriter | undefined;
   let dirty: DirtyPages | undefined;
@@ -67,7 +68,7 @@ export async function transfer(options: TransferOptions): Promise<Transferred> {
     fd: receiver.stream,
     handler: {
       onLayout: (layout) => {
-        writer = CheckpointWriter.create(dir, { layout, level });
+        writer = CheckpointWriter.create(dir, { layout, level, chain });
         const { pageCount } = layout;
         const sink = limit?.before(writer, pageCount) ?? writer;
         return (dirty = new DirtyPages(sink, { method, pageCount }));

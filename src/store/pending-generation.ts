@@ -5,6 +5,7 @@
 import { rename, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { fsyncPath, writeFailure } from '../checkpoint/files.js';
+import type { Chain } from '../checkpoint/writer.js';
 
 export interface PendingOptions {
   readonly storeDir: string;
@@ -40,6 +41,11 @@ export class PendingGeneration {
     this.dir = options.dir;
     this.formerDir = options.formerDir;
     this.#options = options;
+  }
+
+  /** What a writer needs to share with the generation before what has not changed. */
+  get chain(): Chain {
+    return { nameDir: path.dirname(this.dir), formerDir: this.formerDir };
   }
 
   /**

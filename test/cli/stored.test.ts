@@ -36,9 +36,9 @@ describe('checkpoints in a store', () => {
       .trim()
       .split('\n')
       .map((line) => line.split(/\s{2,}/));
-    expect(rows[0]).toEqual(['NAME', 'GEN', 'CREATED', 'RAM', 'STORED', 'RAW', 'STATE']);
+    expect(rows[0]).toEqual(['NAME', 'GEN', 'CREATED', 'RAM', 'OWN', 'SHARED', 'RAW', 'STATE']);
     expect(
-      rows.slice(1).map(([name, generation, , ram, , , state]) => [name, generation, ram, state]),
+      rows.slice(1).map(([name, generation, , ram, , , , state]) => [name, generation, ram, state]),
     ).toEqual([
       ['db', '1', '256 KiB', 'running, not sealed by this user'],
       ['web', '2', '256 KiB', 'paused, not sealed by this user'],
@@ -136,7 +136,7 @@ describe('checkpoints in a store', () => {
   it('are listed and checked even when a manifest cannot be read', async () => {
     const dir = await storeGeneration(storeDir, 'torn');
     overwrite(path.join(dir, 'manifest.json'), 20, 'damage');
-    expect((await run(['list'])).stdout).toMatch(/^torn +1 +- +- +- +- +MANIFEST_DAMAGED$/m);
+    expect((await run(['list'])).stdout).toMatch(/^torn +1 +- +- +- +- +- +MANIFEST_DAMAGED$/m);
     expect(await run(['check', 'torn'])).toMatchObject({ code: 13 });
     expect(await run(['show', 'torn'])).toMatchObject({ code: 13 });
     expect(await run(['rm', 'torn@1'])).toMatchObject({ code: 0 });

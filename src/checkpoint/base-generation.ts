@@ -1,0 +1,121 @@
+/** What a new generation can take over from the one before: entries of pages that have not changed, and packs. */
+import { chmod, constants, copyFile, link } from 'node:fs/promises';
+import path from 'node:path';
+import { VmckptError } from '../errors.js';
+import type { RamLayout } from '../pages/layout.js';
+import { bytesOf } from './chunk-store.js';
+import { FILE_MODE, errnoOf, fsyncPath } from './files.js';
+import {
+  CHECKSUM_BYTES,
+  NO_CHUNK,
+  NUMBERS_PER_PLACE,
+  PAGE_CHUNKS,
+  PAGE_CHUNKS_SPEC,
+  packFile,
+} from './format.js';
+import type { Pack } from './manifest-schema.js';
+import { generationLabel, readManifest, type Format2Manifest } from './manifest.js';
+import { openPageFiles, type ExtentFile, type OpenPageFiles } from './page-files.js';
+import { PageHashes } from './page-hashes.js';
+import { PagesReader } from './pages-reader.js';
+
+/** What link(2) says where it makes no links: of this file, or of any. */
+const NO_LINK = ['EXDEV', 'EPERM', 'EMLINK', 'EOPNOTSUPP', 'ENOTSUP', 'ENOSYS'];
+
+export interface WantedChunk {
+  readonly chunk: number;
+  readonly checksum: bigint;
+  readonly bytes: Uint8Array;
+  /** Packs that it must not be in. */
+  readonly dropped: ReadonlySet<Pack>;
+}
+
+export class BaseGeneration {
+  readonly dir: string;
+  readonly manifest: Format2Manifest;
+  readonly hashes: PageHashes;
+  readonly reader: PagesReader;
+  readonly #files: OpenPageFiles;
+
+  private constructor(
+    dir: string,
+    { manifest, hashes, files }: { manifest: Format2Manifest; hashes: PageHashes; files: OpenPageFiles },
+  ) {
+    const pageCount = manifest.sizes.ramBytes / manifest.ram.pageBytes;
+    const { extentPages } = manifest.pages;
+    this.dir = dir;
+    this.manifest = manifest;
+    this.hashes = hashes;
+    this.#files = files;
+    this.reader = new PagesReader({ label: generationLabel(dir), pageCount, extentPages }, files);
+  }
+
+  /** Undefined if nothing can be taken over: another machine, an earlier format, damage, or no hashes of its pages. */
+  static open(dir: string, layout: RamLayout): BaseGeneration | undefined {
+    try {
+      const manifest = readManifest(dir);
+      if (manifest.formatVersion === 1 || !isSameLayout(manifest, layout)) return undefined;
+      const { pageCount } = layout;
+      const hashes = PageHashes.read(path.dirname(dir), { id: manifest.id, pageCount });
+      if (hashes === undefined) return undefined;
+      return new BaseGeneration(dir, { manifest, hashes, files: openPageFiles(dir, manifest) });
+    } catch (error) {
+      if (error instanceof VmckptError) return undefined;
+      throw error;
+    }
+  }
+
+  get extentFiles(): readonly ExtentFile[] {
+    return this.#files.extentFiles;
+  }
+
+  packAt(place: number): Pack | undefined {
+    return this.manifest.packs.find((pack) => pack.place === place);
+  }
+
+  /** The smallest place that none of its packs has. */
+  get freePlace(): number {
+    const taken = new Set(this.manifest.packs.map(({ place }) => place));
+    let place = 0;
+    while (taken.has(place)) place++;
+    return place;
+  }
+
+  /** Where it has a chunk of the page index that is the same; undefined if it has another one. */
+  placeOfSame({ chunk, checksum, bytes, dropped }: WantedChunk): number | undefined {
+    const at = chunk * PAGE_CHUNKS_SPEC.entryBytes;
+    const table = this.#files.pageTable!;
+    const place = table.readUInt32LE(at + CHECKSUM_BYTES);
+    if (place === NO_CHUNK || table.readBigUInt64LE(at) !== checksum) return undefined;
+    if (dropped.has(this.packAt(Math.floor(place / NUMBERS_PER_PLACE))!)) return undefined;
+    const own = this.#files.pages.chunkOf(chunk * PAGE_CHUNKS.entriesPerChunk);
+    return Buffer.compare(bytesOf(own), bytes) === 0 ? place : undefined;
+  }
+
+  /** Gives `dir` these packs of its own: hard links, where the file system has them. @throws VmckptError NO_SPACE */
+  async sharePacks(dir: string, packs: readonly Pack[]): Promise<void> {
+    for (const { id } of packs) await linkFile(this.dir, dir, packFile(id));
+  }
+
+  close(): void {
+    this.#files.close();
+  }
+}
+
+async function linkFile(from: string, to: string, name: string): Promise<void> {
+  const [existing, file] = [path.join(from, name), path.join(to, name)];
+  try {
+    await link(existing, file);
+  } catch (error) {
+    if (!NO_LINK.includes(errnoOf(error) ?? '')) throw error;
+    await copyFile(existing, file, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE);
+    await chmod(file, FILE_MODE);
+    await fsyncPath(file);
+  }
+}
+
+function isSameLayout({ ram }: Format2Manifest, { blocks }: RamLayout): boolean {
+  const shape = (list: readonly { name: string; usedBytes: number }[]) =>
+    JSON.stringify(list.map(({ name, usedBytes }) => [name, usedBytes]));
+  return shape(ram.blocks) === shape(blocks);
+}

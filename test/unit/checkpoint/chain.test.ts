@@ -1,0 +1,269 @@
+/** Generations that share what has not changed: every one of them has exactly its pages, whatever happens to the others. */
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import path from 'node:path';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { checkCheckpoint } from '../../../src/checkpoint/check.js';
+import type { Level } from '../../../src/checkpoint/extent-codec.js';
+import type { Format2Manifest } from '../../../src/checkpoint/manifest.js';
+import { CheckpointReader } from '../../../src/checkpoint/reader.js';
+import { CheckpointWriter } from '../../../src/checkpoint/writer.js';
+import { PAGE_KINDS } from '../../../src/pages/contracts.js';
+import { PAGE_BYTES, RamLayout } from '../../../src/pages/layout.js';
+import { Random, chooseSeed } from '../../support/faults.js';
+import { manifestParts, syntheticPage, temporaryDir } from './synthetic.js';
+
+const layout = new RamLayout([
+  { name: 'pc.ram', usedBytes: 4500 * PAGE_BYTES },
+  { name: 'vga.vram', usedBytes: 100 * PAGE_BYTES },
+]);
+const deviceState = Buffer.from('device state');
+
+/** A version of data; `f` and a byte; or absent. */
+type Content = number | `f${number}` | undefined;
+type Memory = readonly Content[];
+type Put = readonly [page: number, content: Content];
+
+function put(writer: CheckpointWriter, page: number, content: Content): void {
+  if (typeof content === 'number') writer.data(page, syntheticPage(page, content), 0);
+  else if (content !== undefined) writer.fill(page, Number(content.slice(1)));
+}
+
+interface Save {
+  readonly nameDir: string;
+  readonly number: number;
+  readonly memory: Memory;
+  /** Put before the memory itself: older versions of pages. */
+  readonly before?: readonly Put[];
+  readonly level?: Level;
+  readonly full?: boolean;
+  readonly dir?: string;
+}
+
+async function save({
+  nameDir,
+  number,
+  memory,
+  before = [],
+  level = 1,
+  full,
+  dir,
+}: Save): Promise<Format2Manifest> {
+  const former = path.join(nameDir, String(number - 1));
+  const formerDir = full !== true && existsSync(former) ? former : undefined;
+  const into = dir ?? path.join(nameDir, String(number));
+  mkdirSync(into);
+  const writer = CheckpointWriter.create(into, { layout, level, chain: { nameDir, formerDir } });
+  for (const [page, content] of before) {
+    put(writer, page, content);
+    await writer.ready();
+  }
+  for (const [page, content] of memory.entries()) {
+    put(writer, page, content);
+    if (page % 64 === 0) await writer.ready();
+  }
+  return writer.finish(manifestParts(), deviceState);
+}
+
+async function expectMemory(dir: string, memory: Memory): Promise<void> {
+  const reader = await CheckpointReader.open(dir);
+  const into = new Uint8Array(reader.extentPages * PAGE_BYTES);
+  for (const [page, content] of memory.entries()) {
+    const kind = reader.kindOf(page);
+    if (typeof content !== 'number') {
+      expect([kind === PAGE_KINDS.absent, kind === PAGE_KINDS.data]).toEqual([content === undefined, false]);
+      if (content !== undefined) expect(reader.fillByteOf(page)).toBe(Number(content.slice(1)));
+      continue;
+    }
+    expect(kind).toBe(PAGE_KINDS.data);
+    reader.readExtent(reader.extentOf(page), into);
+    const start = reader.slotOf(page) * PAGE_BYTES;
+    if (Buffer.compare(into.subarray(start, start + PAGE_BYTES), syntheticPage(page, content)) !== 0)
+      throw new Error(`page ${page} of ${dir} is wrong`);
+  }
+  reader.close();
+}
+
+const full: Memory = Array.from({ length: layout.pageCount }, (_, page): Content =>
+  page % 7 === 0 ? 'f0' : page % 13 === 0 ? `f${page % 256}` : 0,
+);
+
+function changed(memory: Memory, pages: readonly number[], version: number): Memory {
+  const copy = [...memory];
+  for (const page of pages) copy[page] = version;
+  return copy;
+}
+
+function packs(dir: string): string[] {
+  return readdirSync(dir).filter((file) => file.startsWith('pack-'));
+}
+
+describe('a generation after another one', () => {
+  it('stores the pages that differ and the parts of the index that changed, and shares the rest by links', async () => {
+    const nameDir = temporaryDir();
+    const first = await save({ nameDir, number: 1, memory: full });
+    expect(first.parent).toBeUndefined();
+    const next = changed(full, [1, 2, 3, 4400], 1);
+    const second = await save({ nameDir, number: 2, memory: next });
+    expect(second).toMatchObject({
+      parent: first.id,
+      pages: { dataPageCount: first.pages.dataPageCount },
+    });
+    expect(second.packs.map(({ place, pageCount, chunkCount }) => [place, pageCount, chunkCount])).toEqual([
+      [0, first.packs[0]!.pageCount, 3],
+      [1, 4, 2],
+    ]);
+    const { ownBytes, sharedBytes, storedBytes } = second.sizes;
+    expect(sharedBytes).toBe(first.packs[0]!.fileBytes);
+    expect(storedBytes).toBe(ownBytes + sharedBytes);
+    expect(ownBytes).toBeLessThan(200_000);
+    expect(statSync(path.join(nameDir, '1', packs(path.join(nameDir, '1'))[0]!)).nlink).toBe(2);
+    rmSync(path.join(nameDir, '1'), { recursive: true });
+    await expectMemory(path.join(nameDir, '2'), next);
+    expect((await checkCheckpoint(path.join(nameDir, '2'))).problems).toEqual([]);
+  });
+
+  it('writes no pack if nothing has changed, and takes over no pack that it does not need', async () => {
+    const nameDir = temporaryDir();
+    await save({ nameDir, number: 1, memory: full });
+    const second = await save({ nameDir, number: 2, memory: full });
+    expect(second.packs).toHaveLength(1);
+    await expectMemory(path.join(nameDir, '2'), full);
+    const other = full.map((content) => (content === 0 ? 1 : content));
+    const third = await save({ nameDir, number: 3, memory: other });
+    expect([third.packs.length, third.parent]).toEqual([1, undefined]);
+    await expectMemory(path.join(nameDir, '3'), other);
+  });
+
+  it.each<[string, (nameDir: string) => Partial<Save>]>([
+    ['that is to be full', () => ({ full: true })],
+    ['without the hashes of its pages', (dir) => (rmSync(path.join(dir, 'page-hashes')), {})],
+    ['with damaged hashes', (dir) => (flip(path.join(dir, 'page-hashes'), 5000), {})],
+    ['with a damaged table of hashes', (dir) => (flip(path.join(dir, 'page-hashes'), -3), {})],
+    ['whose parent is damaged', (dir) => (flip(path.join(dir, '1', 'page-chunks'), 4100), {})],
+  ])('%s stores everything', async (_title, prepare) => {
+    const nameDir = temporaryDir();
+    await save({ nameDir, number: 1, memory: full });
+    const second = await save({ nameDir, number: 2, memory: full, ...prepare(nameDir) });
+    expect([second.packs.length, second.parent]).toEqual([1, undefined]);
+    await expectMemory(path.join(nameDir, '2'), full);
+    expect((await save({ nameDir, number: 3, memory: full })).parent).toBe(second.id);
+  });
+
+  it('copies packs where the file system makes no links', async () => {
+    const nameDir = temporaryDir();
+    const elsewhere = mkdtempSync('/dev/shm/vmckpt-');
+    onTestFinished(() => rmSync(elsewhere, { recursive: true }));
+    const first = await save({ nameDir, number: 1, memory: full });
+    const dir = path.join(elsewhere, '2');
+    const second = await save({ nameDir, number: 2, memory: changed(full, [5], 1), dir });
+    expect(second.parent).toBe(first.id);
+    for (const pack of packs(dir)) expect(statSync(path.join(dir, pack)).mode & 0o777).toBe(0o600);
+    await expectMemory(dir, changed(full, [5], 1));
+  });
+
+  it('does not take an older version of a page for that of the base', async () => {
+    const nameDir = temporaryDir();
+    await save({ nameDir, number: 1, memory: full });
+    const pages = Array.from({ length: 600 }, (_, at) => 200 + at).filter((page) => full[page] === 0);
+    const memory = changed(full, pages, 2);
+    // Stored, then filled, then what it was before; and other orders.
+    const before = pages.flatMap((page): Put[] =>
+      page % 3 === 0
+        ? [
+            [page, 2],
+            [page, 'f1'],
+          ]
+        : page % 3 === 1
+          ? [
+              [page, 0],
+              [page, 5],
+            ]
+          : [
+              [page, 'f9'],
+              [page, 0],
+              [page, 2],
+              [page, 'f0'],
+            ],
+    );
+    await save({ nameDir, number: 2, memory, before });
+    await expectMemory(path.join(nameDir, '2'), memory);
+    await save({ nameDir, number: 3, memory: full, before });
+    await expectMemory(path.join(nameDir, '3'), full);
+    for (const number of ['2', '3'])
+      expect((await checkCheckpoint(path.join(nameDir, number))).problems).toEqual([]);
+  });
+
+  it('has exactly its pages, whatever was changed and removed before, at random', async () => {
+    const random = new Random(chooseSeed());
+    console.log(`VMCKPT_SEED=${random.seed} repeats this`);
+    const chance = (share: number) => random.next() < share;
+    const below = (count: number) => Math.floor(random.next() * count);
+    const nameDir = temporaryDir();
+    const memories: Memory[] = [];
+    const kept = new Set<number>();
+    for (let number = 1; number <= 12; number++) {
+      const former = memories.at(-1) ?? full;
+      const share = random.pick([0, 0.001, 0.05, 0.5]);
+      const memory = former.map((content, page): Content => {
+        if (!chance(share)) return content;
+        return random.pick<Content>([number, number - 1, 0, 'f0', `f${page % 256}`, undefined]);
+      });
+      const before = Array.from({ length: random.pick([0, 0, 500]) }, (): Put => {
+        const page = below(layout.pageCount);
+        return memory[page] === undefined
+          ? [0, memory[0]]
+          : [page, random.pick<Content>([0, 1, number, 'f3'])];
+      });
+      await save({ nameDir, number, memory, before, level: random.pick<Level>([1, 'none']) });
+      memories.push(memory);
+      kept.add(number);
+      if (chance(0.3)) {
+        const gone = random.pick([...kept].filter((each) => each !== number));
+        if (gone !== undefined) rmSync(path.join(nameDir, String(gone)), { recursive: true, force: true });
+        if (gone !== undefined) kept.delete(gone);
+      }
+    }
+    for (const number of kept) {
+      await expectMemory(path.join(nameDir, String(number)), memories[number - 1]!);
+      expect((await checkCheckpoint(path.join(nameDir, String(number)))).problems).toEqual([]);
+    }
+  });
+
+  it('has at most 64 packs, and leaves those that are hardly used', { timeout: 120_000 }, async () => {
+    const nameDir = temporaryDir();
+    let memory = full;
+    let most = 0;
+    for (let number = 1; number <= 80; number++) {
+      // Each leaves a page behind that stays.
+      memory = changed(memory, [number * 50 + 1, number * 50 + 2], number);
+      const { packs: found } = await save({ nameDir, number, memory, level: 'none' });
+      most = Math.max(most, found.length);
+      if (number > 2) rmSync(path.join(nameDir, String(number - 2)), { recursive: true });
+    }
+    expect(most).toBeLessThanOrEqual(64);
+    expect(most).toBeGreaterThan(10);
+    await expectMemory(path.join(nameDir, '80'), memory);
+    // Half of all memory changes: what is left of the first pack goes into the new one.
+    const other = memory.map((content, page) => (typeof content === 'number' && page < 3000 ? 100 : content));
+    const { packs: after } = await save({ nameDir, number: 81, memory: other, level: 'none' });
+    expect(after.length).toBeLessThan(most);
+    await expectMemory(path.join(nameDir, '81'), other);
+    expect((await checkCheckpoint(path.join(nameDir, '81'))).problems).toEqual([]);
+  });
+});
+
+/** @param at from the end, if negative */
+function flip(file: string, at: number): void {
+  const bytes = readFileSync(file);
+  bytes[at < 0 ? bytes.length + at : at]! ^= 1;
+  writeFileSync(file, bytes);
+}
