@@ -68,7 +68,7 @@ describe('a disk that was changed meanwhile', () => {
   it.each([
     ['is smaller', 'qcow2', '1M', 'disk is qcow2 of 1048576 bytes, expected qcow2 of 4194304 bytes'],
     ['is larger', 'qcow2', '8M', 'disk is qcow2 of 8388608 bytes'],
-    ['has another format', 'raw', '4M', 'disk is raw of 4194304 bytes, qcow2'],
+    ['has another format', 'raw', '4M', 'disk is raw of 4194304 bytes, expected qcow2'],
   ])('is refused when it %s', async (_, format, size, said) => {
     const dir = freshFolder();
     const script = 'qemu-img create -q -f qcow2 disk 4M; exec "$@" -drive if=virtio,file=disk';
