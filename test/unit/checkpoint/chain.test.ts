@@ -8,10 +8,12 @@ import {
   rmSync,
   statSync,
   writeFileSync,
+  renameSync,
+  truncateSync,
 } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
-import { checkCheckpoint } from '../../../src/checkpoint/check.js';
+import { VerifiedFiles, checkCheckpoint } from '../../../src/checkpoint/check.js';
 import type { Level } from '../../../src/checkpoint/extent-codec.js';
 import type { Format2Manifest } from '../../../src/checkpoint/manifest.js';
 import { CheckpointReader } from '../../../src/checkpoint/reader.js';
@@ -242,7 +244,7 @@ describe('a generation after another one', () => {
     const nameDir = temporaryDir();
     let memory = full;
     let most = 0;
-    for (let number = 1; number <= 80; number++) {
+    for (let number = 1; number <= 68; number++) {
       // Each leaves a page behind that stays.
       memory = changed(memory, [number * 50 + 1, number * 50 + 2], number);
       const { packs: found } = await save({ nameDir, number, memory, level: 'none' });
@@ -251,15 +253,74 @@ describe('a generation after another one', () => {
     }
     expect(most).toBeLessThanOrEqual(64);
     expect(most).toBeGreaterThan(10);
-    await expectMemory(path.join(nameDir, '80'), memory);
+    await expectMemory(path.join(nameDir, '68'), memory);
     // Half of all memory changes: what is left of the first pack goes into the new one.
     const other = memory.map((content, page) => (typeof content === 'number' && page < 3000 ? 100 : content));
-    const { packs: after } = await save({ nameDir, number: 81, memory: other, level: 'none' });
+    const { packs: after } = await save({ nameDir, number: 69, memory: other, level: 'none' });
     expect(after.length).toBeLessThan(most);
-    await expectMemory(path.join(nameDir, '81'), other);
-    expect((await checkCheckpoint(path.join(nameDir, '81'))).problems).toEqual([]);
+    await expectMemory(path.join(nameDir, '69'), other);
+    expect((await checkCheckpoint(path.join(nameDir, '69'))).problems).toEqual([]);
   });
 });
+
+describe('damage to a pack that generations share', () => {
+  /** Three generations; the first pack is of all of them, the second of the last two. */
+  async function chain(): Promise<{ nameDir: string; dirs: string[]; shared: string; second: string }> {
+    const nameDir = temporaryDir();
+    await save({ nameDir, number: 1, memory: full });
+    const next = changed(full, [1, 2, 3], 1);
+    const { packs: found } = await save({ nameDir, number: 2, memory: next });
+    await save({ nameDir, number: 3, memory: changed(next, [4000], 1) });
+    const [shared, second] = found.map(({ id }) => `pack-${id}`) as [string, string];
+    return { nameDir, dirs: ['1', '2', '3'].map((number) => path.join(nameDir, number)), shared, second };
+  }
+
+  it('is found once, and named for every generation that has it', async () => {
+    const { dirs, shared } = await chain();
+    flip(path.join(dirs[1]!, shared), 5000);
+    const verified = new VerifiedFiles();
+    const found = [];
+    for (const dir of dirs) found.push((await checkCheckpoint(dir, { verified })).problems);
+    expect(found.map((problems) => problems.map(({ code }) => code))).toEqual([
+      ['EXTENT_DAMAGED'],
+      ['EXTENT_DAMAGED'],
+      ['EXTENT_DAMAGED'],
+    ]);
+    expect(found[0]![0]!.message).toContain(`"${shared}") is damaged: `);
+    expect(found[2]![0]!.message).toMatch(/\/3\/pack-\w+ is damaged: it is that of .*\/1$/);
+  });
+
+  it.each<[string, string, (pack: string, other: string) => void]>([
+    ['truncated', 'EXTENT_DAMAGED', (pack) => truncateSync(pack, statSync(pack).size - 1)],
+    ['missing', 'FILE_MISSING', (pack) => rmSync(pack)],
+    ['swapped with another', 'INDEX_DAMAGED', swap],
+  ])('is named when the pack is %s', async (_title, code, harm) => {
+    const { dirs, shared, second } = await chain();
+    const [, , last] = dirs as [string, string, string];
+    harm(path.join(last, shared), path.join(last, second));
+    // The length is compared first, and may differ when packs are swapped.
+    const codes = code === 'INDEX_DAMAGED' ? [code, 'EXTENT_DAMAGED'] : [code];
+    await expect(CheckpointReader.open(last)).rejects.toMatchObject({ kind: 'damaged' });
+    const { problems } = await checkCheckpoint(last);
+    expect(codes).toContain(problems[0]?.code);
+    expect(problems[0]?.message).toMatch(/pack-/);
+  });
+
+  it('is that of a pack in the place of another of the same length', async () => {
+    const [one, other] = [await chain(), await chain()];
+    writeFileSync(path.join(one.dirs[0]!, one.shared), readFileSync(path.join(other.dirs[0]!, other.shared)));
+    await expect(CheckpointReader.open(one.dirs[2]!)).rejects.toMatchObject({
+      code: 'INDEX_DAMAGED',
+      message: expect.stringContaining(`${one.shared}: the header is not that of this`) as string,
+    });
+  });
+});
+
+function swap(one: string, other: string): void {
+  renameSync(one, `${one}.x`);
+  renameSync(other, one);
+  renameSync(`${one}.x`, other);
+}
 
 /** @param at from the end, if negative */
 function flip(file: string, at: number): void {
