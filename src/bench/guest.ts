@@ -143,7 +143,8 @@ function machineArgs(options: GuestOptions, ramMb: number): string[] {
     ...['-kernel', files.kernel, '-initrd', files.initrd],
     '-append',
     [
-      'console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off',
+      // On a busy host an emulated timer may be late enough for the kernel to give up: no_timer_check.
+      'console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off no_timer_check',
       `vmckpt.fill_mb=${fillMb} vmckpt.dirty_mb=${dirtyMb}`,
       `vmckpt.check_mbps=${checkMbps} vmckpt.write_mbps=${writeMbps}`,
       ...(options.kernelArgs === undefined ? [] : [options.kernelArgs]),

@@ -23,7 +23,10 @@ describe('a VM that was started by hand with -nographic', () => {
     const argv = [
       ...[qemuBinary('system'), '-M', 'q35', '-accel', 'tcg', '-m', '256', '-nographic'],
       ...['-kernel', guestFile('vmlinuz'), '-initrd', guestFile('initramfs.cpio')],
-      ...['-append', 'console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off vmckpt.fill_mb=96'],
+      ...[
+        '-append',
+        'console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off no_timer_check vmckpt.fill_mb=96',
+      ],
       ...['-drive', `file=${guestFile('disk.img')},format=raw,if=virtio,readonly=on`],
       ...['-qmp', `unix:${qmp},server=on,wait=off`],
     ];
