@@ -5,6 +5,7 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { promisify } from 'node:util';
+import { VmckptError } from '../errors.js';
 import { xxh3 } from '../native/index.js';
 import { crypto } from '../util/crypto.js';
 import type { BaseGeneration } from './base-generation.js';
@@ -74,10 +75,19 @@ export class PackWriter {
     return Number(Atomics.load(this.tail, 0)) - HEADER_BYTES;
   }
 
-  /** Takes the records of extents that are stored. @returns the number of the first; the others follow */
+  /**
+   * Takes the records of extents that are stored.
+   * @returns the number of the first; the others follow
+   * @throws VmckptError FAILED when the pack is full
+   */
   addExtents(records: Uint32Array, count: number): number {
     const { entryWords, entriesPerChunk } = RECORD_CHUNKS;
     const first = this.#extentCount;
+    if (first + count > NUMBERS_PER_PLACE)
+      throw new VmckptError(
+        'FAILED',
+        `a pack holds at most ${NUMBERS_PER_PLACE} extents, and the save has more`,
+      );
     for (let position = 0; position < count; position++) {
       const record = records.subarray(position * entryWords, (position + 1) * entryWords);
       const number = first + position;

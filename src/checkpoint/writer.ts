@@ -6,7 +6,7 @@
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
 import { xxh3 } from '../native/index.js';
-import type { PageSink } from '../pages/contracts.js';
+import { MAX_EXTENT_PAGES, type PageSink } from '../pages/contracts.js';
 import { PAGE_BYTES, type RamLayout } from '../pages/layout.js';
 import { BaseGeneration } from './base-generation.js';
 import { compactPages, needsCompaction } from './compaction.js';
@@ -17,6 +17,7 @@ import {
   DEFAULT_EXTENT_PAGES,
   FORMAT_VERSION,
   GENERATION_FILES,
+  NUMBERS_PER_PLACE,
   checksumText,
 } from './format.js';
 import {
@@ -66,11 +67,9 @@ export class CheckpointWriter implements PageSink {
   readonly #hashes: PageHashes;
   #pages: PagesWriter;
 
-  private constructor(
-    dir: string,
-    { layout, level, extentPages = defaultExtentPages(level), chain }: CheckpointWriterOptions,
-  ) {
+  private constructor(dir: string, { layout, level, chain, ...options }: CheckpointWriterOptions) {
     const { pageCount } = layout;
+    const { extentPages = defaultExtentPages(level, pageCount) } = options;
     const base = chain?.formerDir === undefined ? undefined : BaseGeneration.open(chain.formerDir, layout);
     this.#dir = dir;
     this.#layout = layout;
@@ -206,6 +205,9 @@ export class CheckpointWriter implements PageSink {
   }
 }
 
-function defaultExtentPages(level: Level): number {
-  return level === 'none' ? DEFAULT_EXTENT_PAGES.raw : DEFAULT_EXTENT_PAGES.compressed;
+/** A pack numbers its extents with 24 bits: of more memory than that, with room for older versions, more pages lie together. */
+function defaultExtentPages(level: Level, pageCount: number): number {
+  let extentPages: number = DEFAULT_EXTENT_PAGES[level === 'none' ? 'raw' : 'compressed'];
+  while (extentPages < MAX_EXTENT_PAGES && pageCount / extentPages > NUMBERS_PER_PLACE / 2) extentPages *= 2;
+  return extentPages;
 }

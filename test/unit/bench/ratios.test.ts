@@ -18,6 +18,7 @@ it('holds restores against the goals that were set for them', () => {
     faultP50ZstdUs: { atMost: 60 },
     faultP99LoadedVsIdle: { atMost: 5 },
     learnedDemandFaultShare: { atMost: 0.05 },
+    vcpuBlockedLearnedColdVsLazyCold: { atMost: 0.1 },
     prefetchWasteShare: { atMost: 0.25 },
     client90LearnedColdVsLazyCold: { atMost: 0.5 },
     client90LearnedColdVsPrivateMapWarm: { atMost: 1.2 },

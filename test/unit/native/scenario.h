@@ -77,8 +77,11 @@ inline bool HoldsData(uint64_t page) { return WordOf(page, 1) != 0; }
 /** What the file `facts` says. */
 inline Source ReadSource(const std::string& directory) {
   std::ifstream file(directory + "/facts");
-  Source source{.directory = directory, .facts = {.format_version = 2, .label = "web/1"}, .hot_pack_tie = 0};
+  Source source{};
+  source.directory = directory;
   ImageFacts& facts = source.facts;
+  facts.format_version = 2;
+  facts.label = "web/1";
   file >> facts.page_count >> facts.extent_pages >> std::hex >> facts.page_index_root >> source.hot_pack_tie;
   for (ExtentFileFacts pack; file >> pack.name >> std::dec >> pack.place;) {
     file >> pack.extent_count >> pack.records_offset >> pack.record_table_offset >> std::hex >>
