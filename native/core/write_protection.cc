@@ -5,6 +5,7 @@
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <utility>
@@ -83,7 +84,10 @@ void ScanRegion(int pagemap, const MemoryRegion& region, Wanted wanted, uint64_t
       const uint64_t first = region.first_page + (regions[i].start - region.address) / kPageBytes;
       Append(found, {.first = first, .count = (regions[i].end - regions[i].start) / kPageBytes});
     }
-    scan.start = scan.walk_end;
+    // The kernel leaves walk_end behind in a call that reaches the end, where it has filled its own buffer
+    // before.
+    if (static_cast<size_t>(count) < regions.size()) return;
+    scan.start = std::max<uint64_t>(scan.walk_end, regions.back().end);
   }
 }
 

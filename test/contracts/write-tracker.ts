@@ -92,6 +92,22 @@ export function describeWriteTracker(name: string, { memory, open, isExact }: Su
       expectTold(tracker.take(), []);
     });
 
+    it.each([512, 513, 600, 1024, 1025, 1500, 1536, 2048])(
+      'tells of %i runs in order, again and again',
+      async (count) => {
+        const { written, tracker } = await tracked();
+        await written.does(`write 0 ${count} 4 9`);
+        for (const runs of [tracker.look(), tracker.look(), tracker.take()]) {
+          expectTold(
+            runs,
+            Array.from({ length: count }, (_, at) => 4 * at),
+          );
+          if (isExact) expect(runs.length).toBe(2 * count);
+        }
+        expectTold(tracker.look(), []);
+      },
+    );
+
     it('tells of what the kernel writes for the process, and for others', async () => {
       const { written, tracker } = await tracked();
       await written.does('kernel 3 5');
