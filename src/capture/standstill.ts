@@ -1,5 +1,6 @@
 /** Stops a VM for moments, and lets it run again. */
 import * as v from 'valibot';
+import { VmckptError } from '../errors.js';
 import type { QmpClient } from '../qemu/qmp.js';
 
 /** QEMU waits for block I/O under way. */
@@ -42,11 +43,12 @@ export class Standstill {
   /**
    * Stops the VM, and lets it run when `act` is done. After an error it is left stopped, and the notes tell so.
    * @param ask sends a command right behind `stop`, in the same round trip
+   * @throws VmckptError VM_STATE when somebody else let it run, or reset it, meanwhile: what `act` found is worthless
    */
   async during<A, T>(ask: () => Promise<A>, act: (stopped: Stopped<A>) => Promise<T>): Promise<T> {
     const qmp = this.#qmp;
-    let isOurs = false;
-    const forget = qmp.on('STOP', () => (isOurs = true));
+    const events: string[] = [];
+    const forget = qmp.on('*', ({ name }) => void events.push(name));
     try {
       this.#notes.stopping();
       const stop = qmp.execute('stop', {}, { timeoutMs: STOP_TIMEOUT_MS });
@@ -55,18 +57,38 @@ export class Standstill {
       answer.catch(() => undefined); // awaited by `act`, unless QEMU does not even stop
       const [, { status }] = await Promise.all([stop, query]);
       this.#roundTrips++;
+      const since = events.indexOf('STOP') + 1;
+      const isOurs = since > 0;
       if (!isOurs) this.#notes.running();
+      this.#refuseDisturbed(events.slice(since), { ownResumes: 0 });
       const result = await act({ status, isOurs, answer });
-      if (isOurs) await this.#run();
+      this.#refuseDisturbed(events.slice(since), { ownResumes: 0 });
+      const { status: last } = await (isOurs ? this.#run() : qmp.query(Status, 'query-status'));
+      this.#refuseDisturbed(events.slice(since), { ownResumes: isOurs && last !== 'running' ? 1 : 0 });
       return result;
     } finally {
       forget();
     }
   }
 
-  async #run(): Promise<void> {
-    await this.#qmp.execute('cont');
+  /** @returns the state just before */
+  async #run(): Promise<v.InferOutput<typeof Status>> {
+    // Events of others reach this side before the answer to the query does.
+    const query = this.#qmp.query(Status, 'query-status');
+    const [before] = await Promise.all([query, this.#qmp.execute('cont')]);
     this.#roundTrips++;
     this.#notes.running();
+    return before;
+  }
+
+  /** A VM that somebody else let run is theirs: it stays as they have it. One that was reset is still to be run. */
+  #refuseDisturbed(events: readonly string[], { ownResumes }: { readonly ownResumes: number }): void {
+    const isRun = events.filter((name) => name === 'RESUME').length > ownResumes;
+    if (isRun) this.#notes.running();
+    if (!isRun && !events.includes('RESET')) return;
+    const what = isRun ? 'another program let the VM run' : 'the VM was reset';
+    throw new VmckptError('VM_STATE', `${what} in the pause in which it was saved`, {
+      hint: 'Save it again when no other program stops, continues or resets it.',
+    });
   }
 }

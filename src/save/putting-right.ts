@@ -25,8 +25,11 @@ const CONNECT_TIMEOUT_MS = 10_000;
 const DRAIN_TIMEOUT_MS = 600_000;
 const CANCEL_TIMEOUT_MS = 30_000;
 const UNANSWERED: readonly string[] = ['QMP_BUSY', 'TIMEOUT'];
-/** What a save makes of a VM that ran; one that has shut down or failed meanwhile is left as it is. */
-const PAUSED_BY_SAVES: readonly string[] = ['paused', 'postmigrate'];
+/**
+ * What a save makes of a VM that ran, and a reset (`prelaunch`) of one that a save has paused; one that has shut down or
+ * failed meanwhile is left as it is.
+ */
+const PAUSED_BY_SAVES: readonly string[] = ['paused', 'postmigrate', 'prelaunch'];
 const THAWS_BY_ITSELF_SINCE = 10;
 
 export interface PuttingRight {
@@ -71,8 +74,13 @@ export async function putRight({ qmp, journal, onMessage }: PuttingRight): Promi
   const note = journal.read();
   if (note !== undefined) {
     onMessage('An earlier save of this VM was interrupted: setting back what it changed.');
-    await giveBack(qmp, note);
+    const runsAgain = await giveBack(qmp, note);
     journal.clear();
+    // Nothing tells whether the VM has run since: somebody else may have paused it.
+    if (runsAgain)
+      onMessage(
+        'The VM was paused, as the interrupted save has left it: it runs again. If you have paused it since, pause it again.',
+      );
     return;
   }
   const { capabilities } = await readMigrationSettings(qmp);
@@ -84,8 +92,11 @@ export async function putRight({ qmp, journal, onMessage }: PuttingRight): Promi
   await applyMigrationSettings(qmp, { capabilities: { 'background-snapshot': false } });
 }
 
-/** Ends the migration in the way its method allows, restores the settings, and lets a VM run that ran before. */
-export async function giveBack(qmp: QmpClient, note: JournalNote): Promise<void> {
+/**
+ * Ends the migration in the way its method allows, restores the settings, and lets a VM run that ran before.
+ * @returns whether it had to be let run
+ */
+export async function giveBack(qmp: QmpClient, note: JournalNote): Promise<boolean> {
   await takeBack(qmp);
   await endMigration(qmp, note.method);
   if (note.method === 'background-snapshot') await thaw(qmp);
@@ -93,7 +104,9 @@ export async function giveBack(qmp: QmpClient, note: JournalNote): Promise<void>
   if (note.method === 'capture') await removeDescriptors(qmp);
   await applyMigrationSettings(qmp, note);
   const { status } = await qmp.query(v.object({ status: v.string() }), 'query-status');
-  if (note.wasRunning && PAUSED_BY_SAVES.includes(status)) await qmp.execute('cont');
+  const isLeftPaused = note.wasRunning && PAUSED_BY_SAVES.includes(status);
+  if (isLeftPaused) await qmp.execute('cont');
+  return isLeftPaused;
 }
 
 /** A background-snapshot is never cancelled (QEMU 7.2 would freeze the VM): its receiver drains it to the end. */

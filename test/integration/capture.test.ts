@@ -1,5 +1,5 @@
 /** Saves that read a running VM from outside: they hold what a migration of it would, whatever it does meanwhile. */
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import type { Accelerator } from '../../src/bench/guest.js';
@@ -108,6 +108,33 @@ onEveryQemu('a VM that is captured', (qemu) => {
     expect(await save.ended).toMatchObject({ code: 0, json: { method: 'capture', pauseMs: 0 } });
     expect(await vm.status()).toBe('paused');
     expect(readManifest(path.join(storeDir, 'tiny', '1')).runState).toBe('paused');
+  });
+
+  it.each([
+    ['let run', 'cont', 'running'],
+    ['reset', 'system_reset', 'prelaunch'],
+  ])('runs, and is not saved, when it is %s in the pause', async (_, command, status) => {
+    const save = await startParked('paused', monitor, storeDir);
+    await vm.ask(command);
+    await vm.untilStatus(status);
+    process.kill(save.pid, 'SIGCONT');
+    expect(await save.ended).toMatchObject({ code: 1, json: { error: { code: 'VM_STATE' } } });
+    expect(await vm.status()).toBe('running');
+    expect(existsSync(path.join(storeDir, 'tiny', '1'))).toBe(false);
+    await vm.save({ storeDir, name: 'tiny', method: 'capture' });
+  });
+
+  it('runs again after kill -9 in the pause and a reset, and the next save tells of it', async () => {
+    const save = await startParked('paused', monitor, storeDir);
+    save.kill();
+    await save.ended;
+    await vm.ask('system_reset');
+    await vm.untilStatus('prelaunch');
+    const messages: string[] = [];
+    const onMessage = (text: string) => void messages.push(text);
+    await vm.save({ storeDir, name: 'tiny', method: 'capture', onMessage });
+    expect(await vm.status()).toBe('running');
+    expect(messages).toContainEqual(expect.stringContaining('it runs again'));
   });
 
   it.each(['streaming', 'paused', 'committing'] as const)(
