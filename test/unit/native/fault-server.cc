@@ -328,8 +328,12 @@ void SharedPlace(const Source& source) {
 void CutOff(const Source& source) {
   Machine vm(source);
   auto server = Serve(source, vm.served());
-  EXPECT(::truncate((source.directory + "/pages").c_str(), 8192) == 0);
   FaultServer::Worker worker;
+  // So that the index, which lies in the same file, is in memory.
+  server->ServeAll(worker, source.facts.page_count - 49, 1);
+  EXPECT(vm.guest.IsPresent(source.facts.page_count - 49));
+  const std::string pack = source.directory + "/" + source.facts.extent_files.front().name;
+  EXPECT(::truncate(pack.c_str(), 8192) == 0);
   server->ServeAll(worker, source.facts.page_count - 2, 1);
   std::string text = vm.events.Await(ServerEvent::Kind::kExtentDamaged);
   EXPECT(text.find("cannot be read") != text.npos);
