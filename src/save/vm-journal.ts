@@ -17,7 +17,7 @@ import path from 'node:path';
 import * as v from 'valibot';
 import { VmckptError } from '../errors.js';
 import { isFileLocked, tryLockFile } from '../native/index.js';
-import { isAlive, type ProcessIdentity } from '../util/process-identity.js';
+import { isAlive, isStopped, type ProcessIdentity } from '../util/process-identity.js';
 import { readJsonFile, writeJsonFile } from '../util/json-file.js';
 import { ensureRuntimeDir, findRuntimePath, runtimeDirs } from '../util/runtime-dir.js';
 import { record } from '../util/schema.js';
@@ -60,9 +60,7 @@ export class VmJournal {
     if (!tryLockFile(fd)) {
       const holder = readFileSync(lockFile, 'utf8').trim();
       closeSync(fd);
-      throw new VmckptError('VM_BUSY', `another vmckpt (process ${holder}) is saving this VM`, {
-        hint: 'Wait until it has finished.',
-      });
+      throw busy(holder);
     }
     ftruncateSync(fd);
     writeSync(fd, `${process.pid}\n`);
@@ -90,6 +88,17 @@ export class VmJournal {
     if (this.read() === undefined) rmSync(this.directory, { recursive: true, force: true });
     closeSync(this.#lockFd);
   }
+}
+
+/** @param holder the number of the process that has the lock, as it has noted it */
+function busy(holder: string): VmckptError {
+  const message = `another vmckpt (process ${holder}) is saving this VM`;
+  if (!isStopped(Number(holder)))
+    return new VmckptError('VM_BUSY', message, { hint: 'Wait until it has finished.' });
+  return new VmckptError('VM_BUSY', `${message}, but it is stopped, by a signal or a debugger`, {
+    // A stopped process gets other signals when it goes on.
+    hint: `Resume it: kill -CONT ${holder}. To end that save instead: kill ${holder}; kill -CONT ${holder}`,
+  });
 }
 
 export interface AbandonedSave {
