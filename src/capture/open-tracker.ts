@@ -8,6 +8,7 @@ import {
   softDirtyProblem,
   writeProtectionProblem,
 } from '../native/index.js';
+import { memoryChanged } from './refused.js';
 import { takeUserfaultfd } from './take-userfaultfd.js';
 import { memoryProblem } from './trackable.js';
 import type { PageRuns, TrackerKind, TrackerOptions, WriteTracker } from './tracker.js';
@@ -122,10 +123,27 @@ class WriteProtected extends Tracked {
     return this.#userfaultfd;
   }
 
+  override look(): PageRuns {
+    return told(() => super.look());
+  }
+
+  override take(): PageRuns {
+    return told(() => super.take());
+  }
+
   override close(): void {
     super.close();
     if (this.#userfaultfd !== undefined) closeSync(this.#userfaultfd);
     this.#userfaultfd = undefined;
+  }
+}
+
+/** The kernel answers EPERM where other memory lies now, which is not protected. */
+function told(ask: () => PageRuns): PageRuns {
+  try {
+    return ask();
+  } catch (error) {
+    throw (error as NodeJS.ErrnoException).code === 'EPERM' ? memoryChanged(error) : error;
   }
 }
 

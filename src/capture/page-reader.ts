@@ -5,9 +5,10 @@ import { VmckptError } from '../errors.js';
 import { presentPages, type MemoryRegion } from '../native/index.js';
 import { MAX_BURST_BYTES, PAGE_KINDS, type PageSink } from '../pages/contracts.js';
 import { PAGE_BYTES, RamLayout } from '../pages/layout.js';
-import type { LocatedRamBlock } from './ram-blocks.js';
 import { joinPages, stretchesOf } from './page-runs.js';
+import type { LocatedRamBlock } from './ram-blocks.js';
 import type { PageSlab, ReadRequest, ReadWorkerData } from './read-worker.js';
+import { memoryChanged } from './refused.js';
 import type { PageRuns } from './tracker.js';
 
 const THREADS = 2;
@@ -63,7 +64,10 @@ export class PageReader {
     return Uint32Array.of(0, this.layout.pageCount);
   }
 
-  /** Reads pages and stores them as they come: for a VM that runs. What QEMU does not have is zero, and is not touched. */
+  /**
+   * Reads pages and stores them as they come: for a VM that runs. What QEMU does not have is zero, and is not touched.
+   * @throws VmckptError CAPTURE_REFUSED, QEMU_DIED, FAILED (see unreadable()); what the sink throws; the signal's reason
+   */
   async read(runs: PageRuns, { sink, onRead, signal }: ReadOptions): Promise<void> {
     const underWay: Promise<FilledSlab>[] = [];
     const storeOldest = async (): Promise<void> => {
@@ -77,7 +81,7 @@ export class PageReader {
         const { present, absent } = this.#split(stretch);
         for (const page of absent) sink.fill(page, 0);
         onRead(absent.length);
-        if (present.length > 0) underWay.push(this.#fill(present));
+        if (present.length > 0) underWay.push(this.#fillAhead(present));
         if (underWay.length === SLABS) await storeOldest();
         else await turn();
       }
@@ -92,7 +96,7 @@ export class PageReader {
     while (this.#free.length * SLAB_PAGES < pageCount + SLAB_PAGES) this.#free.push(allocateSlab());
   }
 
-  /** Reads pages and keeps them: for a VM that stands still for no longer than that. */
+  /** Reads pages and keeps them: for a VM that stands still for no longer than that. @throws VmckptError as read() */
   async keep(runs: PageRuns): Promise<FilledSlab[]> {
     return Promise.all([...stretchesOf(runs, SLAB_PAGES)].map((pages) => this.#fill(pages)));
   }
@@ -117,12 +121,19 @@ export class PageReader {
     await this.#team.close();
   }
 
+  /** Its failure is told where it is awaited, and to nobody if an earlier one fails. */
+  #fillAhead(pages: Uint32Array): Promise<FilledSlab> {
+    const filled = this.#fill(pages);
+    filled.catch(() => undefined);
+    return filled;
+  }
+
   async #fill(pages: Uint32Array): Promise<FilledSlab> {
     const slab = this.#free.pop() ?? allocateSlab();
     try {
       this.#readMs += await this.#team.run({ slab, runs: this.#addressRuns(pages) });
     } catch (cause) {
-      throw new VmckptError('FAILED', `QEMU’s memory cannot be read: ${(cause as Error).message}`, { cause });
+      throw unreadable(cause as NodeJS.ErrnoException);
     }
     this.#readBytes += pages.length * PAGE_BYTES;
     return { slab, pages };
@@ -134,10 +145,18 @@ export class PageReader {
     let done = 0;
     const runs = this.#addressRuns(pages);
     for (let at = 0; at < runs.length; at += 2) {
-      const isPresent = presentPages(this.#pid, Number(runs[at]!), Number(runs[at + 1]!));
+      const isPresent = this.#presentPages(Number(runs[at]!), Number(runs[at + 1]!));
       for (const is of isPresent) (is ? present : absent).push(pages[done++]!);
     }
     return { present: Uint32Array.from(present), absent };
+  }
+
+  #presentPages(address: number, pageCount: number): Uint8Array {
+    try {
+      return presentPages(this.#pid, address, pageCount);
+    } catch (error) {
+      throw unreadable(error as NodeJS.ErrnoException);
+    }
   }
 
   #addressRuns(pages: Uint32Array): BigUint64Array {
@@ -148,6 +167,15 @@ export class PageReader {
     }
     return BigUint64Array.from(joinPages(addresses, PAGE_BYTES), BigInt);
   }
+}
+
+/** ENOENT: there is no /proc/PID any more. */
+function unreadable(cause: NodeJS.ErrnoException): VmckptError {
+  const { code, message } = cause;
+  if (code === 'EFAULT') return memoryChanged(cause);
+  if (code === 'ESRCH' || code === 'ENOENT')
+    return new VmckptError('QEMU_DIED', 'QEMU ended while its memory was being read', { cause });
+  return new VmckptError('FAILED', `QEMU’s memory cannot be read: ${message}`, { cause });
 }
 
 function allocateSlab(): PageSlab {

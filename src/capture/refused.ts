@@ -7,3 +7,8 @@ export function captureRefused(why: string, cause?: unknown): VmckptError {
     cause,
   });
 }
+
+/** Memory was plugged in or taken away, or a block has grown. */
+export function memoryChanged(cause?: unknown): VmckptError {
+  return captureRefused('its memory was changed (memory hot-plug) meanwhile', cause);
+}

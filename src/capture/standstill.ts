@@ -41,20 +41,22 @@ export class Standstill {
   }
 
   /**
-   * Stops the VM, and lets it run when `act` is done. After an error it is left stopped, and the notes tell so.
+   * Stops the VM, and lets it run when `act` is done. After an error it is left stopped, and the notes tell so. What was
+   * asked is over when this returns.
    * @param ask sends a command right behind `stop`, in the same round trip
    * @throws VmckptError VM_STATE when somebody else let it run, or reset it, meanwhile: what `act` found is worthless
    */
   async during<A, T>(ask: () => Promise<A>, act: (stopped: Stopped<A>) => Promise<T>): Promise<T> {
     const qmp = this.#qmp;
     const events: string[] = [];
+    let answer: Promise<A> | undefined;
     const forget = qmp.on('*', ({ name }) => void events.push(name));
     try {
       this.#notes.stopping();
       const stop = qmp.execute('stop', {}, { timeoutMs: STOP_TIMEOUT_MS });
       const query = qmp.query(Status, 'query-status', {}, { timeoutMs: STOP_TIMEOUT_MS });
-      const answer = ask();
-      answer.catch(() => undefined); // awaited by `act`, unless QEMU does not even stop
+      answer = ask();
+      answer.catch(() => undefined); // awaited by `act`, unless that or `stop` fails before
       const [, { status }] = await Promise.all([stop, query]);
       this.#roundTrips++;
       const since = events.indexOf('STOP') + 1;
@@ -68,6 +70,7 @@ export class Standstill {
       return result;
     } finally {
       forget();
+      await Promise.allSettled([answer]);
     }
   }
 

@@ -31,10 +31,13 @@ export interface WriteTracker {
   /** All pages count as unwritten from now on. Once, before everything else. Takes up to 30 ms for 1 GiB. */
   arm(): void;
 
-  /** The pages written since `arm()` or the last `take()`. Changes nothing: the VM may run, and they are told again. */
+  /**
+   * The pages written since `arm()` or the last `take()`. Changes nothing: the VM may run, and they are told again.
+   * @throws VmckptError CAPTURE_REFUSED where other memory lies by now
+   */
   look(): PageRuns;
 
-  /** The same, and they count as unwritten from now on. Only while the VM is stopped. */
+  /** The same, and throws the same, but they count as unwritten from now on. Only while the VM is stopped. */
   take(): PageRuns;
 
   /** Leaves nothing in the process. Nothing else may be called afterwards, but this again. */

@@ -9,7 +9,7 @@ import { openTracker } from '../capture/open-tracker.js';
 import { PageReader, type FilledSlab } from '../capture/page-reader.js';
 import { countPages, eachPage, groupsOf, without } from '../capture/page-runs.js';
 import { locateRamBlocks, type LocatedRamBlock } from '../capture/ram-blocks.js';
-import { captureRefused } from '../capture/refused.js';
+import { captureRefused, memoryChanged } from '../capture/refused.js';
 import { refuseCapture } from '../capture/refusals.js';
 import { Standstill, type Stopped } from '../capture/standstill.js';
 import { streamParts } from '../capture/stream-parts.js';
@@ -60,35 +60,49 @@ export interface CaptureOptions {
 }
 
 /**
- * @throws VmckptError CAPTURE_REFUSED before anything is changed in the VM; NO_SPACE, VM_STATE, TIMEOUT, QMP_CLOSED, or
- *   the signal's reason
+ * @throws VmckptError CAPTURE_REFUSED before anything is changed in the VM, or where its memory is not what it was;
+ *   NO_SPACE, VM_STATE, TIMEOUT, QMP_CLOSED, QEMU_DIED, or the signal's reason
  */
 export async function capture(options: CaptureOptions): Promise<Transferred> {
-  const { qmp, vm, dir, chain, journal, level, signal } = options;
+  const { qmp, vm, signal } = options;
   refuseCapture(vm);
   const blocks = await locateRamBlocks(qmp, vm.pid);
   const reader = new PageReader(vm.pid, blocks);
-  const tracker = await openTracker({
-    pid: vm.pid,
-    regions: reader.regions,
-    isSandboxed: isSandboxed(vm.args),
-    signal,
-  });
   try {
-    if (tracker.kind === 'none') throw captureRefused(tracker.shortfall ?? 'its writes cannot be tracked');
-    const devices = await DeviceCapture.prepare(qmp, journal.directory);
+    const tracker = await openTracker({
+      pid: vm.pid,
+      regions: reader.regions,
+      isSandboxed: isSandboxed(vm.args),
+      signal,
+    });
+    try {
+      return await captureWith(options, { blocks, reader, tracker });
+    } finally {
+      tracker.close();
+    }
+  } finally {
+    await reader.close();
+  }
+}
+
+async function captureWith(
+  options: CaptureOptions,
+  tools: Omit<Tools, 'devices' | 'writer'>,
+): Promise<Transferred> {
+  const { qmp, dir, chain, journal, level } = options;
+  const { reader, tracker } = tools;
+  if (tracker.kind === 'none') throw captureRefused(tracker.shortfall ?? 'its writes cannot be tracked');
+  const devices = await DeviceCapture.prepare(qmp, journal.directory);
+  try {
     const writer = CheckpointWriter.create(dir, { layout: reader.layout, level, chain });
     try {
-      return await new Capture(options, { blocks, reader, tracker, devices, writer }).take();
+      return await new Capture(options, { ...tools, devices, writer }).take();
     } catch (error) {
       await writer.abort();
       throw error;
-    } finally {
-      devices.close();
     }
   } finally {
-    tracker.close();
-    await reader.close();
+    devices.close();
   }
 }
 
@@ -259,8 +273,7 @@ class Capture {
   /** Memory that was plugged in, or a block that has grown, is not in what was read. */
   async #refuseChangedBlocks(): Promise<void> {
     const { qmp, vm } = this.#options;
-    if (!isDeepStrictEqual(await locateRamBlocks(qmp, vm.pid), this.#tools.blocks))
-      throw captureRefused('its memory was changed (memory hot-plug) meanwhile');
+    if (!isDeepStrictEqual(await locateRamBlocks(qmp, vm.pid), this.#tools.blocks)) throw memoryChanged();
   }
 
   #stopped<T>(act: () => Promise<T>): Promise<T> {

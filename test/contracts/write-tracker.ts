@@ -131,6 +131,16 @@ export function describeWriteTracker(name: string, { memory, open, isExact }: Su
       expectTold(tracker.take(), [given[0]!]);
     });
 
+    it('tells of memory that has taken the place of other, or refuses the capture', async () => {
+      const { written, tracker } = await tracked();
+      const pages = range(100, 108);
+      await written.does(`replace ${pages[0]!} ${pages.length}`);
+      for (const ask of [() => tracker.look(), () => tracker.take()]) {
+        const told = toldOrRefused(ask);
+        expect(told === undefined || pages.every((page) => told.has(page))).toBe(true);
+      }
+    });
+
     it('goes on when the process has a child', async () => {
       const { written, tracker } = await tracked();
       await written.does('fork');
@@ -167,6 +177,15 @@ export function describeWriteTracker(name: string, { memory, open, isExact }: Su
       await written.does('write 11 1 1 9');
     });
   });
+}
+
+function toldOrRefused(ask: () => PageRuns): Set<number> | undefined {
+  try {
+    return pagesIn(ask());
+  } catch (error) {
+    expect(error).toMatchObject({ code: 'CAPTURE_REFUSED' });
+    return undefined;
+  }
 }
 
 export function everySecond(): number[] {

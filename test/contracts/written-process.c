@@ -6,6 +6,7 @@
  * page there read FIRST COUNT                                  direct FIRST COUNT FILE   as read with
  * O_DIRECT discard FIRST COUNT             MADV_DONTNEED     fork                  a child that lives on race
  * BYTE                       a thread writes at random from now on until `rest`
+ * forbid FIRST COUNT         PROT_NONE         replace FIRST COUNT   other memory lies there
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -87,6 +88,13 @@ static void obey(const char *line) {
   if (sscanf(line, "discard %ld %ld", &first, &count) == 2 &&
       madvise(memory + first * PAGE, count * PAGE, MADV_DONTNEED) != 0)
     fail("madvise");
+  if (sscanf(line, "forbid %ld %ld", &first, &count) == 2 &&
+      mprotect(memory + first * PAGE, count * PAGE, PROT_NONE) != 0)
+    fail("mprotect");
+  if (sscanf(line, "replace %ld %ld", &first, &count) == 2 &&
+      mmap(memory + first * PAGE, count * PAGE, PROT_READ | PROT_WRITE,
+           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+    fail("mmap");
   if (sscanf(line, "read %ld %ld", &first, &count) == 2)
     for (long i = 0; i < count; i++) (void)*(volatile unsigned char *)(memory + (first + i) * PAGE);
   if (strncmp(line, "fork", 4) == 0 && fork() == 0) {

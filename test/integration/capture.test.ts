@@ -151,13 +151,16 @@ onEveryQemu('a VM that is captured', (qemu) => {
     },
   );
 
-  it('lets a save fail by name when QEMU is killed meanwhile', async () => {
-    const save = await startParked('paused', monitor, storeDir);
-    await vm.end();
-    process.kill(save.pid, 'SIGCONT');
-    expect(await save.ended).toMatchObject({ code: 1, json: { error: { code: 'QEMU_DIED' } } });
-    expect(await storeProblems(storeDir)).toEqual([]);
-  });
+  it.each(['streaming', 'paused'] as const)(
+    'lets a save at "%s" fail by name when QEMU is killed',
+    async (point) => {
+      const save = await startParked(point, monitor, storeDir);
+      await vm.end();
+      process.kill(save.pid, 'SIGCONT');
+      expect(await save.ended).toMatchObject({ code: 1, json: { error: { code: 'QEMU_DIED' } } });
+      expect(await storeProblems(storeDir)).toEqual([]);
+    },
+  );
 
   it('is saved by one save at a time', async () => {
     const save = await startParked('streaming', monitor, storeDir);
