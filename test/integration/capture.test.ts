@@ -245,9 +245,9 @@ async function wrongReads(generation: string): Promise<string[]> {
       const bytes = readPage(reader, READ_TO / PAGE_BYTES + page);
       // The read that was under way, whose number is the count, may be over.
       const last = count - 1 - ((count - 1 - page) % PAGES_READ_TO);
-      const expected = [last, ...(count % PAGES_READ_TO === page ? [count] : [])].map(
-        (n) => (n % PAGES_READ) + 1,
-      );
+      const read = [...(last < count ? [last] : []), ...(count % PAGES_READ_TO === page ? [count] : [])];
+      // Zero until the first read into it.
+      const expected = [...(last < count ? [] : [0]), ...read.map((n) => (n % PAGES_READ) + 1)];
       const found = new Set(Array.from({ length: PAGE_BYTES / 4 }, (_, at) => bytes.readUInt32LE(at * 4)));
       if (found.size !== 1 || !expected.includes([...found][0]!))
         wrong.push(`page ${page}: ${[...found].slice(0, 3).join()} found, ${expected.join(' or ')} expected`);
