@@ -121,14 +121,16 @@ Napi::Value ReadPages(const Napi::CallbackInfo& info) {
   Options options(info[0]);
   const int pid = options.Int32("pid");
   const std::vector<PlacedPages> runs = PlacedPagesOf(options["runs"]);
-  Napi::Value expected = options["expected"];
-  const PageReading reading{
-      .runs = runs,
-      .into = options["into"].As<Napi::Uint8Array>().Data(),
-      .kinds = options["kinds"].As<Napi::Uint8Array>().Data(),
-      .fills = options["fills"].As<Napi::Uint8Array>().Data(),
-      .checksums = options["hashes"].As<Napi::BigUint64Array>().Data(),
-      .expected = expected.IsUndefined() ? nullptr : expected.As<Napi::BigUint64Array>().Data()};
+  const auto numbers = [&](const char* name) -> uint64_t* {
+    Napi::Value value = options[name];
+    return value.IsUndefined() ? nullptr : value.As<Napi::BigUint64Array>().Data();
+  };
+  const PageReading reading{.runs = runs,
+                            .into = options["into"].As<Napi::Uint8Array>().Data(),
+                            .kinds = options["kinds"].As<Napi::Uint8Array>().Data(),
+                            .fills = options["fills"].As<Napi::Uint8Array>().Data(),
+                            .checksums = numbers("hashes"),
+                            .expected = numbers("expected")};
   options.Finish();
   return Napi::Number::New(info.Env(), static_cast<double>(vmckpt::ReadPages(pid, reading)));
 }

@@ -80,15 +80,20 @@ class Reader {
   /** Judges the page and notes what it is. → whether its bytes are to be kept */
   bool IsStored(const uint8_t* page) {
     const bool repeats = std::memcmp(page, page + 1, kPageBytes - 1) == 0;
+    reading_.fills[page_] = repeats ? page[0] : 0;
+    const PageKind kind = !repeats ? PageKind::kData : page[0] == 0 ? PageKind::kZero : PageKind::kFill;
+    const bool is_unchanged = reading_.checksums != nullptr && HasExpectedChecksum(page, repeats);
+    reading_.kinds[page_] = is_unchanged ? kUnchangedPage : static_cast<uint8_t>(kind);
+    return kind == PageKind::kData && !is_unchanged;
+  }
+
+  /** Notes the page's checksum. */
+  bool HasExpectedChecksum(const uint8_t* page, bool repeats) {
     const Checksum128 checksum =
         repeats ? Checksum128{.low = page[0], .high = 1} : WideChecksum(page, kPageBytes);
     reading_.checksums[2 * page_] = checksum.low;
     reading_.checksums[2 * page_ + 1] = checksum.high;
-    reading_.fills[page_] = repeats ? page[0] : 0;
-    const PageKind kind = !repeats ? PageKind::kData : page[0] == 0 ? PageKind::kZero : PageKind::kFill;
-    const bool is_unchanged = checksum == Expected();
-    reading_.kinds[page_] = is_unchanged ? kUnchangedPage : static_cast<uint8_t>(kind);
-    return kind == PageKind::kData && !is_unchanged;
+    return checksum == Expected();
   }
 
   /** A pair of zeros, which is no page's, where nothing is. */

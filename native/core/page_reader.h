@@ -29,9 +29,9 @@ struct PageReading {
   uint8_t* kinds;
   /** Out: the byte that a page of kind kFill repeats, otherwise 0. */
   uint8_t* fills;
-  /** Two for each page, out: its checksum; (byte, 1) where it repeats one byte. */
+  /** Two for each page, out: its checksum; (byte, 1) where it repeats one byte. Null: none are wanted. */
   uint64_t* checksums;
-  /** Of an earlier reading, or null. */
+  /** Of an earlier reading, or null, as without checksums. */
   const uint64_t* expected;
 };
 

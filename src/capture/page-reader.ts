@@ -184,6 +184,5 @@ function allocateSlab(): PageSlab {
     bytes: new Uint8Array(new SharedArrayBuffer(SLAB_PAGES * PAGE_BYTES)).fill(1),
     kinds: new Uint8Array(new SharedArrayBuffer(SLAB_PAGES)),
     fills: new Uint8Array(new SharedArrayBuffer(SLAB_PAGES)),
-    hashes: new BigUint64Array(new SharedArrayBuffer(2 * SLAB_PAGES * 8)),
   };
 }

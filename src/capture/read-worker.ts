@@ -11,7 +11,6 @@ export interface PageSlab {
   readonly bytes: Uint8Array;
   readonly kinds: Uint8Array;
   readonly fills: Uint8Array;
-  readonly hashes: BigUint64Array;
 }
 
 export interface ReadWorkerData {
@@ -28,7 +27,7 @@ const { pid } = workerData as ReadWorkerData;
 
 answerRequests<ReadRequest, number>(({ slab, runs }) => {
   const startMs = performance.now();
-  const { bytes, kinds, fills, hashes } = slab;
-  readPages({ pid, runs, into: bytes, kinds, fills, hashes });
+  const { bytes, kinds, fills } = slab;
+  readPages({ pid, runs, into: bytes, kinds, fills });
   return performance.now() - startMs;
 });

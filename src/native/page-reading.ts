@@ -14,9 +14,9 @@ export interface PageReadOptions {
   readonly fills: Uint8Array;
   /**
    * Out: two numbers for each page: the low and the high half of its XXH3-128, and (byte, 1) of a page that repeats one
-   * byte (zero as well). A pair of zeros is no page's.
+   * byte (zero as well). A pair of zeros is no page's. Without it no page is hashed, and nothing is expected.
    */
-  readonly hashes: BigUint64Array;
+  readonly hashes?: BigUint64Array | undefined;
   /** Hashes of an earlier reading: a page that has the same again is UNCHANGED_PAGE and not among the data. */
   readonly expected?: BigUint64Array | undefined;
 }
@@ -25,7 +25,7 @@ export interface PageReadOptions {
 export const UNCHANGED_PAGE = 255;
 
 interface PageReadAddon {
-  readPages(options: Required<PageReadOptions> | (PageReadOptions & { expected: undefined })): number;
+  readPages(options: PageReadOptions): number;
 }
 
 /**
@@ -36,10 +36,10 @@ interface PageReadAddon {
 export function readPages(options: PageReadOptions): number {
   const { pid, runs, into, kinds, fills, hashes, expected } = options;
   const pageCount = pagesOf(runs);
-  const needs = { into: pageCount * PAGE_BYTES, kinds: pageCount, fills: pageCount, hashes: 2 * pageCount };
-  for (const [name, length] of Object.entries(needs))
-    requireLength(name, options[name as keyof typeof needs], length);
-  if (expected !== undefined) requireLength('expected', expected, needs.hashes);
+  requireLength('into', into, pageCount * PAGE_BYTES);
+  for (const [name, array] of Object.entries({ kinds, fills })) requireLength(name, array, pageCount);
+  for (const [name, array] of Object.entries({ hashes, expected }))
+    if (array !== undefined) requireLength(name, array, 2 * pageCount);
   return loadAddon<PageReadAddon>().readPages({
     pid: integer('pid', pid, { min: 1 }),
     ...{ runs, into, kinds, fills, hashes, expected },

@@ -18,7 +18,7 @@ beforeAll(() => {
 function reading(
   { pid, options }: Written,
   runs: readonly (readonly [page: number, count: number])[],
-): PageReadOptions {
+): PageReadOptions & { readonly hashes: BigUint64Array } {
   const address = options.regions[0]!.address;
   const pageCount = runs.reduce((sum, [, count]) => sum + count, 0);
   return {
@@ -83,6 +83,16 @@ describe('readPages', () => {
     expect([...after.kinds]).toEqual([same, same, data, same, same, data, fill, same]);
     expect([...readAll(after.hashes, [0, 1, 3, 4, 7])]).toEqual([...readAll(before.hashes, [0, 1, 3, 4, 7])]);
     expect(after.hashes[4]).not.toBe(before.hashes[4]);
+  });
+
+  test('reads the same without hashes', async () => {
+    const written = await startWritten(program, 'small');
+    await written.does('write 0 4 1 9');
+    await written.does('kernel 5 5');
+    const hashed = reading(written, [[0, 8]]);
+    const plain = { ...reading(written, [[0, 8]]), hashes: undefined };
+    expect(readPages(plain)).toBe(readPages(hashed));
+    expect(plain).toEqual({ ...hashed, hashes: undefined });
   });
 
   test('expects nothing where the hash is not known', async () => {
