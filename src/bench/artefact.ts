@@ -2,8 +2,9 @@
 import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { QmpClient, type QemuVersion } from '../qemu/qmp.js';
-import { save, type Layout } from '../save/save.js';
+import type { Layout } from '../save/save.js';
 import { Store } from '../store/store.js';
+import type { Build } from './build.js';
 import type { Guest } from './guest.js';
 import { writeMemoryFile } from './memory-file.js';
 import { mappedRamProblem, stockMappedRam, stockSave } from './stock.js';
@@ -20,6 +21,8 @@ export type ArtefactName =
 export interface Workshop {
   /** Running, its verifier idle. */
   readonly guest: Guest;
+  /** By which checkpoints are saved. */
+  readonly build: Build;
   readonly storeDir: string;
   /** A folder for this artefact alone. */
   readonly dir: string;
@@ -74,29 +77,17 @@ export async function letRun({ qmpSocket }: Guest): Promise<void> {
 
 /** The generation is the only one of the folder's name, so the folder's name refers to it. */
 async function checkpoint(
-  { guest, storeDir, dir, signal }: Workshop,
+  { guest, build, storeDir, dir, signal }: Workshop,
   level: number | 'none',
   layout: Layout = 'extents',
 ): Promise<readonly string[]> {
   const name = path.basename(dir);
-  await save({
-    vm: `qmp:${guest.qmpSocket}`,
-    storeDir,
-    name,
-    method: 'stopped',
-    quit: false,
-    level,
-    layout,
-    disksExternal: false,
-    onProgress: () => undefined,
-    onMessage: () => undefined,
-    signal,
-  });
+  await build.save({ qmpSocket: guest.qmpSocket, storeDir, name, level, layout, signal });
   const generation = await (await Store.open(storeDir)).locate(name);
   return readdirSync(generation.dir).map((file) => path.join(generation.dir, file));
 }
 
-/** Makes those of `names` that this QEMU can; between two of them the guest runs. */
+/** Makes those of `names` that this QEMU can; before each of them the guest runs. */
 export async function makeArtefacts(
   names: readonly ArtefactName[],
   workshop: Workshop & { readonly version: QemuVersion; readonly onMessage: (text: string) => void },
@@ -107,7 +98,7 @@ export async function makeArtefacts(
     if (artefact.problem?.(workshop.version) !== undefined) continue;
     workshop.signal.throwIfAborted();
     workshop.onMessage(`saving the guest: ${name}`);
-    if (made.size > 0) await letRun(workshop.guest);
+    await letRun(workshop.guest);
     const dir = path.join(workshop.dir, name);
     mkdirSync(dir, { recursive: true });
     made.set(name, await artefact.make({ ...workshop, dir }));

@@ -3,7 +3,7 @@ import { certaintyOf } from './confidence.js';
 import { FIGURES, type FigureName } from './figures.js';
 import { spreadOf } from './measure.js';
 import type { Comparison, Run } from './resume-report.js';
-import type { SavedGuest, Scenario } from './scenario.js';
+import type { Scenario } from './scenario.js';
 
 /** What a user waits for, and what it is made of. */
 const COMPARED: readonly FigureName[] = [
@@ -18,15 +18,10 @@ const COMPARED: readonly FigureName[] = [
 /** Added to a scenario's name where the other build restores. */
 export const BEFORE = ' (before)';
 
-/** The same scenario, restored by another build. It learns nothing of its own: both use the same generation. */
-export function byOtherBuild(scenario: Scenario, restore: SavedGuest['restore']): Scenario {
-  const { name, title, artefact } = scenario;
-  return {
-    name: `${name}${BEFORE}`,
-    title: `${title}${BEFORE}`,
-    artefact,
-    restore: (saved) => scenario.restore({ ...saved, restore }),
-  };
+/** The same scenario, for the other build. */
+export function byOtherBuild(scenario: Scenario): Scenario {
+  const { name, title } = scenario;
+  return { ...scenario, name: `${name}${BEFORE}`, title: `${title}${BEFORE}` };
 }
 
 /** Of every scenario that both builds have restored; empty when there is no other build. */

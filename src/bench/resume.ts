@@ -3,15 +3,14 @@
  * form that a scenario loads, and end it. Then restore it repeatedly, in shuffled order, each time into a new QEMU.
  * Everything that was started ends with the measurement, even if that is interrupted.
  */
-import { existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { pathToFileURL } from 'node:url';
 import { VmckptError } from '../errors.js';
 import type { QemuVersion } from '../qemu/qmp.js';
-import { restore } from '../restore/restore.js';
 import { parse } from '../util/schema.js';
 import { ARTEFACTS, makeArtefacts, type ArtefactName } from './artefact.js';
+import { buildOf, THIS_BUILD, type Build } from './build.js';
 import { CLIENT_NAMES, type ClientName } from './clients/load.js';
 import { byOtherBuild, compareBuilds } from './comparison.js';
 import { describeHost, diskReadRate } from './environment.js';
@@ -46,7 +45,7 @@ export interface BenchResumeOptions {
   readonly sizesMib: readonly number[];
   readonly rounds: number;
   readonly scenarios: readonly string[];
-  /** Another checkout, built: its restores are measured in turns with this one's. */
+  /** Another checkout, built: what it saves and restores is measured in turns with this one's. */
   readonly against?: string | undefined;
   readonly seed: number;
   readonly accel: Accelerator;
@@ -72,8 +71,8 @@ interface SizeResult {
 /** @throws VmckptError USAGE for a scenario that there is not, FAILED, INTERRUPTED and what save and restore throw */
 export async function benchResume(options: BenchResumeOptions): Promise<ResumeReport> {
   const { outDir, sizesMib, rounds, seed, accel, observeMs } = options;
-  const chosen = options.scenarios.map(requireScenario);
-  const scenarios = [...chosen, ...(await otherBuild(chosen, options.against))];
+  const teams = await teamsOf(options);
+  const scenarios = teams.flatMap((team) => team.scenarios);
   const host = describeHost();
   const dataDir = path.join(outDir, `measuring-${process.pid}`);
   makeFolder(dataDir);
@@ -82,7 +81,7 @@ export async function benchResume(options: BenchResumeOptions): Promise<ResumeRe
   try {
     for (const ramMib of sizesMib) {
       const sizeDir = path.join(dataDir, `${ramMib}`);
-      results.push(await measureSize({ options, scenarios, workplace, dataDir: sizeDir, ramMib }));
+      results.push(await measureSize({ options, teams, workplace, dataDir: sizeDir, ramMib }));
       rmSync(sizeDir, { recursive: true });
     }
   } finally {
@@ -117,9 +116,15 @@ export async function benchResume(options: BenchResumeOptions): Promise<ResumeRe
   return report;
 }
 
+/** What one build does. The first team is this build's. */
+interface Team {
+  readonly build: Build;
+  readonly scenarios: readonly Scenario[];
+}
+
 interface SizeWork {
   readonly options: BenchResumeOptions;
-  readonly scenarios: readonly Scenario[];
+  readonly teams: readonly Team[];
   readonly workplace: Workplace;
   /** For what is saved of the guest of this size. */
   readonly dataDir: string;
@@ -130,52 +135,42 @@ interface Saved extends Omit<SavedGuest, 'files'> {
   readonly files: ReadonlyMap<ArtefactName, readonly string[]>;
 }
 
+/** A scenario, and what it restores. */
+interface Contender {
+  readonly scenario: Scenario;
+  readonly saved: Saved;
+}
+
 async function measureSize(work: SizeWork): Promise<SizeResult> {
-  const { options, scenarios, workplace, ramMib } = work;
+  const { options, workplace, ramMib } = work;
   const { onMessage, seed, observeMs, rounds } = options;
-  const values = valuesFor(ramMib);
-  const saved = await prepare(work);
-  const room: Room = { runtimeDir: workplace.runtimeDir, values, observeMs };
+  const contenders = await prepare(work);
+  const { saved } = contenders[0]!;
+  const room: Room = { runtimeDir: workplace.runtimeDir, values: valuesFor(ramMib), observeMs };
   onMessage(`${ramMib} MiB: what its clients reach at best`);
-  const settled = await measureOne({ scenario: REFERENCE, cache: 'warm', round: 0, seed }, saved, room);
+  const first = { scenario: REFERENCE, saved };
+  const settled = await measureOne(first, { cache: 'warm', round: 0, seed }, room);
   const reference = referenceOf(settled, observeMs);
+  const absences = contenders.flatMap((contender) => unavailable(contender, ramMib));
+  const possible = contenders.filter(({ scenario, saved }) => saved.files.has(scenario.artefact));
+  for (const contender of possible) await train(contender, work, room);
+  const touched = await touchedBy(possible, work, room);
   const runs = [held(settled, reference)];
-  const absences = [...unavailable(scenarios, saved, ramMib)];
   const random = seededRandom(seed);
-  const possible = scenarios.filter(({ artefact }) => saved.files.has(artefact));
-  const touched = new Map<Scenario, Touched>();
-  for (const scenario of possible.filter(({ training }) => training !== undefined)) {
-    for (const [at, restore] of scenario.training!.entries()) {
-      onMessage(`${ramMib} MiB: ${scenario.name} learns, ${at + 1} of ${scenario.training!.length}`);
-      const lesson = {
-        scenario: { ...scenario, restore },
-        cache: 'warm',
-        round: 0,
-        seed: seed - 1 - at,
-      } as const;
-      await measureOne(lesson, saved, room);
-    }
-    onMessage(`${ramMib} MiB: what the guest of ${scenario.name} touches`);
-    const generationDir = path.dirname(saved.files.get(scenario.artefact)![0]!);
-    const reference = scenario.artefact;
-    const found = await touchedPages({ ...saved, files: [] }, { reference, generationDir, seed }, room);
-    if (found !== undefined) touched.set(scenario, found);
-  }
   for (let round = 1; round <= rounds; round++) {
-    const all = possible.flatMap((scenario) => CACHE_STATES.map((cache) => ({ scenario, cache })));
-    for (const [at, { scenario, cache }] of shuffled(all, random).entries()) {
-      if (absences.some((each) => each.scenario === scenario.name && each.cache === cache)) continue;
-      onMessage(
-        `${ramMib} MiB, round ${round} of ${rounds}, ${at + 1} of ${all.length}: ${scenario.name}, ${cache}`,
-      );
+    const all = possible.flatMap((contender) => CACHE_STATES.map((cache) => ({ contender, cache })));
+    for (const [at, { contender, cache }] of shuffled(all, random).entries()) {
+      const { name } = contender.scenario;
+      if (absences.some((each) => each.scenario === name && each.cache === cache)) continue;
+      onMessage(`${ramMib} MiB, round ${round} of ${rounds}, ${at + 1} of ${all.length}: ${name}, ${cache}`);
       try {
-        const sampled = await measureOne({ scenario, cache, round, seed: seed + round }, saved, room);
-        runs.push(held(await withPrediction(sampled, touched.get(scenario)), reference));
+        const sampled = await measureOne(contender, { cache, round, seed: seed + round }, room);
+        runs.push(held(await withPrediction(sampled, touched.get(contender)), reference));
       } catch (error) {
         options.signal.throwIfAborted();
         const reason = `failed: ${(error as Error).message}`;
-        onMessage(`${scenario.name}, ${cache} ${reason}`);
-        absences.push({ scenario: scenario.name, ramMib, cache, reason });
+        onMessage(`${name}, ${cache} ${reason}`);
+        absences.push({ scenario: name, ramMib, cache, reason });
       }
     }
   }
@@ -186,29 +181,72 @@ async function measureSize(work: SizeWork): Promise<SizeResult> {
   return { reference, runs, absences, faultPath, version, diskReadBytesPerS };
 }
 
-/** Boots the guest, fills it, saves it in every form that is needed, ends it. */
-async function prepare({ options, scenarios, workplace, dataDir, ramMib }: SizeWork): Promise<Saved> {
+/** Boots the guest, fills it, lets every build save it in every form that is needed, ends it. */
+async function prepare({ options, teams, workplace, dataDir, ramMib }: SizeWork): Promise<Contender[]> {
   const { qemuBinary: binary, guestFiles, accel, signal, onMessage } = options;
   onMessage(`${ramMib} MiB: booting a guest`);
-  const dir = path.join(workplace.dir, `${ramMib}`);
-  mkdirSync(dir);
-  const { guest, version } = await prepareGuest({ dir, binary, files: guestFiles, accel, ramMib, signal });
+  const bootDir = path.join(workplace.dir, `${ramMib}`);
+  mkdirSync(bootDir);
+  const prepared = await prepareGuest({ dir: bootDir, binary, files: guestFiles, accel, ramMib, signal });
+  const { guest, version } = prepared;
   try {
-    const storeDir = path.join(dataDir, 'store');
-    const names = [...new Set([REFERENCE, ...scenarios].map(({ artefact }) => artefact))];
-    const workshop = { guest, storeDir, dir: dataDir, signal, version, onMessage };
-    return { guest, version, storeDir, restore, signal, files: await makeArtefacts(names, workshop) };
+    const contenders: Contender[] = [];
+    for (const [at, { build, scenarios }] of teams.entries()) {
+      const dir = path.join(dataDir, `${at}`);
+      const storeDir = path.join(dir, 'store');
+      const needed = at === 0 ? [REFERENCE, ...scenarios] : scenarios;
+      const names = [...new Set(needed.map(({ artefact }) => artefact))];
+      const workshop = { guest, build, storeDir, dir, signal, version, onMessage };
+      const files = await makeArtefacts(names, workshop);
+      const saved = { guest, version, storeDir, restore: build.restore, signal, files };
+      contenders.push(...scenarios.map((scenario) => ({ scenario, saved })));
+    }
+    return contenders;
   } finally {
     await guest.stop();
   }
 }
 
-function measureOne(measurement: Measurement, saved: Saved, room: Room): Promise<Sampled> {
-  const files = saved.files.get(measurement.scenario.artefact)!;
+async function train(contender: Contender, { options, ramMib }: SizeWork, room: Room): Promise<void> {
+  const { scenario, saved } = contender;
+  const lessons = scenario.training ?? [];
+  for (const [at, restore] of lessons.entries()) {
+    options.onMessage(`${ramMib} MiB: ${scenario.name} learns, ${at + 1} of ${lessons.length}`);
+    const lesson = { scenario: { ...scenario, restore }, saved };
+    await measureOne(lesson, { cache: 'warm', round: 0, seed: options.seed - 1 - at }, room);
+  }
+}
+
+/** Of those that predict: what another build keeps of its restores need not be what this one reads. */
+async function touchedBy(
+  contenders: readonly Contender[],
+  { options, teams, ramMib }: SizeWork,
+  room: Room,
+): Promise<ReadonlyMap<Contender, Touched>> {
+  const touched = new Map<Contender, Touched>();
+  const predicting = contenders.filter(({ scenario }) => scenario.training !== undefined);
+  for (const contender of predicting) {
+    const { scenario, saved } = contender;
+    if (!teams[0]!.scenarios.includes(scenario)) continue;
+    options.onMessage(`${ramMib} MiB: what the guest of ${scenario.name} touches`);
+    const generationDir = path.dirname(saved.files.get(scenario.artefact)![0]!);
+    const wishes = { reference: scenario.artefact, generationDir, seed: options.seed };
+    const found = await touchedPages({ ...saved, files: [] }, wishes, room);
+    if (found !== undefined) touched.set(contender, found);
+  }
+  return touched;
+}
+
+function measureOne(
+  { scenario, saved }: Contender,
+  how: Omit<Measurement, 'scenario'>,
+  room: Room,
+): Promise<Sampled> {
+  const files = saved.files.get(scenario.artefact)!;
   const dir = path.dirname(files[0]!);
   // A restore may have put files beside those that were saved.
   const beside = readdirSync(dir).map((file) => path.join(dir, file));
-  return measure(measurement, { ...saved, files: [...new Set([...files, ...beside])] }, room);
+  return measure({ scenario, ...how }, { ...saved, files: [...new Set([...files, ...beside])] }, room);
 }
 
 async function withPrediction(sampled: Sampled, touched: Touched | undefined): Promise<Sampled> {
@@ -237,29 +275,18 @@ function eachClient<T>(make: (name: ClientName) => T): Record<ClientName, T> {
   return Object.fromEntries(CLIENT_NAMES.map((name) => [name, make(name)])) as Record<ClientName, T>;
 }
 
-function unavailable(scenarios: readonly Scenario[], { version }: Saved, ramMib: number): Absence[] {
-  return scenarios.flatMap(({ name, artefact }) => {
-    const reason = ARTEFACTS[artefact].problem?.(version);
-    return reason === undefined ? [] : [{ scenario: name, ramMib, cache: null, reason }];
-  });
+function unavailable({ scenario, saved }: Contender, ramMib: number): Absence[] {
+  const reason = ARTEFACTS[scenario.artefact].problem?.(saved.version);
+  return reason === undefined ? [] : [{ scenario: scenario.name, ramMib, cache: null, reason }];
 }
 
-/** What vmckpt does, done by another build. @throws VmckptError FILE_UNREADABLE */
-async function otherBuild(scenarios: readonly Scenario[], checkout: string | undefined): Promise<Scenario[]> {
-  if (checkout === undefined) return [];
-  const library = path.join(checkout, 'dist/index.js');
-  if (!existsSync(library))
-    throw new VmckptError(
-      'FILE_UNREADABLE',
-      `there is no build of vmckpt in ${checkout}: ${library} is missing`,
-      {
-        hint: 'Run npm ci and npm run build in that checkout.',
-      },
-    );
-  const other = (await import(pathToFileURL(library).href)) as Pick<SavedGuest, 'restore'>;
-  return scenarios
-    .filter(({ artefact }) => artefact.startsWith('checkpoint'))
-    .map((scenario) => byOtherBuild(scenario, other.restore));
+/** @throws VmckptError USAGE, FILE_UNREADABLE */
+async function teamsOf({ scenarios, against }: BenchResumeOptions): Promise<Team[]> {
+  const chosen = scenarios.map(requireScenario);
+  const team = { build: THIS_BUILD, scenarios: chosen };
+  if (against === undefined) return [team];
+  const both = chosen.filter(({ artefact }) => artefact.startsWith('checkpoint'));
+  return [team, { build: await buildOf(against), scenarios: both.map(byOtherBuild) }];
 }
 
 function requireScenario(name: string): Scenario {
