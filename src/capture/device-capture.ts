@@ -31,13 +31,10 @@ export class DeviceCapture {
   private constructor(qmp: QmpClient, folder: string) {
     this.#qmp = qmp;
     this.#file = path.join(folder, DESCRIPTORS);
-    // A save that was killed has left its own.
-    rmSync(this.#file, { force: true });
-    // QEMU wants a descriptor for writing only, and of a file: it cuts it to length 0.
-    this.#fd = openSync(this.#file, 'wx', FILE_MODE);
+    this.#fd = createFile(this.#file);
   }
 
-  /** In `folder`, which QEMU need not be able to reach. @throws VmckptError NO_SPACE, QMP_COMMAND_FAILED */
+  /** In `folder`, which QEMU need not be able to reach. @throws VmckptError NO_SPACE, FAILED, QMP_COMMAND_FAILED */
   static async prepare(qmp: QmpClient, folder: string): Promise<DeviceCapture> {
     const capture = new DeviceCapture(qmp, folder);
     try {
@@ -67,6 +64,17 @@ export class DeviceCapture {
     ftruncateSync(this.#fd);
     closeSync(this.#fd);
     rmSync(this.#file);
+  }
+}
+
+/** QEMU wants a descriptor for writing only, and of a file: it cuts it to length 0. @throws VmckptError NO_SPACE, FAILED */
+function createFile(file: string): number {
+  try {
+    // A save that was killed has left its own.
+    rmSync(file, { force: true });
+    return openSync(file, 'wx', FILE_MODE);
+  } catch (error) {
+    throw writeFailure(error, file);
   }
 }
 

@@ -8,12 +8,12 @@ import {
   softDirtyProblem,
   writeProtectionProblem,
 } from '../native/index.js';
-import { memoryChanged } from './refused.js';
+import { memoryChanged, readingQemu } from './refused.js';
 import { takeUserfaultfd } from './take-userfaultfd.js';
 import { memoryProblem } from './trackable.js';
 import type { PageRuns, TrackerKind, TrackerOptions, WriteTracker } from './tracker.js';
 
-/** @throws the signal's reason; otherwise it does not fail: there is always the kind `none` */
+/** There is always the kind `none`. @throws VmckptError as readingQemu(); the signal's reason */
 export async function openTracker(options: TrackerOptions): Promise<WriteTracker> {
   const problem = addonProblem() ?? memoryProblem(options.pid, options.regions);
   if (problem !== undefined) return newUntracked(options, problem);
@@ -94,19 +94,23 @@ class Tracked implements WriteTracker {
   }
 
   arm(): void {
-    this.#native.arm();
+    this.told(() => this.#native.arm());
   }
 
   look(): PageRuns {
-    return this.#native.look();
+    return this.told(() => this.#native.look());
   }
 
   take(): PageRuns {
-    return this.#native.take();
+    return this.told(() => this.#native.take());
   }
 
   close(): void {
     this.#native.close();
+  }
+
+  protected told<T>(ask: () => T): T {
+    return readingQemu(ask);
   }
 }
 
@@ -123,27 +127,21 @@ class WriteProtected extends Tracked {
     return this.#userfaultfd;
   }
 
-  override look(): PageRuns {
-    return told(() => super.look());
-  }
-
-  override take(): PageRuns {
-    return told(() => super.take());
-  }
-
   override close(): void {
     super.close();
     if (this.#userfaultfd !== undefined) closeSync(this.#userfaultfd);
     this.#userfaultfd = undefined;
   }
-}
 
-/** The kernel answers EPERM where other memory lies now, which is not protected. */
-function told(ask: () => PageRuns): PageRuns {
-  try {
-    return ask();
-  } catch (error) {
-    throw (error as NodeJS.ErrnoException).code === 'EPERM' ? memoryChanged(error) : error;
+  /** The kernel answers EPERM where other memory lies now, which is not protected. */
+  protected override told<T>(ask: () => T): T {
+    return super.told(() => {
+      try {
+        return ask();
+      } catch (error) {
+        throw (error as NodeJS.ErrnoException).code === 'EPERM' ? memoryChanged(error) : error;
+      }
+    });
   }
 }
 

@@ -1,14 +1,13 @@
 /** Reads a VM's pages out of QEMU's process, while it runs or stands still, into slabs that worker threads fill. */
 import { setImmediate as turn } from 'node:timers/promises';
 import { WorkerTeam } from '../checkpoint/worker-team.js';
-import { VmckptError } from '../errors.js';
 import { presentPages, type MemoryRegion } from '../native/index.js';
 import { MAX_BURST_BYTES, PAGE_KINDS, type PageSink } from '../pages/contracts.js';
 import { PAGE_BYTES, RamLayout } from '../pages/layout.js';
 import { joinPages, stretchesOf } from './page-runs.js';
 import type { LocatedRamBlock } from './ram-blocks.js';
 import type { PageSlab, ReadRequest, ReadWorkerData } from './read-worker.js';
-import { memoryChanged } from './refused.js';
+import { readingQemu, unreadable } from './refused.js';
 import type { PageRuns } from './tracker.js';
 
 const THREADS = 2;
@@ -66,7 +65,7 @@ export class PageReader {
 
   /**
    * Reads pages and stores them as they come: for a VM that runs. What QEMU does not have is zero, and is not touched.
-   * @throws VmckptError CAPTURE_REFUSED, QEMU_DIED, FAILED (see unreadable()); what the sink throws; the signal's reason
+   * @throws VmckptError CAPTURE_REFUSED, QEMU_DIED, FAILED (see readingQemu()); what the sink throws; the signal's reason
    */
   async read(runs: PageRuns, { sink, onRead, signal }: ReadOptions): Promise<void> {
     const underWay: Promise<FilledSlab>[] = [];
@@ -152,11 +151,7 @@ export class PageReader {
   }
 
   #presentPages(address: number, pageCount: number): Uint8Array {
-    try {
-      return presentPages(this.#pid, address, pageCount);
-    } catch (error) {
-      throw unreadable(error as NodeJS.ErrnoException);
-    }
+    return readingQemu(() => presentPages(this.#pid, address, pageCount));
   }
 
   #addressRuns(pages: Uint32Array): BigUint64Array {
@@ -167,15 +162,6 @@ export class PageReader {
     }
     return BigUint64Array.from(joinPages(addresses, PAGE_BYTES), BigInt);
   }
-}
-
-/** ENOENT: there is no /proc/PID any more. */
-function unreadable(cause: NodeJS.ErrnoException): VmckptError {
-  const { code, message } = cause;
-  if (code === 'EFAULT') return memoryChanged(cause);
-  if (code === 'ESRCH' || code === 'ENOENT')
-    return new VmckptError('QEMU_DIED', 'QEMU ended while its memory was being read', { cause });
-  return new VmckptError('FAILED', `QEMU’s memory cannot be read: ${message}`, { cause });
 }
 
 function allocateSlab(): PageSlab {

@@ -9,7 +9,7 @@ import { closeSync, openSync, readSync } from 'node:fs';
 import { readRamBlocks, type RamBlockSize } from '../qemu/compatibility.js';
 import { askHostAddress, mappingsOf, readMaps } from '../qemu/guest-memory.js';
 import type { QmpClient } from '../qemu/qmp.js';
-import { captureRefused } from './refused.js';
+import { captureRefused, qemuDied, readingQemu } from './refused.js';
 
 /** The three lengths stand side by side, 64 bits each. */
 const LENGTHS_BYTES = 24;
@@ -37,7 +37,8 @@ interface Structure {
 
 /**
  * The blocks that a migration would send, in its order.
- * @throws VmckptError CAPTURE_REFUSED when one of them is not found beyond doubt, or is not private anonymous memory
+ * @throws VmckptError CAPTURE_REFUSED when one of them is not found beyond doubt, or is not private anonymous memory;
+ *   QEMU_DIED, FAILED (see readingQemu())
  */
 export async function locateRamBlocks(qmp: QmpClient, pid: number): Promise<LocatedRamBlock[]> {
   const blocks = await readRamBlocks(qmp);
@@ -52,29 +53,47 @@ export async function locateRamBlocks(qmp: QmpClient, pid: number): Promise<Loca
   return migratable.map(({ block, at }) => verified(pid, block, hostAddressAt(heap, at, structure)));
 }
 
-function readHeap(pid: number): Buffer {
-  const heap = readMaps(pid).find(({ name, isWritable }) => name === '[heap]' && isWritable);
-  if (heap === undefined || heap.end - heap.start > MAX_HEAP_BYTES)
-    throw captureRefused('QEMU has no heap that could be searched for its RAM blocks');
-  const bytes = Buffer.alloc(heap.end - heap.start);
-  const fd = openMemory(pid);
-  try {
-    for (let done = 0; done < bytes.length;) {
-      const read = readSync(fd, bytes, done, bytes.length - done, heap.start + done);
-      if (read === 0) throw captureRefused('QEMU’s heap cannot be read whole');
-      done += read;
+/**
+ * QEMU allocates meanwhile, and its heap grows and shrinks at the end. What has gone from there held no RAM block.
+ * @throws VmckptError as locateRamBlocks(), QEMU_DIED
+ */
+export function readHeap(pid: number): Buffer {
+  return readingQemu(() => {
+    const maps = readMaps(pid);
+    if (maps.length === 0) throw qemuDied();
+    const heap = maps.find(({ name, isWritable }) => name === '[heap]' && isWritable);
+    if (heap === undefined || heap.end - heap.start > MAX_HEAP_BYTES)
+      throw captureRefused('QEMU has no heap that could be searched for its RAM blocks');
+    const fd = openSync(`/proc/${pid}/mem`, 'r');
+    try {
+      return readMemory(fd, heap.start, heap.end);
+    } finally {
+      closeSync(fd);
     }
-    return bytes;
-  } finally {
-    closeSync(fd);
-  }
+  });
 }
 
-function openMemory(pid: number): number {
+/** Up to the first hole. */
+function readMemory(fd: number, start: number, end: number): Buffer {
+  const bytes = Buffer.alloc(end - start);
+  let done = 0;
+  while (done < bytes.length) {
+    const read = readUnlessHole(fd, bytes.subarray(done), start + done);
+    if (read === undefined) break;
+    done += read;
+  }
+  return bytes.subarray(0, done);
+}
+
+/** How much was read; undefined where the process has no memory. */
+function readUnlessHole(memory: number, into: Buffer, address: number): number | undefined {
   try {
-    return openSync(`/proc/${pid}/mem`, 'r');
+    const read = readSync(memory, into, { position: address });
+    if (read === 0) throw qemuDied();
+    return read;
   } catch (error) {
-    throw captureRefused('this user may not read the memory of QEMU’s process', error);
+    if ((error as NodeJS.ErrnoException).code === 'EIO') return undefined;
+    throw error;
   }
 }
 
@@ -126,7 +145,7 @@ function verified(pid: number, block: RamBlockSize, hostAddress: number): Locate
     throw captureRefused(
       `"${name}" lies at 0x${hostAddress.toString(16)} by QEMU’s heap, at 0x${block.hostAddress.toString(16)} by its monitor`,
     );
-  const mappings = mappingsOf(pid, hostAddress, hostAddress + usedBytes);
+  const mappings = readingQemu(() => mappingsOf(pid, hostAddress, hostAddress + usedBytes));
   if (mappings === undefined)
     throw captureRefused(`"${name}" is not mapped over its whole length, or cannot be written to`);
   if (!mappings.every(({ isAnonymous }) => isAnonymous))

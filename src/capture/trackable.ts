@@ -3,6 +3,7 @@ import { readFileSync, readdirSync, readlinkSync } from 'node:fs';
 import type { MemoryRegion } from '../native/index.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import { readMaps } from '../qemu/guest-memory.js';
+import { readingQemu } from './refused.js';
 
 /** O_ACCMODE of the flags in /proc/PID/fdinfo. */
 const ACCESS_MODE = 0o3;
@@ -10,10 +11,10 @@ const ACCESS_MODE = 0o3;
 /**
  * Why writes to these regions cannot all be seen, as a clause; undefined when they can. Shared memory may be written by
  * other processes, and loses pages without a sign when holes are punched into its file, as a private mapping does whose
- * file QEMU can write to, and as pages of hugetlbfs are when they are given back.
+ * file QEMU can write to, and as pages of hugetlbfs are when they are given back. @throws as readingQemu()
  */
 export function memoryProblem(pid: number, regions: readonly MemoryRegion[]): string | undefined {
-  const mappings = readMaps(pid);
+  const mappings = readingQemu(() => readMaps(pid));
   for (const { address, pageCount, pageBytes = PAGE_BYTES } of regions) {
     if (pageBytes !== PAGE_BYTES) return 'its memory is of huge pages, which are given back without a sign';
     const end = address + pageCount * PAGE_BYTES;
@@ -28,7 +29,7 @@ export function memoryProblem(pid: number, regions: readonly MemoryRegion[]): st
 }
 
 function isOpenForWriting(pid: number, file: string): boolean {
-  return readdirSync(`/proc/${pid}/fd`).some((fd) => {
+  return readingQemu(() => readdirSync(`/proc/${pid}/fd`)).some((fd) => {
     try {
       if (readlinkSync(`/proc/${pid}/fd/${fd}`) !== file) return false;
       const flags = /^flags:\s*(\d+)/m.exec(readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'latin1'))?.[1];

@@ -28,12 +28,12 @@ export interface WriteTracker {
   /** What a holder can keep, until `close()` (held-tracking.ts); undefined for other kinds than write protection. */
   readonly userfaultfd: number | undefined;
 
-  /** All pages count as unwritten from now on. Once, before everything else. Takes up to 30 ms for 1 GiB. */
+  /** All pages count as unwritten from now on. Once, before everything else. Takes up to 30 ms for 1 GiB. Throws as look(). */
   arm(): void;
 
   /**
    * The pages written since `arm()` or the last `take()`. Changes nothing: the VM may run, and they are told again.
-   * @throws VmckptError CAPTURE_REFUSED where other memory lies by now
+   * @throws VmckptError CAPTURE_REFUSED where other memory lies by now; QEMU_DIED, FAILED
    */
   look(): PageRuns;
 
