@@ -1,13 +1,13 @@
 /** Disks that QEMU shows in other words than its command line are accounted for, and exchanged ones are not. */
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { beforeAll, expect, it } from 'vitest';
 import { changedParts } from '../../src/qemu/changed-parts.js';
 import { inspectVm } from '../../src/qemu/inspect.js';
 import { qemuBinary } from '../support/cache.js';
-import { killAndWait, spawnTracked } from '../support/processes.js';
+import { isListening, killAndWait, spawnTracked } from '../support/processes.js';
 import { until } from '../support/until.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import { connectWhenReady, TINY } from './qemu-helper.js';
@@ -36,7 +36,7 @@ describeOnEachQemu('a disk', (choice) => {
       ]);
     const serve = ['qemu-nbd', '--read-only', '--persistent', '--shared=64', '--format=raw'];
     spawnTracked([...serve, `--socket=${socket}`, '--export-name=data', raw], '/dev/null');
-    await until(socket, () => existsSync(socket));
+    await until(socket, () => isListening(socket));
   });
 
   async function start(...args: string[]) {

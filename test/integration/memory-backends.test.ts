@@ -23,6 +23,7 @@ import { parkedTransfer } from '../support/faults.js';
 import type { QemuChoice } from '../support/cache.js';
 import { startGuest, type Guest, type GuestOptions } from '../support/guest.js';
 import { hugePagesProblem, withHugePages } from '../support/huge-pages.js';
+import { isListening } from '../support/processes.js';
 import { until } from '../support/until.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 
@@ -303,7 +304,7 @@ describe.skipIf(!existsSync(VIRTIOFSD))(`a vhost-user device (${VIRTIOFSD})`, ()
     daemon = spawn(VIRTIOFSD, [`--socket-path=${socket}`, '-o', `source=${vm.dir}`, '-o', 'sandbox=chroot'], {
       stdio: 'ignore',
     });
-    await until(socket, () => existsSync(socket));
+    await until(socket, () => isListening(socket));
   }
   afterAll(() => daemon?.kill());
 

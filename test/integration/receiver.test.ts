@@ -1,9 +1,9 @@
 import type { ChildProcess } from 'node:child_process';
-import { readdirSync, readlinkSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { QmpClient } from '../../src/qemu/qmp.js';
 import { Receiver, takeBack } from '../../src/save/receiver.js';
+import { openFilesOf } from '../support/processes.js';
 import { connectWhenReady, endProcess, startQemu, temporaryDirectory, TINY } from './qemu-helper.js';
 
 const { directory, remove } = temporaryDirectory();
@@ -20,8 +20,7 @@ afterAll(async () => {
 });
 
 function pipesOfQemu(): number {
-  const folder = `/proc/${qemu.pid}/fd`;
-  return readdirSync(folder).filter((fd) => readlinkSync(`${folder}/${fd}`).startsWith('pipe:')).length;
+  return openFilesOf(qemu.pid!).filter((name) => name.startsWith('pipe:')).length;
 }
 
 it('a pipe that QEMU was lent and never used is taken back, however often', async () => {

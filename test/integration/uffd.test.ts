@@ -23,7 +23,7 @@ import { cliSuite } from '../support/cli.js';
 import { startCli, type RunningCli } from '../support/command.js';
 import { hugePagesProblem, withHugePages } from '../support/huge-pages.js';
 import { untilSaid } from '../support/faults.js';
-import { killAtExit } from '../support/processes.js';
+import { isListening, killAtExit } from '../support/processes.js';
 import { ownPack } from '../support/packs.js';
 import { BACKSTOP_MS, until } from '../support/until.js';
 
@@ -77,14 +77,6 @@ async function startHandler(...args: string[]): Promise<Handler> {
   const cli = startCli(['--json', '--store', storeDir, 'uffd', 'vm', '--socket', socket, ...args]);
   await until(socket, () => isListening(socket));
   return { cli, socket };
-}
-
-/** The file is there a moment before. Flag of proc_net(5): __SO_ACCEPTCON. */
-function isListening(socket: string): boolean {
-  const line = readFileSync('/proc/net/unix', 'latin1')
-    .split('\n')
-    .find((each) => each.endsWith(` ${socket}`));
-  return line?.split(' ')[3] === '00010000';
 }
 
 async function runClient(socket: string, work: string, pageBytes = PAGE): Promise<void> {

@@ -1,9 +1,12 @@
 /** The program that makes a system call in another process's name, killed where a test wants it killed. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, readdirSync, readlinkSync } from 'node:fs';
+import { closeSync, readdirSync, readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline/promises';
+import { isDeepStrictEqual } from 'node:util';
 import { makeSocketPair, TRACKER_PATH } from '../../src/native/index.js';
+import { openFilesOf } from './processes.js';
+import { until } from './until.js';
 
 /** Where vmckpt-tracker can be parked, in the order in which it gets there. */
 export const TRACKER_POINTS = [
@@ -18,6 +21,11 @@ export const TRACKER_POINTS = [
   'close-entered',
   'closed',
 ] as const;
+
+/** Numbers of x86-64. */
+const CALLS = { read: 0, poll: 7, futex: 202, ppoll: 271 } as const;
+
+export type SleepingCall = keyof typeof CALLS;
 
 type TrackerPoint = (typeof TRACKER_POINTS)[number];
 
@@ -59,6 +67,19 @@ export async function killTrackerAfter(pid: number, us: number): Promise<void> {
 }
 
 export function userfaultfdsOf(pid: number): string[] {
-  const folder = `/proc/${pid}/fd`;
-  return readdirSync(folder).filter((fd) => readlinkSync(`${folder}/${fd}`) === 'anon_inode:[userfaultfd]');
+  return openFilesOf(pid).filter((name) => name === 'anon_inode:[userfaultfd]');
+}
+
+/** Returns when the process has a thread that sleeps in each of these calls, and no others. */
+export async function untilAsleep(pid: number, calls: readonly SleepingCall[]): Promise<void> {
+  const wanted = calls.map((call) => `${CALLS[call]}`).sort();
+  await until(`process ${pid} to sleep in ${calls.join(', ')}`, () => {
+    const found = readdirSync(`/proc/${pid}/task`).map((thread) => callOf(pid, thread));
+    return isDeepStrictEqual(found.sort(), wanted);
+  });
+}
+
+/** The number of the call that it sleeps in, `running` for one that does not. */
+function callOf(pid: number, thread: string): string {
+  return readFileSync(`/proc/${pid}/task/${thread}/syscall`, 'latin1').split(/\s/)[0]!;
 }

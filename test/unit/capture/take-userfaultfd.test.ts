@@ -11,12 +11,15 @@ import {
   killTrackerAfter,
   killTrackerAt,
   parkTracker,
+  type SleepingCall,
   TRACKER_POINTS,
+  untilAsleep,
   userfaultfdsOf,
 } from '../../support/traced.js';
 import { suiteDirectory } from '../../support/vitest.js';
 
 const SOURCE = path.join(import.meta.dirname, '../native/traced-process.c');
+const SLEEPING = ['ppoll', 'read', 'futex'] as const;
 const RANDOM_KILLS = 60;
 /** What the program takes from its start to its end, and a little more. */
 const MAX_US = 3_000;
@@ -27,7 +30,7 @@ beforeAll(() => {
 });
 
 /** With a thread that sleeps in each of these calls, and notices when anything of its own is changed. */
-async function startTraced(...calls: string[]) {
+async function startTraced(...calls: SleepingCall[]) {
   const child = spawn(program, calls, { stdio: ['pipe', 'pipe', 'inherit'] });
   killAtExit(child.pid!);
   const exited = once(child, 'exit');
@@ -36,16 +39,20 @@ async function startTraced(...calls: string[]) {
     await exited;
   });
   const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
+  // A thread that has printed a line still stands behind write(2), which can be made again.
+  const asleep = () => untilAsleep(child.pid!, ['poll', ...calls]);
   expect((await lines.next()).value).toBe('ready');
+  await asleep();
   const examine = async (): Promise<void> => {
     child.stdin.write('\n');
     expect((await lines.next()).value).toMatch(/^(\d+ )*intact$/);
+    await asleep();
   };
   return { pid: child.pid!, child, examine };
 }
 
 describe('a userfaultfd of another process', () => {
-  test.each(['ppoll', 'read', 'futex'])(
+  test.each(SLEEPING)(
     'is made by a thread in %s, which has everything as before, and is not left there',
     async (call) => {
       const { pid, examine } = await startTraced(call);
@@ -60,7 +67,7 @@ describe('a userfaultfd of another process', () => {
   );
 
   test.each(TRACKER_POINTS)('harms no thread when it is killed where it is %s', async (point) => {
-    for (const call of ['ppoll', 'read', 'futex']) {
+    for (const call of SLEEPING) {
       const { pid, examine } = await startTraced(call);
       for (let i = 0; i < 3; i++) {
         await killTrackerAt(pid, point);

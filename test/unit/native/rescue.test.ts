@@ -2,9 +2,9 @@ import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { rescueUserfaultfd } from '../../../src/native/index.js';
+import { until } from '../../support/until.js';
 import { printed, temporaryDirectory } from './temporary.js';
 
 const GUEST_SOURCE = path.join(import.meta.dirname, 'rescue-guest.c');
@@ -23,7 +23,8 @@ describe('rescueUserfaultfd', () => {
     let output = '';
     guest.stdout.on('data', (chunk: Buffer) => (output += chunk.toString()));
     await printed(guest.stdout, 'writing');
-    await sleep(50);
+    // It sleeps, in no system call: proc_pid_syscall(5).
+    await until('it to hang', () => readFileSync(`/proc/${pid}/syscall`, 'latin1').startsWith('-1 '));
     expect(output).toBe('writing\n');
 
     const written = printed(guest.stdout, 'written');
