@@ -1,6 +1,7 @@
 /** Where a VM's memory is in QEMU's address space: QEMU's answer, confirmed by the kernel's map. */
 import { readFileSync } from 'node:fs';
 import * as v from 'valibot';
+import { VmckptError } from '../errors.js';
 import type { RamBlock } from '../pages/layout.js';
 import type { QmpClient } from './qmp.js';
 
@@ -14,7 +15,7 @@ export interface LocatedBlock {
 
 /**
  * The blocks that are the machine's memory: the one at guest address 0, and those of its other memory back-ends. Blocks
- * that are not mapped without gaps over the expected length are left out.
+ * that are not mapped without gaps over the expected length, or whose mappings cannot be read, are left out.
  * @param backendIds all memory back-ends, as far as known
  */
 export async function locateMemory(
@@ -31,7 +32,7 @@ export async function locateMemory(
     const block = blocks.find(({ name }) => name === found?.blockName);
     if (found === undefined || block === undefined) continue;
     const hostAddress = found.hostAddress - piece.offset;
-    const mappings = mappingsOf(qmp.peerPid(), hostAddress, hostAddress + block.usedBytes);
+    const mappings = mappingsIfReadable(qmp.peerPid(), hostAddress, hostAddress + block.usedBytes);
     if (mappings === undefined) continue;
     located.push({
       blockName: block.name,
@@ -79,7 +80,10 @@ interface Mapping {
   readonly isAnonymous: boolean;
 }
 
-/** The mappings of [start, end) in the process; undefined when there is a gap, or a part that is not writable. */
+/**
+ * The mappings of [start, end) in the process; undefined when there is a gap, or a part that is not writable.
+ * @throws as readMaps()
+ */
 export function mappingsOf(pid: number, start: number, end: number): Mapping[] | undefined {
   const found: Mapping[] = [];
   let covered = start;
@@ -92,6 +96,15 @@ export function mappingsOf(pid: number, start: number, end: number): Mapping[] |
     if (covered >= end) return found;
   }
   return undefined;
+}
+
+/** Undefined as well for a process that has ended, or that this user may not read. */
+function mappingsIfReadable(pid: number, start: number, end: number): Mapping[] | undefined {
+  try {
+    return mappingsOf(pid, start, end);
+  } catch {
+    return undefined;
+  }
 }
 
 /** A line of /proc/PID/maps. */
@@ -121,7 +134,16 @@ export function readMaps(pid: number): MapsEntry[] {
   }));
 }
 
-/** Whether memory of the process is write-protected through a userfaultfd: the flag `uw` of proc_pid_smaps(5). */
+/**
+ * Whether memory of the process is write-protected through a userfaultfd: the flag `uw` of proc_pid_smaps(5). False for
+ * one that has ended. @throws VmckptError NOT_PERMITTED
+ */
 export function isWriteProtected(pid: number): boolean {
-  return /^VmFlags:.* uw\b/m.test(readFileSync(`/proc/${pid}/smaps`, 'latin1'));
+  try {
+    return /^VmFlags:.* uw\b/m.test(readFileSync(`/proc/${pid}/smaps`, 'latin1'));
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    if (code === 'ENOENT' || code === 'ESRCH') return false;
+    throw new VmckptError('NOT_PERMITTED', `this user may not look into process ${pid}`, { cause });
+  }
 }

@@ -2,21 +2,14 @@
  * Describes a running QEMU, through QMP and /proc: everything that a restore needs to build the same machine again,
  * and to notice when it cannot. Plain JSON; the manifest keeps a part of it (manifest-parts.ts).
  */
-import { readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
 import * as v from 'valibot';
-import { VmckptError } from '../errors.js';
-import { identifyProcess, startOfThread } from '../util/process-identity.js';
 import { processContextSchema } from '../util/process-schema.js';
-import { asOwner } from '../util/rights.js';
 import { integer, record } from '../util/schema.js';
-import { parseCommandLine, toArgv } from './command-line.js';
-import { withoutConfigFiles } from './config-file.js';
 import { placeOfName } from './image-reference.js';
-import { fromOwnFolder, namedFiles } from './named-files.js';
-import { differingPlaces, placesOf, readProcessContext } from './process-context.js';
+import { pidOf, readProcess } from './inspect-process.js';
+import { fromOwnFolder } from './named-files.js';
 import type { QmpClient } from './qmp.js';
-import { findStartFolder, lostImages } from './start-folder.js';
 
 export const VmDescription = v.object({
   pid: integer,
@@ -177,73 +170,6 @@ const FILE_DRIVERS: ReadonlySet<string> = new Set(['file', 'host_device', 'host_
 const TEMPORARY = /\/vl\.[A-Za-z0-9]{6}"?\}*$/;
 const QomProperties = v.array(v.object({ name: v.string(), type: v.string() }));
 
-/** The socket's peer; if that only passed the socket on (libvirt), the owner of the vCPU thread. */
-function pidOf(qmp: QmpClient, vcpuThread: number | undefined): number {
-  const peer = qmp.peerPid();
-  if (vcpuThread === undefined || exists(`/proc/${peer}/task/${vcpuThread}`)) return peer;
-  // A QEMU in another PID namespace reports thread ids that mean other processes here.
-  if (differingPlaces(placesOf(peer), placesOf('self')).length > 0) return peer;
-  try {
-    const group = /^Tgid:\s*(\d+)$/m.exec(readFileSync(`/proc/${vcpuThread}/status`, 'latin1'));
-    return group === null ? peer : Number(group[1]);
-  } catch {
-    return peer;
-  }
-}
-
-type ProcessFacts = Pick<
-  VmDescription,
-  'pid' | 'startTicks' | 'isOwn' | 'binary' | 'args' | 'cwd' | 'context'
->;
-
-interface Known {
-  readonly qmpSocket: string;
-  readonly images: readonly string[];
-  readonly vcpuThread: number | undefined;
-}
-
-function readProcess(pid: number, { qmpSocket, images, vcpuThread }: Known): ProcessFacts {
-  const identity = identifyProcess(pid);
-  if (identity === undefined)
-    throw new VmckptError('FAILED', `QEMU's process ${pid} is not visible from here`, {
-      hint: 'Run vmckpt on the host (and in the pid namespace) where QEMU runs.',
-    });
-  try {
-    const isOwn = runsAsThisUser(pid);
-    const [binary = '', ...written] = readFileSync(`/proc/${pid}/cmdline`, 'utf8')
-      .replace(/\0$/, '')
-      .split('\0');
-    const given = parseCommandLine(written);
-    const hasLeft = given.some(({ name }) => name === 'daemonize');
-    const surroundings = { pid, files: namedFiles(given), images, hasLeft, qmpSocket };
-    const cwd = findStartFolder(surroundings);
-    // vCPU threads start after all files of options have been read.
-    const readAtMs = vcpuThread === undefined ? undefined : startOfThread(pid, vcpuThread);
-    const options = withoutConfigFiles(given, { cwd, readAtMs });
-    const args = toArgv(options);
-    const context = readProcessContext(pid, options);
-    // In another namespace their names mean nothing here.
-    const lost = context.elsewhere.length === 0 ? lostImages(surroundings, cwd) : [];
-    return { ...identity, isOwn, binary, args, cwd, context: { ...context, lostImages: lost } };
-  } catch (cause) {
-    if (cause instanceof VmckptError) throw cause;
-    const hint = asOwner('the user who started QEMU');
-    throw new VmckptError('NOT_PERMITTED', `no permission to read the command line of process ${pid}`, {
-      hint,
-      cause,
-    });
-  }
-}
-
-/**
- * Compares its real, effective, saved and file system user ids (proc(5)), because a process can rewrite its command
- * line in /proc.
- */
-function runsAsThisUser(pid: number): boolean {
-  const ids = /^Uid:\s*(.*)$/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1] ?? '';
-  return ids.split('\t').every((id) => Number(id) === process.getuid?.());
-}
-
 /** The guest's processors. `features` makes `host` and `max` comparable. */
 export async function inspectCpu(qmp: QmpClient): Promise<VmDescription['cpu']> {
   const cpus = await qmp.query(CpuList, 'query-cpus-fast');
@@ -395,8 +321,4 @@ export async function childrenOf(qmp: QmpClient, parent: string): Promise<{ name
 
 function typeOf(qmp: QmpClient, object: string): Promise<string> {
   return qmp.query(v.string(), 'qom-get', { path: object, property: 'type' });
-}
-
-function exists(file: string): boolean {
-  return statSync(file, { throwIfNoEntry: false }) !== undefined;
 }

@@ -118,10 +118,19 @@ function openFiles(pid: number): ReadonlyMap<string, string> {
   const found = new Map<string, string>();
   for (const fd of readdirSync(folder)) {
     const id = idOf(`${folder}/${fd}`);
-    const name = id !== undefined && readlinkSync(`${folder}/${fd}`);
-    if (name) found.set(id, name);
+    const name = linkOf(`${folder}/${fd}`);
+    // Either is missing where it was closed meanwhile.
+    if (id !== undefined && name !== undefined) found.set(id, name);
   }
   return found;
+}
+
+function linkOf(file: string): string | undefined {
+  try {
+    return readlinkSync(file);
+  } catch {
+    return undefined;
+  }
 }
 
 /** Id of the file that the name finally leads to. */

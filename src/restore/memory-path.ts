@@ -41,24 +41,27 @@ async function examine(
 ): Promise<DirectChoice> {
   if (!hasAddon()) return { whyNot: 'that needs the native addon, which is missing' };
   if (findVhostUser(args) !== undefined) return { whyNot: 'a vhost-user device writes to it without QEMU' };
+  const pid = qmp.peerPid();
+  if (!mayTrace(pid))
+    return { whyNot: 'this user may not trace QEMU (that requires CAP_SYS_PTRACE, or being its parent)' };
   const located = await locateMemory(qmp, blocks, backendIds);
   if (located.length === 0) return { whyNot: 'it is not where QEMU says' };
   const usable = located.filter(({ isFresh }) => mode === 'lazy' || isFresh);
   if (usable.length === 0) return { whyNot: 'it is a file, which may not be empty' };
-  const pid = qmp.peerPid();
-  if (!mayTrace(pid))
-    return { whyNot: 'this user may not trace QEMU (that requires CAP_SYS_PTRACE, or being its parent)' };
   return { memory: { pid, blocks: usable } };
 }
 
+/** False for a process that has ended. */
 function mayTrace(pid: number): boolean {
-  const pidfd = pidfdOpen(pid);
   try {
-    closeSync(pidfdGetfd(pidfd, 0));
-    return true;
+    const pidfd = pidfdOpen(pid);
+    try {
+      closeSync(pidfdGetfd(pidfd, 0));
+      return true;
+    } finally {
+      closeSync(pidfd);
+    }
   } catch {
     return false;
-  } finally {
-    closeSync(pidfd);
   }
 }

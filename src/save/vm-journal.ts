@@ -129,11 +129,21 @@ export function listAbandonedSaves(): AbandonedSave[] {
 }
 
 function isHeld(lockFile: string): boolean {
-  if (!existsSync(lockFile)) return false;
-  const fd = openSync(lockFile, 'r');
+  const fd = openIfThere(lockFile);
+  if (fd === undefined) return false;
   try {
     return isFileLocked(fd);
   } finally {
     closeSync(fd);
+  }
+}
+
+/** A save that ends removes it. */
+function openIfThere(file: string): number | undefined {
+  try {
+    return openSync(file, 'r');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw error;
   }
 }
