@@ -5,9 +5,11 @@
  */
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { openSync, closeSync, readFileSync, readdirSync, readlinkSync } from 'node:fs';
+import { constants } from 'node:os';
 import path from 'node:path';
 import { poll } from '../util/deadline.js';
-import { identifyProcess, isAlive as isSameAlive, type ProcessIdentity } from '../util/process-identity.js';
+import { identifyProcess, type ProcessIdentity } from '../util/process-identity.js';
+import { killAtOnce, sendSignal, SIGKILL } from '../vms/processes.js';
 
 export type TrackedProcess = ChildProcess & { readonly pid: number };
 
@@ -16,7 +18,7 @@ const SWEEPS = 20;
 const tracked: ProcessIdentity[] = [];
 
 process.on('exit', () => {
-  for (const each of tracked) if (isSameAlive(each)) process.kill(each.pid, 'SIGKILL');
+  for (const each of tracked) sendSignal(each, SIGKILL);
 });
 
 /** Registers a process that something else started; a PID that was used again by then is left alone. */
@@ -46,7 +48,8 @@ export function isAlive(pid: number): boolean {
 
 /** Kills `pid` and returns once it is gone. */
 export async function killAndWait(pid: number, signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
-  if (isAlive(pid)) process.kill(pid, signal);
+  const target = identifyProcess(pid);
+  if (target !== undefined) sendSignal(target, constants.signals[signal]);
   await waitUntilGone(pid);
 }
 
@@ -79,12 +82,12 @@ export function runningPids(): number[] {
   return readdirSync('/proc').map(Number).filter(Number.isInteger);
 }
 
-/** A process that is starting another while it is killed has its child found by the next sweep. */
+/** A process may start another one while it is killed. The next sweep finds that. */
 export function killProcessesOf(runtimeDir: string): void {
   for (let sweep = 0; sweep < SWEEPS; sweep++) {
     const found = processesOf(runtimeDir);
     if (found.length === 0) return;
-    for (const { pid } of found) if (isAlive(pid)) process.kill(pid, 'SIGKILL');
+    for (const { pid } of found) killAtOnce(pid);
     execFileSync('sleep', ['0.05']);
   }
 }

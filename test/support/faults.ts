@@ -9,6 +9,7 @@ import type { VmRecord } from '../../src/vms/records.js';
 import { Store } from '../../src/store/store.js';
 import type { ParkingPoint } from '../../src/util/park.js';
 import { isAlive } from '../../src/util/process-identity.js';
+import { sendSignal, SIGKILL } from '../../src/vms/processes.js';
 import type { CliResult, RunningCli } from './command.js';
 import { processesOf } from './processes.js';
 import { until } from './until.js';
@@ -125,7 +126,7 @@ export async function untilSaid(verb: RunningCli, words: string): Promise<void> 
 export function killKeeper(name: string): boolean {
   const keeper = new VmFolder(name).read()?.keeper;
   if (keeper === undefined || !isAlive(keeper)) return false;
-  process.kill(keeper.pid, 'SIGKILL');
+  sendSignal(keeper, SIGKILL);
   return true;
 }
 

@@ -1,13 +1,14 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, readFileSync, readdirSync, readlinkSync, statSync } from 'node:fs';
+import { readFileSync, readdirSync, readlinkSync, statSync } from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
 import { createInterface, type Interface } from 'node:readline';
 import { buffer } from 'node:stream/consumers';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { KEEPER_PATH } from '../../../src/native/index.js';
+import { isAlive } from '../../support/processes.js';
 import { temporaryDirectory } from './temporary.js';
 
 const ADDON_PATH = path.join(path.dirname(KEEPER_PATH), 'vmckpt_native.node');
@@ -157,10 +158,6 @@ function status(pid: number, field: string): string {
 /** Resolves when the process executes that program: a server is announced before it does. */
 async function executes(pid: number, name: string): Promise<void> {
   await expect.poll(() => status(pid, 'Name')).toBe(name);
-}
-
-function isAlive(pid: number): boolean {
-  return existsSync(`/proc/${pid}`) && status(pid, 'State') !== 'Z';
 }
 
 interface Peer {
