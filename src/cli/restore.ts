@@ -60,10 +60,15 @@ export function restoreCommand(): Command {
     .addOption(
       option('--detach', 'return when the VM runs; a background process loads the rest of its memory'),
     )
-    .addOption(option('--run', 'start a VM that was saved while paused').conflicts('resume'))
-    .addOption(option('--resume', 'take over the memory transfer of a VM whose serving process has died'))
+    .addOption(option('--run', 'start a VM that was saved while paused'))
+    .addOption(
+      option(
+        '--resume',
+        'take over the memory transfer of a VM whose serving process has died; with no other option',
+      ),
+    )
     .addOption(option('--qemu <binary>', 'the QEMU binary to use'));
-  return withMemoryOptions(withCloneOptions(withAssurances(command))).action(
+  return withLoneResume(withMemoryOptions(withCloneOptions(withAssurances(command)))).action(
     async (reference: string, qemuArgs: string[], flags: RestoreFlags, command: Command) => {
       const { output, storeDir } = contextOf(command);
       refuseMeaningless(flags, qemuArgs);
@@ -129,6 +134,12 @@ function endedByInterrupt(output: Output): AbortSignal {
   return interruptible(output, 'Interrupted. Press Ctrl-C again to exit immediately.').signal;
 }
 
+/** The VM that --resume takes over runs already, as it was begun. */
+function withLoneResume(command: Command): Command {
+  for (const each of command.options) if (each.attributeName() !== 'resume') each.conflicts('resume');
+  return command;
+}
+
 /** Options with which the user vouches for something. */
 function withAssurances(command: Command): Command {
   return command
@@ -151,14 +162,12 @@ function withCloneOptions(command: Command): Command {
       option(
         '--as <vm-name>',
         'start it next to the original and its clones, with its own sockets, ports and ids',
-      )
-        .argParser(checkedVmName)
-        .conflicts('resume'),
+      ).argParser(checkedVmName),
     )
     .addOption(
-      option('--count <n>', 'start n clones, NAME.1 to NAME.n; with --as, VMNAME.1 to VMNAME.n')
-        .argParser((text) => wholeNumberIn(text, { min: 1, max: MAX_CLONES }))
-        .conflicts('resume'),
+      option('--count <n>', 'start n clones, NAME.1 to NAME.n; with --as, VMNAME.1 to VMNAME.n').argParser(
+        (text) => wholeNumberIn(text, { min: 1, max: MAX_CLONES }),
+      ),
     );
 }
 

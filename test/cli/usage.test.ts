@@ -38,6 +38,17 @@ describe('vmckpt', () => {
     expect(json).toMatchObject({ error: { code: 'USAGE', message: expect.any(String) as string } });
   });
 
+  it.each(['--mode=lazy', '--qemu=qemu', '--force', '--detach', '--path=stream', '--trust-command-line'])(
+    'refuses %s, by name, beside --resume',
+    async (given) => {
+      const { code, json } = await run(['--json', 'restore', '--resume', given, 'web']);
+      const message = expect.stringMatching(
+        new RegExp(`${given.replace(/=.*/, '')} .*--resume exclude each other`),
+      ) as string;
+      expect([code, json]).toMatchObject([2, { error: { code: 'USAGE', message } }]);
+    },
+  );
+
   it.each([
     [['restore', 'web', 'extra'], '"extra"'],
     [['restore', '--as', 'other', 'web', 'disk.img', 'more.img'], '"disk.img"'],

@@ -72,6 +72,10 @@ describeOnEachQemu('a restore', (qemu) => {
     return startCli(restoreArgs(...flags));
   }
 
+  function startResume(): RunningCli {
+    return startCli(['--json', '--store', storeDir, 'restore', '--resume', 'web']);
+  }
+
   async function expectWhole(): Promise<void> {
     const console = await Console.connect(guest.consoleSocket);
     try {
@@ -202,7 +206,7 @@ describeOnEachQemu('a restore', (qemu) => {
           return (found === 'complete' || found === 'transfer-lost') && found;
         });
         if (status === 'transfer-lost')
-          expect(await startRestore('--resume', 'web').ended).toMatchObject({
+          expect(await startResume().ended).toMatchObject({
             code: 0,
             json: { name: 'web' },
           });
@@ -227,7 +231,7 @@ describeOnEachQemu('a restore', (qemu) => {
     const older = { ...known, ...spread, version: undefined };
     writeFileSync(folder.file('vm.json'), JSON.stringify(older));
     await until('the loss to be noticed', () => statusOf('web') === 'transfer-lost');
-    expect(await startRestore('--resume', 'web').ended).toMatchObject({ code: 0, json: { recoveries: 1 } });
+    expect(await startResume().ended).toMatchObject({ code: 0, json: { recoveries: 1 } });
     await expectWhole();
   });
 
@@ -236,7 +240,7 @@ describeOnEachQemu('a restore', (qemu) => {
     const folder = new VmFolder('web');
     await giveAnotherUserfaultfd(guest.qmpSocket);
     await loseTransfer(restore);
-    expect(await startRestore('--resume', 'web').ended).toMatchObject({ code: 0, json: { recoveries: 1 } });
+    expect(await startResume().ended).toMatchObject({ code: 0, json: { recoveries: 1 } });
     const said = readFileSync(folder.file('transfer.log'), 'utf8');
     expect(said).toContain("all of it goes through QEMU's stream");
     await expectWhole();
@@ -268,7 +272,7 @@ describeOnEachQemu('a restore', (qemu) => {
       json: { error: { hint: expect.stringContaining('vmckpt restore --resume web') as string } },
     });
     renameSync(path.dirname(file), `${storeDir}/moved`);
-    expect(await startRestore('--resume', 'web').ended).toMatchObject({
+    expect(await startResume().ended).toMatchObject({
       code: 10,
       json: {
         error: {
@@ -281,14 +285,14 @@ describeOnEachQemu('a restore', (qemu) => {
     renameSync(`${storeDir}/moved`, path.dirname(file));
     const manifest = readManifest(path.dirname(file));
     writeFileSync(file, encodeManifest({ ...manifest, id: 'f'.repeat(32) }));
-    expect(await startRestore('--resume', 'web').ended).toMatchObject({
+    expect(await startResume().ended).toMatchObject({
       code: 10,
       json: {
         error: { code: 'NO_CHECKPOINT', message: expect.stringContaining('another generation') as string },
       },
     });
     writeFileSync(file, own);
-    expect(await startRestore('--resume', 'web').ended).toMatchObject({ code: 0, json: { recoveries: 1 } });
+    expect(await startResume().ended).toMatchObject({ code: 0, json: { recoveries: 1 } });
     await expectWhole();
   });
 
@@ -298,18 +302,18 @@ describeOnEachQemu('a restore', (qemu) => {
     const folder = new VmFolder('web');
     restore.kill();
     await restore.ended;
-    const refused = await startRestore('--resume', 'web').ended;
+    const refused = await startResume().ended;
     expect(refused).toMatchObject({ code: 1, json: { error: { code: 'VM_STATE' } } });
     const longAgo = Date.now() / 1000 - 60;
     utimesSync(folder.file('transfer.json'), longAgo, longAgo);
-    expect(await startRestore('--resume', 'web').ended).toMatchObject({ code: 0, json: { recoveries: 1 } });
+    expect(await startResume().ended).toMatchObject({ code: 0, json: { recoveries: 1 } });
     await expectWhole();
   });
 
   it('is taken over by one of two who try at the same moment', async () => {
     const { restore } = await startParked();
     await loseTransfer(restore);
-    const resumes = [startRestore('--resume', 'web').ended, startRestore('--resume', 'web').ended];
+    const resumes = [startResume().ended, startResume().ended];
     const [first, second] = (await Promise.all(resumes)).sort((a, b) => a.code! - b.code!);
     expect(first).toMatchObject({ code: 0, json: { name: 'web' } });
     expect(second).toMatchObject({ code: 1, json: { error: { code: 'VM_STATE' } } });
@@ -415,10 +419,12 @@ describeOnEachQemu('a restore', (qemu) => {
       await first.ended;
       // A transfer that was not killed, because it had noted nothing yet, may have been told to go on.
       // One that was killed serves for as long as its process takes to end.
-      await until('that to be decided', () => !/^(starting|serving)$/.test(statusOf('web') ?? ''));
-      const status = statusOf('web');
+      const status = await until('that to be decided', () => {
+        const found = statusOf('web') ?? 'none';
+        return !/^(starting|serving)$/.test(found) && found;
+      });
       if (status !== 'complete') {
-        const next = startRestore(...(status === 'transfer-lost' ? ['--resume'] : []), 'web');
+        const next = status === 'transfer-lost' ? startResume() : startRestore('web');
         expect(await next.ended).toMatchObject({ code: 0, json: { name: 'web' } });
       }
       await untilComplete();

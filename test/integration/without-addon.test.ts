@@ -152,7 +152,7 @@ describeOnEachQemu('without the addon a guest', (qemu) => {
     await restore.ended;
     await killAndWait(transfer);
     expect(await start(['ps']).ended).toMatchObject({ json: { vms: [{ status: 'transfer-lost' }] } });
-    const { code, json, stderr } = await startRestore('--resume', 'web').ended;
+    const { code, json, stderr } = await start(['restore', '--resume', 'web']).ended;
     expect({ code, stderr, json }).toMatchObject({ code: 0, json: { recoveries: 1 } });
     await expectWhole();
   });
