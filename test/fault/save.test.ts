@@ -114,10 +114,8 @@ describeOnEachQemu('a save that is cut off', (qemu) => {
   /** Of the generation that is being written. */
   function storedBytes(): number {
     const folder = path.join(storeDir, 'web');
-    const entries = existsSync(folder) ? readdirSync(folder) : [];
-    const pending = path.join(folder, entries.find((entry) => entry.startsWith('.tmp-')) ?? '');
-    const files = existsSync(pending) ? readdirSync(pending) : [];
-    const pack = path.join(pending, files.find((file) => file.startsWith('pack-')) ?? 'none');
+    const pending = path.join(folder, filesIn(folder).find((entry) => entry.startsWith('.tmp-')) ?? '');
+    const pack = path.join(pending, filesIn(pending).find((file) => file.startsWith('pack-')) ?? 'none');
     return statSync(pack, { throwIfNoEntry: false })?.size ?? 0;
   }
 
@@ -125,19 +123,28 @@ describeOnEachQemu('a save that is cut off', (qemu) => {
     for (const pid of pidsOf(runtimeDir, 'receiver')) await killAndWait(pid);
   }
 
-  async function letRun(): Promise<void> {
+  async function ask(command: 'cont' | 'query-status'): Promise<unknown> {
     const qmp = await QmpClient.connect({ path: guest.qmpSocket });
-    await qmp.execute('cont');
-    await qmp.close();
+    try {
+      return await qmp.execute(command);
+    } finally {
+      await qmp.close();
+    }
   }
+
+  const isPaused = async () => ((await ask('query-status')) as { status: string }).status === 'paused';
 
   it('by kill -9 while the VM runs leaves it running, and the next save puts everything right', async () => {
     for (let round = 0; round < ROUNDS; round++) {
-      const save = startSave(...(round % 2 === 0 ? [] : STREAM));
+      const isCapture = round % 2 === 0;
+      const save = startSave(...(isCapture ? [] : STREAM));
       await random.pause(SAVE_MS);
       save.kill();
       await save.ended;
-      await expectUnharmed();
+      // Except for a capture that was killed in its pause of milliseconds: ps says so.
+      if (isCapture && (await isPaused()))
+        expect((await startCli(['ps']).ended).stderr).toContain(`vmckpt rescue ${guest.pid} `);
+      else await expectUnharmed();
       await saveAgain();
       await expectAsBefore();
     }
@@ -151,7 +158,7 @@ describeOnEachQemu('a save that is cut off', (qemu) => {
       save.kill();
       const { code } = await save.ended;
       // A generation may be complete although its process did not live to say so.
-      if ((await generations()) > before) await letRun();
+      if ((await generations()) > before) await ask('cont');
       if (code !== 0) await saveAgain();
       await expectAsBefore();
     }
@@ -296,3 +303,12 @@ describeOnEachQemu('a save that is cut off', (qemu) => {
     }
   });
 });
+
+/** None where the folder is not there, or has just got another name. */
+function filesIn(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch {
+    return [];
+  }
+}
