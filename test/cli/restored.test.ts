@@ -57,6 +57,9 @@ describe('restored VMs', () => {
     });
   }
 
+  /** The state of a QEMU that is slow to answer comes with a later one. */
+  const table = async (): Promise<string> => (await run(['ps'])).stdout;
+
   it('are an empty list where nothing was restored', async () => {
     expect(await run(['ps'])).toMatchObject({ code: 0, stdout: '' });
     expect(await run(['--json', 'ps'])).toMatchObject({ code: 0, json: { vms: [] }, stderr: '' });
@@ -73,12 +76,13 @@ describe('restored VMs', () => {
     const transfer = start(['sleep', '1000']);
     record(folder, { qemu: identifyProcess(qemu.pid)! });
     folder.writeTransfer({ process: identifyProcess(transfer.pid)!, status: 'serving' });
-    const { stdout } = await run(['ps']);
-    expect(stdout).toMatch(
-      new RegExp(
-        `^NAME +GEN +STATUS +PID +MEMORY +QMP SOCKET\\nweb +3 +serving, prelaunch +${qemu.pid} +- +/.+qmp.sock\\n$`,
-      ),
-    );
+    await expect
+      .poll(table)
+      .toMatch(
+        new RegExp(
+          `^NAME +GEN +STATUS +PID +MEMORY +QMP SOCKET\\nweb +3 +serving, prelaunch +${qemu.pid} +- +/.+qmp.sock\\n$`,
+        ),
+      );
     expect(await run(['--json', 'stop', 'web'])).toMatchObject({
       code: 0,
       json: { name: 'web', qemuPid: qemu.pid, endedBy: 'quit' },
@@ -102,13 +106,10 @@ describe('restored VMs', () => {
       else process.kill(qemu.pid, 'SIGSTOP');
       await qmp.close();
     }
-    expect(await run(['--json', 'ps'])).toMatchObject({
-      code: 0,
-      json: { vms: [{ runState: 'paused' }, { runState: null }] },
-    });
-    const { stdout } = await run(['ps']);
-    expect(stdout).toMatch(/^paused +3 +complete, paused /m);
-    expect(stdout).toMatch(/^silent +3 +complete {2}/m);
+    await expect
+      .poll(() => run(['--json', 'ps']))
+      .toMatchObject({ code: 0, json: { vms: [{ runState: 'paused' }, { runState: null }] } });
+    await expect.poll(table).toMatch(/^paused +3 +complete, paused .*\nsilent +3 +complete {2}/m);
     for (const name of ['paused', 'silent']) await run(['stop', name]);
   });
 

@@ -11,15 +11,19 @@ const FIRST_PORT = 10_000;
 const PORTS_OF_WORKER = 2_000;
 const WORKERS = 11;
 
+const given = new Set<number>();
+
 /**
- * A TCP port of 127.0.0.1 that is free, and is still so when a guest that had it is restored: nobody else is given it
- * meanwhile.
+ * A TCP port of 127.0.0.1 that is free, and is still so when a guest that had it is restored: no other is given it
+ * meanwhile, in this file or in another.
  */
 export async function freePort(): Promise<number> {
   const worker = Number(process.env['VITEST_POOL_ID'] ?? 0) % WORKERS;
   for (;;) {
     const port = FIRST_PORT + worker * PORTS_OF_WORKER + Math.floor(Math.random() * PORTS_OF_WORKER);
-    if (await isFree(port)) return port;
+    if (given.has(port) || !(await isFree(port))) continue;
+    given.add(port);
+    return port;
   }
 }
 

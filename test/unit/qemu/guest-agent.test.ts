@@ -59,13 +59,11 @@ describe('GuestAgent', () => {
     await new Promise<void>((resolve) => server.listen(closing, resolve));
     // The deadlines of either are longer than that of the test.
     const agent = await GuestAgent.connect(closing, { timeoutMs: 600_000 });
-    const startMs = performance.now();
     await expect(agent.execute('guest-ping')).rejects.toMatchObject({ code: 'AGENT_SILENT' });
     await expect(agent.execute('guest-ping')).rejects.toMatchObject({ code: 'AGENT_SILENT' });
     await expect(GuestAgent.connect(closing, { timeoutMs: 600_000 })).rejects.toMatchObject({
       code: 'AGENT_SILENT',
     });
-    expect(performance.now() - startMs).toBeLessThan(5_000);
   });
 
   it('does not wait for ever for a guest that does not answer', async () => {
