@@ -1,4 +1,4 @@
-/** The thread of the clients: whatever the measuring thread does, they keep their pace. */
+/** The clients have a thread of their own. They keep their pace, whatever the measuring thread does. */
 import { setMaxListeners } from 'node:events';
 import { parentPort, workerData } from 'node:worker_threads';
 import { startDownloads } from './clients/http.js';
@@ -20,7 +20,7 @@ parentPort!.on('message', (order: ClientOrder) => {
   else end();
 });
 
-/** The others connect when the first has found the guest: a crowd at the door would only slow it down. */
+/** The others connect when the first one has found the guest. Many attempts at once would slow the guest down. */
 async function begin(): Promise<void> {
   await startPing(job, logs.ping, ending.signal);
   if (job.withoutDownloads !== true) startDownloads(job, logs.http, ending.signal);

@@ -1,11 +1,11 @@
-/** This build beside another one, in turns on one machine: figure by figure, run by run of the same round. */
+/** Compares this build with another one, which ran in turns with it on one machine: each figure, within each round. */
 import { certaintyOf } from './confidence.js';
 import { FIGURES, type FigureName } from './figures.js';
 import { spreadOf } from './measure.js';
 import type { Comparison, Run } from './resume-report.js';
 import type { Scenario } from './scenario.js';
 
-/** What a user waits for, and what it is made of. */
+/** The figures that a user notices, and their parts. */
 const COMPARED: readonly FigureName[] = [
   'resumeMs',
   'completeMs',
@@ -15,7 +15,7 @@ const COMPARED: readonly FigureName[] = [
   'faultP50Us',
 ];
 
-/** Added to a scenario's name where the other build restores. */
+/** The suffix of a scenario's name that says that the other build restores. */
 export const BEFORE = ' (before)';
 
 /** The same scenario, for the other build. */
@@ -24,7 +24,7 @@ export function byOtherBuild(scenario: Scenario): Scenario {
   return { ...scenario, name: `${name}${BEFORE}`, title: `${title}${BEFORE}` };
 }
 
-/** Of every scenario that both builds have restored; empty when there is no other build. */
+/** Compares every scenario that both builds have restored. The result is empty if there is no other build. */
 export function compareBuilds(runs: readonly Run[]): Comparison[] {
   const after = runs.filter(({ round, scenario }) => round > 0 && !scenario.endsWith(BEFORE));
   const pairs = after.flatMap((run) => {

@@ -46,7 +46,7 @@ export function intervalText(
   return `${show(low)}–${show(high)}, ${Math.round(confidence * 100)} % sure, ${count} samples`;
 }
 
-/** Of the interval from the `rank`-th smallest to the `rank`-th largest of `count` samples. */
+/** The probability that the median lies between the `rank`-th smallest and the `rank`-th largest of `count` samples. */
 function confidenceOf(count: number, rank: number): number {
   let below = 0;
   let probability = 0.5 ** count;

@@ -1,4 +1,4 @@
-/** Where a measurement was made: figures mean nothing without it. */
+/** Describes the machine of a measurement. Figures mean nothing without it. */
 import { randomFillSync } from 'node:crypto';
 import { createReadStream, readFileSync } from 'node:fs';
 import { open, rm } from 'node:fs/promises';
@@ -33,7 +33,7 @@ export function describeHost(): HostDescription {
   };
 }
 
-/** How fast a file is read that was dropped from the page cache. */
+/** Measures how fast a file is read that was dropped from the page cache. */
 export async function diskReadRate(file: string): Promise<number> {
   await bringTo('cold', [file]);
   const startMs = performance.now();
@@ -43,7 +43,7 @@ export async function diskReadRate(file: string): Promise<number> {
   return Math.round((bytes * 1000) / (performance.now() - startMs));
 }
 
-/** How fast the disk below a folder is, sequentially: written until all is fsynced, and read from nothing cached. */
+/** Measures the disk below a folder, sequentially: writing includes the fsync, and what is read is not cached. */
 export async function diskRates(
   dir: string,
 ): Promise<{ readonly diskWriteBytesPerS: number; readonly diskReadBytesPerS: number }> {

@@ -1,4 +1,4 @@
-/** The fault path by itself, without a VM: what a fault costs, how fast all of memory is put in place. */
+/** Measures the fault path without a VM: what a fault costs, and how fast all memory is put in place. */
 import path from 'node:path';
 import { openNativeImage } from '../checkpoint/native-image.js';
 import { readManifest } from '../checkpoint/manifest.js';
@@ -10,7 +10,7 @@ import { bringTo } from './page-cache.js';
 import type { FaultPathSample } from './resume-report.js';
 import { settleHost } from './workplace.js';
 
-/** Enough for a steady rate, and little beside what the guests need. */
+/** This is enough for a steady rate, and little compared with what the guests need. */
 const MAX_BYTES = 1 << 30;
 const STORED = { checkpointRaw: 'raw', checkpoint: 'zstd' } as const satisfies Partial<
   Record<ArtefactName, FaultPathSample['stored']>
@@ -24,7 +24,7 @@ export interface FaultPathOptions {
   readonly seed: number;
 }
 
-/** One sample for each round and each way of storing that was saved. */
+/** Returns one sample for each round and each way of storing. */
 export async function measureFaultPath(options: FaultPathOptions): Promise<FaultPathSample[]> {
   const { files, ramBytes, rounds, seed } = options;
   const samples: FaultPathSample[] = [];

@@ -1,4 +1,4 @@
-/** The figures of a run that are compared: flat, by name, with medians and ranges over its repetitions. */
+/** The figures of a run that are compared, by name, with medians and ranges over all repetitions. */
 import type { CacheState } from './page-cache.js';
 import { spreadOf, type Spread } from './measure.js';
 import type { Run, Summary } from './resume-report.js';
@@ -16,9 +16,9 @@ export const FIGURES = {
   storageReadBytes: (run) => run.storageReadBytes,
   hotPackBytes: (run) => run.hotPackBytes,
   demandFaults: ({ transfer }) => transfer?.demandFaults,
-  /** Withheld pages apart. */
+  /** Faults on withheld pages are not counted. */
   missedFaults: ({ transfer }) => transfer && transfer.demandFaults - transfer.withheldFaults,
-  /** The waits of all vCPUs for pages, summed up: from the kernel's event to the page in place. */
+  /** The sum of the waits of all vCPUs for pages: from the kernel's event to the page in place. */
   vcpuBlockedMs: ({ transfer }) => transfer?.vcpuBlockedMs,
   faultP50Us: ({ transfer }) => faults(transfer)?.p50,
   faultP99Us: ({ transfer }) => faults(transfer)?.p99,
@@ -67,7 +67,7 @@ export function findFigure(
   )?.figures[figure];
 }
 
-/** Nothing is known of faults where there was none. */
+/** A run without faults has no figures of them. */
 function faults(transfer: Run['transfer']) {
   return transfer === undefined || transfer.demandFaults === 0 ? undefined : transfer.faultUs;
 }

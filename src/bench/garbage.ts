@@ -4,7 +4,7 @@ import { runInNewContext } from 'node:vm';
 setFlagsFromString('--expose-gc');
 const collect = runInNewContext('gc') as () => void;
 
-/** Now, and not in the middle of what is measured next: it holds everything in this process up for 20 ms. */
+/** Collects garbage now. A collection stops this process for 20 ms, which must not fall into the next measurement. */
 export function collectGarbage(): void {
   collect();
 }

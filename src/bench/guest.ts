@@ -71,7 +71,7 @@ export interface Guest {
 export type Accelerator = 'tcg' | 'kvm';
 
 export const READY_TIMEOUT_MS = 120_000;
-/** How long a QEMU whose console has closed gets to end, so that its own words are reported. */
+/** How long a QEMU may take to end after its console has closed. Then its own words are reported. */
 const REAP_MS = 1000;
 
 /** What the guest's kernel and workloads need for themselves. */
@@ -163,7 +163,7 @@ function deviceArgs({ disk }: GuestFiles, ports: GuestPorts): string[] {
   ];
 }
 
-/** A QEMU that refuses its command line, or panics, ends at once: then its own words are the message. */
+/** A QEMU that refuses its command line, or panics, ends at once. Its own words are then the message. */
 async function rejectWhenEnded(qemu: TrackedProcess, qemuLog: string): Promise<never> {
   const [code] = (await once(qemu, 'exit')) as [number | null];
   throw new Error(`QEMU ended with code ${code}: ${readFileSync(qemuLog, 'utf8')}`);

@@ -24,7 +24,7 @@ export interface Observation {
   /** In ascending order. */
   readonly answeredMs: readonly number[];
   readonly latencyMs: readonly number[];
-  /** How long it was looked. */
+  /** How long the clients were watched. */
   readonly observedMs: number;
   /** What the same guest answers when it was restored eagerly from a warm cache and has settled. */
   readonly referencePerS: number;
@@ -52,7 +52,7 @@ export function longestGap(answeredMs: readonly number[], observedMs: number): n
   return roundMs(longestMs);
 }
 
-/** When the first answer came from which on one second held enough of them. */
+/** The time of the first answer that begins a second with enough answers. */
 export function timeUntilBack(answeredMs: readonly number[], referencePerS: number): number | null {
   const wanted = Math.max(1, Math.ceil(referencePerS * BACK_SHARE * (BACK_WINDOW_MS / 1000)));
   for (let first = 0; first + wanted <= answeredMs.length; first++)
@@ -66,7 +66,7 @@ export function throughput(answeredMs: readonly number[], fromMs: number, toMs: 
   return toMs > fromMs ? (count * 1000) / (toMs - fromMs) : 0;
 }
 
-/** Of ascending values, the nearest one; null of none. */
+/** The nearest of ascending values; null if there are none. */
 export function quantile(sorted: readonly number[], share: number): number | null {
   return sorted[Math.floor(share * (sorted.length - 1))] ?? null;
 }
@@ -78,7 +78,7 @@ export interface Spread {
   readonly count: number;
 }
 
-/** Undefined of nothing: a run that never came so far has no figure. */
+/** Undefined if there are no values: a run that never got so far has no figure. */
 export function spreadOf(values: readonly (number | null | undefined)[]): Spread | undefined {
   const sorted = values.filter((value) => value !== null && value !== undefined).sort((a, b) => a - b);
   if (sorted.length === 0) return undefined;

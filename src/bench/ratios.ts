@@ -1,4 +1,4 @@
-/** The ratios that vmckpt is held to, as data. One whose scenarios were not measured is absent, with the reason. */
+/** The ratios by which vmckpt is judged. One whose scenarios were not measured is absent, with the reason. */
 import { certaintyOf, type Certainty } from './confidence.js';
 import { faultPathMedian } from './fault-path.js';
 import { FIGURES, findFigure, type FigureName } from './figures.js';
@@ -10,7 +10,7 @@ interface Term {
   readonly scenario: string;
   readonly cache: CacheState;
   readonly figure: FigureName;
-  /** Where the ratio does not say: 1 GiB when that was measured, else the first size. */
+  /** The default size is 1 GiB if it was measured, otherwise the first one. */
   readonly ramMib?: number;
 }
 
@@ -19,7 +19,7 @@ interface Ratio {
   readonly goal?: { readonly atMost: number } | { readonly atLeast: number };
 }
 
-/** The first figure, through the second where there is one. */
+/** The first figure, divided by the second if there is one. */
 interface Quotient extends Ratio {
   readonly of: Term;
   readonly against?: Term;
@@ -32,7 +32,7 @@ interface Maximum extends Ratio {
   readonly largest: FigureName;
 }
 
-/** Of the fault path by itself. */
+/** A figure of the fault path, measured without a VM. */
 interface Sampled extends Ratio {
   readonly stored: FaultPathSample['stored'];
   readonly sampled: (sample: FaultPathSample) => number | null;
@@ -177,7 +177,7 @@ export interface Measured {
 export interface RatioValues {
   readonly ratios: Readonly<Record<string, number>>;
   readonly missing: Readonly<Record<string, string>>;
-  /** Of the ratios of single rounds: absent where there were fewer than two, and for a maximum. */
+  /** How sure the median of the rounds' ratios is. Absent for a maximum, and with fewer than two rounds. */
   readonly certainties: Readonly<Record<string, Certainty>>;
 }
 
@@ -201,7 +201,7 @@ export function computeRatios(measured: Measured): RatioValues {
   };
 }
 
-/** The ratio within each round: what changes on the machine from round to round falls out of it. */
+/** One ratio for each round. Changes of the machine between rounds do not affect it. */
 function valuesByRound(ratio: Quotient | Maximum | Sampled, measured: Measured): (number | undefined)[] {
   if ('largest' in ratio) return [];
   if ('sampled' in ratio)
@@ -232,7 +232,7 @@ function placeOf<T extends Omit<Term, 'figure'>>(term: T, { sizesMib }: Measured
   return { ...term, ramMib: term.ramMib ?? defaultMib };
 }
 
-/** The value, or why there is none. */
+/** The value, or the reason why there is none. */
 function valueOf(ratio: Quotient | Maximum | Sampled, measured: Measured): number | string {
   if ('sampled' in ratio)
     return (

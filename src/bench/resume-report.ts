@@ -1,4 +1,7 @@
-/** report.json: every raw sample, and what was made of them. Fields are only ever added. Definitions: docs/measurement.md. */
+/**
+ * The types of report.json: every raw sample, and what follows from them. Later versions only add fields.
+ * docs/measurement.md defines the figures.
+ */
 import * as v from 'valibot';
 import { MEMORY_PATHS } from '../restore/report.js';
 import { finite, integer, natural, record } from '../util/schema.js';
@@ -6,7 +9,7 @@ import { finite, integer, natural, record } from '../util/schema.js';
 const ms = v.pipe(finite, v.minValue(0));
 const bytes = natural;
 
-/** One entry for each answer, in the order of their coming. */
+/** One entry for each answer, in the order in which they came. */
 const samplesSchema = v.object({ answeredMs: v.array(ms), latencyMs: v.array(ms) });
 export type ClientSamples = v.InferOutput<typeof samplesSchema>;
 
@@ -22,7 +25,7 @@ const perceivedSchema = v.object({
 const ofEachClient = <T extends v.GenericSchema>(schema: T) =>
   v.object({ ping: schema, memcached: schema, http: schema });
 
-/** What vmckpt itself reports; absent for baselines. */
+/** What vmckpt itself reports. Absent for baselines. */
 const transferSchema = v.object({
   path: v.picklist(MEMORY_PATHS),
   demandFaults: integer,

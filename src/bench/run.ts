@@ -1,4 +1,4 @@
-/** One measurement: a host made ready, clients at the door, one restore, and a look at the guest ten seconds later. */
+/** One measurement: prepares the host, starts the clients, restores once, and examines the guest ten seconds later. */
 import { statSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -18,7 +18,7 @@ import { settleHost } from './workplace.js';
 import type { MemcachedLoad } from './workloads.js';
 
 const VERIFY_TIMEOUT_MS = 600_000;
-/** Time for the clients to try a closed port: their first steps take CPU time that is not part of a restore. */
+/** In this time the clients try a closed port. Their first steps take CPU time that is not part of a restore. */
 const CLIENTS_WARM_UP_MS = 300;
 
 export interface Room {
@@ -36,7 +36,7 @@ export interface Measurement {
   readonly seed: number;
 }
 
-/** What was seen, not yet held against a reference. Nothing that was started is left. */
+/** Returns what was measured, without comparing it. Everything that it started has ended. */
 export async function measure(
   { scenario, cache, round, seed }: Measurement,
   saved: SavedGuest,
@@ -123,12 +123,12 @@ function samplesOf(answers: ClientAnswers, orderedAtMs: number): Record<ClientNa
   >;
 }
 
-/** A clock that is read once in a millisecond has no use for more digits, and there are very many of them. */
+/** Clients read the clock once in a millisecond, so more digits say nothing, and there are very many times. */
 function round(ms: number): number {
   return Math.round(ms * 100) / 100;
 }
 
-/** How fast the guest goes through its memory now, and whether all of it is right. */
+/** Measures how fast the guest reads its memory now, and asks it whether all of it is right. */
 async function lookLater({ guest, signal }: SavedGuest, { qemuPid }: Restored): Promise<Run['later']> {
   const hugePageBytes = hugePageBytesOf(qemuPid);
   const console = await Console.connect(guest.consoleSocket);

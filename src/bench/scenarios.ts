@@ -66,10 +66,10 @@ export const SCENARIOS: readonly Scenario[] = [
   },
 ];
 
-/** Against it the clients' throughput is held. */
+/** The throughput of all others is compared with this one's. */
 export const REFERENCE = SCENARIOS.find(({ name }) => name === 'eager')!;
 
-/** Nothing comes unasked for a while. */
+/** For a while, the guest gets only what it asks for. */
 function untilTold(): Pick<RestoreOptions, 'background' | 'exercise'> {
   return { background: 'when-told', exercise: () => sleep(TRAINING_MS) };
 }
@@ -113,7 +113,7 @@ async function restoreByVmckpt(
   };
 }
 
-/** What all restores of a measurement have in common. */
+/** The options of all restores of a measurement. */
 export function restoreWishes(
   { guest, storeDir, signal }: SavedGuest,
   reference: string,

@@ -1,4 +1,4 @@
-/** What QEMU does by itself, measured as vmckpt measures itself: the baselines of every comparison. */
+/** Measures stock QEMU in the same way as vmckpt. These are the baselines of every comparison. */
 import { existsSync, renameSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import { fsyncPath } from '../checkpoint/files.js';
@@ -16,7 +16,7 @@ import { killAndWait, killAtExit } from './processes.js';
 const TIMEOUT_MS = 600_000;
 const MAPPED_RAM_SINCE = 9;
 
-/** The same when it is saved and when it is loaded. */
+/** The settings are the same for saving and for loading. */
 export const MAPPED_RAM_SETTINGS: MigrationSettings = {
   capabilities: { 'mapped-ram': true, multifd: true },
   parameters: { 'multifd-channels': Math.max(2, os.availableParallelism()) },

@@ -1,4 +1,4 @@
-/** Which pages a restored guest touches under its clients: what a prefetch is held against. */
+/** Finds out which pages a restored guest touches while clients use it. A prediction is compared with them. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CheckpointReader } from '../checkpoint/reader.js';
 import { presentPages } from '../native/index.js';

@@ -1,4 +1,4 @@
-/** The clients of one measurement, in a thread of their own. */
+/** Runs the clients of one measurement in a thread of their own. */
 import { Worker } from 'node:worker_threads';
 import { distFile } from '../../util/package-paths.js';
 import { withDeadline } from '../../util/deadline.js';
@@ -32,7 +32,7 @@ export class Clients {
     this.#order('begin');
   }
 
-  /** Ends them; returns what they saw. */
+  /** Ends them, and returns what they saw. */
   async end(): Promise<ClientAnswers> {
     const answers = new Promise<ClientAnswers>((resolve) => this.#worker.once('message', resolve));
     this.#order('end');

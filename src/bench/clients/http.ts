@@ -1,15 +1,15 @@
-/** Downloads of the guest's file by ten clients, each on a connection of its own: the guest's httpd serves one request a connection. */
+/** Ten clients download the guest's file. Its httpd serves one request for each connection. */
 import net from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { nowMs } from '../../timeline/clock.js';
 import type { AnswerLog, ClientJob } from './load.js';
 
 const CLIENTS = 10;
-/** Of all clients together. */
+/** The rate of all clients together. */
 const DOWNLOADS_PER_S = 10;
 const REQUEST = 'GET /blob.bin HTTP/1.0\r\n\r\n';
 const FILE_BYTES = 256 << 10;
-/** Without a first byte by then a connection is tried again; each further one gets twice the time. */
+/** A connection without a first byte by then is tried again. Each further one gets twice the time. */
 const FIRST_BYTE_MS = 250;
 const MAX_FIRST_BYTE_MS = 4_000;
 

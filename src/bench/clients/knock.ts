@@ -6,7 +6,7 @@ import net from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { nowMs } from '../../timeline/clock.js';
 
-/** A port that refuses is tried again this soon: QEMU does not listen yet. */
+/** A port that refuses is tried again after this time, because QEMU does not listen yet. */
 const REFUSED_RETRY_MS = 3;
 /** While nothing answers another attempt begins this often, beside those under way. */
 const HEDGE_MS = 50;
@@ -20,7 +20,7 @@ export interface OpenedConnection {
   readonly socket: net.Socket;
   readonly sentAtMs: number;
   readonly answeredAtMs: number;
-  /** Of the answer. */
+  /** The time of the answer. */
   readonly probeAnswerBytes: number;
 }
 

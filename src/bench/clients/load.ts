@@ -19,11 +19,11 @@ export interface ClientJob {
   readonly seed: number;
   /** How many gets a second are offered; 500 by default. */
   readonly getsPerS?: number;
-  /** Nobody downloads files. */
+  /** No client downloads files. */
   readonly withoutDownloads?: true;
 }
 
-/** Every answer of one client, in the order of their coming: the wall clock in ms. */
+/** The times of all answers to one client, in order: wall clock in ms. */
 export interface Answers {
   readonly sentAtMs: readonly number[];
   readonly answeredAtMs: readonly number[];

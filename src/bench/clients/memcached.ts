@@ -13,7 +13,7 @@ const GETS_PER_S = 500;
 const GET_CONNECTIONS = 2;
 const MAX_GETS_OUTSTANDING = 16;
 const GET_EVERY_MS = 5;
-/** The hot set: nine of ten gets go to a tenth of the keys. */
+/** The hot set: nine of ten gets ask for a tenth of the keys. */
 const HOT_KEY_SHARE = 0.1;
 const HOT_GET_SHARE = 0.9;
 

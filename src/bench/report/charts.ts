@@ -9,7 +9,7 @@ import { barChart, lineChart, type Axis, type Series } from './svg.js';
 
 /** How long around the resume latencies are drawn, and in what steps: the worst answer of each. */
 const LATENCY_STEP_MS = 50;
-/** How much is drawn behind the last resume. */
+/** How much is drawn after the last resume. */
 const AFTER_MS = 1_000;
 
 interface FigureBars {
@@ -61,7 +61,7 @@ export function titleOf(scenario: string): string {
   return SCENARIOS.find(({ name }) => name === scenario)?.title ?? scenario;
 }
 
-/** None where no scenario has the figure. */
+/** Returns no chart if no scenario has the figure. */
 function bars(
   { summaries, options }: ResumeReport,
   place: Place,
@@ -75,7 +75,7 @@ function bars(
   return all.some(({ value }) => value !== undefined) ? [barChart({ title, format, bars: all })] : [];
 }
 
-/** Of each scenario the run in the middle, by the time until the VM ran. */
+/** For each scenario, the run with the median time until the VM ran. */
 function typicalRuns({ runs, options }: ResumeReport, { ramMib, cache }: Place): Run[] {
   return options.scenarios.flatMap((scenario) => {
     const own = runs
@@ -89,7 +89,7 @@ function typicalRuns({ runs, options }: ResumeReport, { ramMib, cache }: Place):
 
 const sinceOrder: Axis = { label: 'ms since the restore was ordered', scale: 'linear', format: plain };
 
-/** What is drawn ends soon after the last VM runs: the rest of the observation is much the same for all. */
+/** The chart ends soon after the last VM runs, because the rest of the observation is much the same for all. */
 function drawnUntilMs(runs: readonly Run[]): number {
   const times = runs.map(
     ({ orderedToSpawnMs, resumeMs, completeMs }) => orderedToSpawnMs + Math.max(resumeMs, completeMs ?? 0),

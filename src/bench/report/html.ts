@@ -1,11 +1,11 @@
-/** What the reports of all experiments are made of: tables, ratios beside their goals, and a page that needs nothing else. */
+/** The parts of all reports: tables, ratios beside their goals, and a page that needs no other file. */
 import { formatBytes } from '../../util/units.js';
 import { intervalText, type Certainty } from '../confidence.js';
 import type { Spread } from '../measure.js';
 import type { Environment } from '../resume-report.js';
 import { escapeText } from './svg.js';
 
-/** One for each scenario, in their order; baselines are greys and browns. */
+/** Each scenario has one colour, in their order. Baselines are grey and brown. */
 const COLORS: readonly { readonly light: string; readonly dark: string }[] = [
   { light: '#57606a', dark: '#9aa4af' },
   { light: '#9a6700', dark: '#d4a72c' },
@@ -22,7 +22,7 @@ const COLORS: readonly { readonly light: string; readonly dark: string }[] = [
   { light: '#7a3e1d', dark: '#c98f6a' },
 ];
 
-/** Of the scenario at this place in its experiment; the page defines as many as there are. */
+/** The colour of the scenario at this place in its experiment. The page defines as many as there are. */
 export function colorAt(index: number): string {
   return `var(--scenario-${index})`;
 }
@@ -64,7 +64,7 @@ export function ratioTable(
 
 type Goal = NonNullable<Ratio['goal']>;
 
-/** A goal within the interval is neither held nor missed for sure: more rounds tell. */
+/** If the goal lies within the interval, more rounds are needed to tell whether it is reached. */
 function verdictOf(value: number, goal: Goal, certainty: Certainty | undefined): string {
   const limit = 'atMost' in goal ? goal.atMost : goal.atLeast;
   const holds = 'atMost' in goal ? value <= limit : value >= limit;
@@ -104,7 +104,7 @@ export function page(title: string, parts: readonly string[]): string {
   ].join('\n');
 }
 
-/** One figure beside the other, as many as the page is wide. */
+/** Puts figures side by side, as many as the page is wide. */
 export function chartGrid(charts: readonly string[]): string {
   return `<div class="charts">${charts.map((chart) => `<figure>${chart}</figure>`).join('')}</div>`;
 }
@@ -124,7 +124,7 @@ export function spreadCell(spread: Spread | undefined, format: (value: number) =
   return `${format(median)}${range}`;
 }
 
-/** Of every experiment. */
+/** The rows about the machine, which all reports have. */
 export function hostRows(environment: Environment): string[][] {
   const { memoryBytes, diskReadBytesPerS, loadAtStart, loadAtEnd, isVirtual, ...plain } = environment;
   return [

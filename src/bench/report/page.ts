@@ -1,4 +1,4 @@
-/** report.html: one file that needs nothing else, readable in light and dark. */
+/** Makes report.html: one file that needs no other, readable in light and dark. */
 import { formatBytes, formatMs } from '../../util/units.js';
 import type { FigureName } from '../figures.js';
 import { intervalText } from '../confidence.js';

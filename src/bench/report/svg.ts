@@ -44,7 +44,7 @@ export interface BarChart {
 const LINE = { width: 720, height: 300, left: 64, right: 30, top: 34, bottom: 44 } as const;
 const BAR = { width: 720, row: 24, left: 230, right: 90, top: 34, bottom: 10 } as const;
 const TICKS = 6;
-/** Two ends of an axis that are the same would leave no room between them. */
+/** An axis needs two different ends. */
 const MIN_SPAN = 1e-9;
 
 export function lineChart({ title, x, y, series }: LineChart): string {
@@ -129,7 +129,7 @@ function scaleOf({ scale }: Axis, values: readonly number[], range: readonly [nu
   return { place, ticks: place.ticks(TICKS) };
 }
 
-/** Whole powers of ten. What is not above zero stands at the lower end. */
+/** The ends are whole powers of ten. Values that are not above zero are drawn at the lower end. */
 function logScale(smallest: number, largest: number, range: readonly [number, number]): Scale {
   const [from, to] = Number.isFinite(smallest) ? [smallest, largest] : [1, 10];
   const place = scaleLog([from, Math.max(to, from * 1.01)], range)

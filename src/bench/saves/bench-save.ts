@@ -32,14 +32,14 @@ const RESTORED_LOAD: LoadName = 'rest';
 const VERIFY_TIMEOUT_MS = 600_000;
 
 export interface BenchSaveOptions {
-  /** Gets report.json and report.html; checkpoints lie below it meanwhile. */
+  /** The folder for report.json and report.html, and for checkpoints in the meantime. */
   readonly outDir: string;
   readonly sizesMib: readonly number[];
   readonly rounds: number;
   readonly loads: readonly LoadName[];
   /** Names of savers; all by default. */
   readonly savers?: readonly string[] | undefined;
-  /** How many a chain has. */
+  /** How many saves a chain has. */
   readonly saves: number;
   readonly captureS: number;
   readonly seed: number;
@@ -104,7 +104,7 @@ interface GuestWork {
   readonly workplace: Workplace;
   readonly dataDir: string;
   readonly ramMib: number;
-  /** Of one speed of writing: one guest serves them all. */
+  /** The measurements with one speed of writing. One guest serves them all. */
   readonly loads: readonly LoadName[];
 }
 
@@ -138,7 +138,7 @@ async function measureGuest(work: GuestWork): Promise<Measured> {
 interface Round {
   readonly place: RoundPlace;
   readonly random: Random;
-  /** By scenario and load: noted, and not tried again. */
+  /** Failures by scenario and load. What has failed is not tried again. */
   readonly absences: Map<string, SaveAbsence>;
 }
 
@@ -210,13 +210,13 @@ function takeLoad({ guest }: SaveWorkshop, load: LoadName): Promise<void> {
   return LOADS[load].isIdle ? guest.console.idle() : guest.console.run();
 }
 
-/** Saving has cost the guest nothing. */
+/** Requires that the guest still has all of its memory. */
 async function requireWhole({ guest }: SaveWorkshop): Promise<void> {
   const { ok, bad } = await guest.console.verify(VERIFY_TIMEOUT_MS);
   if (!ok) throw new VmckptError('FAILED', `the guest found ${bad} pages damaged after it was saved`);
 }
 
-/** Those that one guest can be told to do. */
+/** Groups the loads by speed: one guest can be told to produce those of a group. */
 function bySpeed(loads: readonly LoadName[]): LoadName[][] {
   const speeds = [...new Set(loads.map((load) => LOADS[load].writeMbps))];
   return speeds.map((speed) => loads.filter((load) => LOADS[load].writeMbps === speed));

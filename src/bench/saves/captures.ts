@@ -1,4 +1,4 @@
-/** Captures at an interval beside clients of the guest: what they cost it, and what its clock loses. */
+/** Takes captures at an interval while clients use the guest: what they cost, and how much time its clock loses. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { nowMs, roundMs } from '../../timeline/clock.js';
 import { Clients } from '../clients/clients.js';
@@ -12,9 +12,9 @@ import type { Capture, SaveRun } from './save-report.js';
 import type { SaveScenario } from './scenarios.js';
 import { runOf, type RoundPlace, type SaveWorkshop } from './workshop.js';
 
-/** More than there are answers to: what bounds them is the guest, and how many gets may be under way. */
+/** The clients offer more gets than the guest can answer. Its speed, and the number of gets under way, limit them. */
 const GETS_PER_S = 20_000;
-/** By then an emulator has translated what the clients make the guest run. */
+/** By then the emulator has translated the code that the clients make the guest run. */
 const SETTLE_MS = 5_000;
 const KEPT_GENERATIONS = 3;
 const NAME = 'series';
@@ -84,7 +84,7 @@ async function nothing(captureMs: number, signal: AbortSignal): Promise<Captured
   return { captures: [], missedCaptures: 0 };
 }
 
-/** One at a time; those whose time has come meanwhile are left out. */
+/** Takes one at a time, and leaves out those that were due meanwhile. */
 async function captureEvery(
   everyMs: number,
   { verb, captureMs, signal }: SaveWorkshop,
@@ -117,7 +117,7 @@ function captureFigures(captures: readonly Capture[]): SaveFigures {
 }
 
 interface Gets {
-  /** Since the observation began. */
+  /** Milliseconds since the observation began. */
   readonly answeredMs: readonly number[];
   readonly latencyMs: readonly number[];
 }

@@ -14,7 +14,7 @@ const number = (value: number) => value.toLocaleString('en', { maximumFractionDi
 export const SAVE_FIGURES = {
   /** From the first command, or from the verb's first step, until all is fsynced. */
   totalMs: { title: 'saved and fsynced', format: formatMs },
-  /** The same from the start of the verb's process to its end. */
+  /** The time from the start of the verb's process to its end. */
   verbMs: { title: 'the whole command', format: formatMs },
   /** How long the VM stood still; in a series of captures the median. */
   pauseMs: { title: 'pause', format: formatMs },
@@ -24,7 +24,7 @@ export const SAVE_FIGURES = {
   /** The most that all processes of vmckpt had in memory at one time, mapped files apart. */
   processPeakBytes: { title: 'memory of vmckpt', format: formatBytes },
   captureCount: { title: 'captures', format: number },
-  /** Whose time had come while the one before was still under way. */
+  /** Captures that were due while the one before was still under way. */
   missedCaptures: { title: 'captures missed', format: number },
   getsPerS: { title: 'gets a second', format: number },
   getP99Ms: { title: 'get, 99th percentile', format: formatMs },

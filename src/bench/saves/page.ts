@@ -1,4 +1,4 @@
-/** report.html of `vmckpt bench save`. */
+/** Makes report.html of `vmckpt bench save`. */
 import { formatBytes, formatMs } from '../../util/units.js';
 import { chartGrid, colorAt, hostRows, legend, page, ratioTable, spreadCell, table } from '../report/html.js';
 import { barChart, escapeText, lineChart, type Axis } from '../report/svg.js';
@@ -55,7 +55,7 @@ function sectionOf(report: SaveBenchReport, place: Place): string[] {
   ];
 }
 
-/** None where no scenario has the figure. */
+/** Returns no chart if no scenario has the figure. */
 function bars(
   { summaries }: SaveBenchReport,
   place: Place,
@@ -72,7 +72,7 @@ function bars(
 const plain = (value: number) => String(Number(value.toPrecision(4)));
 const since: Axis = { label: 's since the observation began', scale: 'linear', format: plain };
 
-/** Of the last round. */
+/** Shows the last round. */
 function seriesCharts({ runs, options }: SaveBenchReport, { ramMib, load }: Place): string[] {
   const series = runs.filter(
     (run) =>

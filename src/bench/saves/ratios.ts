@@ -1,4 +1,4 @@
-/** The ratios that saves are held to, as data. One whose runs were not measured is absent, with the reason. */
+/** The ratios by which saves are judged, as data. A ratio is absent, with the reason, if its runs were not measured. */
 import { certaintyOf, type Certainty } from '../confidence.js';
 import { findSpread, isAt, type SaveFigureName, type SavePlace } from './figures.js';
 import type { SaveAbsence, SaveRun, SaveSummary } from './save-report.js';
@@ -6,11 +6,11 @@ import type { LoadName, SaveScenario } from './scenarios.js';
 
 interface Term extends Omit<SavePlace, 'ramMib'> {
   readonly figure: SaveFigureName;
-  /** Where the ratio does not say: 1 GiB when that was measured, else the first size. */
+  /** The default size is 1 GiB if it was measured, otherwise the first one. */
   readonly ramMib?: number;
 }
 
-/** The first figure, through the second where there is one. */
+/** The first figure, divided by the second if there is one. */
 interface SaveRatio {
   readonly what: string;
   readonly goal: { readonly atMost: number } | { readonly atLeast: number };
@@ -138,7 +138,7 @@ export function computeSaveRatios(measured: SavesMeasured): SaveRatioValues {
   return { ratios, certainties, missing };
 }
 
-/** Of medians, or why there is none. */
+/** The ratio of the medians, or the reason why there is none. */
 function quotientOf({ of, against }: SaveRatio, measured: SavesMeasured): number | string {
   const value = medianOf(of, measured);
   if (typeof value === 'string' || against === undefined) return value;
@@ -156,7 +156,7 @@ function medianOf({ figure, ...term }: Term, measured: SavesMeasured): number | 
   return absence?.reason ?? `${figure} of "${scenario}" with ${ramMib} MiB, guest ${load}, was not measured`;
 }
 
-/** The ratio within each round: what changes on the machine from round to round falls out of it. */
+/** One ratio for each round. Changes of the machine between rounds do not affect it. */
 function valuesByRound({ of, against }: SaveRatio, measured: SavesMeasured): (number | undefined)[] {
   const rounds = [...new Set(measured.runs.map(({ round }) => round))];
   return rounds.map((round) => {

@@ -1,4 +1,4 @@
-/** Restores of the last save of a chain beside those of a first save, both of the same guest. */
+/** Compares restores of the last save of a chain with those of a first save of the same guest. */
 import { readdirSync } from 'node:fs';
 import path from 'node:path';
 import { VmckptError } from '../../errors.js';
@@ -11,7 +11,7 @@ import type { SaveRun } from './save-report.js';
 import { saveChain } from './savers.js';
 import { runOf, type SaveWorkshop } from './workshop.js';
 
-/** How long clients are watched behind a restore. */
+/** How long clients are watched after a restore. */
 const OBSERVE_MS = 3_000;
 const SAVED = [
   { scenario: 'restore-full', reference: 'full' },
@@ -58,7 +58,7 @@ export async function measureRestores(
   return runs;
 }
 
-/** Those of the newest generation. */
+/** The packs of the newest generation. */
 function filesOf(nameDir: string): string[] {
   const newest = Math.max(...readdirSync(nameDir).map(Number).filter(Number.isInteger));
   const dir = path.join(nameDir, String(newest));

@@ -1,4 +1,7 @@
-/** report.json of `vmckpt bench save`. Fields are only ever added. Definitions: docs/measurement.md. */
+/**
+ * The types of report.json of `vmckpt bench save`. Later versions only add fields. docs/measurement.md defines the
+ * figures.
+ */
 import * as v from 'valibot';
 import { finite, integer, natural, record } from '../../util/schema.js';
 import { certaintySchema, environmentSchema, spreadSchema } from '../resume-report.js';
@@ -21,7 +24,7 @@ const runSchema = v.object({
   round: natural,
   /** By name: src/bench/saves/figures.ts. */
   figures: record(finite),
-  /** Of a series of captures beside clients. */
+  /** The captures of a series beside clients. */
   captures: v.optional(v.array(captureSchema)),
   /** How many gets were answered in each second of the observation. */
   getsEachS: v.optional(v.array(natural)),
@@ -52,7 +55,7 @@ export const saveReportSchema = v.object({
     rounds: integer,
     seed: integer,
     loads: v.array(v.picklist(LOAD_NAMES)),
-    /** Of a chain. */
+    /** The number of saves in a chain. */
     saves: integer,
     /** How long captures are taken beside clients. */
     captureS: finite,
@@ -60,9 +63,9 @@ export const saveReportSchema = v.object({
   /** `diskWriteBytesPerS`: sequential, until it is fsynced. */
   environment: v.object({ ...environmentSchema.entries, diskWriteBytesPerS: finite }),
   ratios: record(finite),
-  /** Of the ratios of single rounds. */
+  /** How sure the medians of the ratios of all rounds are. */
   certainties: record(certaintySchema),
-  /** Why a ratio is not there. */
+  /** The reason why a ratio is absent. */
   missing: record(v.string()),
   /** Medians and ranges. */
   summaries: v.array(summarySchema),

@@ -10,7 +10,7 @@ import type { SaveRun } from './save-report.js';
 import type { SaveScenario } from './scenarios.js';
 import { runOf, type RoundPlace, type SaveWorkshop } from './workshop.js';
 
-/** Between two saves of a chain. */
+/** The time between two saves of a chain. */
 const BETWEEN_MS = 1_000;
 const BLOCK_BYTES = 512;
 
@@ -18,7 +18,7 @@ type Saves = readonly (readonly [SaveScenario, SaveFigures])[];
 
 export interface Saver {
   readonly name: string;
-  /** What it gives figures for. */
+  /** The scenarios for which it gives figures. */
   readonly scenarios: readonly SaveScenario[];
   /** Why it cannot be measured. */
   readonly problem?: (workshop: SaveWorkshop) => string | undefined;
@@ -78,7 +78,7 @@ export const SAVERS: readonly Saver[] = [
   },
 ];
 
-/** One saver, once. */
+/** Runs one saver once. */
 export async function measureSaver(
   saver: Saver,
   workshop: SaveWorkshop,

@@ -5,20 +5,20 @@ export interface Load {
   readonly title: string;
   /** What the guest's verifier is told to rewrite; it sleeps in between, so that it comes to a little less. */
   readonly writeMbps: number;
-  /** It was told to rewrite nothing for now. */
+  /** The guest rewrites nothing under this load. */
   readonly isIdle: boolean;
 }
 
 export const LOADS = {
   rest: { title: 'at rest', writeMbps: 20, isIdle: true },
   steady: { title: 'rewriting 20 MB/s', writeMbps: 20, isIdle: false },
-  /** More than software emulation can do. */
+  /** Software emulation cannot write so fast. */
   full: { title: 'rewriting as fast as it can', writeMbps: 2000, isIdle: false },
 } as const satisfies Record<string, Load>;
 export type LoadName = keyof typeof LOADS;
 export const LOAD_NAMES = Object.keys(LOADS) as LoadName[];
 
-/** In the order of the report. */
+/** The order is that of the report. */
 export const SAVE_SCENARIOS = {
   'qemu-background-snapshot': 'QEMU, background snapshot to a file',
   'qemu-stopped': 'QEMU, stopped, to a file',

@@ -1,4 +1,4 @@
-/** `vmckpt save` as a user runs it: a process of its own, whose memory is watched. */
+/** Runs `vmckpt save` as a user does, in a process of its own, and watches its memory. */
 import { execFile } from 'node:child_process';
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
@@ -52,7 +52,7 @@ export class SaveVerb {
     return this.tracks ? ['--track'] : [];
   }
 
-  /** A VM that is tracked cannot be saved by stock QEMU. */
+  /** Stock QEMU cannot save a VM that is tracked. */
   async endTracking(name: string): Promise<void> {
     if (this.#has('--untrack')) await this.save(name, ['--untrack']);
   }

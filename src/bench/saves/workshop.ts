@@ -8,11 +8,11 @@ import type { LoadName, SaveScenario } from './scenarios.js';
 import type { SaveVerb } from './verb.js';
 
 export interface SaveWorkshop {
-  /** It runs, before a measurement and after it. */
+  /** It runs before and after each measurement. */
   readonly guest: Guest;
   readonly version: QemuVersion;
   readonly verb: SaveVerb;
-  /** On the disk that is measured. */
+  /** A folder on the disk that is measured. */
   readonly dataDir: string;
   readonly storeDir: string;
   readonly runtimeDir: string;
