@@ -22,6 +22,13 @@ import { PagesReader } from './pages-reader.js';
 /** What link(2) says where it makes no links: of this file, or of any. */
 const NO_LINK = ['EXDEV', 'EPERM', 'EMLINK', 'EOPNOTSUPP', 'ENOTSUP', 'ENOSYS'];
 
+interface Opened {
+  readonly manifest: Format2Manifest;
+  readonly hashes: PageHashes;
+  readonly files: OpenPageFiles;
+  readonly isInherited: boolean;
+}
+
 export interface WantedChunk {
   readonly chunk: number;
   readonly checksum: bigint;
@@ -35,30 +42,45 @@ export class BaseGeneration {
   readonly manifest: Format2Manifest;
   readonly hashes: PageHashes;
   readonly reader: PagesReader;
+  /** Pages that are not put are what they are here. */
+  readonly isInherited: boolean;
   readonly #files: OpenPageFiles;
 
-  private constructor(
-    dir: string,
-    { manifest, hashes, files }: { manifest: Format2Manifest; hashes: PageHashes; files: OpenPageFiles },
-  ) {
+  private constructor(dir: string, { manifest, hashes, files, isInherited }: Opened) {
     const pageCount = manifest.sizes.ramBytes / manifest.ram.pageBytes;
     const { extentPages } = manifest.pages;
     this.dir = dir;
     this.manifest = manifest;
     this.hashes = hashes;
+    this.isInherited = isInherited;
     this.#files = files;
     this.reader = new PagesReader({ label: generationLabel(dir), pageCount, extentPages }, files);
   }
 
-  /** Undefined if nothing can be taken over: another machine, an earlier format, damage, or no hashes of its pages. */
-  static open(dir: string, layout: RamLayout): BaseGeneration | undefined {
+  /**
+   * Undefined if nothing can be taken over: another machine, an earlier format, damage, or no hashes of its pages.
+   * @param inherited the id of the generation that is inherited, if it is this one
+   */
+  static open(dir: string, layout: RamLayout, inherited?: string): BaseGeneration | undefined {
     try {
       const manifest = readManifest(dir);
       if (manifest.formatVersion === 1 || !isSameLayout(manifest, layout)) return undefined;
       const { pageCount } = layout;
-      const hashes = PageHashes.read(path.dirname(dir), { id: manifest.id, pageCount });
+      const { id } = manifest;
+      const isInherited = id === inherited;
+      const hashes = PageHashes.read(path.dirname(dir), { id, pageCount, asNeeded: isInherited });
       if (hashes === undefined) return undefined;
-      return new BaseGeneration(dir, { manifest, hashes, files: openPageFiles(dir, manifest) });
+      try {
+        return new BaseGeneration(dir, {
+          manifest,
+          hashes,
+          files: openPageFiles(dir, manifest),
+          isInherited,
+        });
+      } catch (error) {
+        hashes.close();
+        throw error;
+      }
     } catch (error) {
       if (error instanceof VmckptError) return undefined;
       throw error;
@@ -71,6 +93,28 @@ export class BaseGeneration {
 
   packAt(place: number): Pack | undefined {
     return this.manifest.packs.find((pack) => pack.place === place);
+  }
+
+  /** The words of a chunk of its page index, valid until the next call. @throws VmckptError INDEX_DAMAGED */
+  chunk(number: number): Uint32Array {
+    return this.#files.pages.chunkOf(number * PAGE_CHUNKS.entriesPerChunk);
+  }
+
+  /** A copy of its table of page chunks. */
+  copyTable(): Buffer {
+    return Buffer.from(this.#files.pageTable!);
+  }
+
+  /** The chunks of its page index that lie in these packs. */
+  chunksIn(packs: ReadonlySet<Pack>): number[] {
+    const places = new Set([...packs].map(({ place }) => place));
+    const table = this.#files.pageTable!;
+    const found: number[] = [];
+    for (let chunk = 0; chunk * PAGE_CHUNKS_SPEC.entryBytes < table.length; chunk++) {
+      const place = table.readUInt32LE(chunk * PAGE_CHUNKS_SPEC.entryBytes + CHECKSUM_BYTES);
+      if (place !== NO_CHUNK && places.has(Math.floor(place / NUMBERS_PER_PLACE))) found.push(chunk);
+    }
+    return found;
   }
 
   /** The smallest place that none of its packs has. */
@@ -88,8 +132,7 @@ export class BaseGeneration {
     const place = table.readUInt32LE(at + CHECKSUM_BYTES);
     if (place === NO_CHUNK || table.readBigUInt64LE(at) !== checksum) return undefined;
     if (dropped.has(this.packAt(Math.floor(place / NUMBERS_PER_PLACE))!)) return undefined;
-    const own = this.#files.pages.chunkOf(chunk * PAGE_CHUNKS.entriesPerChunk);
-    return Buffer.compare(bytesOf(own), bytes) === 0 ? place : undefined;
+    return Buffer.compare(bytesOf(this.chunk(chunk)), bytes) === 0 ? place : undefined;
   }
 
   /** Gives `dir` these packs of its own: hard links, where the file system has them. @throws VmckptError NO_SPACE */
@@ -99,6 +142,7 @@ export class BaseGeneration {
 
   close(): void {
     this.#files.close();
+    this.hashes.close();
   }
 }
 

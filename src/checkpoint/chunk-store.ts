@@ -14,6 +14,8 @@ export interface ChunkStoreOptions {
   readonly maxCachedChunks: number;
   /** Where the file is made, if it is needed. */
   readonly dir: string;
+  /** Gives a chunk what it has at first, if that is not zeros. */
+  readonly begin?: ((number: number, words: Uint32Array) => void) | undefined;
 }
 
 export class ChunkStore implements EntryChunks {
@@ -32,7 +34,7 @@ export class ChunkStore implements EntryChunks {
     this.shape = options.shape;
   }
 
-  /** The words of the chunk that holds an entry, to be read and changed until the next call; zero at first. @throws VmckptError NO_SPACE */
+  /** The words of the chunk that holds an entry, to be read and changed until the next call. @throws VmckptError NO_SPACE */
   chunkOf(entry: number): Uint32Array {
     const number = Math.floor(entry / this.#options.shape.entriesPerChunk);
     return number === this.#currentNumber ? this.#current : this.#select(number);
@@ -62,11 +64,12 @@ export class ChunkStore implements EntryChunks {
   }
 
   #load(number: number): Uint32Array {
-    const { maxCachedChunks, shape } = this.#options;
+    const { maxCachedChunks, shape, begin } = this.#options;
     const words =
       this.#cached.size < maxCachedChunks ? new Uint32Array(shape.chunkBytes / 4) : this.#spillOldest();
     if (this.#spilled.has(number)) readAt(this.#fd!, bytesOf(words), number * shape.chunkBytes);
-    else words.fill(0);
+    else if (begin === undefined) words.fill(0);
+    else begin(number, words);
     return words;
   }
 

@@ -8,6 +8,7 @@ import { truncate } from 'node:fs/promises';
 import path from 'node:path';
 import { MAX_BURST_BYTES, PAGE_KINDS } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
+import { PAGE_CHUNKS } from './format.js';
 import type { ExtentFile } from './page-files.js';
 import { PagesReader } from './pages-reader.js';
 import { PagesWriter, type PagesWriterOptions } from './pages-writer.js';
@@ -39,7 +40,8 @@ export async function compactPages(
   const reader = new PagesReader({ label: 'the checkpoint', pageCount, extentPages }, files);
   // What is read here is known to be new: nothing is compared.
   const compacted = new PagesWriter(dir, { ...options, hashes: undefined });
-  const copying = { reader, writer: compacted, pack, decoded: new Map<number, Uint8Array>() };
+  const pages = pagesOf(writer.touchedChunks, pageCount);
+  const copying = { reader, writer: compacted, pack, pages, decoded: new Map<number, Uint8Array>() };
   try {
     if (bytesOfBoth(writer) <= roomBytes) await copyPages(copying);
     else await movePages(copying, path.join(dir, pack.name));
@@ -63,12 +65,25 @@ interface Copying {
   readonly writer: PagesWriter;
   /** The pack that is rewritten. */
   readonly pack: ExtentFile;
+  /** All that may be in it, ascending. */
+  readonly pages: Uint32Array;
   readonly decoded: Map<number, Uint8Array>;
 }
 
+function pagesOf(chunks: readonly number[], pageCount: number): Uint32Array {
+  const { entriesPerChunk } = PAGE_CHUNKS;
+  const pages = new Uint32Array(chunks.length * entriesPerChunk);
+  let count = 0;
+  for (const chunk of chunks) {
+    const first = chunk * entriesPerChunk;
+    for (let page = first; page < Math.min(first + entriesPerChunk, pageCount); page++) pages[count++] = page;
+  }
+  return pages.subarray(0, count);
+}
+
 async function copyPages(copying: Copying): Promise<void> {
-  for (let page = 0; page < copying.reader.pageCount; page++) {
-    if (page % BURST_PAGES === 0) await copying.writer.ready();
+  for (const [index, page] of copying.pages.entries()) {
+    if (index % BURST_PAGES === 0) await copying.writer.ready();
     copyPage(page, copying);
   }
 }
@@ -84,14 +99,15 @@ async function movePages(copying: Copying, packFile: string): Promise<void> {
   }
 }
 
-/** All pages; first those that are not in the pack. */
+/** First those that are not in the pack. */
 function pagesFromTheEnd(copying: Copying): Uint32Array {
-  const { reader } = copying;
-  const places = Float64Array.from({ length: reader.pageCount }, (_, page) =>
+  const { reader, pages } = copying;
+  const places = Float64Array.from(pages, (page) =>
     isInPack(page, copying) ? endOfExtent(reader, page) : Number.MAX_VALUE,
   );
-  const pages = Uint32Array.from(places, (_, page) => page);
-  return pages.sort((one, other) => places[other]! - places[one]! || one - other);
+  const order = Uint32Array.from(pages.keys());
+  order.sort((one, other) => places[other]! - places[one]! || one - other);
+  return order.map((at) => pages[at]!);
 }
 
 function isInPack(page: number, { reader, pack }: Copying): boolean {

@@ -121,7 +121,7 @@ export class PackWriter {
     );
     const chunksOffset = recordsOffset + recordSums.length * RECORD_CHUNKS.chunkBytes;
     const chunkSums: bigint[] = [];
-    const table = emptyTable(pageCount);
+    const table = base?.isInherited === true ? base.copyTable() : emptyTable(pageCount);
     for (const chunk of chunks.touched) {
       const bytes = chunkBytes(chunks, chunk);
       const checksum = xxh3(bytes);

@@ -7,7 +7,9 @@
 import { PAGE_KINDS } from '../pages/contracts.js';
 import { ChunkStore } from './chunk-store.js';
 import { NUMBERS_PER_PLACE, PAGE_CHUNKS, dataEntry, fillEntry } from './format.js';
+import type { BaseGeneration } from './base-generation.js';
 import type { GenerationCatalog } from './generation-catalog.js';
+import type { Format2Manifest } from './manifest.js';
 
 /** 16 MiB: the index of 8 GiB of RAM. */
 const CACHED_CHUNKS = 1024;
@@ -37,21 +39,27 @@ export interface PageEntriesOptions {
   readonly place: number;
   /** Where there is room for entries that are too many for memory. */
   readonly dir: string;
+  readonly base: BaseGeneration | undefined;
 }
 
 export class PageEntries {
   readonly chunks: ChunkStore;
   readonly #pageCount: number;
   readonly #place: number;
+  /** That all entries are from which were not set. */
+  readonly #inherited: BaseGeneration | undefined;
   /** Pages by PAGE_KINDS. */
   readonly #counts: [number, number, number, number];
   #superseded = 0;
 
-  constructor({ pageCount, place, dir }: PageEntriesOptions) {
+  constructor({ pageCount, place, dir, base }: PageEntriesOptions) {
+    const inherited = base?.isInherited === true ? base : undefined;
+    const begin = inherited && ((number: number, words: Uint32Array) => words.set(inherited.chunk(number)));
     this.#pageCount = pageCount;
     this.#place = place;
-    this.chunks = new ChunkStore({ shape: PAGE_CHUNKS, maxCachedChunks: CACHED_CHUNKS, dir });
-    this.#counts = [pageCount, 0, 0, 0];
+    this.#inherited = inherited;
+    this.chunks = new ChunkStore({ shape: PAGE_CHUNKS, maxCachedChunks: CACHED_CHUNKS, dir, begin });
+    this.#counts = inherited === undefined ? [pageCount, 0, 0, 0] : countsOf(inherited.manifest);
   }
 
   get counts(): PageCounts {
@@ -62,15 +70,42 @@ export class PageEntries {
   /** How many data pages lie in each place. None is pending. */
   get livePages(): ReadonlyMap<number, number> {
     const live = new Map<number, number>();
-    for (const chunk of this.chunks.touched) {
-      const words = this.chunks.chunkOf(chunk * PAGES_PER_CHUNK);
+    for (const [, words] of this.#eachChunk())
       for (let at = 0; at < words.length; at += PAGE_WORDS) {
         if ((words[at]! & 0xff) !== PAGE_KINDS.data) continue;
         const place = Math.floor(words[at + 1]! / NUMBERS_PER_PLACE);
         live.set(place, (live.get(place) ?? 0) + 1);
       }
-    }
     return live;
+  }
+
+  /** The data pages whose newest version is in one of these places, ascending. Entries may be set meanwhile. */
+  *pagesIn(places: ReadonlySet<number>): Generator<number> {
+    for (const [chunk, words] of this.#eachChunk()) {
+      const found: number[] = [];
+      for (let at = 0; at < words.length; at += PAGE_WORDS)
+        if (
+          (words[at]! & (PENDING | 0xff)) === PAGE_KINDS.data &&
+          places.has(Math.floor(words[at + 1]! / NUMBERS_PER_PLACE))
+        )
+          found.push(chunk * PAGES_PER_CHUNK + at / PAGE_WORDS);
+      yield* found;
+    }
+  }
+
+  /** Those that have data or something else in them; each is valid until the next. */
+  *#eachChunk(): Generator<[chunk: number, words: Uint32Array]> {
+    const touched = this.chunks.touched;
+    if (this.#inherited === undefined) {
+      for (const chunk of touched) yield [chunk, this.chunks.chunkOf(chunk * PAGES_PER_CHUNK)];
+      return;
+    }
+    const isTouched = new Set(touched);
+    for (let chunk = 0; chunk * PAGES_PER_CHUNK < this.#pageCount; chunk++)
+      yield [
+        chunk,
+        isTouched.has(chunk) ? this.chunks.chunkOf(chunk * PAGES_PER_CHUNK) : this.#inherited.chunk(chunk),
+      ];
   }
 
   setFill(page: number, byte: number): void {
@@ -93,10 +128,6 @@ export class PageEntries {
     const at = (page % PAGES_PER_CHUNK) * PAGE_WORDS;
     const entry = words[at]!;
     return (entry & PENDING) !== 0 && words[at + 1] === batch ? (entry >>> 8) & 0xff : undefined;
-  }
-
-  isData(page: number): boolean {
-    return (this.#wordsOf(page)[(page % PAGES_PER_CHUNK) * PAGE_WORDS]! & 0xff) === PAGE_KINDS.data;
   }
 
   /** Whether some version of the page lies in the pack that is being written, or is on its way into it. */
@@ -152,4 +183,9 @@ export class PageEntries {
     if (page >= 0 && page < this.#pageCount) return this.chunks.chunkOf(page);
     throw new RangeError(`page ${page} lies outside a RAM of ${this.#pageCount} pages`);
   }
+}
+
+function countsOf({ pages }: Format2Manifest): [number, number, number, number] {
+  const { absentPageCount, zeroPageCount, fillPageCount, dataPageCount } = pages;
+  return [absentPageCount, zeroPageCount, fillPageCount, dataPageCount];
 }

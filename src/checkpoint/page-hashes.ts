@@ -16,59 +16,76 @@ export const PAGE_HASHES_FILE = 'page-hashes';
 const { chunkBytes: CHUNK_BYTES } = PAGE_HASHES_SPEC;
 const WORDS = PAGE_HASH_BYTES / 4;
 
+export interface HashesOf {
+  /** Of the generation. */
+  readonly id: string;
+  readonly pageCount: number;
+  /** Chunks are read when they are needed. One that is damaged then has no hashes. */
+  readonly asNeeded: boolean;
+}
+
+/** What of a file is still to be read. */
+interface Unread {
+  readonly fd: number;
+  readonly chunks: Set<number>;
+}
+
 export class PageHashes {
   /** 16 bytes for each page, shared memory; zero where there is none, as for pages without data. */
   readonly bytes: Uint8Array;
   readonly #words: Uint32Array;
   readonly #pageCount: number;
-  /** Numbers of the chunks that differ from the file; undefined if all do. */
-  readonly #changed: Set<number> | undefined;
+  /** Of the file, as it was read; undefined if there is none. */
+  #table: Buffer | undefined;
+  #unread: Unread | undefined;
+  /** Numbers of the chunks that differ from the file. */
+  readonly #changed = new Set<number>();
 
-  private constructor(pageCount: number, { isKnown }: { isKnown: boolean }) {
+  private constructor(pageCount: number) {
     this.#pageCount = pageCount;
     this.bytes = new Uint8Array(new SharedArrayBuffer(pageCount * PAGE_HASH_BYTES));
     this.#words = new Uint32Array(this.bytes.buffer);
-    this.#changed = isKnown ? new Set() : undefined;
   }
 
   /** None yet, of any page. */
   static none(pageCount: number): PageHashes {
-    return new PageHashes(pageCount, { isKnown: false });
+    return new PageHashes(pageCount);
   }
 
-  /** Those of the generation with this id; undefined if the file does not have them. Never throws but for bugs. */
-  static read(nameDir: string, { id, pageCount }: { id: string; pageCount: number }): PageHashes | undefined {
-    let fd: number;
+  /** Those of a generation; undefined if the file does not have them. Never throws but for bugs. */
+  static read(nameDir: string, { id, pageCount, asNeeded }: HashesOf): PageHashes | undefined {
+    const hashes = new PageHashes(pageCount);
     try {
-      fd = openRegular(path.join(nameDir, PAGE_HASHES_FILE));
+      const fd = openRegular(path.join(nameDir, PAGE_HASHES_FILE));
+      hashes.#unread = { fd, chunks: new Set(Array(hashes.#chunkCount).keys()) };
+      if (hashes.#readTable(fd, id) && (asNeeded || hashes.#readAll())) return hashes;
     } catch (error) {
-      if (error instanceof VmckptError || errnoOf(error) !== undefined) return undefined;
-      throw error;
+      if (!(error instanceof VmckptError) && errnoOf(error) === undefined) throw error;
     }
-    try {
-      const hashes = new PageHashes(pageCount, { isKnown: true });
-      return hashes.#load(fd, id) ? hashes : undefined;
-    } catch (error) {
-      if (errnoOf(error) === undefined) throw error;
-      return undefined;
-    } finally {
-      fs.closeSync(fd);
-    }
+    hashes.close();
+    return undefined;
+  }
+
+  /** Has the page's hash in `bytes`. */
+  need(page: number): void {
+    if (this.#unread !== undefined) this.#read(chunkOf(page));
   }
 
   /** @param at of the new hash in `hashes`, in hashes */
   set(page: number, hashes: Uint32Array, at: number): void {
+    this.need(page);
     this.#words.set(hashes.subarray(at * WORDS, (at + 1) * WORDS), page * WORDS);
-    this.#changed?.add(Math.floor((page * PAGE_HASH_BYTES) / CHUNK_BYTES));
+    this.#changed.add(chunkOf(page));
   }
 
   /** The page has no data any more. */
   clear(page: number): void {
+    this.need(page);
     const at = page * WORDS;
     const words = this.#words;
     if ((words[at]! | words[at + 1]! | words[at + 2]! | words[at + 3]!) === 0) return;
     words.fill(0, at, at + WORDS);
-    this.#changed?.add(Math.floor((page * PAGE_HASH_BYTES) / CHUNK_BYTES));
+    this.#changed.add(chunkOf(page));
   }
 
   /** Makes the file that of the generation with this id. Where that is not possible there is none: it is not needed. */
@@ -91,42 +108,64 @@ export class PageHashes {
     }
   }
 
+  /** Nothing more is read. */
+  close(): void {
+    if (this.#unread !== undefined) fs.closeSync(this.#unread.fd);
+    this.#unread = undefined;
+  }
+
   get #chunkCount(): number {
     return Math.ceil(this.bytes.length / CHUNK_BYTES);
   }
 
-  #load(fd: number, id: string): boolean {
+  #readTable(fd: number, id: string): boolean {
     const header = Buffer.alloc(HEADER_BYTES);
     readAt(fd, header, 0);
     const table = Buffer.alloc(this.#chunkCount * CHECKSUM_BYTES);
     if (readAt(fd, table, HEADER_BYTES + this.bytes.length) !== table.length) return false;
     if (!header.equals(this.#header(id, table))) return false;
-    if (readAt(fd, this.bytes, HEADER_BYTES) !== this.bytes.length) return false;
-    for (let chunk = 0; chunk < this.#chunkCount; chunk++)
-      if (this.#checksumOf(chunk) !== table.readBigUInt64LE(chunk * CHECKSUM_BYTES)) return false;
+    this.#table = table;
     return true;
   }
 
+  #readAll(): boolean {
+    for (let chunk = 0; chunk < this.#chunkCount; chunk++) if (!this.#read(chunk)) return false;
+    this.close();
+    return true;
+  }
+
+  /** @returns false if it is damaged: it has no hashes then */
+  #read(chunk: number): boolean {
+    const { fd, chunks } = this.#unread!;
+    if (!chunks.delete(chunk)) return true;
+    const bytes = this.#chunk(chunk);
+    const isRead = readAt(fd, bytes, HEADER_BYTES + chunk * CHUNK_BYTES) === bytes.length;
+    if (isRead && this.#checksumOf(chunk) === this.#table!.readBigUInt64LE(chunk * CHECKSUM_BYTES))
+      return true;
+    bytes.fill(0);
+    this.#changed.add(chunk);
+    return false;
+  }
+
+  /**
+   * Its header is none meanwhile. Nothing is fsynced: what a crash of the host has left in another order than it was
+   * written does not have its checksum.
+   */
   #writeTo(fd: number, id: string): void {
-    const table = Buffer.alloc(this.#chunkCount * CHECKSUM_BYTES);
-    const tableOffset = HEADER_BYTES + this.bytes.length;
-    const chunks = this.#changed ?? Array(this.#chunkCount).keys();
-    if (this.#changed !== undefined) readAt(fd, table, tableOffset);
-    // A header that is no header: from here on the file counts for nothing.
+    const isNew = this.#table === undefined;
+    const table = this.#table ?? Buffer.alloc(this.#chunkCount * CHECKSUM_BYTES);
     writeAt(fd, Buffer.alloc(HEADER_BYTES), 0);
-    fs.fsyncSync(fd);
-    if (this.#changed === undefined) fs.ftruncateSync(fd, 0);
-    for (const chunk of chunks) {
+    if (isNew) fs.ftruncateSync(fd, 0);
+    for (const chunk of isNew ? Array(this.#chunkCount).keys() : this.#changed) {
       // A new file has a hole there.
-      if (this.#changed !== undefined || !isZero(this.#chunk(chunk)))
+      if (!isNew || !isZero(this.#chunk(chunk)))
         writeAt(fd, this.#chunk(chunk), HEADER_BYTES + chunk * CHUNK_BYTES);
       table.writeBigUInt64LE(this.#checksumOf(chunk), chunk * CHECKSUM_BYTES);
     }
+    const tableOffset = HEADER_BYTES + this.bytes.length;
     writeAt(fd, table, tableOffset);
     fs.ftruncateSync(fd, tableOffset + table.length);
-    fs.fsyncSync(fd);
     writeAt(fd, this.#header(id, table), 0);
-    fs.fsyncSync(fd);
   }
 
   #header(id: string, table: Buffer): Buffer {
@@ -140,6 +179,10 @@ export class PageHashes {
   #checksumOf(chunk: number): bigint {
     return xxh3(this.#chunk(chunk));
   }
+}
+
+function chunkOf(page: number): number {
+  return Math.floor((page * PAGE_HASH_BYTES) / CHUNK_BYTES);
 }
 
 const ZEROS = new Uint8Array(CHUNK_BYTES);

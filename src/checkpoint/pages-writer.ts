@@ -9,6 +9,7 @@ import { MAX_BURST_BYTES, PAGE_KINDS, type PageSink } from '../pages/contracts.j
 import { PAGE_BYTES } from '../pages/layout.js';
 import { allocateSlab, batchPagesOf, type Slab } from './batch.js';
 import type { BaseGeneration } from './base-generation.js';
+import { BatchStorer } from './batch-storer.js';
 import type { ChunkStore } from './chunk-store.js';
 import type { CompressRequest, CompressWorkerData } from './compress-worker.js';
 import type { Level } from './extent-codec.js';
@@ -18,6 +19,7 @@ import {
   NUMBERS_PER_PLACE,
   PAGE_CHUNKS,
   PAGE_CHUNKS_SPEC,
+  chunkCountOf,
   encodeHeader,
 } from './format.js';
 import type { Pack } from './manifest-schema.js';
@@ -29,6 +31,7 @@ import { WorkerTeam } from './worker-team.js';
 
 const THREADS = 2;
 const SLAB_COUNT = 8;
+const MAX_BATCHES_WITHOUT_THREADS = 8;
 const BURST_PAGES = MAX_BURST_BYTES / PAGE_BYTES;
 
 export interface PagesWriterOptions {
@@ -69,7 +72,10 @@ export class PagesWriter implements PageSink {
   readonly #pack: PackWriter;
   readonly #entries: PageEntries;
   readonly #slabs: readonly Slab[];
-  readonly #team: WorkerTeam<CompressRequest, void>;
+  readonly #workerData: CompressWorkerData;
+  /** Undefined as long as this thread does their work. */
+  #team: WorkerTeam<CompressRequest, void> | undefined;
+  #storer: BatchStorer | undefined;
   readonly #freeSlabs: number[] = [];
   readonly #waiters: { pages: number; resolve: () => void; reject: (error: Error) => void }[] = [];
   #batchCount = 0;
@@ -88,14 +94,14 @@ export class PagesWriter implements PageSink {
     this.#freeSlabs.push(...this.#slabs.keys());
     const place = options.base?.freePlace ?? 0;
     this.#pack = new PackWriter(dir, place);
-    this.#entries = new PageEntries({ pageCount, place, dir });
+    this.#entries = new PageEntries({ pageCount, place, dir, base: options.base });
     const { fd: packFd, tail } = this.#pack;
-    const workerData: CompressWorkerData = {
+    this.#workerData = {
       ...{ packFd, slabs: this.#slabs, tail, level, extentPages },
       batchPages: this.#batchPages,
       formerHashes: options.hashes?.bytes,
     };
-    this.#team = new WorkerTeam('checkpoint/compress-worker.js', { threads: THREADS, workerData });
+    if (options.base?.isInherited !== true) this.#team = this.#startTeam();
   }
 
   get counts(): PageCounts {
@@ -130,6 +136,7 @@ export class PagesWriter implements PageSink {
     { bytes, start, mayBeSame }: { bytes: Uint8Array; start: number; mayBeSame: boolean },
   ): void {
     if (this.#failure !== undefined) return;
+    if (mayBeSame) this.#options.hashes?.need(page);
     const batch = (this.#open ??= this.#openBatch());
     const { pages, numbers, comparable } = this.#slabs[batch.slab]!;
     let position = this.#entries.positionIn(batch.number, page);
@@ -149,9 +156,14 @@ export class PagesWriter implements PageSink {
     this.#entries.inherit(page, this.#options.base!.reader);
   }
 
-  /** Whether the page's data are in the base, and nowhere else. */
-  isInherited(page: number): boolean {
-    return this.#entries.isData(page) && !this.#entries.isOwn(page);
+  /** The pages that are in one of these packs of the base, ascending. Newer versions may be stored meanwhile. */
+  pagesIn(packs: ReadonlySet<Pack>): Generator<number> {
+    return this.#entries.pagesIn(new Set([...packs].map(({ place }) => place)));
+  }
+
+  /** The numbers of the chunks of the page index with pages that were put. */
+  get touchedChunks(): readonly number[] {
+    return this.#entries.chunks.touched;
   }
 
   /** The hash of a page that is stored in this pack is not that of the base any more. */
@@ -198,8 +210,12 @@ export class PagesWriter implements PageSink {
     try {
       const { base, pageCount } = this.#options;
       const { chunks } = this.#entries;
+      const isInherited = base?.isInherited === true;
+      forgetHashes(hashes, { chunks, pageCount, isInherited });
+      // They go with their packs.
+      if (isInherited)
+        for (const chunk of base.chunksIn(dropped)) chunks.chunkOf(chunk * PAGE_CHUNKS.entriesPerChunk);
       const { pack, table } = this.#pack.finish({ chunks, pageCount, base, dropped });
-      forgetHashes(hashes, { chunks, pageCount });
       const shared = base?.manifest.packs.filter((each) => !dropped.has(each)) ?? [];
       await base?.sharePacks(this.#dir, shared);
       const isNeeded = pack.extentCount + pack.chunkCount > 0;
@@ -227,7 +243,7 @@ export class PagesWriter implements PageSink {
     if (this.#closed) return;
     this.#closed = true;
     this.#fail(new Error('the checkpoint writer was closed'));
-    await this.#team.close();
+    await this.#team?.close();
     this.#pack.close();
     this.#entries.chunks.close();
   }
@@ -248,14 +264,28 @@ export class PagesWriter implements PageSink {
     this.#open = undefined;
     this.#sent.push(batch);
     const { slab, pageCount } = batch;
-    this.#team
-      .run({ slab, pageCount })
+    this.#store({ slab, pageCount })
       .then(() => {
         batch.isStored = true;
         while (this.#sent[0]?.isStored) this.#settle(this.#sent.shift()!);
         this.#wake();
       })
       .catch((error: unknown) => this.#fail(writeFailure(error, 'the checkpoint’s pages')));
+  }
+
+  /** Where all else is inherited there may be too little for threads, whose start takes longer. */
+  async #store({ slab, pageCount }: CompressRequest): Promise<void> {
+    if (this.#team === undefined && this.#batchCount <= MAX_BATCHES_WITHOUT_THREADS) {
+      this.#storer ??= new BatchStorer(this.#workerData);
+      return this.#storer.store(this.#slabs[slab]!, pageCount);
+    }
+    this.#team ??= this.#startTeam();
+    return this.#team.run({ slab, pageCount });
+  }
+
+  #startTeam(): WorkerTeam<CompressRequest, void> {
+    const workerData = this.#workerData;
+    return new WorkerTeam('checkpoint/compress-worker.js', { threads: THREADS, workerData });
   }
 
   #settle({ number, slab, pageCount }: Batch): void {
@@ -300,14 +330,19 @@ export class PagesWriter implements PageSink {
   }
 }
 
+interface Entries {
+  readonly chunks: ChunkStore;
+  readonly pageCount: number;
+  /** Pages of other chunks are as they were, hashes and all. */
+  readonly isInherited: boolean;
+}
+
 /** Pages without data have no hash. */
-function forgetHashes(
-  hashes: PageHashes,
-  { chunks, pageCount }: { readonly chunks: ChunkStore; readonly pageCount: number },
-): void {
+function forgetHashes(hashes: PageHashes, { chunks, pageCount, isInherited }: Entries): void {
   const { entriesPerChunk, entryWords } = PAGE_CHUNKS;
   const touched = new Set(chunks.touched);
-  for (let chunk = 0, page = 0; page < pageCount; chunk++) {
+  for (const chunk of isInherited ? touched : Array(chunkCountOf(PAGE_CHUNKS, pageCount)).keys()) {
+    let page = chunk * entriesPerChunk;
     const words = touched.has(chunk) ? chunks.chunkOf(page) : undefined;
     const end = Math.min(page + entriesPerChunk, pageCount);
     for (let at = 0; page < end; page++, at += entryWords)

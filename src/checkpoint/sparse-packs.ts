@@ -16,6 +16,12 @@ const SPARSE_SHARE = 0.5;
 const MAX_REWRITTEN_SHARE = 0.25;
 /** though a small save may write so much. */
 const MIN_REWRITTEN_BYTES = 8 << 20;
+/**
+ * Where pages are inherited, the index is not gone through for less than this share of older versions of pages, nor for
+ * fewer of them than fit this.
+ */
+const MAX_INHERITED_WASTE = 0.125;
+const MIN_INHERITED_WASTE_PAGES = 2048;
 const BURST_PAGES = MAX_BURST_BYTES / PAGE_BYTES;
 
 interface Usage {
@@ -33,14 +39,15 @@ export async function leaveSparsePacks(
   writer: PagesWriter,
   base: BaseGeneration,
 ): Promise<ReadonlySet<Pack>> {
+  if (base.isInherited && !isWorthALook(base, writer)) return new Set();
   const usages = usagesOf(base.manifest.packs, writer.livePages);
-  const dropped = new Set(choose(usages, writer.storedBytes));
+  const dropped = new Set(choose(usages, { storedBytes: writer.storedBytes, maxPacks: maxPacksOf(base) }));
   if (usages.every(({ pack, livePages }) => !dropped.has(pack) || livePages === 0)) return dropped;
   const { reader } = base;
   const into = new Uint8Array(reader.extentPages * PAGE_BYTES);
   let inBurst = 0;
-  for (let page = 0, extent = -1; page < reader.pageCount; page++) {
-    if (!writer.isInherited(page)) continue;
+  let extent = -1;
+  for (const page of writer.pagesIn(dropped)) {
     const pack = base.packAt(Math.floor(reader.extentOf(page) / NUMBERS_PER_PLACE))!;
     if (!dropped.has(pack)) continue;
     if (inBurst++ % BURST_PAGES === 0) await writer.ready();
@@ -69,11 +76,26 @@ function usagesOf(packs: readonly Pack[], live: ReadonlyMap<number, number>): Us
     .sort((a, b) => a.liveBytes - b.liveBytes);
 }
 
+/** What pages are in which pack takes a look at the whole index. */
+function isWorthALook({ manifest }: BaseGeneration, { counts }: PagesWriter): boolean {
+  if (manifest.packs.length >= MAX_PACKS) return true;
+  const wastePages = manifest.pages.supersededPageCount + counts.superseded;
+  return wastePages > Math.max(counts.data * MAX_INHERITED_WASTE, MIN_INHERITED_WASTE_PAGES);
+}
+
+/** If there are too many, that is not to be so again with the next save, where it takes a look at the whole index. */
+function maxPacksOf({ isInherited, manifest }: BaseGeneration): number {
+  return isInherited && manifest.packs.length >= MAX_PACKS ? MAX_PACKS / 2 : MAX_PACKS;
+}
+
 /** The emptiest first. */
-function choose(usages: readonly Usage[], storedBytes: number): Pack[] {
+function choose(
+  usages: readonly Usage[],
+  { storedBytes, maxPacks }: { readonly storedBytes: number; readonly maxPacks: number },
+): Pack[] {
   let roomBytes = Math.max(storedBytes * MAX_REWRITTEN_SHARE, MIN_REWRITTEN_BYTES);
   // One more is new.
-  let tooMany = usages.length + 1 - MAX_PACKS;
+  let tooMany = usages.length + 1 - maxPacks;
   const chosen: Pack[] = [];
   for (const { pack, livePages, liveBytes } of usages) {
     const isSparse = livePages < pack.pageCount * SPARSE_SHARE && liveBytes <= roomBytes;

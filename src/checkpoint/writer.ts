@@ -48,6 +48,8 @@ export interface Chain {
   readonly nameDir: string;
   /** Of the newest generation, if anything is to be shared with it. */
   readonly formerDir: string | undefined;
+  /** Its id, if pages that are not put are to be what they are there. */
+  readonly inherited?: string | undefined;
 }
 
 export interface WriterStats {
@@ -70,7 +72,10 @@ export class CheckpointWriter implements PageSink {
   private constructor(dir: string, { layout, level, chain, ...options }: CheckpointWriterOptions) {
     const { pageCount } = layout;
     const { extentPages = defaultExtentPages(level, pageCount) } = options;
-    const base = chain?.formerDir === undefined ? undefined : BaseGeneration.open(chain.formerDir, layout);
+    const base =
+      chain?.formerDir === undefined
+        ? undefined
+        : BaseGeneration.open(chain.formerDir, layout, chain.inherited);
     this.#dir = dir;
     this.#layout = layout;
     this.#chain = chain;
@@ -87,6 +92,11 @@ export class CheckpointWriter implements PageSink {
     } catch (error) {
       throw writeFailure(error, dir);
     }
+  }
+
+  /** Whether pages that are not put are what they are in the generation before. */
+  get inherits(): boolean {
+    return this.#pagesOptions.base?.isInherited === true;
   }
 
   get stats(): WriterStats {

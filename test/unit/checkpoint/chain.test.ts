@@ -15,7 +15,7 @@ import path from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { VerifiedFiles, checkCheckpoint } from '../../../src/checkpoint/check.js';
 import type { Level } from '../../../src/checkpoint/extent-codec.js';
-import type { Format2Manifest } from '../../../src/checkpoint/manifest.js';
+import { readManifest, type Format2Manifest } from '../../../src/checkpoint/manifest.js';
 import { CheckpointReader } from '../../../src/checkpoint/reader.js';
 import { CheckpointWriter } from '../../../src/checkpoint/writer.js';
 import { PAGE_KINDS } from '../../../src/pages/contracts.js';
@@ -48,6 +48,8 @@ interface Save {
   readonly level?: Level;
   readonly full?: boolean;
   readonly dir?: string;
+  /** All pages but these are what they are in the generation before. */
+  readonly puts?: readonly Put[];
 }
 
 async function save({
@@ -58,19 +60,22 @@ async function save({
   level = 1,
   full,
   dir,
+  puts,
 }: Save): Promise<Format2Manifest> {
   const former = path.join(nameDir, String(number - 1));
   const formerDir = full !== true && existsSync(former) ? former : undefined;
   const into = dir ?? path.join(nameDir, String(number));
   mkdirSync(into);
-  const writer = CheckpointWriter.create(into, { layout, level, chain: { nameDir, formerDir } });
+  const inherited = puts && readManifest(former).id;
+  const writer = CheckpointWriter.create(into, { layout, level, chain: { nameDir, formerDir, inherited } });
+  expect(writer.inherits).toBe(puts !== undefined);
   for (const [page, content] of before) {
     put(writer, page, content);
     await writer.ready();
   }
-  for (const [page, content] of memory.entries()) {
+  for (const [index, [page, content]] of [...(puts ?? memory.entries())].entries()) {
     put(writer, page, content);
-    if (page % 64 === 0) await writer.ready();
+    if (index % 64 === 0) await writer.ready();
   }
   return writer.finish(manifestParts(), deviceState);
 }
@@ -219,13 +224,22 @@ describe('a generation after another one', () => {
         if (!chance(share)) return content;
         return random.pick<Content>([number, number - 1, 0, 'f0', `f${page % 256}`, undefined]);
       });
+      const isInherited = kept.has(number - 1) && chance(0.5);
+      // What is absent cannot be put.
+      if (isInherited) for (const [page, content] of memory.entries()) memory[page] = content ?? former[page];
+      const differing = memory.flatMap((content, page): Put[] =>
+        content === former[page] && !chance(0.01) ? [] : [[page, content]],
+      );
       const before = Array.from({ length: random.pick([0, 0, 500]) }, (): Put => {
         const page = below(layout.pageCount);
+        // What was put before is to be put last.
+        if (isInherited && memory[page] !== undefined) differing.push([page, memory[page]]);
         return memory[page] === undefined
           ? [0, memory[0]]
           : [page, random.pick<Content>([0, 1, number, 'f3'])];
       });
-      await save({ nameDir, number, memory, before, level: random.pick<Level>([1, 'none']) });
+      const puts = isInherited ? { puts: differing } : {};
+      await save({ nameDir, number, memory, before, level: random.pick<Level>([1, 'none']), ...puts });
       memories.push(memory);
       kept.add(number);
       if (chance(0.3)) {
@@ -260,6 +274,92 @@ describe('a generation after another one', () => {
     expect(after.length).toBeLessThan(most);
     await expectMemory(path.join(nameDir, '69'), other);
     expect((await checkCheckpoint(path.join(nameDir, '69'))).problems).toEqual([]);
+  });
+});
+
+describe('a generation of which all pages are inherited that are not put', () => {
+  const puts = (pages: readonly number[], version: number) => pages.map((page): Put => [page, version]);
+
+  it('stores those that differ, and touches no other part of index and hashes', async () => {
+    const nameDir = temporaryDir();
+    const first = await save({ nameDir, number: 1, memory: full });
+    const memory = [...changed(full, [1, 2], 1)];
+    memory[3] = 'f7';
+    const second = await save({
+      ...{ nameDir, number: 2, memory },
+      puts: [...puts([1, 2], 1), [3, 'f7'], [4, full[4]], [5, full[5]]],
+    });
+    expect(second).toMatchObject({
+      parent: first.id,
+      pages: { dataPageCount: first.pages.dataPageCount - 1, absentPageCount: 0 },
+    });
+    expect(second.packs.map(({ pageCount, chunkCount }) => [pageCount, chunkCount])).toEqual([
+      [first.packs[0]!.pageCount, 3],
+      [2, 1],
+    ]);
+    await expectMemory(path.join(nameDir, '2'), memory);
+    expect((await checkCheckpoint(path.join(nameDir, '2'))).problems).toEqual([]);
+    // The hashes are those of all of its pages: nothing is to be stored.
+    expect((await save({ nameDir, number: 3, memory })).packs).toHaveLength(2);
+    await expectMemory(path.join(nameDir, '3'), memory);
+  });
+
+  it('stores pages again whose hashes are damaged, and has their hashes then', async () => {
+    const nameDir = temporaryDir();
+    await save({ nameDir, number: 1, memory: full });
+    flip(path.join(nameDir, 'page-hashes'), 5000);
+    const second = await save({ nameDir, number: 2, memory: full, puts: puts([1, 2], 0) });
+    expect(second.packs.map(({ pageCount }) => pageCount)).toEqual([expect.any(Number), 2]);
+    const third = await save({ nameDir, number: 3, memory: full, puts: puts([1, 2], 0) });
+    expect(third.packs).toHaveLength(2);
+    await expectMemory(path.join(nameDir, '3'), full);
+  });
+
+  it('is none of another generation, nor without hashes', async () => {
+    const nameDir = temporaryDir();
+    const { id } = await save({ nameDir, number: 1, memory: full });
+    await save({ nameDir, number: 2, memory: full });
+    const inherits = (number: string, inherited: string): boolean => {
+      const chain = { nameDir, formerDir: path.join(nameDir, number), inherited };
+      const writer = CheckpointWriter.create(temporaryDir(), { layout, level: 1, chain });
+      onTestFinished(() => writer.abort());
+      return writer.inherits;
+    };
+    const { id: newest } = readManifest(path.join(nameDir, '2'));
+    expect([inherits('2', newest), inherits('2', id), inherits('1', id)]).toEqual([true, false, false]);
+    rmSync(path.join(nameDir, 'page-hashes'));
+    expect(inherits('2', newest)).toBe(false);
+  });
+
+  it('has at most 64 packs, and no more older versions than a share', { timeout: 120_000 }, async () => {
+    const nameDir = temporaryDir();
+    let memory = full;
+    await save({ nameDir, number: 1, memory: full });
+    const counts: number[] = [];
+    for (let number = 2; number <= 72; number++) {
+      const pages = [number * 50 + 1, number * 50 + 2, 3000, 3001];
+      memory = changed(memory, pages, number);
+      const { packs: found } = await save({
+        nameDir,
+        number,
+        memory,
+        level: 'none',
+        puts: puts(pages, number),
+      });
+      counts.push(found.length);
+      if (number > 2) rmSync(path.join(nameDir, String(number - 2)), { recursive: true });
+    }
+    expect(Math.max(...counts)).toBe(64);
+    expect(counts.at(-1)).toBeLessThan(48);
+    await expectMemory(path.join(nameDir, '72'), memory);
+    const half = full.flatMap((content, page) => (page < 2500 && content === 0 ? [page] : []));
+    for (let number = 73; number <= 76; number++) {
+      memory = changed(memory, half, number);
+      const { pages } = await save({ nameDir, number, memory, level: 'none', puts: puts(half, number) });
+      expect(pages.supersededPageCount).toBeLessThan(2 * pages.dataPageCount);
+    }
+    await expectMemory(path.join(nameDir, '76'), memory);
+    expect((await checkCheckpoint(path.join(nameDir, '76'))).problems).toEqual([]);
   });
 });
 
