@@ -2,6 +2,7 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 
 #include <cstdint>
@@ -16,23 +17,34 @@ namespace vmckpt {
 
 namespace {
 
-constexpr size_t kMaxLineBytes = 256;
+constexpr size_t kMaxLineBytes = 16384;
+
+/** Readable when the process is to end. */
+Fd EndSignals() {
+  sigset_t signals;
+  ::sigemptyset(&signals);
+  ::sigaddset(&signals, SIGTERM);
+  Check(::sigprocmask(SIG_BLOCK, &signals, nullptr), "sigprocmask");
+  return Fd(Check(::signalfd(-1, &signals, SFD_CLOEXEC), "signalfd"));
+}
 
 class Holder {
  public:
-  Holder(const HolderOptions& options, Fd userfaultfd)
-      : id_(options.id),
-        userfaultfd_(std::move(userfaultfd)),
+  Holder(const HolderOptions& options, Fd userfaultfd, Fd session)
+      : end_signals_(EndSignals()),
         process_(PidfdOpen(options.pid)),
-        listener_(ListenUnix(options.socket_path)) {}
+        listener_(ListenUnix(options.socket_path)),
+        session_(std::move(session)),
+        userfaultfd_(std::move(userfaultfd)) {}
 
   void Run() {
     while (!has_ended_) {
       pollfd entries[] = {
           {.fd = process_.get(), .events = POLLIN, .revents = 0},
+          {.fd = end_signals_.get(), .events = POLLIN, .revents = 0},
           {.fd = session_ ? session_.get() : listener_.get(), .events = POLLIN, .revents = 0}};
-      Check(RetryOnSignal([&] { return ::poll(entries, 2, -1); }), "poll");
-      if (entries[0].revents != 0) return;
+      Check(RetryOnSignal([&] { return ::poll(entries, 3, -1); }), "poll");
+      if (entries[0].revents != 0 || entries[1].revents != 0) return;
       try {
         if (session_)
           Listen();
@@ -72,7 +84,7 @@ class Holder {
       const int fd = userfaultfd_.get();
       Answer({&fd, 1});
     } else if (line.starts_with("keep ") && is_in_use_) {
-      id_ = line.substr(5);
+      note_ = line.substr(5);
       is_in_use_ = false;
       Answer({});
     } else if (line == "end") {
@@ -88,31 +100,32 @@ class Holder {
     line_.clear();
   }
 
-  /** An id is of letters and digits. */
   void Answer(std::span<const int> fds) {
-    const std::string line = "{\"id\":\"" + id_ + "\"}\n";
+    const std::string line = note_ + '\n';
     SendFds(session_.get(), {reinterpret_cast<const uint8_t*>(line.data()), line.size()}, fds);
   }
 
-  std::string id_;
-  Fd userfaultfd_;
+  Fd end_signals_;
   Fd process_;
   Fd listener_;
   Fd session_;
+  /** Closed first: when the connection ends, so has the tracking. */
+  Fd userfaultfd_;
+  std::string note_;
   std::string line_;
-  bool is_in_use_ = false;
+  bool is_in_use_ = true;
   bool has_ended_ = false;
 };
 
 }  // namespace
 
-void RunHolder(const HolderOptions& options, Fd userfaultfd) {
+void RunHolder(const HolderOptions& options, Fd userfaultfd, Fd session) {
   // Fails for a process that already leads a session, which is as good.
   ::setsid();
+  // It keeps nobody from unmounting what the save was started in.
+  Check(::chdir("/"), "chdir");
   ::signal(SIGPIPE, SIG_IGN);
-  Holder holder(options, std::move(userfaultfd));
-  (void)!::write(STDOUT_FILENO, "ready\n", 6);
-  ::close(STDOUT_FILENO);
+  Holder holder(options, std::move(userfaultfd), std::move(session));
   holder.Run();
   ::unlink(options.socket_path.c_str());
 }

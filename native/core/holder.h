@@ -3,13 +3,14 @@
 // userfaultfd there that they would take for one of QEMU's, the owner can be seen and ended, and whatever
 // kills it, the kernel drops the protection with the last descriptor.
 //
-// It listens on a unix socket, for the same user and root, one connection at a time. On each it first sends
-// `{"id":"ID"}`, the generation with which the tracking began. Then, line by line:
-//   take        sends `{"id":"ID"}` with the descriptor. The tracking is in use from now on.
-//   keep ID     it goes on from that generation; sends `{"id":"ID"}`.
+// It listens on a unix socket, for the same user and root, one connection at a time; the first is given by
+// the save that starts it, which has the tracking in use. On each other one it first sends its note: a line
+// that says with what the tracking began, and means nothing to it. Then, line by line:
+//   take        sends the note with the descriptor. The tracking is in use from now on.
+//   keep NOTE   it goes on, with this note; sends it back.
 //   end         it ends.
 // A connection that ends while the tracking is in use has told nobody what was taken: the tracking ends, too.
-// It also ends with the process that is tracked.
+// It also ends with the process that is tracked, and by SIGTERM.
 #pragma once
 
 #include <sys/types.h>
@@ -22,11 +23,11 @@ namespace vmckpt {
 
 struct HolderOptions {
   pid_t pid;
+  /** Absolute. */
   std::string socket_path;
-  std::string id;
 };
 
-/** Says `ready` on standard output when it listens, and closes that. Returns when it has ended. */
-void RunHolder(const HolderOptions& options, Fd userfaultfd);
+/** Returns when it has ended. */
+void RunHolder(const HolderOptions& options, Fd userfaultfd, Fd session);
 
 }  // namespace vmckpt

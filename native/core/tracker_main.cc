@@ -4,6 +4,8 @@
 //   {"reason":"traced","text":"process 7 (gdb) traces it"}      without one, exit code 1
 // Reasons: architecture, no-process, not-permitted, traced, stopped, no-thread, no-code, shadow-stack,
 // seccomp, unsupported, failed. Exit code 2: wrong usage.
+// vmckpt-tracker --hold PID SOCKET: keeps the userfaultfd that is descriptor 3 (holder.h); descriptor 4 is
+// the connection of the save that has it.
 #include <sys/prctl.h>
 
 #include <cstdio>
@@ -26,6 +28,9 @@ using vmckpt::Refusal;
 using vmckpt::SystemError;
 
 constexpr int kSocket = 3;
+/** Of a holder. */
+constexpr int kUserfaultfd = 3;
+constexpr int kSession = 4;
 
 /** Texts are ours and the kernel's; a process's name may hold anything. */
 std::string Quoted(std::string_view text) {
@@ -89,15 +94,15 @@ std::optional<vmckpt::TakeOptions> TakeOptionsOf(std::span<char*> arguments) {
 }
 
 std::optional<vmckpt::HolderOptions> HolderOptionsOf(std::span<char*> arguments) {
-  if (arguments.size() != 4 || std::string_view(arguments[0]) != "--hold") return std::nullopt;
+  if (arguments.size() != 3 || std::string_view(arguments[0]) != "--hold") return std::nullopt;
   const pid_t pid = PidOf(arguments[1]);
   if (pid == 0) return std::nullopt;
-  return vmckpt::HolderOptions{.pid = pid, .socket_path = arguments[2], .id = arguments[3]};
+  return vmckpt::HolderOptions{.pid = pid, .socket_path = arguments[2]};
 }
 
 int Main(std::span<char*> arguments) {
   if (const auto options = HolderOptionsOf(arguments)) {
-    vmckpt::RunHolder(*options, vmckpt::Fd(kSocket));
+    vmckpt::RunHolder(*options, vmckpt::Fd(kUserfaultfd), vmckpt::Fd(kSession));
     return 0;
   }
   const auto options = TakeOptionsOf(arguments);

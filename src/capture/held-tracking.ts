@@ -3,64 +3,98 @@
  * what is said to it).
  */
 import { spawn } from 'node:child_process';
-import { closeSync } from 'node:fs';
-import * as v from 'valibot';
+import { closeSync, existsSync, readFileSync, readdirSync, rmSync } from 'node:fs';
+import path from 'node:path';
 import { VmckptError } from '../errors.js';
-import { connectUnix, receiveFds, sendFds, TRACKER_PATH } from '../native/index.js';
-import { parseJson } from '../util/json-file.js';
+import {
+  connectUnix,
+  makeSocketPair,
+  peerCredentials,
+  receiveFds,
+  sendFds,
+  TRACKER_PATH,
+} from '../native/index.js';
+import { leaveControlGroup } from '../util/leave-control-group.js';
 
 const TIMEOUT_MS = 5_000;
-const MAX_LINE_BYTES = 4096;
-const READY = 'ready\n';
-
-const Answer = v.object({ id: v.string() });
+/** Its own limit. */
+const MAX_LINE_BYTES = 16_384;
 
 export interface HoldOptions {
+  /** Of the tracked process, with which it ends. */
   readonly pid: number;
   /** Of an armed tracker; a duplicate is kept. */
   readonly userfaultfd: number;
-  /** Where nothing is yet: in the VM's runtime folder, at most 107 bytes. */
+  /** Where it is found, and where nothing listens yet: absolute, at most 107 bytes. */
   readonly socketPath: string;
-  /** Of the generation that was saved at the instant from which on writes are tracked. */
-  readonly generationId: string;
 }
 
-/** Returns when it can be found. It ends with the tracked process. @throws VmckptError FAILED */
-export async function holdTracking(options: HoldOptions): Promise<void> {
-  const { pid, userfaultfd, socketPath, generationId } = options;
-  const child = spawn(TRACKER_PATH, ['--hold', `${pid}`, socketPath, generationId], {
-    detached: true,
-    stdio: ['ignore', 'pipe', 'inherit', userfaultfd],
-  });
-  child.on('error', () => undefined); // told by what is missing
-  let said = '';
-  for await (const chunk of child.stdout!) said += (chunk as Buffer).toString();
-  child.unref();
-  if (said !== READY) throw new VmckptError('FAILED', 'the process that keeps the write tracking has failed');
-}
-
-/** One that was taken: unless `keep()` has been called, the tracking ends with `close()`, or with this process. */
+/**
+ * The process that keeps a tracking, as this process has it. If it is in use, the tracking ends with `close()`, or with
+ * this process, unless `keep()` has been called.
+ */
 export class HeldTracking {
   readonly #socket: number;
 
   private constructor(
     socket: number,
-    /** The generation from which on writes are tracked. */
-    readonly generationId: string,
+    /** What the last save has noted of it; empty if it has not ended yet. */
+    readonly note: string,
+    /** Of the process that keeps it. */
+    readonly pid: number,
   ) {
     this.#socket = socket;
   }
 
-  /** @returns undefined where nothing is held */
-  static async find(socketPath: string): Promise<HeldTracking | undefined> {
+  /** In use. What goes wrong is told by `keep()`. */
+  static begin({ pid, userfaultfd, socketPath }: HoldOptions): HeldTracking {
+    const [ours, theirs] = makeSocketPair();
+    rmSync(socketPath, { force: true });
+    const child = spawn(TRACKER_PATH, ['--hold', `${pid}`, socketPath], {
+      detached: true,
+      stdio: ['ignore', 'ignore', 'ignore', userfaultfd, theirs],
+    });
+    closeSync(theirs);
+    child.on('error', () => undefined); // told by the end of the connection
+    child.unref();
+    void leaveControlGroup();
+    return new HeldTracking(ours, '', child.pid ?? 0);
+  }
+
+  /** @returns undefined where nothing is held. @throws VmckptError FAILED if its process does not answer */
+  static async find(socketPath: string, { timeoutMs = TIMEOUT_MS } = {}): Promise<HeldTracking | undefined> {
     const socket = connect(socketPath);
     if (socket === undefined) return undefined;
     try {
-      return new HeldTracking(socket, (await answer(socket)).id);
+      const { text } = await answer(socket, timeoutMs);
+      return new HeldTracking(socket, text, peerCredentials(socket).pid);
     } catch (error) {
       closeSync(socket);
       throw error;
     }
+  }
+
+  /** As find(), and ends a process that does not answer. */
+  static async findOrEnd(
+    socketPath: string,
+    { timeoutMs = TIMEOUT_MS } = {},
+  ): Promise<HeldTracking | undefined> {
+    try {
+      return await HeldTracking.find(socketPath, { timeoutMs });
+    } catch {
+      const pid = HeldTracking.holderAt(socketPath);
+      if (pid !== undefined) endProcess(pid);
+      return undefined;
+    }
+  }
+
+  /** The process that listens there, even if it does not answer. */
+  static holderAt(socketPath: string): number | undefined {
+    const socket = connect(socketPath);
+    if (socket === undefined) return undefined;
+    const { pid } = peerCredentials(socket);
+    closeSync(socket);
+    return pid;
   }
 
   /** @returns its userfaultfd. The tracking is in use from now on. @throws VmckptError FAILED */
@@ -70,16 +104,20 @@ export class HeldTracking {
     return fd;
   }
 
-  /** It goes on from that generation. @throws VmckptError FAILED */
-  async keep(generationId: string): Promise<void> {
-    await this.#ask(`keep ${generationId}`);
+  /** It goes on, with this note, of one line. @throws VmckptError FAILED */
+  async keep(note: string): Promise<void> {
+    await this.#ask(`keep ${note}`);
   }
 
-  /** Ends the tracking, whoever began it. */
+  /** Ends the tracking, whoever began it. To be closed all the same. */
   async end(): Promise<void> {
-    sendFds(this.#socket, Buffer.from('end\n'), []);
-    const limits = { maxBytes: MAX_LINE_BYTES, maxFds: 0, timeoutMs: TIMEOUT_MS };
-    await receiveFds(this.#socket, limits).catch(() => undefined); // its end, when it has ended
+    const limits = { maxBytes: 1, maxFds: 0, timeoutMs: TIMEOUT_MS };
+    try {
+      sendFds(this.#socket, Buffer.from('end\n'), []);
+      await receiveFds(this.#socket, limits); // its end, when it has ended
+    } catch {
+      endProcess(this.pid); // if it has not ended
+    }
   }
 
   close(): void {
@@ -87,12 +125,38 @@ export class HeldTracking {
   }
 
   async #ask(line: string) {
-    sendFds(this.#socket, Buffer.from(`${line}\n`), []);
-    return answer(this.#socket);
+    try {
+      sendFds(this.#socket, Buffer.from(`${line}\n`), []);
+    } catch (error) {
+      throw lost(error);
+    }
+    return answer(this.#socket, TIMEOUT_MS);
+  }
+}
+
+/** Processes that hold a tracking of this one, whoever has started them: they are found by their command lines. */
+export function holdersOf(pid: number): number[] {
+  return readdirSync('/proc').flatMap((entry) => {
+    try {
+      const [program = '', verb, of] = readFileSync(`/proc/${entry}/cmdline`, 'utf8').split('\0');
+      const isHolder = path.basename(program) === path.basename(TRACKER_PATH) && verb === '--hold';
+      return isHolder && of === `${pid}` ? [Number(entry)] : [];
+    } catch {
+      return []; // no process, or one that has just ended
+    }
+  });
+}
+
+function endProcess(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    // It has ended.
   }
 }
 
 function connect(socketPath: string): number | undefined {
+  if (!existsSync(socketPath)) return undefined;
   try {
     return connectUnix(socketPath);
   } catch (error) {
@@ -102,17 +166,18 @@ function connect(socketPath: string): number | undefined {
   }
 }
 
-async function answer(socket: number): Promise<{ id: string; fd: number | undefined }> {
-  const { payload, fds } = await receiveFds(socket, {
-    maxBytes: MAX_LINE_BYTES,
-    maxFds: 1,
-    timeoutMs: TIMEOUT_MS,
-  });
-  const said = parseJson(Answer, payload.toString());
-  if (said === undefined) throw lost();
-  return { id: said.id, fd: fds[0] };
+async function answer(socket: number, timeoutMs: number): Promise<{ text: string; fd: number | undefined }> {
+  try {
+    const { payload, fds } = await receiveFds(socket, { maxBytes: MAX_LINE_BYTES, maxFds: 1, timeoutMs });
+    const text = payload.toString();
+    if (text.endsWith('\n')) return { text: text.slice(0, -1), fd: fds[0] };
+  } catch (error) {
+    throw lost(error);
+  }
+  throw lost();
 }
 
-function lost(): VmckptError {
-  return new VmckptError('FAILED', 'the process that keeps the write tracking has ended');
+function lost(cause?: unknown): VmckptError {
+  const message = 'the process that keeps the write tracking has ended, or does not answer';
+  return new VmckptError('FAILED', message, { cause });
 }

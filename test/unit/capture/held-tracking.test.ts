@@ -2,7 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest';
-import { HeldTracking, holdTracking } from '../../../src/capture/held-tracking.js';
+import { HeldTracking, holdersOf } from '../../../src/capture/held-tracking.js';
 import { openWriteProtection, resumeWriteProtection } from '../../../src/capture/open-tracker.js';
 import type { TrackerOptions, WriteTracker } from '../../../src/capture/tracker.js';
 import { writeProtectionProblem } from '../../../src/native/index.js';
@@ -29,14 +29,21 @@ async function opened(options: TrackerOptions): Promise<WriteTracker> {
   return tracker;
 }
 
-/** A process whose writes are tracked since `gen1`, by a holder and by nobody else. */
-async function startHeld() {
+/** A process whose writes are tracked, by a holder that is in use, and by nobody else. */
+async function begin() {
   const written = await startWritten(program, 'small');
   const tracker = await opened(written.options);
   tracker.arm();
-  const { pid } = written;
-  await holdTracking({ pid, userfaultfd: tracker.userfaultfd!, socketPath, generationId: 'gen1' });
+  const held = HeldTracking.begin({ pid: written.pid, userfaultfd: tracker.userfaultfd!, socketPath });
   tracker.close();
+  return { written, held };
+}
+
+/** The same, tracked since `gen1`, and not in use. */
+async function startHeld() {
+  const { written, held } = await begin();
+  await held.keep('gen1');
+  held.close();
   return written;
 }
 
@@ -55,7 +62,7 @@ describe.skipIf(writeProtectionProblem() !== undefined)('write tracking that is 
       ['gen2', 'gen3', 4],
     ] as const) {
       const held = await found();
-      expect(held.generationId).toBe(from);
+      expect(held.note).toBe(from);
       const tracker = resumeWriteProtection(written.options, await held.take());
       expect([...tracker.take()]).toEqual([page, 1]);
       await held.keep(to);
@@ -70,20 +77,37 @@ describe.skipIf(writeProtectionProblem() !== undefined)('write tracking that is 
     const written = await startHeld();
     (await found()).close();
     const held = await found();
-    expect(held.generationId).toBe('gen1');
+    expect(held.note).toBe('gen1');
+    expect([held.pid]).toEqual(holdersOf(written.pid));
     held.close();
     expect(isWriteProtected(written.pid)).toBe(true);
   });
 
-  test('ends with a save that has taken it and dies', async () => {
-    const written = await startHeld();
-    const held = await found();
-    const tracker = resumeWriteProtection(written.options, await held.take());
+  test('keeps a note of 15,000 characters', async () => {
+    const { held } = await begin();
+    await held.keep('n'.repeat(15_000));
     held.close();
-    tracker.close();
+    const again = await found();
+    expect(again.note).toHaveLength(15_000);
+    again.close();
+  });
+
+  test.each(['has begun it', 'has taken it'])('ends with a save that %s and dies', async (how) => {
+    let written;
+    if (how === 'has begun it') {
+      const begun = await begin();
+      written = begun.written;
+      begun.held.close();
+    } else {
+      written = await startHeld();
+      const held = await found();
+      const tracker = resumeWriteProtection(written.options, await held.take());
+      held.close();
+      tracker.close();
+    }
     await expect.poll(() => isWriteProtected(written.pid)).toBe(false);
     await expect.poll(() => HeldTracking.find(socketPath)).toBeUndefined();
-    expect(existsSync(socketPath)).toBe(false);
+    await expect.poll(() => existsSync(socketPath)).toBe(false);
   });
 
   test('ends when it is asked to, and leaves nothing', async () => {
@@ -96,6 +120,40 @@ describe.skipIf(writeProtectionProblem() !== undefined)('write tracking that is 
     const again = await opened(written.options);
     onTestFinished(() => again.close());
     again.arm();
+  });
+
+  test.each(['SIGTERM', 'SIGKILL'] as const)('ends by %s, and can be begun anew', async (signal) => {
+    const written = await startHeld();
+    process.kill(holdersOf(written.pid)[0]!, signal);
+    await expect.poll(() => isWriteProtected(written.pid)).toBe(false);
+    if (signal === 'SIGTERM') await expect.poll(() => existsSync(socketPath)).toBe(false);
+    expect(await HeldTracking.find(socketPath)).toBeUndefined();
+    const tracker = await opened(written.options);
+    tracker.arm();
+    const held = HeldTracking.begin({ pid: written.pid, userfaultfd: tracker.userfaultfd!, socketPath });
+    tracker.close();
+    await held.keep('gen1');
+    held.close();
+    expect(isWriteProtected(written.pid)).toBe(true);
+  });
+
+  test('ends, when its process does not answer, for one who wants it, and for nobody else', async () => {
+    const written = await startHeld();
+    const [pid] = holdersOf(written.pid);
+    process.kill(pid!, 'SIGSTOP');
+    await expect(HeldTracking.find(socketPath, { timeoutMs: 50 })).rejects.toMatchObject({ code: 'FAILED' });
+    expect(HeldTracking.holderAt(socketPath)).toBe(pid);
+    expect(isWriteProtected(written.pid)).toBe(true);
+    expect(await HeldTracking.findOrEnd(socketPath, { timeoutMs: 50 })).toBeUndefined();
+    await expect.poll(() => isWriteProtected(written.pid)).toBe(false);
+  });
+
+  test('cannot be begun where its socket cannot be', async () => {
+    socketPath = path.join(socketPath, 'no folder');
+    const { written, held } = await begin();
+    await expect(held.keep('gen1')).rejects.toMatchObject({ code: 'FAILED' });
+    held.close();
+    await expect.poll(() => isWriteProtected(written.pid)).toBe(false);
   });
 
   test('ends with the process', async () => {
