@@ -96,22 +96,31 @@ export type Disk = VmDescription['disks'][number];
  * process of this host, and whatever QMP throws
  */
 export async function inspectVm(qmp: QmpClient): Promise<VmDescription> {
-  const cpus = await qmp.query(CpuList, 'query-cpus-fast');
+  const [cpus, status, kvm, memory, disks, nodes, chardevs, memoryDevices, machine] = await Promise.all([
+    qmp.query(CpuList, 'query-cpus-fast'),
+    qmp.query(Status, 'query-status'),
+    qmp.query(Kvm, 'query-kvm'),
+    qmp.query(MemorySize, 'query-memory-size-summary'),
+    inspectDisks(qmp),
+    qmp.query(NodeList, 'query-named-block-nodes'),
+    qmp.query(ChardevList, 'query-chardev'),
+    qmp.query(MemoryDevices, 'query-memory-devices'),
+    typeOf(qmp, '/machine'),
+  ]);
   const pid = pidOf(qmp, cpus[0]?.['thread-id']);
-  const status = await qmp.query(Status, 'query-status');
-  const kvm = await qmp.query(Kvm, 'query-kvm');
-  const memory = await qmp.query(MemorySize, 'query-memory-size-summary');
-  const disks = await inspectDisks(qmp);
-  const nodes = await qmp.query(NodeList, 'query-named-block-nodes');
-  const chardevs = await qmp.query(ChardevList, 'query-chardev');
-  const memoryDevices = await qmp.query(MemoryDevices, 'query-memory-devices');
-  const machine = await typeOf(qmp, '/machine');
   const images = nodes.filter(({ drv, file }) => FILE_DRIVERS.has(drv) && !TEMPORARY.test(file));
   const facts = readProcess(pid, {
     qmpSocket: qmp.path,
     images: images.map(({ file }) => fromOwnFolder(file)),
     vcpuThread: cpus[0]?.['thread-id'],
   });
+  const [cpu, memoryBackends, types, devices, netdevs] = await Promise.all([
+    inspectCpu(qmp),
+    inspectMemoryBackends(qmp),
+    devicesIn(qmp, DEVICE_FOLDERS),
+    inspectDevices(qmp),
+    listNetdevs(qmp),
+  ]);
   return {
     ...facts,
     version: qmp.version,
@@ -119,18 +128,18 @@ export async function inspectVm(qmp: QmpClient): Promise<VmDescription> {
     running: status.running,
     machineType: machine.replace(/-machine$/, ''),
     accelerator: kvm.enabled ? 'kvm' : 'tcg',
-    cpu: await inspectCpu(qmp),
+    cpu,
     ramBytes: memory['base-memory'] + (memory['plugged-memory'] ?? 0),
-    memoryBackends: await inspectMemoryBackends(qmp),
+    memoryBackends,
     memoryDevices: memoryDevices.map(({ type, data }, index) => ({ id: data.id ?? `#${index}`, kind: type })),
-    deviceTypes: countTypes(await devicesIn(qmp, DEVICE_FOLDERS)),
-    devices: await inspectDevices(qmp),
+    deviceTypes: countTypes(types),
+    devices,
     disks,
     blockNodes: nodes
       .filter((node) => !node['node-name'].startsWith('#'))
       .map((node) => ({ node: node['node-name'], driver: node.drv, file: node.file, readOnly: node.ro })),
     writtenImages: writtenAmong(images, facts.cwd),
-    ...(await listNetdevs(qmp)),
+    ...netdevs,
     chardevs: chardevs.map(({ label, filename }) => ({ id: label, target: filename })),
   };
 }
