@@ -8,6 +8,7 @@ import {
   softDirtyProblem,
   writeProtectionProblem,
 } from '../native/index.js';
+import { holdersOf } from './held-tracking.js';
 import { memoryChanged, readingQemu } from './refused.js';
 import { takeUserfaultfd } from './take-userfaultfd.js';
 import { memoryProblem } from './trackable.js';
@@ -48,7 +49,7 @@ export async function openWriteProtection(options: TrackerOptions): Promise<Writ
     return new WriteProtected(native, userfaultfd);
   } catch (error) {
     closeSync(userfaultfd);
-    return unregistrable(error as NodeJS.ErrnoException);
+    return unregistrable(options.pid, error as NodeJS.ErrnoException);
   }
 }
 
@@ -72,10 +73,12 @@ export function openSoftDirty(options: TrackerOptions, shortfall: string): Write
 }
 
 /** A mapping has one userfaultfd at a time. */
-function unregistrable({ code, message }: NodeJS.ErrnoException): string {
-  return code === 'EBUSY'
+function unregistrable(pid: number, { code, message }: NodeJS.ErrnoException): string {
+  if (code !== 'EBUSY') return `its memory cannot be write-protected: ${message}`;
+  const [holder] = holdersOf(pid);
+  return holder === undefined
     ? 'a userfaultfd has its memory already: a migration, a background snapshot or another save is under way'
-    : `its memory cannot be write-protected: ${message}`;
+    : `process ${holder} keeps track of what it writes, for a save --track of another user or with another runtime folder`;
 }
 
 class Tracked implements WriteTracker {

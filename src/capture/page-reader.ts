@@ -1,17 +1,22 @@
 /** Reads a VM's pages out of QEMU's process, while it runs or stands still, into slabs that worker threads fill. */
 import { setImmediate as turn } from 'node:timers/promises';
 import { WorkerTeam } from '../checkpoint/worker-team.js';
-import { presentPages, type MemoryRegion } from '../native/index.js';
+import { presentPages } from '../native/index.js';
 import { MAX_BURST_BYTES, PAGE_KINDS, type PageSink } from '../pages/contracts.js';
 import { PAGE_BYTES, RamLayout } from '../pages/layout.js';
 import { joinPages, stretchesOf } from './page-runs.js';
 import type { LocatedRamBlock } from './ram-blocks.js';
-import type { PageSlab, ReadRequest, ReadWorkerData } from './read-worker.js';
+import { fillSlab, type PageSlab, type ReadRequest } from './page-slab.js';
+import type { ReadWorkerData } from './read-worker.js';
 import { readingQemu, unreadable } from './refused.js';
 import type { PageRuns } from './tracker.js';
 
 const THREADS = 2;
 const SLAB_PAGES = MAX_BURST_BYTES / PAGE_BYTES;
+/** Their start takes longer than to read so much. */
+const MAX_PAGES_WITHOUT_THREADS = 2048;
+/** On a slow machine. */
+const ASSUMED_BYTES_PER_MS = 1 << 20;
 /** Filled ahead of what is stored: one that is stored, one for each thread, and one that waits. */
 const SLABS = THREADS + 2;
 
@@ -32,7 +37,8 @@ export class PageReader {
   readonly layout: RamLayout;
   readonly #pid: number;
   readonly #addresses: readonly number[];
-  readonly #team: WorkerTeam<ReadRequest, number>;
+  /** Undefined as long as this thread does their work. */
+  #team: WorkerTeam<ReadRequest, number> | undefined;
   readonly #free: PageSlab[] = [];
   #readBytes = 0;
   #readMs = 0;
@@ -41,22 +47,11 @@ export class PageReader {
     this.#pid = pid;
     this.layout = new RamLayout(blocks);
     this.#addresses = blocks.map(({ hostAddress }) => hostAddress);
-    const workerData: ReadWorkerData = { pid };
-    this.#team = new WorkerTeam('capture/read-worker.js', { threads: THREADS, workerData });
   }
 
-  /** How fast a thread has read so far; 0 before the first page. */
+  /** How fast a thread has read so far. */
   get bytesPerMs(): number {
-    return this.#readMs === 0 ? 0 : this.#readBytes / this.#readMs;
-  }
-
-  /** As a write tracker takes them. */
-  get regions(): MemoryRegion[] {
-    return this.layout.blocks.map(({ index, firstPage, pageCount }) => ({
-      address: this.#addresses[index]!,
-      firstPage,
-      pageCount,
-    }));
+    return this.#readMs === 0 ? ASSUMED_BYTES_PER_MS : this.#readBytes / this.#readMs;
   }
 
   get allPages(): PageRuns {
@@ -68,6 +63,7 @@ export class PageReader {
    * @throws VmckptError CAPTURE_REFUSED, QEMU_DIED, FAILED (see readingQemu()); what the sink throws; the signal's reason
    */
   async read(runs: PageRuns, { sink, onRead, signal }: ReadOptions): Promise<void> {
+    this.#startThreads().catch(() => undefined); // told by what they are to read
     const underWay: Promise<FilledSlab>[] = [];
     const storeOldest = async (): Promise<void> => {
       const filled = await underWay.shift()!;
@@ -90,8 +86,9 @@ export class PageReader {
     }
   }
 
-  /** Makes room for pages that are to be kept, so that their reading need not. */
-  reserve(pageCount: number): void {
+  /** Gets ready for pages that are to be kept: their reading need not wait for that. */
+  async prepareToKeep(pageCount: number): Promise<void> {
+    if (pageCount > MAX_PAGES_WITHOUT_THREADS) await this.#startThreads();
     while (this.#free.length * SLAB_PAGES < pageCount + SLAB_PAGES) this.#free.push(allocateSlab());
   }
 
@@ -100,24 +97,42 @@ export class PageReader {
     return Promise.all([...stretchesOf(runs, SLAB_PAGES)].map((pages) => this.#fill(pages)));
   }
 
-  async store(filled: readonly FilledSlab[], sink: PageSink): Promise<void> {
+  /** @param except pages of which there are newer versions */
+  async store(
+    filled: readonly FilledSlab[],
+    sink: PageSink,
+    except: ReadonlySet<number> = new Set(),
+  ): Promise<void> {
     for (const { slab, pages } of filled) {
       await sink.ready();
       let start = 0;
       for (const [position, page] of pages.entries()) {
-        if (slab.kinds[position] !== PAGE_KINDS.data) {
-          sink.fill(page, slab.fills[position]!);
-          continue;
-        }
-        sink.data(page, slab.bytes, start);
-        start += PAGE_BYTES;
+        const isData = slab.kinds[position] === PAGE_KINDS.data;
+        if (except.has(page)) {
+          // Its version is left out.
+        } else if (isData) sink.data(page, slab.bytes, start);
+        else sink.fill(page, slab.fills[position]!);
+        if (isData) start += PAGE_BYTES;
       }
       if (this.#free.length < SLABS) this.#free.push(slab);
     }
   }
 
   async close(): Promise<void> {
-    await this.#team.close();
+    await this.#team?.close();
+  }
+
+  /** Returns when they are at work, if they are started now. */
+  async #startThreads(): Promise<void> {
+    if (this.#team !== undefined) return;
+    const workerData: ReadWorkerData = { pid: this.#pid };
+    const team = new WorkerTeam<ReadRequest, number>('capture/read-worker.js', {
+      threads: THREADS,
+      workerData,
+    });
+    this.#team = team;
+    const nothing = { slab: this.#free[0] ?? allocateSlab(), runs: new BigUint64Array(0) };
+    await Promise.all(Array.from({ length: THREADS }, () => team.run(nothing)));
   }
 
   /** Its failure is told where it is awaited, and to nobody if an earlier one fails. */
@@ -129,8 +144,9 @@ export class PageReader {
 
   async #fill(pages: Uint32Array): Promise<FilledSlab> {
     const slab = this.#free.pop() ?? allocateSlab();
+    const request = { slab, runs: this.#addressRuns(pages) };
     try {
-      this.#readMs += await this.#team.run({ slab, runs: this.#addressRuns(pages) });
+      this.#readMs += await (this.#team?.run(request) ?? fillSlab(this.#pid, request));
     } catch (cause) {
       throw unreadable(cause as NodeJS.ErrnoException);
     }

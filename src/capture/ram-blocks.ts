@@ -6,6 +6,9 @@
  * these for the QEMU at hand. What does not fit in every point is refused. (QEMU 7.2, 10.0 and 11.1: ramblock.h.)
  */
 import { closeSync, openSync, readSync } from 'node:fs';
+import { checksumText } from '../checkpoint/format.js';
+import { xxh3, type MemoryRegion } from '../native/index.js';
+import { RamLayout } from '../pages/layout.js';
 import { readRamBlocks, type RamBlockSize } from '../qemu/compatibility.js';
 import { askHostAddress, mappingsOf, readMaps } from '../qemu/guest-memory.js';
 import type { QmpClient } from '../qemu/qmp.js';
@@ -29,6 +32,13 @@ export interface LocatedRamBlock {
   readonly hostAddress: number;
 }
 
+export interface RamBlockMap {
+  /** Those that a migration would send, in its order. */
+  readonly blocks: readonly LocatedRamBlock[];
+  /** Stands for what the monitor prints of all blocks. */
+  readonly told: string;
+}
+
 /** Distances from the first of the lengths, in bytes. */
 interface Structure {
   readonly hostAt: number;
@@ -36,11 +46,10 @@ interface Structure {
 }
 
 /**
- * The blocks that a migration would send, in its order.
  * @throws VmckptError CAPTURE_REFUSED when one of them is not found beyond doubt, or is not private anonymous memory;
  *   QEMU_DIED, FAILED (see readingQemu())
  */
-export async function locateRamBlocks(qmp: QmpClient, pid: number): Promise<LocatedRamBlock[]> {
+export async function locateRamBlocks(qmp: QmpClient, pid: number): Promise<RamBlockMap> {
   const blocks = await readRamBlocks(qmp);
   const main = await askHostAddress(qmp, 0);
   const mainBlock = blocks.find(({ name }) => name === main?.blockName);
@@ -50,7 +59,40 @@ export async function locateRamBlocks(qmp: QmpClient, pid: number): Promise<Loca
   const structure = structureOf(heap, mainBlock, main.hostAddress);
   const found = blocks.map((block) => ({ block, at: findStructure(heap, block, structure) }));
   const migratable = found.filter(({ at }) => isMigratable(heap, at, structure));
-  return migratable.map(({ block, at }) => verified(pid, block, hostAddressAt(heap, at, structure)));
+  return {
+    blocks: migratable.map(({ block, at }) => verified(pid, block, hostAddressAt(heap, at, structure))),
+    told: checksumOf(blocks),
+  };
+}
+
+/**
+ * Whether these are the VM's blocks as before. That their memory is the same memory, and not other memory in its place, is
+ * told by a write tracker that has it protected all the time.
+ */
+export async function areUnmoved(
+  qmp: QmpClient,
+  pid: number,
+  { blocks, told }: RamBlockMap,
+): Promise<boolean> {
+  if (checksumOf(await readRamBlocks(qmp)) !== told) return false;
+  return readingQemu(() =>
+    blocks.every(
+      ({ hostAddress, usedBytes }) => mappingsOf(pid, hostAddress, hostAddress + usedBytes) !== undefined,
+    ),
+  );
+}
+
+/** As a write tracker takes them. */
+export function regionsOf(blocks: readonly LocatedRamBlock[]): MemoryRegion[] {
+  return new RamLayout(blocks).blocks.map(({ index, firstPage, pageCount }) => ({
+    address: blocks[index]!.hostAddress,
+    firstPage,
+    pageCount,
+  }));
+}
+
+function checksumOf(blocks: readonly RamBlockSize[]): string {
+  return checksumText(xxh3(Buffer.from(JSON.stringify(blocks))));
 }
 
 /**

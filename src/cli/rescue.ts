@@ -8,7 +8,7 @@ const SUMMARY = 'Free a VM that a broken background snapshot has frozen.';
 const DESCRIPTION = `${SUMMARY}
 
 When the receiver of a live save dies, QEMU 7.2 leaves the memory of the VM write-protected: the VM hangs \
-while QEMU reports "running". This removes the protection. It does not harm a healthy VM, but it breaks a live \
+while QEMU reports "running". This removes the protection, and ends the tracking of a save --track. It does not harm a healthy VM, but it breaks a live \
 save that another program than vmckpt is running.`;
 
 export function rescueCommand(): Command {
@@ -37,12 +37,14 @@ export function rescueCommand(): Command {
     });
 }
 
-function describe({ pid, descriptors, regions, settingsPutRight }: RescueReport): string {
+function describe({ pid, descriptors, regions, trackingEnded, settingsPutRight }: RescueReport): string {
+  const tracking = trackingEnded ? [`What process ${pid} writes is no longer tracked (save --track).`] : [];
   const freed =
     regions > 0
       ? `Took the write protection off ${regions} memory ${regions === 1 ? 'region' : 'regions'} of process ${pid}: its VM can write again.`
       : `Nothing of process ${pid} was write-protected (${descriptors} userfaultfds looked at): no snapshot has frozen it.`;
-  return settingsPutRight ? `${freed}\nIts migration settings are in order.` : freed;
+  const settings = settingsPutRight ? ['Its migration settings are in order.'] : [];
+  return [...tracking, freed, ...settings].join('\n');
 }
 
 /** @throws VmckptError USAGE */

@@ -16,6 +16,8 @@ interface SaveFlags extends KeepFlags {
   readonly live?: (typeof LIVE_METHODS)[number];
   readonly maxPause?: number;
   readonly quit?: true;
+  readonly track?: true;
+  readonly untrack?: true;
   readonly level: number | 'none';
   readonly full?: true;
   readonly layout: Layout;
@@ -55,6 +57,13 @@ export function saveCommand(): Command {
         .argParser((text: string) => numberIn(text, MAX_PAUSE_RANGE_MS))
         .conflicts('stop'),
     )
+    .addOption(
+      option(
+        '--track',
+        'have the kernel note what the VM writes from now on, so that the next save of NAME reads nothing else; QEMU cannot make background snapshots meanwhile, for whatever tool',
+      ).conflicts(['stop', 'quit', 'live']),
+    )
+    .addOption(option('--untrack', 'end that when the VM is saved').conflicts('track'))
     .addOption(option('--stop', 'pause the VM, save it, and leave it paused'))
     .addOption(option('--quit', 'end QEMU after the save').implies({ stop: true }).conflicts('live'))
     .addOption(option('--level <n>', 'zstd level 1–19, or none').argParser(parseLevel).default(1))
@@ -91,6 +100,7 @@ async function run(vm: string, name: string, flags: SaveFlags, running: Command)
     method: flags.stop === true ? 'stopped' : (flags.live ?? 'capture'),
     mayFallBack: flags.live === undefined,
     ...(flags.maxPause !== undefined && { maxPauseMs: flags.maxPause }),
+    ...((flags.track ?? flags.untrack) !== undefined && { track: flags.track === true }),
     quit: flags.quit === true,
     level: flags.level,
     full: flags.full === true,

@@ -4,7 +4,7 @@ import { examineKvm } from './kvm.js';
 import { findLeftovers } from './leftovers.js';
 import { examineQemu } from './qemu.js';
 import { examineStore } from './store.js';
-import { examineTracker } from './tracker.js';
+import { examineTracker, listTracked } from './tracker.js';
 import type { Finding } from './finding.js';
 
 export type { Finding } from './finding.js';
@@ -26,6 +26,7 @@ export async function doctor({ storeDir, qemuBinary, signal }: DoctorOptions): P
     await examineKvm(qemuBinary, signal),
     examineTracing(),
     examineTracker(),
+    ...(await listTracked()),
     examineStore(storeDir),
     ...(await findLeftovers(storeDir)),
   ];

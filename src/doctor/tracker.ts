@@ -1,5 +1,6 @@
-/** By what a save may find out which pages a running VM writes. */
+/** By what a save may find out which pages a running VM writes, and of which VMs that is noted now. */
 import { bestTracker } from '../capture/open-tracker.js';
+import { listTrackedVms, type TrackedVm } from '../save/kept-tracking.js';
 import type { Finding } from './finding.js';
 
 const FOUND = {
@@ -21,5 +22,24 @@ export function examineTracker(): Finding {
         ? 'Running VMs are saved through the migration stream of QEMU, all of their memory each time.'
         : 'A page in a huge page counts as written as soon as one of its neighbors is.',
     remedy: 'Use Linux 6.7 or later.',
+  };
+}
+
+/** One finding per VM that is tracked between its saves. */
+export async function listTracked(): Promise<Finding[]> {
+  return (await listTrackedVms()).map(findingOf);
+}
+
+function findingOf({ pid, holderPid, note }: TrackedVm): Finding {
+  const since =
+    note === undefined ? 'a save has it now' : `since ${note.name}@${note.generation}, ${note.since}`;
+  const end = note === undefined ? '' : `vmckpt save --untrack qmp:/path/to/its/qmp.sock ${note.name}, or: `;
+  return {
+    check: 'tracked',
+    title: 'Tracked VM',
+    status: 'ok',
+    found: `process ${holderPid} keeps track of what the VM with process ${pid} writes (${since})`,
+    meaning: 'Its next save reads only that. Until it ends, QEMU makes no background snapshot of the VM.',
+    remedy: `${end}kill ${holderPid}`,
   };
 }

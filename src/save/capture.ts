@@ -3,17 +3,14 @@
  * devices. While its writes are tracked, all memory is read as the VM runs. Then the VM is paused for what was written
  * since: its devices, and the copying of these pages. They are stored when it runs again.
  */
-import { isDeepStrictEqual } from 'node:util';
 import { DeviceCapture } from '../capture/device-capture.js';
-import { openTracker } from '../capture/open-tracker.js';
 import { PageReader, type FilledSlab } from '../capture/page-reader.js';
 import { countPages, eachPage, groupsOf, without } from '../capture/page-runs.js';
-import { locateRamBlocks, type LocatedRamBlock } from '../capture/ram-blocks.js';
 import { captureRefused, memoryChanged } from '../capture/refused.js';
 import { refuseCapture } from '../capture/refusals.js';
 import { Standstill, type Stopped } from '../capture/standstill.js';
 import { streamParts } from '../capture/stream-parts.js';
-import type { PageRuns, WriteTracker } from '../capture/tracker.js';
+import type { PageRuns } from '../capture/tracker.js';
 import { CheckpointWriter, type Chain } from '../checkpoint/writer.js';
 import { asUnpaused, withGlobalState } from '../migration-stream/global-state.js';
 import { PAGE_BYTES } from '../pages/layout.js';
@@ -25,6 +22,7 @@ import { parkAt } from '../util/park.js';
 import { formatBytes } from '../util/units.js';
 import type { DiskWatch } from './disk-watch.js';
 import type { Instant } from './instant.js';
+import { SaveTracking } from './kept-tracking.js';
 import { PauseClock } from './pause-clock.js';
 import { refuseLostSleep, savedStateOf } from './run-states.js';
 import { stateIn, type Transferred } from './transfer.js';
@@ -49,6 +47,10 @@ export interface CaptureOptions {
   readonly chain: Chain;
   readonly journal: VmJournal;
   readonly level: number | 'none';
+  /** Where `dir` is. */
+  readonly storeDir: string;
+  /** Whether the tracking goes on for the next save; undefined: if it did before. */
+  readonly track?: boolean | undefined;
   /** How long the VM may stand still at a time, as far as it lets that be. */
   readonly maxPauseMs: number;
   readonly instant: Instant;
@@ -59,27 +61,29 @@ export interface CaptureOptions {
   readonly signal: AbortSignal;
 }
 
+export interface Captured extends Transferred {
+  /** To be kept or ended by the caller; undefined where it does not go on. */
+  readonly tracking: SaveTracking | undefined;
+}
+
 /**
  * @throws VmckptError CAPTURE_REFUSED before anything is changed in the VM, or where its memory is not what it was;
  *   NO_SPACE, VM_STATE, TIMEOUT, QMP_CLOSED, QEMU_DIED, or the signal's reason
  */
-export async function capture(options: CaptureOptions): Promise<Transferred> {
-  const { qmp, vm, signal } = options;
+export async function capture(options: CaptureOptions): Promise<Captured> {
+  const { qmp, vm, signal, chain, onDetail } = options;
   refuseCapture(vm);
-  const blocks = await locateRamBlocks(qmp, vm.pid);
-  const reader = new PageReader(vm.pid, blocks);
+  const how = { isSandboxed: isSandboxed(vm.args), signal };
+  const { storeDir, track: goesOn } = options;
+  const { formerDir } = chain;
+  const tracking = await SaveTracking.open({ qmp, vm, how, storeDir, formerDir, goesOn, onDetail });
+  const reader = new PageReader(vm.pid, tracking.blocks);
   try {
-    const tracker = await openTracker({
-      pid: vm.pid,
-      regions: reader.regions,
-      isSandboxed: isSandboxed(vm.args),
-      signal,
-    });
-    try {
-      return await captureWith(options, { blocks, reader, tracker });
-    } finally {
-      tracker.close();
-    }
+    await parkAt('tracked');
+    return await captureWith(options, { reader, tracking });
+  } catch (error) {
+    await tracking.end();
+    throw error;
   } finally {
     await reader.close();
   }
@@ -88,13 +92,11 @@ export async function capture(options: CaptureOptions): Promise<Transferred> {
 async function captureWith(
   options: CaptureOptions,
   tools: Omit<Tools, 'devices' | 'writer'>,
-): Promise<Transferred> {
-  const { qmp, dir, chain, journal, level } = options;
-  const { reader, tracker } = tools;
-  if (tracker.kind === 'none') throw captureRefused(tracker.shortfall ?? 'its writes cannot be tracked');
+): Promise<Captured> {
+  const { qmp, journal } = options;
   const devices = await DeviceCapture.prepare(qmp, journal.directory);
   try {
-    const writer = CheckpointWriter.create(dir, { layout: reader.layout, level, chain });
+    const writer = await writerFor(options, tools);
     try {
       return await new Capture(options, { ...tools, devices, writer }).take();
     } catch (error) {
@@ -106,14 +108,31 @@ async function captureWith(
   }
 }
 
+async function writerFor(
+  { dir, chain, level }: CaptureOptions,
+  { reader, tracking }: Omit<Tools, 'devices' | 'writer'>,
+): Promise<CheckpointWriter> {
+  const inherited = tracking.since?.id;
+  const { layout } = reader;
+  const writer = CheckpointWriter.create(dir, { layout, level, chain: { ...chain, inherited } });
+  try {
+    if (inherited !== undefined && !writer.inherits) await tracking.restart();
+    const { kind, shortfall } = tracking.tracker;
+    if (kind === 'none') throw captureRefused(shortfall ?? 'its writes cannot be tracked');
+    return writer;
+  } catch (error) {
+    await writer.abort();
+    throw error;
+  }
+}
+
 function isSandboxed(args: readonly string[]): boolean {
   return parseCommandLine(args).some(({ name, value = '' }) => name === 'sandbox' && !/^off\b/.test(value));
 }
 
 interface Tools {
-  readonly blocks: readonly LocatedRamBlock[];
   readonly reader: PageReader;
-  readonly tracker: WriteTracker;
+  readonly tracking: SaveTracking;
   readonly devices: DeviceCapture;
   readonly writer: CheckpointWriter;
 }
@@ -123,10 +142,10 @@ interface Taken {
   readonly status: string;
   readonly isOurs: boolean;
   readonly savedDevices: Buffer;
-  /** A page may stand in several. */
-  readonly written: readonly PageRuns[];
-  /** Of the written pages, those that are not stored yet. */
-  readonly kept: readonly FilledSlab[];
+  /** Before the devices were saved, and since; a page may stand in both. */
+  readonly written: readonly [PageRuns, PageRuns];
+  /** Of these, those that are not stored yet. */
+  readonly kept: readonly [FilledSlab[], FilledSlab[]];
 }
 
 class Capture {
@@ -136,6 +155,8 @@ class Capture {
   readonly #pause: PauseClock;
   readonly #step = debugSteps('save');
   readonly #dirty = new Set<number>();
+  /** Written before the save began. */
+  #writtenBefore: PageRuns = new Uint32Array(0);
   #iterations = 0;
   #readPages = 0;
 
@@ -151,16 +172,23 @@ class Capture {
     this.#pause = new PauseClock(qmp);
   }
 
-  async take(): Promise<Transferred> {
+  async take(): Promise<Captured> {
     const { qmp, vm } = this.#options;
-    const { reader, tracker, writer } = this.#tools;
-    await this.#arm();
-    await this.#read(reader.allPages);
-    await this.#readUntilItFits();
+    const { reader, tracking, writer } = this.#tools;
+    const { tracker, goesOn, since } = tracking;
+    if (since === undefined) {
+      await this.#arm();
+      await this.#read(reader.allPages);
+      await this.#readUntilItFits(tracker.look());
+    } else {
+      this.#noteTracked(since.written);
+      await this.#readUntilItFits(since.written);
+    }
     const { status, isOurs, savedDevices, written, kept } = await this.#takeInstant();
-    tracker.close();
+    if (!goesOn) await tracking.end();
     this.#step('the VM runs again, what was written is copied');
-    await reader.store(kept, writer);
+    await reader.store(kept[0], writer, new Set(eachPage(written[1])));
+    await reader.store(kept[1], writer);
     await this.#refuseChangedBlocks();
     refuseLostSleep(qmp);
     savedStateOf(status, qmp.version);
@@ -172,12 +200,31 @@ class Capture {
       pauseMs: this.#pause.totalMs(),
       iterations: this.#iterations + 1,
       capture: {
-        tracker: tracker.kind,
+        ...{ tracker: tracker.kind, tracked: since !== undefined, goesOn },
         copiedBytes: written.reduce((sum, runs) => sum + countPages(runs), 0) * PAGE_BYTES,
         roundTrips: this.#standstill.roundTrips,
       },
     };
-    return { stream, writer, dirtyPages: [...this.#dirty], result, state: stateIn(stream, qmp.version) };
+    const state = stateIn(stream, qmp.version);
+    return {
+      stream,
+      writer,
+      dirtyPages: [...this.#dirty],
+      result,
+      state,
+      tracking: goesOn ? tracking : undefined,
+    };
+  }
+
+  /** All other pages are what they are in the generation before. */
+  #noteTracked(written: PageRuns): void {
+    const { vm, onDetail } = this.#options;
+    this.#writtenBefore = written;
+    const bytes = countPages(written) * PAGE_BYTES;
+    onDetail?.(
+      `Only what the VM has written since the last save is read: ${formatBytes(bytes)} of ${formatBytes(vm.ramBytes)}.`,
+    );
+    this.#step('writes were tracked');
   }
 
   /**
@@ -186,7 +233,7 @@ class Capture {
    */
   async #arm(): Promise<void> {
     const { vm, onDetail } = this.#options;
-    const { tracker } = this.#tools;
+    const { tracker } = this.#tools.tracking;
     tracker.arm();
     if (vm.disks.length > 0) await this.#stopped(async () => undefined);
     const { kind, shortfall } = tracker;
@@ -198,28 +245,29 @@ class Capture {
   /** Without the pages that were written since they were asked for: they will have to be read again in any case. */
   async #read(pages: PageRuns): Promise<void> {
     const { vm, onProgress, signal } = this.#options;
-    const { reader, tracker, writer } = this.#tools;
+    const { reader, tracking, writer } = this.#tools;
     const onRead = (pageCount: number): void => {
       this.#readPages += pageCount;
       onProgress(this.#readPages * PAGE_BYTES, vm.ramBytes);
     };
     for (const group of groupsOf(pages, PAGES_PER_LOOK))
-      await reader.read(without(group, tracker.look()), { sink: writer, onRead, signal });
+      await reader.read(without(group, tracking.tracker.look()), { sink: writer, onRead, signal });
     await parkAt('streaming');
     this.#iterations++;
     this.#step(`pass ${this.#iterations}: ${countPages(pages)} pages looked at`);
   }
 
   /** What was written has to be copied in a pause: as long as it is too much, it is read while the VM runs once more. */
-  async #readUntilItFits(): Promise<void> {
+  async #readUntilItFits(runs: PageRuns): Promise<void> {
     const { onMessage, maxPauseMs } = this.#options;
-    const { reader, tracker } = this.#tools;
+    const { reader, tracking } = this.#tools;
+    const { tracker } = tracking;
     let before = Infinity;
+    let written = countPages(runs);
     for (let more = 0; ; more++) {
-      const written = countPages(tracker.look());
       const copyingMs = (written * PAGE_BYTES) / reader.bytesPerMs;
       if (copyingMs <= maxPauseMs * COPYING_SHARE && written * PAGE_BYTES <= MAX_COPIED_BYTES)
-        return reader.reserve(written);
+        return reader.prepareToKeep(written);
       if (more === MAX_MORE_PASSES || written > before * MIN_PROGRESS) {
         const amount = formatBytes(written * PAGE_BYTES);
         onMessage(
@@ -231,12 +279,14 @@ class Capture {
       const taken = await this.#stopped(async () => tracker.take());
       this.#noteDirty(taken);
       await this.#read(taken);
+      written = countPages(tracker.look());
     }
   }
 
   async #takeInstant(): Promise<Taken> {
     const { instant, disks, qmp, signal } = this.#options;
-    const { tracker, devices } = this.#tools;
+    const { tracking, devices } = this.#tools;
+    const { tracker } = tracking;
     signal.throwIfAborted();
     return this.#standstill.during(
       () => devices.take(),
@@ -246,10 +296,10 @@ class Capture {
         others.catch(() => undefined); // awaited below, unless something else fails before
         // Beside QEMU, which saves its devices meanwhile. What it writes to memory for that is told by the second look.
         const first = tracker.take();
-        const kept = await this.#keep(first);
+        const keptFirst = await this.#keep(first);
         const savedDevices = await answer;
         const second = tracker.look();
-        kept.push(...(await this.#keep(second)));
+        const kept = [keptFirst, await this.#keep(second)] as const;
         await others;
         await parkAt('paused');
         signal.throwIfAborted();
@@ -267,13 +317,12 @@ class Capture {
   }
 
   #noteDirty(runs: PageRuns): void {
-    for (const page of eachPage(runs)) this.#dirty.add(page);
+    for (const page of eachPage(without(runs, this.#writtenBefore))) this.#dirty.add(page);
   }
 
   /** Memory that was plugged in, or a block that has grown, is not in what was read. */
   async #refuseChangedBlocks(): Promise<void> {
-    const { qmp, vm } = this.#options;
-    if (!isDeepStrictEqual(await locateRamBlocks(qmp, vm.pid), this.#tools.blocks)) throw memoryChanged();
+    if (!(await this.#tools.tracking.isOfSameMemory())) throw memoryChanged();
   }
 
   #stopped<T>(act: () => Promise<T>): Promise<T> {

@@ -51,6 +51,10 @@ export interface MethodResult {
 export interface CaptureFigures {
   /** What has told which pages were written. */
   readonly tracker: TrackerKind;
+  /** Only what was written since the generation before was read. */
+  readonly tracked: boolean;
+  /** Its tracking goes on for the next save. */
+  readonly goesOn: boolean;
   /** Written while the rest was read, and copied in the last pause. */
   readonly copiedBytes: number;
   /** How often QEMU's monitor was waited for while the VM stood still. */

@@ -11,6 +11,7 @@ import { requireAddon, rescueUserfaultfd, type RescueResult } from '../native/in
 import { QmpClient } from '../qemu/qmp.js';
 import { isEmulatorName } from '../qemu/launch.js';
 import { identifyProcess, type ProcessIdentity } from '../util/process-identity.js';
+import { endTracking } from './kept-tracking.js';
 import { putRight } from './putting-right.js';
 import { VmJournal } from './vm-journal.js';
 
@@ -26,6 +27,8 @@ export interface RescueOptions {
 
 export interface RescueReport extends RescueResult {
   readonly pid: number;
+  /** Whether a `save --track` has kept track of its writes: not any longer. */
+  readonly trackingEnded: boolean;
   /** Whether the VM's migration settings were looked at and put right where they had to be. */
   readonly settingsPutRight: boolean;
 }
@@ -36,11 +39,14 @@ export interface RescueReport extends RescueResult {
  */
 export async function rescue({ pid, qmpSocket, onMessage, signal }: RescueOptions): Promise<RescueReport> {
   requireAddon('vmckpt rescue');
-  const journal = VmJournal.open(requireQemu(pid));
+  const qemu = requireQemu(pid);
+  const journal = VmJournal.open(qemu);
   try {
+    const trackingEnded = (await endTracking(qemu)) !== undefined;
     // Memory first: until it is writable QEMU may not answer at all.
     const freed = liftProtection(pid);
-    if (qmpSocket === undefined) return { pid, ...freed, settingsPutRight: false };
+    const rescued = { pid, ...freed, trackingEnded };
+    if (qmpSocket === undefined) return { ...rescued, settingsPutRight: false };
     const qmp = await QmpClient.connect({ path: qmpSocket, timeoutMs: CONNECT_TIMEOUT_MS, signal });
     try {
       if (qmp.peerPid() !== pid)
@@ -49,7 +55,7 @@ export async function rescue({ pid, qmpSocket, onMessage, signal }: RescueOption
     } finally {
       await qmp.close();
     }
-    return { pid, ...freed, settingsPutRight: true };
+    return { ...rescued, settingsPutRight: true };
   } finally {
     journal.close();
   }

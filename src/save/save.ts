@@ -9,13 +9,7 @@ import type { Problem } from '../launch/requirements.js';
 import { refuseBlockers } from '../qemu/blockers.js';
 import { findDrift, type Drift } from '../qemu/drift/drift.js';
 import type { VmDescription } from '../qemu/inspect.js';
-import {
-  applyMigrationSettings,
-  lacksUserfaultfd,
-  readMigrationSettings,
-  withoutUserfaultfd,
-  type MigrationSettings,
-} from '../qemu/migration-control.js';
+import { lacksUserfaultfd } from '../qemu/migration-control.js';
 import type { QmpClient } from '../qemu/qmp.js';
 import { requirePolicy, type RetentionPolicy } from '../store/retention.js';
 import { Store, type PendingGeneration } from '../store/store.js';
@@ -27,27 +21,21 @@ import { parkAt } from '../util/park.js';
 import { saysOnce } from '../util/says-once.js';
 import { nowMs, roundMs } from '../timeline/clock.js';
 import { accountForChanges, withLinks } from './account-for-changes.js';
-import { borrowedSettings, changedBy } from './borrowed-settings.js';
-import { capture } from './capture.js';
+import { capture, type Captured } from './capture.js';
 import { DiskWatch } from './disk-watch.js';
 import { Instant, type InstantParticipant } from './instant.js';
+import { endTracking, labelOf } from './kept-tracking.js';
+import { lendAndTransfer, noteSettings } from './lending.js';
 import { manifestParts, savedVmOf } from './manifest-parts.js';
-import {
-  chooseMethod,
-  type CaptureFigures,
-  type MethodResult,
-  type SaveMethod,
-  type StreamMethod,
-} from './methods.js';
+import { chooseMethod, type CaptureFigures, type MethodResult, type SaveMethod } from './methods.js';
 import { pruneOlder } from './prune-older.js';
 import { giveBack, putRight } from './putting-right.js';
 import { refuseUnsafe } from './refusals.js';
 import { messagesOf, refuseUnrestorable, rehearseRestore } from './rehearsal.js';
-import { isLive } from './run-states.js';
 import { sealGeneration } from './seal-generation.js';
 import { openVm } from './source-vm.js';
 import { teachWorkingSet } from './teach.js';
-import { transfer, type TransferOptions, type Transferred } from './transfer.js';
+import type { Transferred } from './transfer.js';
 import { adviceOnTransfer } from '../vms/advice.js';
 import type { PruneReport } from '../vms/prune.js';
 import { VmJournal, type JournalNote } from './vm-journal.js';
@@ -69,6 +57,11 @@ export interface SaveOptions {
   readonly mayFallBack?: boolean;
   /** Of a capture: how long the VM may stand still at a time, unless its guest writes too fast. MAX_PAUSE_MS by default. */
   readonly maxPauseMs?: number;
+  /**
+   * true: what the VM writes is tracked from this generation on, so that the next save of its name need not read the
+   * rest. false: not any longer. Undefined: tracking that goes on is used, and goes on.
+   */
+  readonly track?: boolean;
   /** End QEMU after the save. */
   readonly quit: boolean;
   readonly level: number | 'none';
@@ -191,6 +184,7 @@ async function saveOnce(
           restoreProblems,
         });
         step(`generation ${pending.generation} is stored: ${elided(manifest.sizes)}`);
+        if (options.track === false) await endTracking(source.process);
         if (options.quit) {
           await source.end(onMessage);
           await noteEnd(dir, disks, onMessage);
@@ -259,10 +253,12 @@ interface Saved {
 /** Borrows the VM's migration settings, saves, and gives them back; a save that failed also lets the VM run again. */
 async function saveInto(pending: PendingGeneration, work: Work): Promise<Saved> {
   const { vm, method, options, restoreProblems } = work;
+  if (method === 'background-snapshot') await endInTheWay(work);
   const borrowed = method === 'capture' ? undefined : await noteSettings(work, method);
   const instant = new Instant(options.participants);
   const disks = new DiskWatch(vm);
   let saved = false;
+  let tracking: Captured['tracking'];
   try {
     await instant.prepare();
     const { dir: pendingDir, formerDir, generation } = pending;
@@ -270,9 +266,10 @@ async function saveInto(pending: PendingGeneration, work: Work): Promise<Saved> 
     const chain = options.full === true ? { ...pending.chain, formerDir: undefined } : pending.chain;
     const how = { ...options, ...work, instant, disks, maxPauseMs, dir: pendingDir, chain };
     const runsOn = options.method !== 'stopped';
-    const transferred =
+    const transferred: Transferred & Partial<Captured> =
       borrowed === undefined ? await capture(how) : await lendAndTransfer({ ...how, runsOn }, borrowed);
     const { stream, writer, dirtyPages, result, state } = transferred;
+    tracking = transferred.tracking;
     const parts = manifestParts({
       vm,
       savedVm: work.savedVm,
@@ -293,13 +290,48 @@ async function saveInto(pending: PendingGeneration, work: Work): Promise<Saved> 
     await parkAt('committing');
     const dir = await pending.commit(options);
     saved = true;
+    await parkAt('keeping');
+    await keepTracking(tracking, manifest, options);
     return { manifest, result, isSealed: unsealed === undefined, disks, dir };
   } finally {
     try {
+      if (!saved) await tracking?.end();
       await settle(work, { note: borrowed?.note, saved });
     } finally {
       await instant.release();
     }
+  }
+}
+
+/** A mapping has one userfaultfd, and QEMU's background snapshot needs its own. */
+async function endInTheWay({ vm, options }: Work): Promise<void> {
+  const ended = await endTracking(vm);
+  if (ended !== undefined)
+    options.onMessage(
+      `What the VM writes is no longer tracked (since ${labelOf(ended)}, by process ${ended.holderPid}): QEMU’s background snapshot cannot be beside that.`,
+    );
+}
+
+/** The generation is there in any case. */
+async function keepTracking(
+  tracking: Captured['tracking'],
+  manifest: Manifest,
+  { track, onMessage, onDetail }: SaveOptions,
+): Promise<void> {
+  const untracked = 'What the VM writes is not tracked from here on, and the next save reads all memory';
+  if (tracking === undefined) {
+    if (track === true)
+      onMessage(`${untracked}: only the capture of a VM can begin that, on Linux 6.7 or newer.`);
+    return;
+  }
+  try {
+    const pid = await tracking.keep(manifest);
+    onDetail?.(
+      `Process ${pid} keeps track of what the VM writes from here on; vmckpt save --untrack ends it.`,
+    );
+  } catch (error) {
+    if (!(error instanceof VmckptError)) throw error;
+    onMessage(`${untracked}: ${error.message}.`);
   }
 }
 
@@ -342,39 +374,6 @@ async function hasDied(qemu: ProcessIdentity, error: unknown): Promise<boolean> 
     () => true,
     () => false,
   );
-}
-
-/** What the save will change, as it was: in the journal before the first of it is changed. */
-async function noteSettings({ qmp, journal, vm }: Work, method: StreamMethod): Promise<Borrowed> {
-  const current = await readMigrationSettings(qmp);
-  const wanted = borrowedSettings(method, current);
-  const note = { wasRunning: isLive(vm.status), method, ...changedBy(wanted, current) };
-  journal.write(note);
-  return { method, note, wanted };
-}
-
-interface Borrowed {
-  readonly method: StreamMethod;
-  readonly note: JournalNote;
-  readonly wanted: MigrationSettings;
-}
-
-async function lendAndTransfer(
-  how: Omit<TransferOptions, 'method'>,
-  { method, wanted }: Borrowed,
-): Promise<Transferred> {
-  await changeSettings(how.qmp, { method, wanted });
-  return transfer({ ...how, method });
-}
-
-async function changeSettings(qmp: QmpClient, { method, wanted }: Omit<Borrowed, 'note'>): Promise<void> {
-  try {
-    await applyMigrationSettings(qmp, wanted);
-  } catch (error) {
-    throw method === 'background-snapshot'
-      ? withoutUserfaultfd(error, { what: 'QEMU may not be saved while it runs', instead: '--stop' })
-      : error;
-  }
 }
 
 function reportOf(

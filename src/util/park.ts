@@ -10,8 +10,9 @@ import { once } from 'node:events';
  * the order is read; nothing was sent to QEMU. `background`: the VM runs and its faults are served; no other page is
  * installed yet. `taking-over`: a successor has opened the checkpoint. `complete`: all memory is in place, and the
  * verb does not know. In a restore that maps memory: `loading`: QEMU answers; nothing was sent to it. In a save:
- * `streaming`: a part of the VM's memory has arrived. `paused`: a capture has paused the VM. `committing`: all of it
- * is stored, without a number. While a raw memory file is written: `materializing`: a part of it is there.
+ * `streaming`: a part of the VM's memory has arrived. `tracked`: a capture has taken over the tracking that a save before it has
+ * begun. `paused`: a capture has paused the VM. `committing`: all of it is stored, without a number. `keeping`: it has
+ * its number; the tracking does not know yet. While a raw memory file is written: `materializing`: a part of it is there.
  * Native programs have points of their own (native/core/park.h, test/support/traced.ts).
  */
 export type ParkingPoint =
@@ -21,8 +22,10 @@ export type ParkingPoint =
   | 'taking-over'
   | 'complete'
   | 'streaming'
+  | 'tracked'
   | 'paused'
   | 'committing'
+  | 'keeping'
   | 'materializing';
 
 const wanted = new Set(process.env['VMCKPT_PARK']?.split(','));

@@ -1,14 +1,11 @@
 /** Saves that read a running VM from outside: they hold what a migration of it would, whatever it does meanwhile. */
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import type { Accelerator } from '../../src/bench/guest.js';
 import { bestTracker } from '../../src/capture/open-tracker.js';
 import { locateRamBlocks } from '../../src/capture/ram-blocks.js';
 import { readManifest } from '../../src/checkpoint/manifest.js';
-import { CheckpointReader } from '../../src/checkpoint/reader.js';
-import { MAX_EXTENT_PAGES, PAGE_KINDS } from '../../src/pages/contracts.js';
-import { PAGE_BYTES } from '../../src/pages/layout.js';
 import { readRamBlocks } from '../../src/qemu/compatibility.js';
 import { QmpClient } from '../../src/qemu/qmp.js';
 import type { ParkingPoint } from '../../src/util/park.js';
@@ -18,14 +15,8 @@ import { restoreGuest, saveGuest, stopRestored, useOwnFolders } from '../support
 import { startCli, type RunningCli } from '../support/command.js';
 import { settingsOf, storeProblems, untilParked } from '../support/faults.js';
 import { describeOnEachQemu, describeOnQemu11, describeUnderKvm, suiteDirectory } from '../support/vitest.js';
-import {
-  PAGES_READ,
-  PAGES_READ_TO,
-  READ_COUNT,
-  READ_FROM,
-  READ_TO,
-  bootImage,
-} from '../support/boot-sectors.js';
+import { READ_COUNT } from '../support/boot-sectors.js';
+import { readableImage, wrongReads } from '../support/disk-reads.js';
 import { startTinyVm, type TinyVm } from '../support/tiny-vm.js';
 
 const { kind, shortfall } = bestTracker();
@@ -58,7 +49,7 @@ onEveryQemu('a VM that is captured', (qemu) => {
     const { ram } = readManifest(path.join(storeDir, 'held', '1'));
     const qmp = await QmpClient.connect({ path: vm.qmpSocket });
     try {
-      const located = await locateRamBlocks(qmp, qmp.peerPid());
+      const { blocks: located } = await locateRamBlocks(qmp, qmp.peerPid());
       expect(located.map(({ name, usedBytes }) => ({ name, usedBytes }))).toEqual(ram.blocks);
       const told = (await readRamBlocks(qmp)).map(({ hostAddress }) => hostAddress);
       expect(told.every((address) => address === undefined)).toBe(qemu === 'system');
@@ -222,48 +213,3 @@ describeOnEachQemu('what a disk writes to memory while it is captured', (qemu) =
     await vm.end();
   });
 });
-
-/** With the program that reads, and pages that tell which of the image they are. */
-function readableImage(dir: string): string {
-  const image = bootImage(dir, 'readOn');
-  const pages = Buffer.alloc(READ_FROM + PAGES_READ * PAGE_BYTES);
-  readFileSync(image).copy(pages, 0, 0, READ_FROM);
-  for (let page = 0; page < PAGES_READ; page++)
-    for (let at = 0; at < PAGE_BYTES; at += 4)
-      pages.writeUInt32LE(page + 1, READ_FROM + page * PAGE_BYTES + at);
-  writeFileSync(image, pages);
-  return image;
-}
-
-/** Of a captured VM that reads on: the pages that are not as the reads before the instant have left them. */
-async function wrongReads(generation: string): Promise<string[]> {
-  const reader = await CheckpointReader.open(generation);
-  try {
-    const count = readPage(reader, 0).readUInt32LE(READ_COUNT);
-    const wrong: string[] = [];
-    for (let page = 0; page < PAGES_READ_TO; page++) {
-      const bytes = readPage(reader, READ_TO / PAGE_BYTES + page);
-      // The read that was under way, whose number is the count, may be over.
-      const last = count - 1 - ((count - 1 - page) % PAGES_READ_TO);
-      const read = [...(last < count ? [last] : []), ...(count % PAGES_READ_TO === page ? [count] : [])];
-      // Zero until the first read into it.
-      const expected = [...(last < count ? [] : [0]), ...read.map((n) => (n % PAGES_READ) + 1)];
-      const found = new Set(Array.from({ length: PAGE_BYTES / 4 }, (_, at) => bytes.readUInt32LE(at * 4)));
-      if (found.size !== 1 || !expected.includes([...found][0]!))
-        wrong.push(`page ${page}: ${[...found].slice(0, 3).join()} found, ${expected.join(' or ')} expected`);
-    }
-    return wrong;
-  } finally {
-    reader.close();
-  }
-}
-
-/** By its number in main memory, which is the first of the blocks. */
-function readPage(reader: CheckpointReader, page: number): Buffer {
-  const kind = reader.kindOf(page);
-  if (kind !== PAGE_KINDS.data) return Buffer.alloc(PAGE_BYTES, reader.fillByteOf(page));
-  const extent = Buffer.alloc(MAX_EXTENT_PAGES * PAGE_BYTES);
-  reader.readExtent(reader.extentOf(page), extent);
-  const start = reader.slotOf(page) * PAGE_BYTES;
-  return extent.subarray(start, start + PAGE_BYTES);
-}

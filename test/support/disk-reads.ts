@@ -1,0 +1,41 @@
+/** A tiny VM that reads its disk into memory, for ever: which reads a generation of it must have. */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { CheckpointReader } from '../../src/checkpoint/reader.js';
+import { PAGE_BYTES } from '../../src/pages/layout.js';
+import { PAGES_READ, PAGES_READ_TO, READ_COUNT, READ_FROM, READ_TO, bootImage } from './boot-sectors.js';
+import { readPage } from './saved-pages.js';
+
+/** With the program that reads, and pages that tell which of the image they are. */
+export function readableImage(dir: string): string {
+  const image = bootImage(dir, 'readOn');
+  const pages = Buffer.alloc(READ_FROM + PAGES_READ * PAGE_BYTES);
+  readFileSync(image).copy(pages, 0, 0, READ_FROM);
+  for (let page = 0; page < PAGES_READ; page++)
+    for (let at = 0; at < PAGE_BYTES; at += 4)
+      pages.writeUInt32LE(page + 1, READ_FROM + page * PAGE_BYTES + at);
+  writeFileSync(image, pages);
+  return image;
+}
+
+/** Of a captured VM that reads on: the pages that are not as the reads before the instant have left them. */
+export async function wrongReads(generation: string): Promise<string[]> {
+  const reader = await CheckpointReader.open(generation);
+  try {
+    const count = readPage(reader, 0).readUInt32LE(READ_COUNT);
+    const wrong: string[] = [];
+    for (let page = 0; page < PAGES_READ_TO; page++) {
+      const bytes = readPage(reader, READ_TO / PAGE_BYTES + page);
+      // The read that was under way, whose number is the count, may be over.
+      const last = count - 1 - ((count - 1 - page) % PAGES_READ_TO);
+      const read = [...(last < count ? [last] : []), ...(count % PAGES_READ_TO === page ? [count] : [])];
+      // Zero until the first read into it.
+      const expected = [...(last < count ? [] : [0]), ...read.map((n) => (n % PAGES_READ) + 1)];
+      const found = new Set(Array.from({ length: PAGE_BYTES / 4 }, (_, at) => bytes.readUInt32LE(at * 4)));
+      if (found.size !== 1 || !expected.includes([...found][0]!))
+        wrong.push(`page ${page}: ${[...found].slice(0, 3).join()} found, ${expected.join(' or ')} expected`);
+    }
+    return wrong;
+  } finally {
+    reader.close();
+  }
+}
