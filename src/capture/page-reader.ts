@@ -1,5 +1,9 @@
-/** Reads a VM's pages out of QEMU's process, while it runs or stands still, into slabs that worker threads fill. */
+/**
+ * Reads a VM's pages out of QEMU's process. While the VM runs, the threads read them that store them. While it stands still
+ * they are copied into slabs, which takes less time, and stored when it runs again.
+ */
 import { setImmediate as turn } from 'node:timers/promises';
+import { MAX_READS, STRETCH_PAGES, UnreadablePages, type PageStore } from '../checkpoint/stretch.js';
 import { WorkerTeam } from '../checkpoint/worker-team.js';
 import { presentPages } from '../native/index.js';
 import { MAX_BURST_BYTES, PAGE_KINDS, type PageSink } from '../pages/contracts.js';
@@ -17,8 +21,6 @@ const SLAB_PAGES = MAX_BURST_BYTES / PAGE_BYTES;
 const MAX_PAGES_WITHOUT_THREADS = 2048;
 /** On a slow machine. */
 const ASSUMED_BYTES_PER_MS = 1 << 20;
-/** Filled ahead of what is stored: one that is stored, one for each thread, and one that waits. */
-const SLABS = THREADS + 2;
 
 /** Pages that were read and are not stored yet. */
 export interface FilledSlab {
@@ -27,7 +29,7 @@ export interface FilledSlab {
 }
 
 export interface ReadOptions {
-  readonly sink: PageSink;
+  readonly store: PageStore;
   /** Called with every stretch that is stored. */
   readonly onRead: (pageCount: number) => void;
   readonly signal: AbortSignal;
@@ -59,28 +61,23 @@ export class PageReader {
   }
 
   /**
-   * Reads pages and stores them as they come: for a VM that runs. What QEMU does not have is zero, and is not touched.
-   * @throws VmckptError CAPTURE_REFUSED, QEMU_DIED, FAILED (see readingQemu()); what the sink throws; the signal's reason
+   * Has pages read and stored as they come: for a VM that runs. What QEMU does not have is zero, and is not touched.
+   * @throws VmckptError CAPTURE_REFUSED, QEMU_DIED, FAILED (see readingQemu()); what the store throws; the signal's reason
    */
-  async read(runs: PageRuns, { sink, onRead, signal }: ReadOptions): Promise<void> {
-    this.#startThreads().catch(() => undefined); // told by what they are to read
-    const underWay: Promise<FilledSlab>[] = [];
-    const storeOldest = async (): Promise<void> => {
-      const filled = await underWay.shift()!;
-      await this.store([filled], sink);
-      onRead(filled.pages.length);
-    };
+  async read(runs: PageRuns, { store, onRead, signal }: ReadOptions): Promise<void> {
+    const underWay: Promise<void>[] = [];
     try {
-      for (const stretch of stretchesOf(runs, SLAB_PAGES)) {
+      for (const stretch of stretchesOf(runs, STRETCH_PAGES)) {
         signal.throwIfAborted();
         const { present, absent } = this.#split(stretch);
-        for (const page of absent) sink.fill(page, 0);
-        onRead(absent.length);
-        if (present.length > 0) underWay.push(this.#fillAhead(present));
-        if (underWay.length === SLABS) await storeOldest();
+        for (const page of absent) store.fill(page, 0);
+        const stored = this.#readInto(store, present).then(() => onRead(stretch.length));
+        stored.catch(() => undefined); // told where it is awaited, and to nobody if an earlier one fails
+        underWay.push(stored);
+        if (underWay.length === MAX_READS) await underWay.shift();
         else await turn();
       }
-      while (underWay.length > 0) await storeOldest();
+      while (underWay.length > 0) await underWay.shift();
     } finally {
       await Promise.allSettled(underWay);
     }
@@ -114,7 +111,6 @@ export class PageReader {
         else sink.fill(page, slab.fills[position]!);
         if (isData) start += PAGE_BYTES;
       }
-      if (this.#free.length < SLABS) this.#free.push(slab);
     }
   }
 
@@ -135,11 +131,14 @@ export class PageReader {
     await Promise.all(Array.from({ length: THREADS }, () => team.run(nothing)));
   }
 
-  /** Its failure is told where it is awaited, and to nobody if an earlier one fails. */
-  #fillAhead(pages: Uint32Array): Promise<FilledSlab> {
-    const filled = this.#fill(pages);
-    filled.catch(() => undefined);
-    return filled;
+  async #readInto(store: PageStore, pages: Uint32Array): Promise<void> {
+    if (pages.length === 0) return;
+    try {
+      this.#readMs += await store.read(pages, { pid: this.#pid, runs: this.#addressRuns(pages) });
+    } catch (error) {
+      throw error instanceof UnreadablePages ? unreadable(error) : error;
+    }
+    this.#readBytes += pages.length * PAGE_BYTES;
   }
 
   async #fill(pages: Uint32Array): Promise<FilledSlab> {

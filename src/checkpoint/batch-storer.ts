@@ -1,13 +1,14 @@
 /**
- * Stores a batch of pages, in any thread: hashes them, leaves out those that are the same as in the generation before,
- * compresses the others as extents, and writes these with one system call where there is room at the tail of the pack.
+ * Stores pages, in any thread: hashes them, leaves out those that are the same as in the generation before, compresses the
+ * others as extents, and writes these with one system call where there is room at the tail of the pack.
  */
-import { PAGE_HASH_BYTES, hashPages, syncFileRange, xxh3 } from '../native/index.js';
+import { PAGE_HASH_BYTES, hashPages, readPages, syncFileRange, xxh3 } from '../native/index.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import type { Slab } from './batch.js';
 import { ExtentEncoder, encodeBound, type Level, type StoredExtent } from './extent-codec.js';
 import { writeAt } from './files.js';
 import { RECORD_CHUNKS, encodeExtent } from './format.js';
+import { partOf, piecesOf, type ReadReply, type ReadRequest, type Stretch } from './stretch.js';
 
 /** Write-out starts this far behind the tail, so that the fsync at the end has little left to do. */
 const WRITE_OUT_BYTES = 8 << 20;
@@ -30,6 +31,8 @@ export class BatchStorer {
   readonly #encoder: ExtentEncoder;
   readonly #formerHashes: Uint32Array | undefined;
   readonly #stored: Uint8Array;
+  /** Pages that were read and are to be stored. */
+  #readPages: Uint8Array | undefined;
 
   constructor(options: BatchStorerOptions) {
     const { level, extentPages, batchPages, formerHashes } = options;
@@ -41,8 +44,39 @@ export class BatchStorer {
 
   /** Stores the first `pageCount` pages of the slab, and fills the rest of it. */
   store(slab: Slab, pageCount: number): void {
-    const storedCount = this.#leaveOutSame(slab, pageCount);
-    const extents = this.#encode(slab.pages, storedCount);
+    this.#write(slab.pages, this.#leaveOutSame(slab, pageCount), slab.records);
+  }
+
+  /** Reads pages of a process, stores those that are not as expected, and fills the rest of the stretch. */
+  read(stretch: Stretch, { pid, runs }: ReadRequest): ReadReply {
+    const { batchPages, extentPages } = this.#options;
+    const pages = (this.#readPages ??= new Uint8Array(batchPages * PAGE_BYTES));
+    let [kept, stored, readMs] = [0, 0, 0];
+    const writeKept = (): void => {
+      const at = (stored / extentPages) * RECORD_CHUNKS.entryWords;
+      this.#write(pages, kept, stretch.records.subarray(at));
+      stored += kept;
+      kept = 0;
+    };
+    for (const piece of piecesOf(runs, () => batchPages - kept)) {
+      const startMs = performance.now();
+      const into = pages.subarray(kept * PAGE_BYTES);
+      try {
+        kept += readPages({ pid, runs: piece.runs, into, ...partOf(stretch, piece) });
+      } catch (error) {
+        const { message, code } = error as NodeJS.ErrnoException;
+        return { unreadable: { message, code } };
+      }
+      readMs += performance.now() - startMs;
+      if (kept === batchPages) writeKept();
+    }
+    writeKept();
+    return { readMs };
+  }
+
+  /** Stores the first `pageCount` pages, and notes their extents. */
+  #write(pages: Uint8Array, pageCount: number, records: Uint32Array): void {
+    const extents = this.#encode(pages, pageCount);
     const batchBytes = extents.reduce((sum, { storedBytes }) => sum + storedBytes, 0);
     if (batchBytes === 0) return;
     const { packFd, tail, extentPages } = this.#options;
@@ -51,11 +85,11 @@ export class BatchStorer {
     this.#startWriteOut(offset, offset + batchBytes);
     let at = 0;
     for (const [position, { storedBytes, codec }] of extents.entries()) {
-      encodeExtent(slab.records, position * RECORD_CHUNKS.entryWords, {
+      encodeExtent(records, position * RECORD_CHUNKS.entryWords, {
         offset: offset + at,
         storedBytes,
         codec,
-        pageCount: Math.min(extentPages, storedCount - position * extentPages),
+        pageCount: Math.min(extentPages, pageCount - position * extentPages),
         checksum: xxh3(this.#stored, at, at + storedBytes),
       });
       at += storedBytes;

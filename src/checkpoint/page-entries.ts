@@ -116,6 +116,10 @@ export class PageEntries {
     this.#set(page, dataEntry(position) | PENDING, batch);
   }
 
+  setStored(page: number, { extent, slot }: { extent: number; slot: number }): void {
+    this.#set(page, dataEntry(slot), extent);
+  }
+
   /** Takes over what the page is there. */
   inherit(page: number, from: GenerationCatalog): void {
     const [entry, extent] = from.entryOf(page);

@@ -34,6 +34,7 @@ export class PageHashes {
   /** 16 bytes for each page, shared memory; zero where there is none, as for pages without data. */
   readonly bytes: Uint8Array;
   readonly #words: Uint32Array;
+  readonly #halves: BigUint64Array;
   readonly #pageCount: number;
   /** Of the file, as it was read; undefined if there is none. */
   #table: Buffer | undefined;
@@ -45,6 +46,7 @@ export class PageHashes {
     this.#pageCount = pageCount;
     this.bytes = new Uint8Array(new SharedArrayBuffer(pageCount * PAGE_HASH_BYTES));
     this.#words = new Uint32Array(this.bytes.buffer);
+    this.#halves = new BigUint64Array(this.bytes.buffer);
   }
 
   /** None yet, of any page. */
@@ -69,6 +71,13 @@ export class PageHashes {
   /** Has the page's hash in `bytes`. */
   need(page: number): void {
     if (this.#unread !== undefined) this.#read(chunkOf(page));
+  }
+
+  /** Puts the page's hash at a position, in hashes. */
+  copyTo(hashes: BigUint64Array, at: number, page: number): void {
+    this.need(page);
+    hashes[2 * at] = this.#halves[2 * page]!;
+    hashes[2 * at + 1] = this.#halves[2 * page + 1]!;
   }
 
   /** @param at of the new hash in `hashes`, in hashes */

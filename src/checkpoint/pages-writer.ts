@@ -1,17 +1,17 @@
 /**
- * Writes the pages of a generation: a pack, and the table that says where the page index lies. A page is copied once, into
- * the open batch; worker threads compress and write full batches. Batches are settled in their order: their pages then
- * get their extents, unless a newer version of a page has come meanwhile.
+ * Writes the pages of a generation: a pack, and the table that says where the page index lies. A page that is put is copied
+ * once, into the open batch; worker threads compress and write full batches. Batches are settled in their order: their
+ * pages then get their extents, unless a newer version of a page has come meanwhile. Pages of a process that runs are not
+ * put: these threads read them themselves.
  */
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
-import { MAX_BURST_BYTES, PAGE_KINDS, type PageSink } from '../pages/contracts.js';
+import { UNCHANGED_PAGE } from '../native/index.js';
+import { MAX_BURST_BYTES, PAGE_KINDS } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import { allocateSlab, batchPagesOf, type Slab } from './batch.js';
 import type { BaseGeneration } from './base-generation.js';
-import { BatchStorer } from './batch-storer.js';
 import type { ChunkStore } from './chunk-store.js';
-import type { CompressRequest, CompressWorkerData } from './compress-worker.js';
 import type { Level } from './extent-codec.js';
 import { writeFailure, writeNewFile } from './files.js';
 import {
@@ -27,11 +27,17 @@ import { PackWriter } from './pack-writer.js';
 import { PageEntries, type PageCounts } from './page-entries.js';
 import type { ExtentFile, PageFiles } from './page-files.js';
 import type { PageHashes } from './page-hashes.js';
-import { WorkerTeam } from './worker-team.js';
+import { StoringThreads } from './storing-threads.js';
+import {
+  MAX_READS,
+  UnreadablePages,
+  allocateStretch,
+  type PageStore,
+  type ReadRequest,
+  type Stretch,
+} from './stretch.js';
 
-const THREADS = 2;
 const SLAB_COUNT = 8;
-const MAX_BATCHES_WITHOUT_THREADS = 8;
 const BURST_PAGES = MAX_BURST_BYTES / PAGE_BYTES;
 
 export interface PagesWriterOptions {
@@ -65,17 +71,16 @@ interface Batch {
   isStored: boolean;
 }
 
-export class PagesWriter implements PageSink {
+export class PagesWriter implements PageStore {
   readonly #dir: string;
   readonly #options: PagesWriterOptions;
   readonly #batchPages: number;
   readonly #pack: PackWriter;
   readonly #entries: PageEntries;
   readonly #slabs: readonly Slab[];
-  readonly #workerData: CompressWorkerData;
-  /** Undefined as long as this thread does their work. */
-  #team: WorkerTeam<CompressRequest, void> | undefined;
-  #storer: BatchStorer | undefined;
+  readonly #threads: StoringThreads;
+  readonly #freeStretches: number[] = [];
+  readonly #stretches: readonly Stretch[];
   readonly #freeSlabs: number[] = [];
   readonly #waiters: { pages: number; resolve: () => void; reject: (error: Error) => void }[] = [];
   #batchCount = 0;
@@ -96,12 +101,14 @@ export class PagesWriter implements PageSink {
     this.#pack = new PackWriter(dir, place);
     this.#entries = new PageEntries({ pageCount, place, dir, base: options.base });
     const { fd: packFd, tail } = this.#pack;
-    this.#workerData = {
-      ...{ packFd, slabs: this.#slabs, tail, level, extentPages },
+    this.#stretches = Array.from({ length: MAX_READS }, allocateStretch);
+    this.#freeStretches.push(...this.#stretches.keys());
+    const workerData = {
+      ...{ packFd, slabs: this.#slabs, stretches: this.#stretches, tail, level, extentPages },
       batchPages: this.#batchPages,
       formerHashes: options.hashes?.bytes,
     };
-    if (options.base?.isInherited !== true) this.#team = this.#startTeam();
+    this.#threads = new StoringThreads(workerData, { atOnce: options.base?.isInherited !== true });
   }
 
   get counts(): PageCounts {
@@ -148,6 +155,32 @@ export class PagesWriter implements PageSink {
     }
     pages.set(bytes.subarray(start, start + PAGE_BYTES), position * PAGE_BYTES);
     if (batch.pageCount === this.#batchPages) this.#send(batch);
+  }
+
+  async read(pages: Uint32Array, request: ReadRequest): Promise<number> {
+    // What was put before is older.
+    if (this.#open !== undefined || this.#sent.length > 0) await this.drain();
+    const number = this.#freeStretches.pop();
+    if (number === undefined) throw new Error('more than MAX_READS stretches are read at once');
+    const stretch = this.#stretches[number]!;
+    this.#expect(pages, stretch);
+    const reply = await this.#threads.read(number, request).catch((error: unknown) => {
+      this.#fail(writeFailure(error, 'the checkpoint’s pages'));
+      throw this.#failure!;
+    });
+    if ('unreadable' in reply) throw new UnreadablePages(reply.unreadable);
+    this.#settleRead(pages, stretch);
+    this.#freeStretches.push(number);
+    return reply.readMs;
+  }
+
+  /** A page that has a version in this pack is stored again, whatever it is. */
+  #expect(pages: Uint32Array, { expected }: Stretch): void {
+    const { base, hashes } = this.#options;
+    for (const [position, page] of pages.entries()) {
+      if (base === undefined || this.#entries.isOwn(page)) expected.fill(0n, 2 * position, 2 * position + 2);
+      else hashes!.copyTo(expected, position, page);
+    }
   }
 
   /** The page is what it is in the base. */
@@ -243,7 +276,7 @@ export class PagesWriter implements PageSink {
     if (this.#closed) return;
     this.#closed = true;
     this.#fail(new Error('the checkpoint writer was closed'));
-    await this.#team?.close();
+    await this.#threads.close();
     this.#pack.close();
     this.#entries.chunks.close();
   }
@@ -264,28 +297,14 @@ export class PagesWriter implements PageSink {
     this.#open = undefined;
     this.#sent.push(batch);
     const { slab, pageCount } = batch;
-    this.#store({ slab, pageCount })
+    this.#threads
+      .store(slab, pageCount)
       .then(() => {
         batch.isStored = true;
         while (this.#sent[0]?.isStored) this.#settle(this.#sent.shift()!);
         this.#wake();
       })
       .catch((error: unknown) => this.#fail(writeFailure(error, 'the checkpoint’s pages')));
-  }
-
-  /** Where all else is inherited there may be too little for threads, whose start takes longer. */
-  async #store({ slab, pageCount }: CompressRequest): Promise<void> {
-    if (this.#team === undefined && this.#batchCount <= MAX_BATCHES_WITHOUT_THREADS) {
-      this.#storer ??= new BatchStorer(this.#workerData);
-      return this.#storer.store(this.#slabs[slab]!, pageCount);
-    }
-    this.#team ??= this.#startTeam();
-    return this.#team.run({ slab, pageCount });
-  }
-
-  #startTeam(): WorkerTeam<CompressRequest, void> {
-    const workerData = this.#workerData;
-    return new WorkerTeam('checkpoint/compress-worker.js', { threads: THREADS, workerData });
   }
 
   #settle({ number, slab, pageCount }: Batch): void {
@@ -306,6 +325,26 @@ export class PagesWriter implements PageSink {
       if (this.#entries.settleStored(page, from, { extent, slot })) hashes?.set(page, found, position);
     }
     this.#freeSlabs.push(slab);
+  }
+
+  #settleRead(pages: Uint32Array, { kinds, fills, hashes: found, records }: Stretch): void {
+    const { extentPages, hashes } = this.#options;
+    const dataCount = kinds
+      .subarray(0, pages.length)
+      .reduce((sum, kind) => sum + (kind === PAGE_KINDS.data ? 1 : 0), 0);
+    const firstExtent = this.#pack.addExtents(records, Math.ceil(dataCount / extentPages));
+    const foundWords = new Uint32Array(found.buffer);
+    let stored = 0;
+    for (const [position, page] of pages.entries()) {
+      const kind = kinds[position];
+      if (kind === UNCHANGED_PAGE) this.inherit(page);
+      else if (kind !== PAGE_KINDS.data) this.fill(page, fills[position]!);
+      else {
+        const slot = stored % extentPages;
+        this.#entries.setStored(page, { extent: firstExtent + (stored++ - slot) / extentPages, slot });
+        hashes?.set(page, foundWords, position);
+      }
+    }
   }
 
   get #roomPages(): number {

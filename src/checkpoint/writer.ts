@@ -6,7 +6,7 @@
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
 import { xxh3 } from '../native/index.js';
-import { MAX_EXTENT_PAGES, type PageSink } from '../pages/contracts.js';
+import { MAX_EXTENT_PAGES } from '../pages/contracts.js';
 import { PAGE_BYTES, type RamLayout } from '../pages/layout.js';
 import { BaseGeneration } from './base-generation.js';
 import { compactPages, needsCompaction } from './compaction.js';
@@ -30,6 +30,7 @@ import { newId } from './pack-writer.js';
 import type { Pack } from './manifest-schema.js';
 import { PageHashes } from './page-hashes.js';
 import { leaveSparsePacks } from './sparse-packs.js';
+import type { PageStore, ReadRequest } from './stretch.js';
 import { PagesWriter, type PagesWriterOptions, type WrittenPages } from './pages-writer.js';
 
 export interface CheckpointWriterOptions {
@@ -61,7 +62,7 @@ export interface WriterStats {
   readonly storedBytes: number;
 }
 
-export class CheckpointWriter implements PageSink {
+export class CheckpointWriter implements PageStore {
   readonly #dir: string;
   readonly #layout: RamLayout;
   readonly #pagesOptions: PagesWriterOptions;
@@ -117,6 +118,10 @@ export class CheckpointWriter implements PageSink {
   /** A page of one repeated byte is found out and stored as such. */
   data(page: number, bytes: Uint8Array, start: number): void {
     this.#pages.data(page, bytes, start);
+  }
+
+  read(pages: Uint32Array, request: ReadRequest): Promise<number> {
+    return this.#pages.read(pages, request);
   }
 
   /** @throws VmckptError what has gone wrong in writing so far: NO_SPACE, FAILED */

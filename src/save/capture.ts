@@ -251,7 +251,7 @@ class Capture {
       onProgress(this.#readPages * PAGE_BYTES, vm.ramBytes);
     };
     for (const group of groupsOf(pages, PAGES_PER_LOOK))
-      await reader.read(without(group, tracking.tracker.look()), { sink: writer, onRead, signal });
+      await reader.read(without(group, tracking.tracker.look()), { store: writer, onRead, signal });
     await parkAt('streaming');
     this.#iterations++;
     this.#step(`pass ${this.#iterations}: ${countPages(pages)} pages looked at`);
@@ -312,7 +312,7 @@ class Capture {
   async #keep(written: PageRuns): Promise<FilledSlab[]> {
     const { reader, writer } = this.#tools;
     if (countPages(written) * PAGE_BYTES <= MAX_COPIED_BYTES) return reader.keep(written);
-    await reader.read(written, { sink: writer, onRead: () => undefined, signal: this.#options.signal });
+    await reader.read(written, { store: writer, onRead: () => undefined, signal: this.#options.signal });
     return [];
   }
 
