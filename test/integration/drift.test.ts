@@ -279,6 +279,19 @@ describeOnEachQemu('a change made at run time', (choice) => {
     await qmp.close();
   });
 
+  it('of trace events is found, where the command line enables none', async () => {
+    await start();
+    const qmp = await connectWhenReady(socket);
+    const enabled = () =>
+      findDrift(qmp, vm).then(({ settings }) => settings.filter(({ kind }) => kind === 'trace'));
+    const vm = await inspectVm(qmp);
+    expect(await enabled()).toEqual([]);
+    await qmp.execute('trace-event-set-state', { name: 'qmp_job_cancel', enable: true });
+    const setting = { kind: 'trace', id: 'qmp_job_cancel', name: 'enabled', value: 'true', replay: true };
+    expect(await enabled()).toEqual([setting]);
+    await qmp.close();
+  });
+
   it('of links comes back', async () => {
     const dump = (id: string) => file(`${id}.pcap`);
     const models = ['virtio-net-pci', 'e1000', 'vmxnet3', 'pcnet'];
