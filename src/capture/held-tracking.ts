@@ -14,11 +14,11 @@ import {
   sendFds,
   TRACKER_PATH,
 } from '../native/index.js';
-import { leaveControlGroup } from '../util/leave-control-group.js';
 
 const TIMEOUT_MS = 5_000;
 /** Its own limit. */
 const MAX_LINE_BYTES = 16_384;
+const MAX_NOTE_BYTES = 16_000;
 
 export interface HoldOptions {
   /** Of the tracked process, with which it ends. */
@@ -57,7 +57,6 @@ export class HeldTracking {
     closeSync(theirs);
     child.on('error', () => undefined); // told by the end of the connection
     child.unref();
-    void leaveControlGroup();
     return new HeldTracking(ours, '', child.pid ?? 0);
   }
 
@@ -106,6 +105,8 @@ export class HeldTracking {
 
   /** It goes on, with this note, of one line. @throws VmckptError FAILED */
   async keep(note: string): Promise<void> {
+    if (Buffer.byteLength(note) > MAX_NOTE_BYTES)
+      throw new VmckptError('FAILED', 'the VM has more RAM blocks than can be noted');
     await this.#ask(`keep ${note}`);
   }
 

@@ -21,6 +21,7 @@ import { readManifest } from '../checkpoint/manifest.js';
 import { VmckptError } from '../errors.js';
 import type { QmpClient } from '../qemu/qmp.js';
 import { parseJson } from '../util/json-file.js';
+import { leaveControlGroup } from '../util/leave-control-group.js';
 import { isAlive, type ProcessIdentity } from '../util/process-identity.js';
 import { ensureRuntimeDir, findRuntimePath, runtimeDirs } from '../util/runtime-dir.js';
 import { integer } from '../util/schema.js';
@@ -205,8 +206,11 @@ export class SaveTracking {
     const memory = { told: this.#memory.told, blocks: [...this.#memory.blocks] };
     const note = { storeDir: path.resolve(storeDir), name, generation, id, since, memory };
     try {
+      const isNew = this.#held === undefined;
       this.#held ??= HeldTracking.begin({ pid: vm.pid, userfaultfd, socketPath: placeFor(vm) });
       await this.#held.keep(JSON.stringify(note satisfies TrackingNote));
+      // A service that saves regularly ends with all of its processes.
+      if (isNew) await leaveControlGroup();
       return this.#held.pid;
     } finally {
       this.#letGo();

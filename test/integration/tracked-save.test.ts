@@ -23,7 +23,7 @@ import { killAndWait } from '../support/processes.js';
 import { differingPages } from '../support/saved-pages.js';
 import { startTinyVm, type TinyVm } from '../support/tiny-vm.js';
 import { until } from '../support/until.js';
-import { describeOnEachQemu, describeOnQemu11, describeUnderKvm, suiteDirectory } from '../support/vitest.js';
+import { describeOnEachQemu, describeUnderKvm, suiteDirectory } from '../support/vitest.js';
 
 const { kind, shortfall } = bestTracker();
 beforeEach((context) => context.skip(kind !== 'write-protection', shortfall));
@@ -31,12 +31,7 @@ beforeEach((context) => context.skip(kind !== 'write-protection', shortfall));
 /** Where the program of the boot sector `rewrite` has begun. */
 const REWRITTEN = 16 << 20;
 
-function onEveryQemu(title: string, suite: (qemu: QemuChoice) => void): void {
-  describeOnEachQemu(title, suite);
-  describeOnQemu11(title, () => suite('11'));
-}
-
-onEveryQemu('a VM that is tracked between its saves', (qemu) => {
+describeOnEachQemu('a VM that is tracked between its saves', (qemu) => {
   const dir = suiteDirectory();
   const storeDir = useOwnFolders(dir);
   const generation = (reference: string) => path.join(storeDir, reference);
