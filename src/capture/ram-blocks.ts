@@ -10,7 +10,7 @@ import { checksumText } from '../checkpoint/format.js';
 import { xxh3, type MemoryRegion } from '../native/index.js';
 import { RamLayout } from '../pages/layout.js';
 import { readRamBlocks, type RamBlockSize } from '../qemu/compatibility.js';
-import { askHostAddress, mappingsOf, readMaps } from '../qemu/guest-memory.js';
+import { askHostAddress, mappingsIn, readMaps, type MapsEntry } from '../qemu/guest-memory.js';
 import type { QmpClient } from '../qemu/qmp.js';
 import { captureRefused, qemuDied, readingQemu } from './refused.js';
 
@@ -59,8 +59,9 @@ export async function locateRamBlocks(qmp: QmpClient, pid: number): Promise<RamB
   const structure = structureOf(heap, mainBlock, main.hostAddress);
   const found = blocks.map((block) => ({ block, at: findStructure(heap, block, structure) }));
   const migratable = found.filter(({ at }) => isMigratable(heap, at, structure));
+  const maps = readingQemu(() => readMaps(pid));
   return {
-    blocks: migratable.map(({ block, at }) => verified(pid, block, hostAddressAt(heap, at, structure))),
+    blocks: migratable.map(({ block, at }) => verified(maps, block, hostAddressAt(heap, at, structure))),
     told: checksumOf(blocks),
   };
 }
@@ -75,10 +76,9 @@ export async function areUnmoved(
   { blocks, told }: RamBlockMap,
 ): Promise<boolean> {
   if (checksumOf(await readRamBlocks(qmp)) !== told) return false;
-  return readingQemu(() =>
-    blocks.every(
-      ({ hostAddress, usedBytes }) => mappingsOf(pid, hostAddress, hostAddress + usedBytes) !== undefined,
-    ),
+  const maps = readingQemu(() => readMaps(pid));
+  return blocks.every(
+    ({ hostAddress, usedBytes }) => mappingsIn(maps, hostAddress, hostAddress + usedBytes) !== undefined,
   );
 }
 
@@ -181,13 +181,13 @@ function hostAddressAt(heap: Buffer, at: number, { hostAt }: Structure): number 
   return Number(heap.readBigUInt64LE(at + hostAt));
 }
 
-function verified(pid: number, block: RamBlockSize, hostAddress: number): LocatedRamBlock {
+function verified(maps: readonly MapsEntry[], block: RamBlockSize, hostAddress: number): LocatedRamBlock {
   const { name, usedBytes } = block;
   if (block.hostAddress !== undefined && block.hostAddress !== hostAddress)
     throw captureRefused(
       `"${name}" lies at 0x${hostAddress.toString(16)} by QEMU’s heap, at 0x${block.hostAddress.toString(16)} by its monitor`,
     );
-  const mappings = readingQemu(() => mappingsOf(pid, hostAddress, hostAddress + usedBytes));
+  const mappings = mappingsIn(maps, hostAddress, hostAddress + usedBytes);
   if (mappings === undefined)
     throw captureRefused(`"${name}" is not mapped over its whole length, or cannot be written to`);
   if (!mappings.every(({ isAnonymous }) => isAnonymous))

@@ -85,9 +85,14 @@ interface Mapping {
  * @throws as readMaps()
  */
 export function mappingsOf(pid: number, start: number, end: number): Mapping[] | undefined {
+  return mappingsIn(readMaps(pid), start, end);
+}
+
+/** The same, of maps that were read before. */
+export function mappingsIn(maps: readonly MapsEntry[], start: number, end: number): Mapping[] | undefined {
   const found: Mapping[] = [];
   let covered = start;
-  for (const map of readMaps(pid)) {
+  for (const map of maps) {
     if (!map.isWritable || map.start > covered || covered >= map.end) continue;
     covered = map.end;
     // A file without a name (memfd, temporary) was made by this QEMU, and no other process can open it.
@@ -108,7 +113,7 @@ function mappingsIfReadable(pid: number, start: number, end: number): Mapping[] 
 }
 
 /** A line of /proc/PID/maps. */
-interface MapsEntry {
+export interface MapsEntry {
   readonly start: number;
   readonly end: number;
   readonly isWritable: boolean;

@@ -74,7 +74,7 @@ export async function measureSeries(
     return runOf(scenario, workshop, place, { figures, captures, getsEachS: countEachS(gets, observedMs) });
   } finally {
     await clients.terminate();
-    await workshop.verb.endTracking(NAME);
+    if (everyMs !== undefined) await workshop.verb.endTracking(NAME);
     await workshop.verb.forget(NAME);
   }
 }
