@@ -84,7 +84,7 @@ interface Mapping {
  * The mappings of [start, end) in the process; undefined when there is a gap, or a part that is not writable.
  * @throws as readMaps()
  */
-export function mappingsOf(pid: number, start: number, end: number): Mapping[] | undefined {
+function mappingsOf(pid: number, start: number, end: number): Mapping[] | undefined {
   return mappingsIn(readMaps(pid), start, end);
 }
 
