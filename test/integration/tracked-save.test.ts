@@ -216,7 +216,8 @@ describeOnEachQemu('a VM that is tracked between its saves', (qemu) => {
     const [second] = await listTrackedVms();
     process.kill(second!.holderPid, 'SIGTERM');
     await until('its socket to go', () => sockets().length === 0);
-    expect(isWriteProtected(pid)).toBe(false);
+    // Which goes a moment before.
+    await until('the tracking to end', () => !isWriteProtected(pid));
   });
 
   it('leaves nothing when QEMU ends', async () => {
