@@ -22,6 +22,13 @@ import { PagesReader } from './pages-reader.js';
 /** What link(2) says where it makes no links: of this file, or of any. */
 const NO_LINK = ['EXDEV', 'EPERM', 'EMLINK', 'EOPNOTSUPP', 'ENOTSUP', 'ENOSYS'];
 
+interface BaseOptions {
+  /** The id of the generation that is inherited, if it is this one. */
+  readonly inherited?: string | undefined;
+  /** Called with the damage that is found without reading its pages. */
+  readonly onDamage?: ((error: VmckptError) => void) | undefined;
+}
+
 interface Opened {
   readonly manifest: Format2Manifest;
   readonly hashes: PageHashes;
@@ -59,31 +66,34 @@ export class BaseGeneration {
 
   /**
    * Undefined if nothing can be taken over: another machine, an earlier format, damage, or no hashes of its pages.
-   * @param inherited the id of the generation that is inherited, if it is this one
    */
-  static open(dir: string, layout: RamLayout, inherited?: string): BaseGeneration | undefined {
+  static open(
+    dir: string,
+    layout: RamLayout,
+    { inherited, onDamage = () => undefined }: BaseOptions = {},
+  ): BaseGeneration | undefined {
     try {
       const manifest = readManifest(dir);
       if (manifest.formatVersion === 1 || !isSameLayout(manifest, layout)) return undefined;
       const { pageCount } = layout;
-      const { id } = manifest;
-      const isInherited = id === inherited;
-      const hashes = PageHashes.read(path.dirname(dir), { id, pageCount, asNeeded: isInherited });
-      if (hashes === undefined) return undefined;
+      const files = openPageFiles(dir, manifest);
       try {
-        return new BaseGeneration(dir, {
-          manifest,
-          hashes,
-          files: openPageFiles(dir, manifest),
-          isInherited,
-        });
+        const { id } = manifest;
+        const isInherited = id === inherited;
+        // Otherwise nearly every entry is taken over by itself.
+        if (!isInherited) verifyPageIndex(files, pageCount);
+        const hashes = PageHashes.read(path.dirname(dir), { id, pageCount, asNeeded: isInherited });
+        if (hashes !== undefined) return new BaseGeneration(dir, { manifest, hashes, files, isInherited });
       } catch (error) {
-        hashes.close();
+        files.close();
         throw error;
       }
+      files.close();
+      return undefined;
     } catch (error) {
-      if (error instanceof VmckptError) return undefined;
-      throw error;
+      if (!(error instanceof VmckptError)) throw error;
+      onDamage(error);
+      return undefined;
     }
   }
 
@@ -144,6 +154,11 @@ export class BaseGeneration {
     this.#files.close();
     this.hashes.close();
   }
+}
+
+/** @throws VmckptError INDEX_DAMAGED */
+function verifyPageIndex({ pages, pagesPerChunk }: OpenPageFiles, pageCount: number): void {
+  for (let page = 0; page < pageCount; page += pagesPerChunk) pages.chunkOf(page);
 }
 
 async function linkFile(from: string, to: string, name: string): Promise<void> {

@@ -8,7 +8,7 @@ import { truncate } from 'node:fs/promises';
 import path from 'node:path';
 import { MAX_BURST_BYTES, PAGE_KINDS } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
-import { PAGE_CHUNKS } from './format.js';
+import { NUMBERS_PER_PLACE, PAGE_CHUNKS } from './format.js';
 import type { ExtentFile } from './page-files.js';
 import { PagesReader } from './pages-reader.js';
 import { PagesWriter, type PagesWriterOptions } from './pages-writer.js';
@@ -111,7 +111,10 @@ function pagesFromTheEnd(copying: Copying): Uint32Array {
 }
 
 function isInPack(page: number, { reader, pack }: Copying): boolean {
-  return reader.kindOf(page) === PAGE_KINDS.data && reader.extentInfo(reader.extentOf(page)).fd === pack.fd;
+  return (
+    reader.kindOf(page) === PAGE_KINDS.data &&
+    Math.floor(reader.extentOf(page) / NUMBERS_PER_PLACE) === pack.place
+  );
 }
 
 function endOfExtent(reader: PagesReader, page: number): number {

@@ -51,6 +51,8 @@ export interface Chain {
   readonly formerDir: string | undefined;
   /** Its id, if pages that are not put are to be what they are there. */
   readonly inherited?: string | undefined;
+  /** Called when that one is damaged, and so nothing is shared with it. */
+  readonly onDamage?: (error: VmckptError) => void;
 }
 
 export interface WriterStats {
@@ -74,9 +76,7 @@ export class CheckpointWriter implements PageStore {
     const { pageCount } = layout;
     const { extentPages = defaultExtentPages(level, pageCount) } = options;
     const base =
-      chain?.formerDir === undefined
-        ? undefined
-        : BaseGeneration.open(chain.formerDir, layout, chain.inherited);
+      chain?.formerDir === undefined ? undefined : BaseGeneration.open(chain.formerDir, layout, chain);
     this.#dir = dir;
     this.#layout = layout;
     this.#chain = chain;

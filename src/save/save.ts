@@ -4,6 +4,7 @@
  */
 import { noteDisksAtEnd } from '../checkpoint/disks-at-end.js';
 import type { Manifest } from '../checkpoint/manifest.js';
+import type { Chain } from '../checkpoint/writer.js';
 import type { SavedVm } from '../launch/launch-plan.js';
 import type { Problem } from '../launch/requirements.js';
 import { refuseBlockers } from '../qemu/blockers.js';
@@ -263,7 +264,7 @@ async function saveInto(pending: PendingGeneration, work: Work): Promise<Saved> 
     await instant.prepare();
     const { dir: pendingDir, formerDir, generation } = pending;
     const { maxPauseMs = MAX_PAUSE_MS } = options;
-    const chain = options.full === true ? { ...pending.chain, formerDir: undefined } : pending.chain;
+    const chain = chainOf(pending, options);
     const how = { ...options, ...work, instant, disks, maxPauseMs, dir: pendingDir, chain };
     const runsOn = options.method !== 'stopped';
     const transferred: Transferred & Partial<Captured> =
@@ -333,6 +334,13 @@ async function keepTracking(
     if (!(error instanceof VmckptError)) throw error;
     onMessage(`${untracked}: ${error.message}.`);
   }
+}
+
+function chainOf({ chain, name, generation }: PendingGeneration, { full, onMessage }: SaveOptions): Chain {
+  if (full === true) return { ...chain, formerDir: undefined };
+  const onDamage = ({ message }: VmckptError): void =>
+    onMessage(`Everything is stored, because ${name}@${generation - 1} is damaged: ${message}.`);
+  return { ...chain, onDamage };
 }
 
 /** Of a capture, outside its pause. */

@@ -15,9 +15,11 @@ import path from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { VerifiedFiles, checkCheckpoint } from '../../../src/checkpoint/check.js';
 import type { Level } from '../../../src/checkpoint/extent-codec.js';
+import { CHECKSUM_BYTES } from '../../../src/checkpoint/format.js';
 import { readManifest, type Format2Manifest } from '../../../src/checkpoint/manifest.js';
 import { CheckpointReader } from '../../../src/checkpoint/reader.js';
 import { CheckpointWriter } from '../../../src/checkpoint/writer.js';
+import type { VmckptError } from '../../../src/errors.js';
 import { PAGE_KINDS } from '../../../src/pages/contracts.js';
 import { PAGE_BYTES, RamLayout } from '../../../src/pages/layout.js';
 import { Random, chooseSeed } from '../../support/faults.js';
@@ -50,6 +52,7 @@ interface Save {
   readonly dir?: string;
   /** All pages but these are what they are in the generation before. */
   readonly puts?: readonly Put[];
+  readonly onDamage?: (error: VmckptError) => void;
 }
 
 async function save({
@@ -61,13 +64,18 @@ async function save({
   full,
   dir,
   puts,
+  onDamage = () => undefined,
 }: Save): Promise<Format2Manifest> {
   const former = path.join(nameDir, String(number - 1));
   const formerDir = full !== true && existsSync(former) ? former : undefined;
   const into = dir ?? path.join(nameDir, String(number));
   mkdirSync(into);
   const inherited = puts && readManifest(former).id;
-  const writer = CheckpointWriter.create(into, { layout, level, chain: { nameDir, formerDir, inherited } });
+  const writer = CheckpointWriter.create(into, {
+    layout,
+    level,
+    chain: { nameDir, formerDir, inherited, onDamage },
+  });
   expect(writer.inherits).toBe(puts !== undefined);
   for (const [page, content] of before) {
     put(writer, page, content);
@@ -404,6 +412,26 @@ describe('damage to a pack that generations share', () => {
     const { problems } = await checkCheckpoint(last);
     expect(codes).toContain(problems[0]?.code);
     expect(problems[0]?.message).toMatch(/pack-/);
+  });
+
+  it.each<[string, (pack: string, other: string) => void]>([
+    ['truncated', (pack) => truncateSync(pack, statSync(pack).size - 1)],
+    ['missing', (pack) => rmSync(pack)],
+    ['swapped with another', swap],
+    // Its three chunks of the page index end before their table and that of its one chunk of records.
+    ['flipped in its part of the page index', (pack) => flip(pack, -4 * CHECKSUM_BYTES - 100)],
+  ])('has the next save store everything, and tell of it: %s', async (_title, harm) => {
+    const { nameDir, dirs, shared, second } = await chain();
+    harm(path.join(dirs[2]!, shared), path.join(dirs[2]!, second));
+    const found: VmckptError[] = [];
+    const memory = changed(full, [7], 4);
+    const fourth = await save({ nameDir, number: 4, memory, onDamage: (error) => found.push(error) });
+    expect([fourth.packs.length, fourth.parent]).toEqual([1, undefined]);
+    expect(found).toMatchObject([
+      { kind: 'damaged', message: expect.stringMatching(/\/3.*pack-/) as string },
+    ]);
+    await expectMemory(path.join(nameDir, '4'), memory);
+    expect((await checkCheckpoint(path.join(nameDir, '4'))).problems).toEqual([]);
   });
 
   it('is that of a pack in the place of another of the same length', async () => {
