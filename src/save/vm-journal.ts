@@ -64,6 +64,7 @@ export class VmJournal {
     }
     ftruncateSync(fd);
     writeSync(fd, `${process.pid}\n`);
+    removeEnded();
     return new VmJournal(directory, fd);
   }
 
@@ -88,6 +89,12 @@ export class VmJournal {
     if (this.read() === undefined) rmSync(this.directory, { recursive: true, force: true });
     closeSync(this.#lockFd);
   }
+}
+
+/** Of saves that died together with their VMs: there is nothing to be put right. */
+function removeEnded(): void {
+  for (const { vmAlive, directory } of listAbandonedSaves())
+    if (!vmAlive) rmSync(directory, { recursive: true, force: true });
 }
 
 /** @param holder the number of the process that has the lock, as it has noted it */

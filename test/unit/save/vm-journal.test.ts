@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { beforeEach, expect, onTestFinished, test } from 'vitest';
-import { VmJournal } from '../../../src/save/vm-journal.js';
+import { VmJournal, listAbandonedSaves } from '../../../src/save/vm-journal.js';
 import { identifyProcess, isStopped } from '../../../src/util/process-identity.js';
 import { until } from '../../support/until.js';
 import { temporaryDir } from '../checkpoint/synthetic.js';
@@ -57,4 +57,13 @@ test('a process that saves the VM and is stopped is named as such, with what hel
     hint: expect.stringContaining(`kill -CONT ${pid}`) as string,
   });
   journal.close();
+});
+
+test('a save that died together with its VM leaves no folder once another begins', () => {
+  const ended = VmJournal.open({ pid: vm.pid, startTicks: 1 });
+  ended.write({ wasRunning: true, method: 'capture', capabilities: {}, parameters: {} });
+  ended.close();
+  expect(listAbandonedSaves()).toMatchObject([{ vmAlive: false, unsettled: true }]);
+  VmJournal.open(vm).close();
+  expect(listAbandonedSaves()).toEqual([]);
 });
