@@ -15,8 +15,6 @@ import { restoreGuest, saveGuest, stopRestored, useOwnFolders } from '../support
 import { startCli, type RunningCli } from '../support/command.js';
 import { settingsOf, storeProblems, untilParked } from '../support/faults.js';
 import { describeOnEachQemu, describeOnQemu11, describeUnderKvm, suiteDirectory } from '../support/vitest.js';
-import { READ_COUNT } from '../support/boot-sectors.js';
-import { readableImage, wrongReads } from '../support/disk-reads.js';
 import { startTinyVm, type TinyVm } from '../support/tiny-vm.js';
 
 const { kind, shortfall } = bestTracker();
@@ -196,20 +194,3 @@ function testRewriting(qemu: QemuChoice, accel: Accelerator): void {
     }
   });
 }
-
-describeOnEachQemu('what a disk writes to memory while it is captured', (qemu) => {
-  const dir = suiteDirectory();
-  const storeDir = useOwnFolders(dir);
-
-  it.each(['native', 'io_uring', 'threads'])('is in the checkpoint (cache=none, aio=%s)', async (aio) => {
-    const image = readableImage(dir);
-    const drive = `if=virtio,file=${image},format=raw,readonly=on,cache=none,aio=${aio}`;
-    const vm = startTinyVm({ qemu, dir, args: ['-drive', drive] });
-    await vm.untilMemory(READ_COUNT);
-    for (let count = 0; count < CAPTURES; count++) {
-      await vm.save({ storeDir, name: aio, method: 'capture', maxPauseMs: 1 });
-      expect(await wrongReads(path.join(storeDir, aio, `${count + 1}`))).toEqual([]);
-    }
-    await vm.end();
-  });
-});
