@@ -2,9 +2,11 @@
 // asynchronous write protection. What it finds out stands on the console, a line for each trial: `ok NAME` or
 // `not ok NAME: WHY`.
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/reboot.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -232,6 +234,69 @@ void KilledTrackersAreHarmless() {
   End(traced);
 }
 
+constexpr uid_t kUser = 1000;
+
+/** A process of the user's in a system call in which a tracker can use it. */
+pid_t StartSleeper() {
+  const pid_t pid = vmckpt::Check(::fork(), "fork");
+  if (pid > 0) return pid;
+  ::setgid(kUser);
+  ::setuid(kUser);
+  ::prctl(PR_SET_DUMPABLE, 1);
+  for (;;) ::ppoll(nullptr, 0, nullptr, nullptr);
+}
+
+/** What a tracker says, as root or as the user. */
+std::string AnswerOf(pid_t traced, uid_t user) {
+  int line[2];
+  vmckpt::Check(::socketpair(AF_UNIX, SOCK_STREAM, 0, line), "socketpair");
+  const pid_t pid = vmckpt::Check(::fork(), "fork");
+  if (pid == 0) {
+    const int socket = ::fcntl(line[1], F_DUPFD, 100);
+    ::dup2(socket, 3);
+    ::close_range(4, ~0u, 0);
+    if (user != 0 && (::setgid(user) != 0 || ::setuid(user) != 0)) ::_exit(127);
+    ::execl("/vmckpt-tracker", "/vmckpt-tracker", std::to_string(traced).c_str(), nullptr);
+    ::_exit(127);
+  }
+  ::close(line[1]);
+  char answer[512] = "";
+  const ssize_t length = ::read(line[0], answer, sizeof(answer) - 1);
+  ::close(line[0]);
+  ::waitpid(pid, nullptr, 0);
+  return std::string(answer, length > 0 ? static_cast<size_t>(length) : 0);
+}
+
+void SetYama(const char* scope) {
+  const int file = vmckpt::Check(::open("/proc/sys/kernel/yama/ptrace_scope", O_WRONLY), "ptrace_scope");
+  Require(::write(file, scope, 1) == 1, "Yama's scope is set");
+  ::close(file);
+}
+
+/** Scope 3 stays until the next boot. */
+void YamaIsNamed() {
+  const pid_t sleeper = StartSleeper();
+  const auto is = [&](const char* scope, uid_t user, const std::string& expected) {
+    SetYama(scope);
+    const std::string answer = AnswerOf(sleeper, user);
+    if (answer.find(expected) == std::string::npos)
+      throw std::runtime_error(std::string("scope ") + scope + ": " + answer);
+  };
+  const auto refused = [](const char* scope) {
+    return std::string(
+               "\"not-permitted\",\"text\":\"this user may not trace it (kernel.yama.ptrace_scope is ") +
+           scope;
+  };
+  is("0", kUser, "\"thread\"");
+  is("1", kUser, refused("1"));
+  is("1", 0, "\"thread\"");
+  is("2", kUser, refused("2"));
+  is("2", 0, "\"thread\"");
+  is("3", 0, refused("3"));
+  ::kill(sleeper, SIGKILL);
+  ::waitpid(sleeper, nullptr, 0);
+}
+
 void Try(const char* name, const std::function<void()>& trial) {
   try {
     trial();
@@ -264,6 +329,7 @@ int main() {
   Try("one memory", [] { MakesOneMemory(MADV_NOHUGEPAGE); });
   Try("one memory of huge pages", [] { MakesOneMemory(MADV_HUGEPAGE); });
   Try("killed trackers", KilledTrackersAreHarmless);
+  Try("Yama", YamaIsNamed);
   std::printf("end\n");
   ::reboot(RB_POWER_OFF);
 }

@@ -1,6 +1,6 @@
 /**
- * What the kernel of this host may not have, in a guest with Debian 12's: soft-dirty bits (native/core/soft_dirty.h), and
- * the way in which an older kernel lets go of a thread whose tracer is killed. In software emulation.
+ * What the kernel of this host may not have, in a guest with Debian 12's: soft-dirty bits (native/core/soft_dirty.h), the
+ * way in which an older kernel lets go of a thread whose tracer is killed, and Yama. In software emulation.
  */
 import { execFileSync } from 'node:child_process';
 import { copyFileSync, existsSync, readFileSync } from 'node:fs';
@@ -18,7 +18,7 @@ const TIMEOUT_MS = 150_000;
 
 const dir = suiteDirectory();
 
-it('tracks writes by soft-dirty bits, and is not harmed by a program that is killed', async () => {
+it('tracks writes by soft-dirty bits, is not harmed by a program that is killed, and names who may not trace', async () => {
   const files = path.join(dir, 'files');
   const log = path.join(dir, 'console.log');
   execFileSync('mkdir', [files]);
@@ -55,6 +55,7 @@ it('tracks writes by soft-dirty bits, and is not harmed by a program that is kil
       'one memory',
       'one memory of huge pages',
       'killed trackers',
+      'Yama',
     ];
     expect(lines).toEqual(trials.map((name) => `ok ${name}`));
   } finally {
