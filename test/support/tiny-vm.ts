@@ -25,6 +25,7 @@ import { until } from './until.js';
 const BIOS = '/usr/share/seabios/bios-256k.bin';
 
 export interface TinyVm {
+  readonly pid: number;
   readonly qmpSocket: string;
   /** Each command on a connection of its own: a save needs the monitor for itself. @returns the last answer */
   readonly ask: <T = unknown>(...commands: readonly (string | readonly [string, object])[]) => Promise<T>;
@@ -44,15 +45,19 @@ export interface TinyOptions {
   readonly qemu: QemuChoice;
   readonly dir: string;
   readonly args?: readonly string[];
+  /** Put before QEMU: `setpriv …`. */
+  readonly wrapper?: readonly string[];
 }
 
 let count = 0;
 
 /** Ends with the test. */
-export function startTinyVm({ qemu, dir, args = [] }: TinyOptions): TinyVm {
+export function startTinyVm({ qemu, dir, args = [], wrapper = [] }: TinyOptions): TinyVm {
   const qmpSocket = path.join(dir, `tiny-${++count}.sock`);
-  const argv = [...TINY, ...args, '-qmp', `unix:${qmpSocket},server=on,wait=off`];
-  const child = spawn(qemuBinary(qemu), argv, { stdio: 'ignore' });
+  const [program, ...argv] = [...wrapper, qemuBinary(qemu), ...TINY, ...args];
+  const child = spawn(program!, [...argv, '-qmp', `unix:${qmpSocket},server=on,wait=off`], {
+    stdio: 'ignore',
+  });
   killAtExit(child.pid!);
   const end = () => endProcess(child);
   onTestFinished(end);
@@ -65,6 +70,7 @@ export function startTinyVm({ qemu, dir, args = [] }: TinyOptions): TinyVm {
     }
   };
   const vm: TinyVm = {
+    pid: child.pid!,
     qmpSocket,
     ask: <T>(...commands: readonly (string | readonly [string, object])[]) =>
       connected(async (qmp) => {

@@ -1,0 +1,70 @@
+/** VMs of other users, and users who may not trace a VM: it is captured where that is allowed, and otherwise saved by QEMU. */
+import { chmodSync, chownSync, mkdtempSync } from 'node:fs';
+import path from 'node:path';
+import { beforeEach, describe, expect, it } from 'vitest';
+import { bestTracker } from '../../src/capture/open-tracker.js';
+import { isRoot } from '../support/cli.js';
+import { startCli, type CliResult } from '../support/command.js';
+import { startTinyVm, type TinyVm } from '../support/tiny-vm.js';
+import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
+
+const { kind, shortfall } = bestTracker();
+beforeEach((context) => context.skip(kind === 'none', shortfall));
+
+const USER = 4242;
+const AS_USER = ['setpriv', `--reuid=${USER}`, `--regid=${USER}`, '--clear-groups', '--'];
+const AS_ROOT: readonly string[] = [];
+const UNTRACING = ['setpriv', '--bounding-set=-sys_ptrace', '--inh-caps=-sys_ptrace', '--'];
+
+describe.runIf(isRoot)('the right to trace (needs root to give it up)', () => {
+  describeOnEachQemu('a VM', (qemu) => {
+    const dir = suiteDirectory();
+
+    interface OwnVm extends TinyVm {
+      /** The user may write to it. */
+      readonly folder: string;
+    }
+
+    async function start(wrapper: readonly string[]): Promise<OwnVm> {
+      chmodSync(dir, 0o711);
+      const folder = mkdtempSync(path.join(dir, 'vm-'));
+      chownSync(folder, USER, USER);
+      const vm = startTinyVm({ qemu, dir: folder, wrapper });
+      await vm.untilFirmware();
+      chmodSync(vm.qmpSocket, 0o777);
+      return { ...vm, folder };
+    }
+
+    function save(
+      { qmpSocket, folder }: OwnVm,
+      { as }: { readonly as: readonly string[] },
+    ): Promise<CliResult> {
+      const own = path.join(folder, as === AS_USER ? 'user' : 'root');
+      const env = { HOME: own, VMCKPT_RUNTIME_DIR: `${own}-run`, VMCKPT_STORE: own };
+      return startCli(['--json', 'save', `qmp:${qmpSocket}`, 'tiny'], { wrapper: as, env }).ended;
+    }
+
+    it.each([
+      ['root saves the VM of another user', AS_USER, AS_ROOT],
+      ['a user saves a VM of their own', AS_USER, AS_USER],
+    ])('is captured when %s', async (_title, owner, as) => {
+      const vm = await start(owner);
+      expect(await save(vm, { as })).toMatchObject({ code: 0, json: { method: 'capture' } });
+      expect(await vm.status()).toBe('running');
+    });
+
+    it.each([
+      ['root without CAP_SYS_PTRACE, which it has itself', UNTRACING],
+      ['a user who may reach its monitor', AS_USER],
+    ])('of root is not saved by %s', async (_title, as) => {
+      const vm = await start(AS_ROOT);
+      expect(await save(vm, { as })).toMatchObject({
+        code: 12,
+        json: {
+          error: { code: 'NOT_PERMITTED', message: expect.stringContaining(`process ${vm.pid}`) as string },
+        },
+      });
+      expect(await vm.status()).toBe('running');
+    });
+  });
+});
