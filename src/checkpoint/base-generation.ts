@@ -2,6 +2,7 @@
 import { chmod, constants, copyFile, link } from 'node:fs/promises';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
+import { PAGE_KINDS } from '../pages/contracts.js';
 import type { RamLayout } from '../pages/layout.js';
 import { bytesOf } from './chunk-store.js';
 import { FILE_MODE, errnoOf, fsyncPath } from './files.js';
@@ -31,7 +32,6 @@ interface BaseOptions {
 
 interface Opened {
   readonly manifest: Format2Manifest;
-  readonly hashes: PageHashes;
   readonly files: OpenPageFiles;
   readonly isInherited: boolean;
 }
@@ -47,25 +47,27 @@ export interface WantedChunk {
 export class BaseGeneration {
   readonly dir: string;
   readonly manifest: Format2Manifest;
-  readonly hashes: PageHashes;
   readonly reader: PagesReader;
+  readonly hashes: PageHashes;
   /** Pages that are not put are what they are here. */
   readonly isInherited: boolean;
   readonly #files: OpenPageFiles;
 
-  private constructor(dir: string, { manifest, hashes, files, isInherited }: Opened) {
+  private constructor(dir: string, { manifest, files, isInherited }: Opened) {
     const pageCount = manifest.sizes.ramBytes / manifest.ram.pageBytes;
     const { extentPages } = manifest.pages;
     this.dir = dir;
+    const label = generationLabel(dir);
     this.manifest = manifest;
-    this.hashes = hashes;
     this.isInherited = isInherited;
     this.#files = files;
-    this.reader = new PagesReader({ label: generationLabel(dir), pageCount, extentPages }, files);
+    this.reader = new PagesReader({ label, pageCount, extentPages }, files);
+    const { packs } = manifest;
+    this.hashes = new PageHashes({ label, catalog: this.reader, packs, extentFiles: files.extentFiles });
   }
 
   /**
-   * Undefined if nothing can be taken over: another machine, an earlier format, damage, or no hashes of its pages.
+   * Undefined if nothing can be taken over: another machine, an earlier format, or damage.
    */
   static open(
     dir: string,
@@ -75,21 +77,16 @@ export class BaseGeneration {
     try {
       const manifest = readManifest(dir);
       if (manifest.formatVersion === 1 || !isSameLayout(manifest, layout)) return undefined;
-      const { pageCount } = layout;
+      const isInherited = manifest.id === inherited;
       const files = openPageFiles(dir, manifest);
       try {
-        const { id } = manifest;
-        const isInherited = id === inherited;
         // Otherwise nearly every entry is taken over by itself.
-        if (!isInherited) verifyPageIndex(files, pageCount);
-        const hashes = PageHashes.read(path.dirname(dir), { id, pageCount, asNeeded: isInherited });
-        if (hashes !== undefined) return new BaseGeneration(dir, { manifest, hashes, files, isInherited });
+        if (!isInherited) verifyPageIndex(files, layout.pageCount);
+        return new BaseGeneration(dir, { manifest, files, isInherited });
       } catch (error) {
         files.close();
         throw error;
       }
-      files.close();
-      return undefined;
     } catch (error) {
       if (!(error instanceof VmckptError)) throw error;
       onDamage(error);
@@ -103,6 +100,14 @@ export class BaseGeneration {
 
   packAt(place: number): Pack | undefined {
     return this.manifest.packs.find((pack) => pack.place === place);
+  }
+
+  /** The smallest place that none of its packs has. */
+  get freePlace(): number {
+    const taken = new Set(this.manifest.packs.map(({ place }) => place));
+    let place = 0;
+    while (taken.has(place)) place++;
+    return place;
   }
 
   /** The words of a chunk of its page index, valid until the next call. @throws VmckptError INDEX_DAMAGED */
@@ -127,12 +132,19 @@ export class BaseGeneration {
     return found;
   }
 
-  /** The smallest place that none of its packs has. */
-  get freePlace(): number {
-    const taken = new Set(this.manifest.packs.map(({ place }) => place));
-    let place = 0;
-    while (taken.has(place)) place++;
-    return place;
+  /** How many of its pages lie in each place. @throws VmckptError INDEX_DAMAGED */
+  livePages(): Map<number, number> {
+    const { packs, sizes, ram } = this.manifest;
+    const live = new Map(packs.map(({ place, usedPageCount = 0 }) => [place, usedPageCount]));
+    if (packs.every(({ usedPageCount }) => usedPageCount !== undefined)) return live;
+    live.clear();
+    for (let page = 0; page < sizes.ramBytes / ram.pageBytes; page++) {
+      const [entry, extent] = this.reader.entryOf(page);
+      if ((entry & 0xff) !== PAGE_KINDS.data) continue;
+      const place = Math.floor(extent / NUMBERS_PER_PLACE);
+      live.set(place, (live.get(place) ?? 0) + 1);
+    }
+    return live;
   }
 
   /** Where it has a chunk of the page index that is the same; undefined if it has another one. */
@@ -152,7 +164,6 @@ export class BaseGeneration {
 
   close(): void {
     this.#files.close();
-    this.hashes.close();
   }
 }
 

@@ -22,23 +22,19 @@ export interface BatchStorerOptions {
   readonly extentPages: number;
   /** The most pages that a batch has. */
   readonly batchPages: number;
-  /** Of all pages, as they were before, shared memory. Undefined: no hashes are wanted. */
-  readonly formerHashes: Uint8Array | undefined;
 }
 
 export class BatchStorer {
   readonly #options: BatchStorerOptions;
   readonly #encoder: ExtentEncoder;
-  readonly #formerHashes: Uint32Array | undefined;
   readonly #stored: Uint8Array;
   /** Pages that were read and are to be stored. */
   #readPages: Uint8Array | undefined;
 
   constructor(options: BatchStorerOptions) {
-    const { level, extentPages, batchPages, formerHashes } = options;
+    const { level, extentPages, batchPages } = options;
     this.#options = options;
     this.#encoder = new ExtentEncoder(level);
-    this.#formerHashes = formerHashes && new Uint32Array(formerHashes.buffer);
     this.#stored = new Uint8Array(batchPages * PAGE_BYTES + encodeBound(extentPages * PAGE_BYTES));
   }
 
@@ -97,14 +93,12 @@ export class BatchStorer {
   }
 
   /** Brings the pages together that are to be stored. @returns how many */
-  #leaveOutSame({ pages, hashes, numbers, comparable, same }: Slab, pageCount: number): number {
+  #leaveOutSame({ pages, hashes, formerHashes, comparable, same }: Slab, pageCount: number): number {
     same.fill(0, 0, pageCount);
-    const former = this.#formerHashes;
-    if (former === undefined) return pageCount;
     hashPages(pages, pageCount, new Uint8Array(hashes.buffer, hashes.byteOffset, hashes.byteLength));
     let kept = 0;
     for (let position = 0; position < pageCount; position++) {
-      if (comparable[position] === 1 && isSameHash(hashes, position, former, numbers[position]!)) {
+      if (comparable[position] === 1 && isSameHash(hashes, formerHashes, position)) {
         same[position] = 1;
         continue;
       }
@@ -137,12 +131,11 @@ export class BatchStorer {
 }
 
 /** A hash of zeros stands for none. */
-function isSameHash(hashes: Uint32Array, position: number, former: Uint32Array, page: number): boolean {
-  const [a, b] = [position * HASH_WORDS, page * HASH_WORDS];
+function isSameHash(hashes: Uint32Array, former: Uint32Array, position: number): boolean {
   let bits = 0;
-  for (let word = 0; word < HASH_WORDS; word++) {
-    if (hashes[a + word] !== former[b + word]) return false;
-    bits |= former[b + word]!;
+  for (let at = position * HASH_WORDS, end = at + HASH_WORDS; at < end; at++) {
+    if (hashes[at] !== former[at]) return false;
+    bits |= former[at]!;
   }
   return bits !== 0;
 }

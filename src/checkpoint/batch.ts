@@ -13,8 +13,9 @@ export interface Slab {
   readonly pages: Uint8Array;
   /** The page number of each. */
   readonly numbers: Uint32Array;
-  /** 1: the page need not be stored if it has the hash that it had in the generation before. */
+  /** 1: the page need not be stored if it has this hash, which it had in the generation before. */
   readonly comparable: Uint8Array;
+  readonly formerHashes: Uint32Array;
   /** Filled by storing: the hash of each page, */
   readonly hashes: Uint32Array;
   /** 1 for each page that is the same as before, and was left out, */
@@ -44,10 +45,11 @@ export function allocateSlab(batchPages: number): Slab {
     pages: new Uint8Array(...room(PAGE_BYTES)),
     records: words(RECORD_CHUNKS.entryBytes),
     hashes: words(PAGE_HASH_BYTES),
+    formerHashes: words(PAGE_HASH_BYTES),
     numbers: words(4),
     comparable: new Uint8Array(...room(1)),
     same: new Uint8Array(...room(1)),
   };
 }
 
-const SLAB_BYTES_PER_PAGE = PAGE_BYTES + RECORD_CHUNKS.entryBytes + PAGE_HASH_BYTES + 4 + 1 + 1;
+const SLAB_BYTES_PER_PAGE = PAGE_BYTES + RECORD_CHUNKS.entryBytes + 2 * PAGE_HASH_BYTES + 4 + 1 + 1;

@@ -5,7 +5,16 @@ import { readTable, indexDamaged } from './chunk-reader.js';
 import type { ProblemList } from './check-problems.js';
 import type { FileExtents } from './file-extents.js';
 import { readAt } from './files.js';
-import { CHECKSUM_BYTES, HEADER_BYTES, PAGE_CHUNKS, checksumText, packFile, packParts } from './format.js';
+import {
+  CHECKSUM_BYTES,
+  HASH_CHUNKS,
+  HEADER_BYTES,
+  PAGE_CHUNKS,
+  checksumText,
+  chunkCountOf,
+  packFile,
+  packParts,
+} from './format.js';
 import type { NumberedFile } from './generation-catalog.js';
 import type { Pack } from './manifest-schema.js';
 import type { CheckpointReader } from './reader.js';
@@ -131,20 +140,47 @@ async function checkBehind(
       'INDEX_DAMAGED',
       `${label}/${file.name}: ${pageCount} pages in extents, ${pack.pageCount} expected`,
     );
-  await problems.catching(() => checkChunks(file.fd, pack, label));
+  const name = `${label}/${packFile(pack.id)}`;
+  for (const chunks of chunksOf(pack)) await problems.catching(() => checkChunks(file.fd, chunks, name));
   return pack.fileBytes;
 }
 
-/** The chunks of the page index, also those that only other generations refer to. */
-function checkChunks(fd: number, pack: Pack, label: string): void {
-  const { chunksOffset, chunkTableOffset } = packParts(pack);
-  const file = `${label}/${packFile(pack.id)}`;
-  const bytes = pack.chunkCount * CHECKSUM_BYTES;
-  const root = BigInt(`0x${pack.chunksRoot}`);
-  const table = readTable(fd, { offset: chunkTableOffset, bytes, root, file });
-  const chunk = new Uint8Array(PAGE_CHUNKS.chunkBytes);
-  for (let number = 0; number < pack.chunkCount; number++) {
-    const offset = chunksOffset + number * chunk.length;
+interface Chunks {
+  readonly offset: number;
+  readonly chunkBytes: number;
+  readonly count: number;
+  readonly tableOffset: number;
+  readonly root: string;
+}
+
+/** Those of the page index, also the ones that only other generations refer to, and those with hashes. */
+function chunksOf({ pageHashes, ...pack }: Pack): Chunks[] {
+  const parts = packParts({ pageHashes, ...pack });
+  const ofIndex = {
+    offset: parts.chunksOffset,
+    chunkBytes: PAGE_CHUNKS.chunkBytes,
+    count: pack.chunkCount,
+    tableOffset: parts.chunkTableOffset,
+    root: pack.chunksRoot,
+  };
+  if (pageHashes === undefined) return [ofIndex];
+  const ofHashes = {
+    offset: parts.hashesOffset,
+    chunkBytes: HASH_CHUNKS.chunkBytes,
+    count: chunkCountOf(HASH_CHUNKS, pack.extentCount * pageHashes.perExtent),
+    tableOffset: parts.hashTableOffset,
+    root: pageHashes.root,
+  };
+  return [ofHashes, ofIndex];
+}
+
+function checkChunks(fd: number, { count, tableOffset, ...chunks }: Chunks, file: string): void {
+  const bytes = count * CHECKSUM_BYTES;
+  const root = BigInt(`0x${chunks.root}`);
+  const table = readTable(fd, { offset: tableOffset, bytes, root, file });
+  const chunk = new Uint8Array(chunks.chunkBytes);
+  for (let number = 0; number < count; number++) {
+    const offset = chunks.offset + number * chunk.length;
     readAt(fd, chunk, offset);
     const expected = table.readBigUInt64LE(number * CHECKSUM_BYTES);
     const found = xxh3(chunk);

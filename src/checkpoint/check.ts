@@ -9,7 +9,7 @@ import { FileExtents } from './file-extents.js';
 import { fstatSync } from 'node:fs';
 import { checkExtentFile, type ExtentCheck } from './check-extents.js';
 import { ProblemList, type CheckProblem } from './check-problems.js';
-import { PAGE_CHUNKS } from './format.js';
+import { NUMBERS_PER_PLACE, PAGE_CHUNKS, packFile } from './format.js';
 import type { NumberedFile } from './generation-catalog.js';
 import { CheckpointReader } from './reader.js';
 
@@ -63,12 +63,13 @@ async function checkPageIndex(
   { signal }: CheckOptions,
 ): Promise<void> {
   const counts = [0, 0, 0, 0];
+  const used = new Map<number, number>();
   const taken = new PageBitmap(reader.extentCount * reader.extentPages);
   let whole = true;
   for (let first = 0; first < reader.pageCount; first += PAGE_CHUNKS.entriesPerChunk) {
     signal?.throwIfAborted();
     const end = Math.min(first + PAGE_CHUNKS.entriesPerChunk, reader.pageCount);
-    const counted = await problems.catching(() => countKinds(reader, { first, end, counts, taken }));
+    const counted = await problems.catching(() => countKinds(reader, { first, end, counts, used, taken }));
     whole &&= counted !== undefined;
   }
   const { pages } = reader.manifest;
@@ -78,29 +79,41 @@ async function checkPageIndex(
       'INDEX_DAMAGED',
       `${reader.label}: ${counts.join(', ')} absent, zero, fill and data pages in the index, ${expected.join(', ')} expected`,
     );
+  if (!whole || reader.manifest.formatVersion === 1) return;
+  for (const { place, id, usedPageCount } of reader.manifest.packs) {
+    const found = used.get(place) ?? 0;
+    if (usedPageCount !== undefined && found !== usedPageCount)
+      problems.add(
+        'INDEX_DAMAGED',
+        `${reader.label}: ${found} pages in ${packFile(id)}, ${usedPageCount} expected`,
+      );
+  }
 }
 
 interface ChunkOfPages {
   readonly first: number;
   readonly end: number;
   readonly counts: number[];
+  /** Data pages by the place of their pack. */
+  readonly used: Map<number, number>;
   /** Places in extents where a page lies already. */
   readonly taken: PageBitmap;
 }
 
 /** Goes by every entry of a chunk, and looks where it points to. @returns true; throws at the first that is wrong. */
-function countKinds(reader: CheckpointReader, { first, end, counts, taken }: ChunkOfPages): true {
+function countKinds(reader: CheckpointReader, { first, end, counts, used, taken }: ChunkOfPages): true {
   for (let page = first; page < end; page++) {
     const kind = reader.kindOf(page);
-    if (
-      kind === PAGE_KINDS.data &&
-      !taken.claim(reader.ordinalOf(reader.extentOf(page)) * reader.extentPages + reader.slotOf(page))
-    )
+    counts[kind]!++;
+    if (kind !== PAGE_KINDS.data) continue;
+    const extent = reader.extentOf(page);
+    if (!taken.claim(reader.ordinalOf(extent) * reader.extentPages + reader.slotOf(page)))
       throw new VmckptError(
         'INDEX_DAMAGED',
         `${reader.label}: page ${page} lies in the place of another one`,
       );
-    counts[kind]!++;
+    const place = Math.floor(extent / NUMBERS_PER_PLACE);
+    used.set(place, (used.get(place) ?? 0) + 1);
   }
   return true;
 }

@@ -38,8 +38,7 @@ export async function compactPages(
   const extentPages = Math.max(options.extentPages, base?.manifest.pages.extentPages ?? 0);
   const { files, pack } = writer;
   const reader = new PagesReader({ label: 'the checkpoint', pageCount, extentPages }, files);
-  // What is read here is known to be new: nothing is compared.
-  const compacted = new PagesWriter(dir, { ...options, hashes: undefined });
+  const compacted = new PagesWriter(dir, options);
   const pages = pagesOf(writer.touchedChunks, pageCount);
   const copying = { reader, writer: compacted, pack, pages, decoded: new Map<number, Uint8Array>() };
   try {

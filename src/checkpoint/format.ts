@@ -66,6 +66,8 @@ export const RECORD_CHUNKS = chunkShape(32, 64 * 1024);
 /** Small ones: a chunk of which no page has changed is shared with the generation before. */
 export const PAGE_CHUNKS = chunkShape(8, 16 * 1024);
 export const FORMAT1_PAGE_CHUNKS = chunkShape(8, 64 * 1024);
+/** Of 16 bytes each. */
+export const HASH_CHUNKS = chunkShape(16, 16 * 1024);
 
 function chunkShape(entryBytes: number, chunkBytes: number): ChunkShape {
   return { entryBytes, chunkBytes, entriesPerChunk: chunkBytes / entryBytes, entryWords: entryBytes / 4 };
@@ -98,13 +100,6 @@ export const PAGE_CHUNKS_SPEC: FileSpec = {
   entryBytes: 12,
   chunkBytes: PAGE_CHUNKS.chunkBytes,
 };
-/** Beside the generations of a name: see page-hashes.ts. */
-export const PAGE_HASHES_SPEC: FileSpec = {
-  magic: 'VMCKPTph',
-  formatVersion: 2,
-  entryBytes: 16,
-  chunkBytes: 64 * 1024,
-};
 export const FORMAT1_SPECS = {
   pages: { magic: 'VMCKPTpg', formatVersion: 1, entryBytes: 0, chunkBytes: 0 },
   pageIndex: { magic: 'VMCKPTpi', formatVersion: 1, ...bytesOf(FORMAT1_PAGE_CHUNKS) },
@@ -125,7 +120,11 @@ export function pageChunksBytes(pageCount: number): number {
 }
 
 export interface PackParts {
-  /** Chunks of extent records; the extents lie before them. */
+  /** A checksum for each chunk of page hashes, to the end of a page; the extents lie before them. */
+  readonly hashTableOffset: number;
+  /** Chunks of page hashes. */
+  readonly hashesOffset: number;
+  /** Chunks of extent records. */
   readonly recordsOffset: number;
   /** Chunks of the page index. */
   readonly chunksOffset: number;
@@ -140,13 +139,29 @@ export function packParts(pack: {
   readonly fileBytes: number;
   readonly extentCount: number;
   readonly chunkCount: number;
+  readonly pageHashes?: { readonly perExtent: number } | undefined;
 }): PackParts {
   const recordChunks = chunkCountOf(RECORD_CHUNKS, pack.extentCount);
   const chunkTableOffset = pack.fileBytes - pack.chunkCount * CHECKSUM_BYTES;
   const recordTableOffset = chunkTableOffset - recordChunks * CHECKSUM_BYTES;
   const chunksOffset = recordTableOffset - pack.chunkCount * PAGE_CHUNKS.chunkBytes;
   const recordsOffset = chunksOffset - recordChunks * RECORD_CHUNKS.chunkBytes;
-  return { recordsOffset, chunksOffset, recordTableOffset, chunkTableOffset };
+  const hashChunks = chunkCountOf(HASH_CHUNKS, pack.extentCount * (pack.pageHashes?.perExtent ?? 0));
+  const hashesOffset = recordsOffset - hashChunks * HASH_CHUNKS.chunkBytes;
+  const hashTableOffset = hashesOffset - hashTableBytes(hashChunks);
+  return {
+    hashTableOffset,
+    hashesOffset,
+    recordsOffset,
+    chunksOffset,
+    recordTableOffset,
+    chunkTableOffset,
+  };
+}
+
+/** Whole pages, so that what lies behind the table is aligned. */
+export function hashTableBytes(hashChunks: number): number {
+  return Math.ceil((hashChunks * CHECKSUM_BYTES) / HEADER_BYTES) * HEADER_BYTES;
 }
 
 /** How an extent's bytes are stored. */
@@ -214,18 +229,15 @@ export function checksumText(checksum: bigint): string {
 const HEADER = { magic: 0, formatVersion: 8, headerBytes: 12, algorithm: 16, entryBytes: 32, chunkBytes: 36 };
 const HEADER_ENTRY_COUNT = 40;
 const HEADER_ID = 48;
-const HEADER_ROOT = 64;
 const HEADER_CHECKSUM = HEADER_BYTES - CHECKSUM_BYTES;
 
 export interface HeaderContents {
   readonly entryCount: number;
-  /** Of a pack; of the generation that hashes are about. */
+  /** Of a pack. */
   readonly id?: string;
-  /** Of hashes: the checksum of their table. */
-  readonly root?: bigint;
 }
 
-export function encodeHeader(spec: FileSpec, { entryCount, id = '', root = 0n }: HeaderContents): Buffer {
+export function encodeHeader(spec: FileSpec, { entryCount, id = '' }: HeaderContents): Buffer {
   const header = Buffer.alloc(HEADER_BYTES);
   header.write(spec.magic, HEADER.magic, 'latin1');
   header.writeUInt32LE(spec.formatVersion, HEADER.formatVersion);
@@ -235,7 +247,6 @@ export function encodeHeader(spec: FileSpec, { entryCount, id = '', root = 0n }:
   header.writeUInt32LE(spec.chunkBytes, HEADER.chunkBytes);
   header.writeBigUInt64LE(BigInt(entryCount), HEADER_ENTRY_COUNT);
   header.write(id, HEADER_ID, 'hex');
-  header.writeBigUInt64LE(root, HEADER_ROOT);
   header.writeBigUInt64LE(xxh3(header, 0, HEADER_CHECKSUM), HEADER_CHECKSUM);
   return header;
 }

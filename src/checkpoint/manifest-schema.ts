@@ -164,6 +164,17 @@ const packSchema = v.object({
   chunkCount: v.pipe(natural, v.maxValue(NUMBERS_PER_PLACE - 1)),
   recordsRoot: checksum,
   chunksRoot: checksum,
+  /** Absent where an earlier vmckpt wrote it: its pages are stored anew by the next save. */
+  pageHashes: v.optional(
+    v.object({
+      /** Hashes that each extent has room for. */
+      perExtent: v.pipe(integer, v.minValue(1), v.maxValue(MAX_EXTENT_PAGES)),
+      /** Checksum of their table. */
+      root: checksum,
+    }),
+  ),
+  /** Pages of this generation in its extents. */
+  usedPageCount: v.optional(count),
 });
 export type Pack = Readonly<v.InferOutput<typeof packSchema>>;
 

@@ -18,6 +18,7 @@ import {
   FORMAT_VERSION,
   GENERATION_FILES,
   HEADER_BYTES,
+  NUMBERS_PER_PLACE,
   RECORD_CHUNKS,
   checksumText,
   format1IndexBytes,
@@ -137,8 +138,8 @@ function inconsistency(fields: Fields): string | undefined {
   const isTwice = (key: 'id' | 'place') => new Set(packs.map((pack) => pack[key])).size < packs.length;
   if (isTwice('id') || isTwice('place')) return 'two packs have the same id or place';
   for (const pack of packs) {
-    const { recordsOffset } = packParts(pack);
-    if (recordsOffset < HEADER_BYTES || recordsOffset % HEADER_BYTES !== 0)
+    const { hashTableOffset } = packParts(pack);
+    if (hashTableOffset < HEADER_BYTES || hashTableOffset % HEADER_BYTES !== 0)
       return `${packFile(pack.id)} has ${pack.fileBytes} bytes, which its parts do not make`;
   }
   const total = (key: 'extentCount' | 'fileBytes') => packs.reduce((sum, pack) => sum + pack[key], 0);
@@ -195,6 +196,25 @@ function requireFiles(dir: string, manifest: Manifest): void {
 }
 
 /** How long every file is that lies beside the manifest. */
+/** A file of extents: `id` and a number in the file name the same extent in every generation that has it. */
+export interface ExtentOrigin {
+  /** 32 hexadecimal digits. */
+  readonly id: string;
+  /** In this generation; the others follow. */
+  readonly firstExtent: number;
+  readonly extentCount: number;
+}
+
+export function extentOriginsOf(manifest: Manifest): ExtentOrigin[] {
+  if (manifest.formatVersion === 2)
+    return manifest.packs.map(({ id, place, extentCount }) => ({
+      ...{ id, extentCount },
+      firstExtent: place * NUMBERS_PER_PLACE,
+    }));
+  const id = manifest.checksums.extentIndexRoot.padEnd(32, '0');
+  return [{ id, firstExtent: 0, extentCount: manifest.pages.extentCount }];
+}
+
 export function fileBytesOf(manifest: Manifest): Readonly<Record<string, number>> {
   const { pages, sizes, ram } = manifest;
   const pageCount = sizes.ramBytes / ram.pageBytes;

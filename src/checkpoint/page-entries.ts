@@ -5,9 +5,9 @@
  * generation before.
  */
 import { PAGE_KINDS } from '../pages/contracts.js';
-import { ChunkStore } from './chunk-store.js';
-import { NUMBERS_PER_PLACE, PAGE_CHUNKS, dataEntry, fillEntry } from './format.js';
 import type { BaseGeneration } from './base-generation.js';
+import { ChunkStore } from './chunk-store.js';
+import { NUMBERS_PER_PLACE, PAGE_CHUNKS, PLACE_COUNT, dataEntry, fillEntry } from './format.js';
 import type { GenerationCatalog } from './generation-catalog.js';
 import type { Format2Manifest } from './manifest.js';
 
@@ -50,6 +50,8 @@ export class PageEntries {
   readonly #inherited: BaseGeneration | undefined;
   /** Pages by PAGE_KINDS. */
   readonly #counts: [number, number, number, number];
+  /** Data pages that are not pending, by the place of their pack. */
+  readonly #live = new Float64Array(PLACE_COUNT);
   #superseded = 0;
 
   constructor({ pageCount, place, dir, base }: PageEntriesOptions) {
@@ -60,6 +62,7 @@ export class PageEntries {
     this.#inherited = inherited;
     this.chunks = new ChunkStore({ shape: PAGE_CHUNKS, maxCachedChunks: CACHED_CHUNKS, dir, begin });
     this.#counts = inherited === undefined ? [pageCount, 0, 0, 0] : countsOf(inherited.manifest);
+    for (const [at, count] of inherited?.livePages() ?? []) this.#live[at] = count;
   }
 
   get counts(): PageCounts {
@@ -69,14 +72,7 @@ export class PageEntries {
 
   /** How many data pages lie in each place. None is pending. */
   get livePages(): ReadonlyMap<number, number> {
-    const live = new Map<number, number>();
-    for (const [, words] of this.#eachChunk())
-      for (let at = 0; at < words.length; at += PAGE_WORDS) {
-        if ((words[at]! & 0xff) !== PAGE_KINDS.data) continue;
-        const place = Math.floor(words[at + 1]! / NUMBERS_PER_PLACE);
-        live.set(place, (live.get(place) ?? 0) + 1);
-      }
-    return live;
+    return new Map(this.#live.entries());
   }
 
   /** The data pages whose newest version is in one of these places, ascending. Entries may be set meanwhile. */
@@ -134,20 +130,9 @@ export class PageEntries {
     return (entry & PENDING) !== 0 && words[at + 1] === batch ? (entry >>> 8) & 0xff : undefined;
   }
 
-  /** Whether some version of the page lies in the pack that is being written, or is on its way into it. */
-  isOwn(page: number): boolean {
-    const words = this.#wordsOf(page);
-    const at = (page % PAGES_PER_CHUNK) * PAGE_WORDS;
-    return this.#isOwnEntry(words[at]!, words[at + 1]!);
-  }
-
-  /** The page is stored now. @returns false if a newer version has come */
-  settleStored(
-    page: number,
-    from: BatchPosition,
-    { extent, slot }: { extent: number; slot: number },
-  ): boolean {
-    return this.#settle(page, from, dataEntry(slot), extent);
+  /** The page is stored now. It changes nothing if a newer version has come. */
+  settleStored(page: number, from: BatchPosition, { extent, slot }: { extent: number; slot: number }): void {
+    this.#settle(page, from, dataEntry(slot), extent);
   }
 
   /** The page was found to be the same as there, and not stored. */
@@ -164,6 +149,7 @@ export class PageEntries {
     const at = (page % PAGES_PER_CHUNK) * PAGE_WORDS;
     words[at] = entry;
     words[at + 1] = extent;
+    this.#countLive(entry, extent, 1);
     return true;
   }
 
@@ -172,10 +158,17 @@ export class PageEntries {
     const at = (page % PAGES_PER_CHUNK) * PAGE_WORDS;
     const oldEntry = words[at]!;
     if (this.#isOwnEntry(oldEntry, words[at + 1]!)) this.#superseded++;
+    this.#countLive(oldEntry, words[at + 1]!, -1);
+    this.#countLive(entry, extent, 1);
     this.#counts[oldEntry & 0xff]!--;
     this.#counts[entry & 0xff]!++;
     words[at] = entry;
     words[at + 1] = extent;
+  }
+
+  #countLive(entry: number, extent: number, change: 1 | -1): void {
+    if ((entry & 0xff) === PAGE_KINDS.data && (entry & PENDING) === 0)
+      this.#live[Math.floor(extent / NUMBERS_PER_PLACE)]! += change;
   }
 
   #isOwnEntry(entry: number, extent: number): boolean {

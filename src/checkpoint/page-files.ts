@@ -219,7 +219,7 @@ function openPack(files: Files, pack: Pack): ExtentFile {
   const name = packFile(id);
   const file = `${files.label}/${name}`;
   const fd = files.open(name, PACK_SPEC, { fileBytes, entryCount: extentCount, id });
-  const { recordsOffset, recordTableOffset, chunkTableOffset } = packParts(pack);
+  const { hashTableOffset, recordsOffset, recordTableOffset, chunkTableOffset } = packParts(pack);
   const table = readTable(fd, {
     offset: recordTableOffset,
     bytes: chunkTableOffset - recordTableOffset,
@@ -236,5 +236,5 @@ function openPack(files: Files, pack: Pack): ExtentFile {
       checksum: table.readBigUInt64LE(chunk * CHECKSUM_BYTES),
     }),
   });
-  return { place, extentCount, records, fd, name, endOffset: recordsOffset };
+  return { place, extentCount, records, fd, name, endOffset: hashTableOffset };
 }

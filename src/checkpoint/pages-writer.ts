@@ -11,7 +11,6 @@ import { MAX_BURST_BYTES, PAGE_KINDS } from '../pages/contracts.js';
 import { PAGE_BYTES } from '../pages/layout.js';
 import { allocateSlab, batchPagesOf, type Slab } from './batch.js';
 import type { BaseGeneration } from './base-generation.js';
-import type { ChunkStore } from './chunk-store.js';
 import type { Level } from './extent-codec.js';
 import { writeFailure, writeNewFile } from './files.js';
 import {
@@ -19,14 +18,12 @@ import {
   NUMBERS_PER_PLACE,
   PAGE_CHUNKS,
   PAGE_CHUNKS_SPEC,
-  chunkCountOf,
   encodeHeader,
 } from './format.js';
 import type { Pack } from './manifest-schema.js';
 import { PackWriter } from './pack-writer.js';
 import { PageEntries, type PageCounts } from './page-entries.js';
 import type { ExtentFile, PageFiles } from './page-files.js';
-import type { PageHashes } from './page-hashes.js';
 import { StoringThreads } from './storing-threads.js';
 import {
   MAX_READS,
@@ -47,8 +44,6 @@ export interface PagesWriterOptions {
   readonly extentPages: number;
   /** What can be taken over. */
   readonly base: BaseGeneration | undefined;
-  /** Those of the base at first, and of what is written in the end. Undefined: all pages are stored that come. */
-  readonly hashes: PageHashes | undefined;
 }
 
 export interface WrittenPages {
@@ -98,7 +93,7 @@ export class PagesWriter implements PageStore {
     this.#slabs = Array.from({ length: SLAB_COUNT }, () => allocateSlab(this.#batchPages));
     this.#freeSlabs.push(...this.#slabs.keys());
     const place = options.base?.freePlace ?? 0;
-    this.#pack = new PackWriter(dir, place);
+    this.#pack = new PackWriter(dir, { place, extentPages });
     this.#entries = new PageEntries({ pageCount, place, dir, base: options.base });
     const { fd: packFd, tail } = this.#pack;
     this.#stretches = Array.from({ length: MAX_READS }, allocateStretch);
@@ -106,7 +101,6 @@ export class PagesWriter implements PageStore {
     const workerData = {
       ...{ packFd, slabs: this.#slabs, stretches: this.#stretches, tail, level, extentPages },
       batchPages: this.#batchPages,
-      formerHashes: options.hashes?.bytes,
     };
     this.#threads = new StoringThreads(workerData, { atOnce: options.base?.isInherited !== true });
   }
@@ -121,16 +115,13 @@ export class PagesWriter implements PageStore {
   }
 
   fill(page: number, byte: number): void {
-    this.#forgetHash(page);
     this.#entries.setFill(page, byte);
   }
 
   data(page: number, bytes: Uint8Array, start: number): void {
     const byte = bytes[start]!;
     if (isRepeated(bytes, start, byte)) return this.fill(page, byte);
-    // The hash of one that is stored already is, or will be, that of its new version.
-    const mayBeSame = this.#options.base !== undefined && !this.#entries.isOwn(page);
-    this.#put(page, { bytes, start, mayBeSame });
+    this.#put(page, { bytes, start, mayBeSame: true });
   }
 
   /** Stores a data page, whether it is the same as in the base or not. */
@@ -143,14 +134,14 @@ export class PagesWriter implements PageStore {
     { bytes, start, mayBeSame }: { bytes: Uint8Array; start: number; mayBeSame: boolean },
   ): void {
     if (this.#failure !== undefined) return;
-    if (mayBeSame) this.#options.hashes?.need(page);
     const batch = (this.#open ??= this.#openBatch());
-    const { pages, numbers, comparable } = this.#slabs[batch.slab]!;
+    const { pages, numbers, comparable, formerHashes } = this.#slabs[batch.slab]!;
     let position = this.#entries.positionIn(batch.number, page);
     if (position === undefined) {
       position = batch.pageCount++;
       numbers[position] = page;
-      comparable[position] = mayBeSame ? 1 : 0;
+      const { base } = this.#options;
+      comparable[position] = mayBeSame && base?.hashes.find(page, formerHashes, position) === true ? 1 : 0;
       this.#entries.setPending(page, { batch: batch.number, position });
     }
     pages.set(bytes.subarray(start, start + PAGE_BYTES), position * PAGE_BYTES);
@@ -174,18 +165,16 @@ export class PagesWriter implements PageStore {
     return reply.readMs;
   }
 
-  /** A page that has a version in this pack is stored again, whatever it is. */
   #expect(pages: Uint32Array, { expected }: Stretch): void {
-    const { base, hashes } = this.#options;
-    for (const [position, page] of pages.entries()) {
-      if (base === undefined || this.#entries.isOwn(page)) expected.fill(0n, 2 * position, 2 * position + 2);
-      else hashes!.copyTo(expected, position, page);
-    }
+    const { base } = this.#options;
+    const words = new Uint32Array(expected.buffer);
+    for (const [position, page] of pages.entries())
+      if (base?.hashes.find(page, words, position) !== true)
+        expected.fill(0n, 2 * position, 2 * position + 2);
   }
 
   /** The page is what it is in the base. */
   inherit(page: number): void {
-    this.#forgetHash(page);
     this.#entries.inherit(page, this.#options.base!.reader);
   }
 
@@ -197,11 +186,6 @@ export class PagesWriter implements PageStore {
   /** The numbers of the chunks of the page index with pages that were put. */
   get touchedChunks(): readonly number[] {
     return this.#entries.chunks.touched;
-  }
-
-  /** The hash of a page that is stored in this pack is not that of the base any more. */
-  #forgetHash(page: number): void {
-    if (this.#options.hashes !== undefined && this.#entries.isOwn(page)) this.#options.hashes.clear(page);
   }
 
   ready(): Promise<void> {
@@ -235,18 +219,16 @@ export class PagesWriter implements PageStore {
   }
 
   /**
-   * Completes the files and makes them survive a crash of the host. `hashes` are then those of all pages with data.
+   * Completes the files and makes them survive a crash of the host.
    * @param dropped packs of the base that no page is in
    */
-  async finish(hashes: PageHashes, dropped: ReadonlySet<Pack>): Promise<WrittenPages> {
+  async finish(dropped: ReadonlySet<Pack>): Promise<WrittenPages> {
     await this.drain();
     try {
       const { base, pageCount } = this.#options;
       const { chunks } = this.#entries;
-      const isInherited = base?.isInherited === true;
-      forgetHashes(hashes, { chunks, pageCount, isInherited });
       // They go with their packs.
-      if (isInherited)
+      if (base?.isInherited === true)
         for (const chunk of base.chunksIn(dropped)) chunks.chunkOf(chunk * PAGE_CHUNKS.entriesPerChunk);
       const { pack, table } = this.#pack.finish({ chunks, pageCount, base, dropped });
       const shared = base?.manifest.packs.filter((each) => !dropped.has(each)) ?? [];
@@ -259,8 +241,10 @@ export class PagesWriter implements PageStore {
       const pageChunks = Buffer.concat([header, table.bytes]);
       await writeNewFile(path.join(this.#dir, GENERATION_FILES.pageChunks), pageChunks);
       const pageChunksBytes = pageChunks.length;
+      const live = this.livePages;
+      const packs = isNeeded ? [...shared, pack] : shared;
       return {
-        packs: isNeeded ? [...shared, pack] : shared,
+        packs: packs.map((each) => ({ ...each, usedPageCount: live.get(each.place) ?? 0 })),
         newPackBytes: isNeeded ? pack.fileBytes : 0,
         pageIndexRoot: table.root,
         pageChunksBytes,
@@ -308,7 +292,7 @@ export class PagesWriter implements PageStore {
   }
 
   #settle({ number, slab, pageCount }: Batch): void {
-    const { extentPages, base, hashes } = this.#options;
+    const { extentPages, base } = this.#options;
     const { records, numbers, same, hashes: found } = this.#slabs[slab]!;
     const sameCount = same.subarray(0, pageCount).reduce((sum, one) => sum + one, 0);
     const firstExtent = this.#pack.addExtents(records, Math.ceil((pageCount - sameCount) / extentPages));
@@ -322,18 +306,19 @@ export class PagesWriter implements PageStore {
       }
       const slot = stored % extentPages;
       const extent = firstExtent + (stored++ - slot) / extentPages;
-      if (this.#entries.settleStored(page, from, { extent, slot })) hashes?.set(page, found, position);
+      this.#pack.setHash({ extent, slot }, found, position);
+      this.#entries.settleStored(page, from, { extent, slot });
     }
     this.#freeSlabs.push(slab);
   }
 
-  #settleRead(pages: Uint32Array, { kinds, fills, hashes: found, records }: Stretch): void {
-    const { extentPages, hashes } = this.#options;
+  #settleRead(pages: Uint32Array, { kinds, fills, hashes, records }: Stretch): void {
+    const { extentPages } = this.#options;
     const dataCount = kinds
       .subarray(0, pages.length)
       .reduce((sum, kind) => sum + (kind === PAGE_KINDS.data ? 1 : 0), 0);
     const firstExtent = this.#pack.addExtents(records, Math.ceil(dataCount / extentPages));
-    const foundWords = new Uint32Array(found.buffer);
+    const hashWords = new Uint32Array(hashes.buffer);
     let stored = 0;
     for (const [position, page] of pages.entries()) {
       const kind = kinds[position];
@@ -341,8 +326,9 @@ export class PagesWriter implements PageStore {
       else if (kind !== PAGE_KINDS.data) this.fill(page, fills[position]!);
       else {
         const slot = stored % extentPages;
-        this.#entries.setStored(page, { extent: firstExtent + (stored++ - slot) / extentPages, slot });
-        hashes?.set(page, foundWords, position);
+        const extent = firstExtent + (stored++ - slot) / extentPages;
+        this.#pack.setHash({ extent, slot }, hashWords, position);
+        this.#entries.setStored(page, { extent, slot });
       }
     }
   }
@@ -366,26 +352,6 @@ export class PagesWriter implements PageStore {
   #fail(error: Error): void {
     this.#failure ??= error;
     for (const { reject } of this.#waiters.splice(0)) reject(this.#failure);
-  }
-}
-
-interface Entries {
-  readonly chunks: ChunkStore;
-  readonly pageCount: number;
-  /** Pages of other chunks are as they were, hashes and all. */
-  readonly isInherited: boolean;
-}
-
-/** Pages without data have no hash. */
-function forgetHashes(hashes: PageHashes, { chunks, pageCount, isInherited }: Entries): void {
-  const { entriesPerChunk, entryWords } = PAGE_CHUNKS;
-  const touched = new Set(chunks.touched);
-  for (const chunk of isInherited ? touched : Array(chunkCountOf(PAGE_CHUNKS, pageCount)).keys()) {
-    let page = chunk * entriesPerChunk;
-    const words = touched.has(chunk) ? chunks.chunkOf(page) : undefined;
-    const end = Math.min(page + entriesPerChunk, pageCount);
-    for (let at = 0; page < end; page++, at += entryWords)
-      if (((words?.[at] ?? 0) & 0xff) !== PAGE_KINDS.data) hashes.clear(page);
   }
 }
 

@@ -18,7 +18,7 @@ const MAX_REWRITTEN_SHARE = 0.25;
 const MIN_REWRITTEN_BYTES = 8 << 20;
 /**
  * Where pages are inherited, the index is not gone through for less than this share of older versions of pages, nor for
- * fewer of them than fit this.
+ * fewer of them than this.
  */
 const MAX_INHERITED_WASTE = 0.125;
 const MIN_INHERITED_WASTE_PAGES = 2048;
@@ -39,8 +39,9 @@ export async function leaveSparsePacks(
   writer: PagesWriter,
   base: BaseGeneration,
 ): Promise<ReadonlySet<Pack>> {
-  if (base.isInherited && !isWorthALook(base, writer)) return new Set();
   const usages = usagesOf(base.manifest.packs, writer.livePages);
+  if (base.isInherited && !isWorthALook(base, writer))
+    return new Set(usages.filter(({ livePages }) => livePages === 0).map(({ pack }) => pack));
   const dropped = new Set(choose(usages, { storedBytes: writer.storedBytes, maxPacks: maxPacksOf(base) }));
   if (usages.every(({ pack, livePages }) => !dropped.has(pack) || livePages === 0)) return dropped;
   const { reader } = base;
@@ -76,7 +77,7 @@ function usagesOf(packs: readonly Pack[], live: ReadonlyMap<number, number>): Us
     .sort((a, b) => a.liveBytes - b.liveBytes);
 }
 
-/** What pages are in which pack takes a look at the whole index. */
+/** Which pages are in a pack takes a look at the whole index. */
 function isWorthALook({ manifest }: BaseGeneration, { counts }: PagesWriter): boolean {
   if (manifest.packs.length >= MAX_PACKS) return true;
   const wastePages = manifest.pages.supersededPageCount + counts.superseded;

@@ -28,7 +28,6 @@ import {
 } from './manifest.js';
 import { newId } from './pack-writer.js';
 import type { Pack } from './manifest-schema.js';
-import { PageHashes } from './page-hashes.js';
 import { leaveSparsePacks } from './sparse-packs.js';
 import type { PageStore, ReadRequest } from './stretch.js';
 import { PagesWriter, type PagesWriterOptions, type WrittenPages } from './pages-writer.js';
@@ -43,11 +42,8 @@ export interface CheckpointWriterOptions {
   readonly chain?: Chain | undefined;
 }
 
-/** The generations of a name. */
 export interface Chain {
-  /** Of the name: the hashes of the newest generation's pages are kept there. */
-  readonly nameDir: string;
-  /** Of the newest generation, if anything is to be shared with it. */
+  /** Of the newest generation of the name, if anything is to be shared with it. */
   readonly formerDir: string | undefined;
   /** Its id, if pages that are not put are to be what they are there. */
   readonly inherited?: string | undefined;
@@ -68,8 +64,6 @@ export class CheckpointWriter implements PageStore {
   readonly #dir: string;
   readonly #layout: RamLayout;
   readonly #pagesOptions: PagesWriterOptions;
-  readonly #chain: Chain | undefined;
-  readonly #hashes: PageHashes;
   #pages: PagesWriter;
 
   private constructor(dir: string, { layout, level, chain, ...options }: CheckpointWriterOptions) {
@@ -79,10 +73,7 @@ export class CheckpointWriter implements PageStore {
       chain?.formerDir === undefined ? undefined : BaseGeneration.open(chain.formerDir, layout, chain);
     this.#dir = dir;
     this.#layout = layout;
-    this.#chain = chain;
-    this.#hashes = base?.hashes ?? PageHashes.none(pageCount);
-    const hashes = chain === undefined ? undefined : this.#hashes;
-    this.#pagesOptions = { pageCount, level, extentPages, base, hashes };
+    this.#pagesOptions = { pageCount, level, extentPages, base };
     this.#pages = new PagesWriter(dir, this.#pagesOptions);
   }
 
@@ -145,7 +136,6 @@ export class CheckpointWriter implements PageStore {
       const manifest = this.#manifestOf(parts, written, deviceState);
       await writeNewFile(path.join(this.#dir, GENERATION_FILES.manifest), encodeManifest(manifest));
       await fsyncPath(this.#dir);
-      if (this.#chain !== undefined) this.#hashes.write(this.#chain.nameDir, manifest.id);
       return manifest;
     } catch (error) {
       throw writeFailure(error, this.#dir);
@@ -172,7 +162,7 @@ export class CheckpointWriter implements PageStore {
     }
     const { base } = this.#pagesOptions;
     const dropped = base === undefined ? new Set<Pack>() : await leaveSparsePacks(this.#pages, base);
-    return this.#pages.finish(this.#hashes, dropped);
+    return this.#pages.finish(dropped);
   }
 
   #manifestOf(parts: ManifestParts, written: WrittenPages, deviceState: Uint8Array): Format2Manifest {

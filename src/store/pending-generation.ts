@@ -45,7 +45,7 @@ export class PendingGeneration {
 
   /** What a writer needs to share with the generation before what has not changed. */
   get chain(): Chain {
-    return { nameDir: path.dirname(this.dir), formerDir: this.formerDir };
+    return { formerDir: this.formerDir };
   }
 
   /**

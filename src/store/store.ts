@@ -8,7 +8,6 @@ import { mkdir, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { DIRECTORY_MODE, errnoOf, fsyncPath, writeFailure } from '../checkpoint/files.js';
 import type { Manifest } from '../checkpoint/manifest.js';
-import { PAGE_HASHES_FILE } from '../checkpoint/page-hashes.js';
 import { readSealedManifest, type SealVerdict } from './seal.js';
 import { summarizeRawMemory, type RawMemorySummary } from '../checkpoint/raw-memory.js';
 import { VmckptError, type ErrorCode } from '../errors.js';
@@ -242,11 +241,8 @@ export class Store {
     const nameDir = path.join(this.dir, name);
     const lock = await this.#takeLock(name, path.join(nameDir, LOCK));
     const unlock = async (): Promise<void> => {
-      const empty = (await readdir(nameDir)).every((entry) => entry === LOCK || entry === PAGE_HASHES_FILE);
-      if (empty) {
-        await rm(path.join(nameDir, PAGE_HASHES_FILE), { recursive: true, force: true });
-        lock.delete();
-      }
+      const empty = (await readdir(nameDir)).every((entry) => entry === LOCK);
+      if (empty) lock.delete();
       lock.release();
       // Rightly fails when another process has written something in the meantime.
       if (empty) await rmdir(nameDir).catch(() => undefined);

@@ -114,7 +114,7 @@ async function saveAgain(
     string,
   ];
   mkdirSync(dir);
-  const chain = { nameDir, formerDir: existsSync(former) ? former : undefined };
+  const chain = { formerDir: existsSync(former) ? former : undefined };
   const store = CheckpointWriter.create(dir, { layout: reader.layout, level: 1, chain });
   const { signal } = new AbortController();
   const options = { store, onRead: () => undefined, signal };
@@ -176,7 +176,11 @@ describe('a process that is saved again and again', () => {
     expect(differing(await memoryIn(second.dir), secondMemory)).toEqual([]);
     expect(differing(await memoryIn(third.dir), secondMemory)).toEqual([]);
     const [shared, own] = second.manifest.packs;
-    expect(shared).toEqual(first.manifest.packs[0]);
+    // How many of its pages are used is told anew by each generation.
+    expect({ ...shared, usedPageCount: undefined }).toEqual({
+      ...first.manifest.packs[0],
+      usedPageCount: undefined,
+    });
     expect(own!.pageCount).toBeLessThan(100);
     expect(third.manifest.packs).toEqual(second.manifest.packs);
   });

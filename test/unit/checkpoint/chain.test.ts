@@ -1,6 +1,6 @@
 /** Generations that share what has not changed: every one of them has exactly its pages, whatever happens to the others. */
+import { execFileSync } from 'node:child_process';
 import {
-  existsSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
@@ -15,107 +15,29 @@ import path from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { VerifiedFiles, checkCheckpoint } from '../../../src/checkpoint/check.js';
 import type { Level } from '../../../src/checkpoint/extent-codec.js';
-import { CHECKSUM_BYTES } from '../../../src/checkpoint/format.js';
-import { readManifest, type Format2Manifest } from '../../../src/checkpoint/manifest.js';
+import { CHECKSUM_BYTES, PAGE_CHUNKS } from '../../../src/checkpoint/format.js';
 import { CheckpointReader } from '../../../src/checkpoint/reader.js';
 import { CheckpointWriter } from '../../../src/checkpoint/writer.js';
 import type { VmckptError } from '../../../src/errors.js';
-import { PAGE_KINDS } from '../../../src/pages/contracts.js';
 import { PAGE_BYTES, RamLayout } from '../../../src/pages/layout.js';
 import { Random, chooseSeed } from '../../support/faults.js';
-import { manifestParts, syntheticPage, temporaryDir } from './synthetic.js';
-
-const layout = new RamLayout([
-  { name: 'pc.ram', usedBytes: 4500 * PAGE_BYTES },
-  { name: 'vga.vram', usedBytes: 100 * PAGE_BYTES },
-]);
-const deviceState = Buffer.from('device state');
-
-/** A version of data; `f` and a byte; or absent. */
-type Content = number | `f${number}` | undefined;
-type Memory = readonly Content[];
-type Put = readonly [page: number, content: Content];
-
-function put(writer: CheckpointWriter, page: number, content: Content): void {
-  if (typeof content === 'number') writer.data(page, syntheticPage(page, content), 0);
-  else if (content !== undefined) writer.fill(page, Number(content.slice(1)));
-}
-
-interface Save {
-  readonly nameDir: string;
-  readonly number: number;
-  readonly memory: Memory;
-  /** Put before the memory itself: older versions of pages. */
-  readonly before?: readonly Put[];
-  readonly level?: Level;
-  readonly full?: boolean;
-  readonly dir?: string;
-  /** All pages but these are what they are in the generation before. */
-  readonly puts?: readonly Put[];
-  readonly onDamage?: (error: VmckptError) => void;
-}
-
-async function save({
-  nameDir,
-  number,
-  memory,
-  before = [],
-  level = 1,
+import { format2Manifest } from '../../support/packs.js';
+import {
+  changed,
+  deviceState,
+  expectMemory,
+  flip,
+  flipHash,
+  forgetHashes,
   full,
-  dir,
-  puts,
-  onDamage = () => undefined,
-}: Save): Promise<Format2Manifest> {
-  const former = path.join(nameDir, String(number - 1));
-  const formerDir = full !== true && existsSync(former) ? former : undefined;
-  const into = dir ?? path.join(nameDir, String(number));
-  mkdirSync(into);
-  const inherited = puts && readManifest(former).id;
-  const writer = CheckpointWriter.create(into, {
-    layout,
-    level,
-    chain: { nameDir, formerDir, inherited, onDamage },
-  });
-  expect(writer.inherits).toBe(puts !== undefined);
-  for (const [page, content] of before) {
-    put(writer, page, content);
-    await writer.ready();
-  }
-  for (const [index, [page, content]] of [...(puts ?? memory.entries())].entries()) {
-    put(writer, page, content);
-    if (index % 64 === 0) await writer.ready();
-  }
-  return writer.finish(manifestParts(), deviceState);
-}
-
-async function expectMemory(dir: string, memory: Memory): Promise<void> {
-  const reader = await CheckpointReader.open(dir);
-  const into = new Uint8Array(reader.extentPages * PAGE_BYTES);
-  for (const [page, content] of memory.entries()) {
-    const kind = reader.kindOf(page);
-    if (typeof content !== 'number') {
-      expect([kind === PAGE_KINDS.absent, kind === PAGE_KINDS.data]).toEqual([content === undefined, false]);
-      if (content !== undefined) expect(reader.fillByteOf(page)).toBe(Number(content.slice(1)));
-      continue;
-    }
-    expect(kind).toBe(PAGE_KINDS.data);
-    reader.readExtent(reader.extentOf(page), into);
-    const start = reader.slotOf(page) * PAGE_BYTES;
-    if (Buffer.compare(into.subarray(start, start + PAGE_BYTES), syntheticPage(page, content)) !== 0)
-      throw new Error(`page ${page} of ${dir} is wrong`);
-  }
-  reader.close();
-}
-
-const full: Memory = Array.from({ length: layout.pageCount }, (_, page): Content =>
-  page % 7 === 0 ? 'f0' : page % 13 === 0 ? `f${page % 256}` : 0,
-);
-
-function changed(memory: Memory, pages: readonly number[], version: number): Memory {
-  const copy = [...memory];
-  for (const page of pages) copy[page] = version;
-  return copy;
-}
+  layout,
+  save,
+  type Content,
+  type Memory,
+  type Put,
+  type Save,
+} from './chained-saves.js';
+import { manifestParts, syntheticPage, temporaryDir } from './synthetic.js';
 
 function packs(dir: string): string[] {
   return readdirSync(dir).filter((file) => file.startsWith('pack-'));
@@ -160,9 +82,8 @@ describe('a generation after another one', () => {
 
   it.each<[string, (nameDir: string) => Partial<Save>]>([
     ['that is to be full', () => ({ full: true })],
-    ['without the hashes of its pages', (dir) => (rmSync(path.join(dir, 'page-hashes')), {})],
-    ['with damaged hashes', (dir) => (flip(path.join(dir, 'page-hashes'), 5000), {})],
-    ['with a damaged table of hashes', (dir) => (flip(path.join(dir, 'page-hashes'), -3), {})],
+    ['without the hashes of its pages', (dir) => (forgetHashes(path.join(dir, '1')), {})],
+    ['with a damaged table of hashes', (dir) => (flipHash(path.join(dir, '1'), 'hashTableOffset'), {})],
     ['whose parent is damaged', (dir) => (flip(path.join(dir, '1', 'page-chunks'), 4100), {})],
   ])('%s stores everything', async (_title, prepare) => {
     const nameDir = temporaryDir();
@@ -171,6 +92,44 @@ describe('a generation after another one', () => {
     expect([second.packs.length, second.parent]).toEqual([1, undefined]);
     await expectMemory(path.join(nameDir, '2'), full);
     expect((await save({ nameDir, number: 3, memory: full })).parent).toBe(second.id);
+  });
+
+  it('stores the pages anew whose hashes are damaged, and no others', async () => {
+    const nameDir = temporaryDir();
+    const first = await save({ nameDir, number: 1, memory: full });
+    flipHash(path.join(nameDir, '1'), 'hashesOffset');
+    const { packs: found } = await save({ nameDir, number: 2, memory: full });
+    expect(found.map(({ id }) => id)).toEqual([first.packs[0]!.id, expect.any(String)]);
+    expect(found[1]!.pageCount).toBe(1024);
+    await expectMemory(path.join(nameDir, '2'), full);
+    const { problems } = await checkCheckpoint(path.join(nameDir, '1'));
+    expect(problems.map(({ code }) => code)).toEqual(['INDEX_DAMAGED']);
+  });
+
+  it('shares with the one before when the newest has been removed', async () => {
+    const nameDir = temporaryDir();
+    const first = await save({ nameDir, number: 1, memory: full });
+    await save({ nameDir, number: 2, memory: changed(full, [5], 1) });
+    rmSync(path.join(nameDir, '2'), { recursive: true });
+    const again = await save({ nameDir, number: 2, memory: changed(full, [6], 1) });
+    expect([again.parent, again.packs.length, again.packs[1]?.pageCount]).toEqual([first.id, 2, 1]);
+    await expectMemory(path.join(nameDir, '2'), changed(full, [6], 1));
+  });
+
+  it.each(['-a', '-r'])('goes on in a copy of the store (cp %s)', async (how) => {
+    const nameDir = temporaryDir();
+    const next = changed(full, [5, 6], 1);
+    await save({ nameDir, number: 1, memory: full });
+    const second = await save({ nameDir, number: 2, memory: next });
+    const copy = path.join(temporaryDir(), 'web');
+    execFileSync('cp', [how, nameDir, copy]);
+    const third = await save({ nameDir: copy, number: 3, memory: changed(next, [7], 2) });
+    expect([third.parent, third.packs.length]).toEqual([second.id, 3]);
+    for (const [number, memory] of [full, next, changed(next, [7], 2)].entries()) {
+      const dir = path.join(copy, String(number + 1));
+      await expectMemory(dir, memory);
+      expect((await checkCheckpoint(dir)).problems).toEqual([]);
+    }
   });
 
   it('copies packs where the file system makes no links', async () => {
@@ -262,6 +221,30 @@ describe('a generation after another one', () => {
     }
   });
 
+  it('costs what has changed, and little for memory that has not', { timeout: 60_000 }, async () => {
+    const huge = new RamLayout([{ name: 'pc.ram', usedBytes: 64 * 2 ** 30 }]);
+    const nameDir = temporaryDir();
+    const pages = Array.from({ length: 64 }, (_, at) => at * 250_000 + 7);
+    const saveHuge = async (number: number, { version }: { readonly version: number }) => {
+      const dir = path.join(nameDir, String(number));
+      mkdirSync(dir);
+      const formerDir = number === 1 ? undefined : path.join(nameDir, String(number - 1));
+      const chain = { formerDir, inherited: formerDir && format2Manifest(formerDir).id };
+      const writer = CheckpointWriter.create(dir, { layout: huge, level: 1, chain });
+      for (const page of pages) writer.data(page, syntheticPage(page, version), 0);
+      const { sizes, packs: found } = await writer.finish(manifestParts(), deviceState);
+      return { ownBytes: sizes.ownBytes, packs: found, dir };
+    };
+    const first = await saveHuge(1, { version: 0 });
+    const same = await saveHuge(2, { version: 0 });
+    expect(same.packs.map(({ id }) => id)).toEqual([first.packs[0]!.id]);
+    expect(same.ownBytes).toBeLessThanOrEqual((100 << 10) + deviceState.length);
+    const next = await saveHuge(3, { version: 1 });
+    const ofChanges = pages.length * (PAGE_BYTES + PAGE_CHUNKS.chunkBytes);
+    expect(next.ownBytes).toBeLessThan(ofChanges + (200 << 10));
+    expect((await checkCheckpoint(next.dir)).problems).toEqual([]);
+  });
+
   it('has at most 64 packs, and leaves those that are hardly used', { timeout: 120_000 }, async () => {
     const nameDir = temporaryDir();
     let memory = full;
@@ -282,92 +265,6 @@ describe('a generation after another one', () => {
     expect(after.length).toBeLessThan(most);
     await expectMemory(path.join(nameDir, '69'), other);
     expect((await checkCheckpoint(path.join(nameDir, '69'))).problems).toEqual([]);
-  });
-});
-
-describe('a generation of which all pages are inherited that are not put', () => {
-  const puts = (pages: readonly number[], version: number) => pages.map((page): Put => [page, version]);
-
-  it('stores those that differ, and touches no other part of index and hashes', async () => {
-    const nameDir = temporaryDir();
-    const first = await save({ nameDir, number: 1, memory: full });
-    const memory = [...changed(full, [1, 2], 1)];
-    memory[3] = 'f7';
-    const second = await save({
-      ...{ nameDir, number: 2, memory },
-      puts: [...puts([1, 2], 1), [3, 'f7'], [4, full[4]], [5, full[5]]],
-    });
-    expect(second).toMatchObject({
-      parent: first.id,
-      pages: { dataPageCount: first.pages.dataPageCount - 1, absentPageCount: 0 },
-    });
-    expect(second.packs.map(({ pageCount, chunkCount }) => [pageCount, chunkCount])).toEqual([
-      [first.packs[0]!.pageCount, 3],
-      [2, 1],
-    ]);
-    await expectMemory(path.join(nameDir, '2'), memory);
-    expect((await checkCheckpoint(path.join(nameDir, '2'))).problems).toEqual([]);
-    // The hashes are those of all of its pages: nothing is to be stored.
-    expect((await save({ nameDir, number: 3, memory })).packs).toHaveLength(2);
-    await expectMemory(path.join(nameDir, '3'), memory);
-  });
-
-  it('stores pages again whose hashes are damaged, and has their hashes then', async () => {
-    const nameDir = temporaryDir();
-    await save({ nameDir, number: 1, memory: full });
-    flip(path.join(nameDir, 'page-hashes'), 5000);
-    const second = await save({ nameDir, number: 2, memory: full, puts: puts([1, 2], 0) });
-    expect(second.packs.map(({ pageCount }) => pageCount)).toEqual([expect.any(Number), 2]);
-    const third = await save({ nameDir, number: 3, memory: full, puts: puts([1, 2], 0) });
-    expect(third.packs).toHaveLength(2);
-    await expectMemory(path.join(nameDir, '3'), full);
-  });
-
-  it('is none of another generation, nor without hashes', async () => {
-    const nameDir = temporaryDir();
-    const { id } = await save({ nameDir, number: 1, memory: full });
-    await save({ nameDir, number: 2, memory: full });
-    const inherits = (number: string, inherited: string): boolean => {
-      const chain = { nameDir, formerDir: path.join(nameDir, number), inherited };
-      const writer = CheckpointWriter.create(temporaryDir(), { layout, level: 1, chain });
-      onTestFinished(() => writer.abort());
-      return writer.inherits;
-    };
-    const { id: newest } = readManifest(path.join(nameDir, '2'));
-    expect([inherits('2', newest), inherits('2', id), inherits('1', id)]).toEqual([true, false, false]);
-    rmSync(path.join(nameDir, 'page-hashes'));
-    expect(inherits('2', newest)).toBe(false);
-  });
-
-  it('has at most 64 packs, and no more older versions than a share', { timeout: 120_000 }, async () => {
-    const nameDir = temporaryDir();
-    let memory = full;
-    await save({ nameDir, number: 1, memory: full });
-    const counts: number[] = [];
-    for (let number = 2; number <= 72; number++) {
-      const pages = [number * 50 + 1, number * 50 + 2, 3000, 3001];
-      memory = changed(memory, pages, number);
-      const { packs: found } = await save({
-        nameDir,
-        number,
-        memory,
-        level: 'none',
-        puts: puts(pages, number),
-      });
-      counts.push(found.length);
-      if (number > 2) rmSync(path.join(nameDir, String(number - 2)), { recursive: true });
-    }
-    expect(Math.max(...counts)).toBe(64);
-    expect(counts.at(-1)).toBeLessThan(48);
-    await expectMemory(path.join(nameDir, '72'), memory);
-    const half = full.flatMap((content, page) => (page < 2500 && content === 0 ? [page] : []));
-    for (let number = 73; number <= 76; number++) {
-      memory = changed(memory, half, number);
-      const { pages } = await save({ nameDir, number, memory, level: 'none', puts: puts(half, number) });
-      expect(pages.supersededPageCount).toBeLessThan(2 * pages.dataPageCount);
-    }
-    await expectMemory(path.join(nameDir, '76'), memory);
-    expect((await checkCheckpoint(path.join(nameDir, '76'))).problems).toEqual([]);
   });
 });
 
@@ -448,11 +345,4 @@ function swap(one: string, other: string): void {
   renameSync(one, `${one}.x`);
   renameSync(other, one);
   renameSync(`${one}.x`, other);
-}
-
-/** @param at from the end, if negative */
-function flip(file: string, at: number): void {
-  const bytes = readFileSync(file);
-  bytes[at < 0 ? bytes.length + at : at]! ^= 1;
-  writeFileSync(file, bytes);
 }
