@@ -58,7 +58,6 @@ class Image : public Napi::ObjectWrap<Image> {
     ImageFiles files;
     files.catalog.page_table = Duplicate(page_table);
     if (!hot_pack.IsUndefined()) files.hot_pack = Duplicate(hot_pack);
-    files.hot_pack_tie = options.BigUint64("hotPackTie");
     ImageFacts facts{.format_version = options.Uint32("formatVersion"),
                      .page_count = options.Uint64("pageCount"),
                      .extent_pages = options.Uint64("extentPages"),
@@ -87,7 +86,8 @@ class Image : public Napi::ObjectWrap<Image> {
                                   .records_root = options.BigUint64("recordsRoot"),
                                   .chunks_offset = options.Uint64("chunksOffset"),
                                   .chunk_count = options.Uint64("chunkCount"),
-                                  .name = options.String("name")});
+                                  .name = options.String("name"),
+                                  .id = options.String("id")});
     options.Finish();
   }
 

@@ -13,7 +13,7 @@ std::shared_ptr<CheckpointImage> CheckpointImage::Open(ImageFiles files, const I
   auto catalog = std::make_shared<PageCatalog>(std::move(files.catalog), facts);
   std::shared_ptr<ExtentSource> extents = std::make_shared<FileExtents>(catalog, std::move(files.extents));
   if (files.hot_pack)
-    if (auto pack = HotPack::Open(std::move(files.hot_pack), files.hot_pack_tie))
+    if (auto pack = HotPack::Open(std::move(files.hot_pack), *catalog))
       extents = std::make_shared<PackedExtents>(catalog, std::move(pack), std::move(extents));
   return std::make_shared<CheckpointImage>(std::move(catalog), std::move(extents));
 }

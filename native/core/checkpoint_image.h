@@ -23,8 +23,6 @@ struct ImageFiles {
   std::vector<Fd> extents;
   /** May be none. */
   Fd hot_pack;
-  /** What a hot pack of this generation is tied to. */
-  uint64_t hot_pack_tie;
 };
 
 class CheckpointImage {

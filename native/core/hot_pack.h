@@ -1,23 +1,25 @@
 // Copies of the extents of a working set, side by side in one file: from a cold disk they are read in one
-// sweep. docs/working-set.md specifies the file. It is a hint: one that is damaged, or of another generation,
-// is not used.
+// sweep. docs/working-set.md specifies the file. It is a hint: one that is damaged is not used, and of one
+// that was made for an earlier generation those extents are used that this one still has.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
 #include "core/fd.h"
 #include "core/mapped_file.h"
+#include "core/page_catalog.h"
 
 namespace vmckpt {
 
 class HotPack {
  public:
-  /** Null unless it is whole, and tied to this. */
-  static std::unique_ptr<HotPack> Open(Fd file, uint64_t tie);
+  /** Null unless it is whole, and has an extent of this generation. */
+  static std::unique_ptr<HotPack> Open(Fd file, const PageCatalog& catalog);
 
   bool Has(uint64_t extent) const { return EntryOf(extent) != nullptr; }
 
@@ -26,8 +28,8 @@ class HotPack {
 
   const MappedFile& file() const { return file_; }
 
-  /** Lets the kernel read all of it. */
-  void ReadAhead() const;
+  /** Lets the kernel read those of these extents that are here. */
+  void ReadAhead(std::span<const uint32_t> extents) const;
 
  private:
   struct Entry {
@@ -37,11 +39,11 @@ class HotPack {
   };
 
   explicit HotPack(Fd file) : file_(std::move(file)) {}
-  bool ReadTable(uint64_t tie);
+  bool ReadTables(const PageCatalog& catalog);
   const Entry* EntryOf(uint64_t extent) const;
 
   MappedFile file_;
-  /** Ascending by extent. */
+  /** Those of this generation, ascending by extent. */
   std::vector<Entry> entries_;
 };
 

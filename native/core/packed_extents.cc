@@ -18,7 +18,7 @@ void PackedExtents::ReadAhead(std::span<const uint32_t> extents) {
   std::vector<uint32_t> others;
   for (uint32_t extent : extents)
     if (!pack_->Has(extent)) others.push_back(extent);
-  if (others.size() < extents.size() && !is_read_ahead_.exchange(true)) pack_->ReadAhead();
+  if (others.size() < extents.size()) pack_->ReadAhead(extents);
   behind_->ReadAhead(others);
 }
 

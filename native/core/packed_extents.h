@@ -1,7 +1,6 @@
 // A source with a hot pack in front of it: intact extents in the pack are read from there.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -21,14 +20,12 @@ class PackedExtents : public ExtentSource {
 
   const uint8_t* Read(uint64_t extent, ExtentDecoder& decoder, uint8_t* into, Access access) override;
 
-  /** The pack is read as a whole, once, in one sweep. */
   void ReadAhead(std::span<const uint32_t> extents) override;
 
  private:
   std::shared_ptr<PageCatalog> catalog_;
   std::unique_ptr<HotPack> pack_;
   std::shared_ptr<ExtentSource> behind_;
-  std::atomic<bool> is_read_ahead_{false};
 };
 
 }  // namespace vmckpt

@@ -35,6 +35,8 @@ struct ExtentFileFacts {
   uint64_t chunk_count;
   /** Of the file with the extents. */
   std::string name;
+  /** Of its extents: 32 hexadecimal digits, the same wherever they are. */
+  std::string id;
 };
 
 /** What the manifest says of the files. */
@@ -144,6 +146,11 @@ class PageCatalog {
 
   /** Of facts().extent_files, the one that holds the extent, or kNoFile. */
   size_t FileOf(uint64_t extent) const;
+
+  /** The number of the first extent of a file; the others follow. */
+  uint64_t FirstExtentOf(size_t file) const {
+    return static_cast<uint64_t>(facts_.extent_files[file].place) << place_shift_;
+  }
 
   /** Numbers the extents of all files from 0 on, without gaps. */
   uint64_t OrdinalOf(uint64_t extent) const;

@@ -2,7 +2,7 @@
 import { closeSync } from 'node:fs';
 import path from 'node:path';
 import { DAMAGE_HINT, VmckptError } from '../errors.js';
-import { CheckpointImage, xxh3, type ImageOptions } from '../native/index.js';
+import { CheckpointImage, type ImageOptions } from '../native/index.js';
 import { openRegular } from '../util/regular-file.js';
 import { errnoOf } from './files.js';
 import {
@@ -15,7 +15,7 @@ import {
   packFile,
   packParts,
 } from './format.js';
-import { fileBytesOf, generationLabel, openFailure, type Manifest } from './manifest.js';
+import { extentOriginsOf, fileBytesOf, generationLabel, openFailure, type Manifest } from './manifest.js';
 
 /** @throws VmckptError INDEX_DAMAGED, EXTENT_DAMAGED, FILE_MISSING, NOT_A_FILE, NOT_PERMITTED */
 export function openNativeImage(dir: string, manifest: Manifest): CheckpointImage {
@@ -28,7 +28,6 @@ export function openNativeImage(dir: string, manifest: Manifest): CheckpointImag
     return new CheckpointImage({
       ...filesOf(manifest, fds),
       hotPackFd,
-      hotPackTie: hotPackTie(manifest),
       pageCount: manifest.sizes.ramBytes / manifest.ram.pageBytes,
       extentPages: manifest.pages.extentPages,
       pageIndexRoot: rootOf(manifest.checksums.pageIndexRoot),
@@ -47,11 +46,11 @@ function filesOf(manifest: Manifest, fds: ReadonlyMap<string, number>): Files {
   if (manifest.formatVersion === 2) {
     const extentFiles = manifest.packs.map((pack) => {
       const { recordsOffset, recordTableOffset, chunksOffset } = packParts(pack);
-      const { place, extentCount, chunkCount } = pack;
+      const { place, id, extentCount, chunkCount } = pack;
       const name = packFile(pack.id);
       const fd = fds.get(name)!;
       return {
-        ...{ place, name, extentsFd: fd, recordsFd: fd, recordsOffset, recordTableOffset, chunksOffset },
+        ...{ place, name, id, extentsFd: fd, recordsFd: fd, recordsOffset, recordTableOffset, chunksOffset },
         ...{ extentCount, chunkCount, recordsRoot: rootOf(pack.recordsRoot) },
       };
     });
@@ -61,6 +60,7 @@ function filesOf(manifest: Manifest, fds: ReadonlyMap<string, number>): Files {
   const chunksBytes = chunkCountOf(RECORD_CHUNKS, extentCount) * RECORD_CHUNKS.chunkBytes;
   const extentFile = {
     ...{ place: 0, name: FORMAT1_FILES.pages, extentCount, chunkCount: 0, chunksOffset: 0 },
+    id: extentOriginsOf(manifest)[0]!.id,
     extentsFd: fds.get(FORMAT1_FILES.pages)!,
     recordsFd: fds.get(FORMAT1_FILES.extentIndex)!,
     recordsOffset: HEADER_BYTES,
@@ -68,12 +68,6 @@ function filesOf(manifest: Manifest, fds: ReadonlyMap<string, number>): Files {
     recordsRoot: rootOf(manifest.checksums.extentIndexRoot),
   };
   return { formatVersion: 1, pageTableFd: fds.get(FORMAT1_FILES.pageIndex)!, extentFiles: [extentFile] };
-}
-
-/** What a hot pack of this generation is tied to. */
-export function hotPackTie(manifest: Manifest): bigint {
-  if (manifest.formatVersion === 1) return rootOf(manifest.checksums.extentIndexRoot);
-  return xxh3(Buffer.from(manifest.packs.map(({ place, id }) => `${place} ${id}\n`).join('')));
 }
 
 function rootOf(digits: string): bigint {

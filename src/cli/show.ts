@@ -193,9 +193,7 @@ function describeSet({ unitCount, restoreCount, hotPackBytes, problem }: Working
   if (problem !== null) return problem;
   const packed = hotPackBytes === 0 ? '' : `; ${formatBytes(hotPackBytes)} to read in one sweep`;
   if (restoreCount === 0)
-    return unitCount === 0
-      ? 'not known yet: every restore teaches it'
-      : `${unitCount} units, from the save and the generation before`;
+    return unitCount === 0 ? 'not known yet: every restore teaches it' : `${unitCount} units, from the save`;
   return `${unitCount} units, from ${restoreCount} restore${restoreCount === 1 ? '' : 's'}${packed}`;
 }
 

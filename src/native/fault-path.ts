@@ -19,6 +19,8 @@ export interface ImageExtentFile {
   readonly extentCount: number;
   readonly chunksOffset: number;
   readonly chunkCount: number;
+  /** Of its extents, as a hot pack has it: 32 hexadecimal digits. */
+  readonly id: string;
 }
 
 export interface ImageOptions {
@@ -26,9 +28,8 @@ export interface ImageOptions {
   /** The file with the checksums of the chunks of the page index. */
   readonly pageTableFd: number;
   readonly extentFiles: readonly ImageExtentFile[];
-  /** The file `hot-pack`. One that is incomplete, or tied to something else, is not used. */
+  /** The file `hot-pack`. One that is incomplete, or has nothing of these files, is not used. */
   readonly hotPackFd: number | undefined;
-  readonly hotPackTie: bigint;
   readonly pageCount: number;
   /** Maximum number of pages per extent. */
   readonly extentPages: number;

@@ -1,11 +1,14 @@
 /**
  * What a save knows of the working set of the generation that it has written, before anything was restored from it: that
- * of the generation before, if that was of the same machine, and the pages that the guest wrote to meanwhile.
+ * of the generation before, if that was of the same machine, and the pages that the guest wrote to meanwhile. The hot
+ * pack of the generation before is shared, too.
  */
+import type { Hints } from '../checkpoint/hints.js';
 import type { Manifest } from '../checkpoint/manifest.js';
 import { CheckpointReader } from '../checkpoint/reader.js';
 import { VmckptError } from '../errors.js';
 import { readWorkingSet, updateWorkingSet } from '../working-set/file.js';
+import { inheritHotPack } from '../working-set/hot-pack.js';
 import { inheritWorkingSet } from '../working-set/inherit.js';
 import { writeNextPlan } from '../working-set/next-plan.js';
 import { DEFAULT_WISHES } from '../working-set/plan.js';
@@ -35,11 +38,14 @@ export async function teachWorkingSet({
     const former = formerDir && (await inheritFrom(formerDir, { manifest: reader.manifest, units }));
     if (!former && dirtyPages.length === 0) return undefined;
     const lesson = { pages: dirtyPages, units };
-    const known = learnDirtyPages(former || newWorkingSet(units.pageCount), lesson);
+    const inherited = former ? former.workingSet : newWorkingSet(units.pageCount);
+    const known = { ...learnDirtyPages(inherited, lesson), units };
     const problem = await updateWorkingSet(reader.hints, units.pageCount, () => known);
+    if (problem !== undefined) return problem;
     // Without it the next restore makes its plan itself.
-    if (problem === undefined) await writeNextPlan(reader.hints, { ...known, units }, DEFAULT_WISHES);
-    return problem;
+    await writeNextPlan(reader.hints, known, DEFAULT_WISHES);
+    if (former) inheritHotPack(former.hints, reader, known);
+    return undefined;
   } finally {
     reader.close();
   }
@@ -50,15 +56,22 @@ interface Heir {
   readonly units: InstallUnits;
 }
 
+interface Inheritance {
+  readonly workingSet: WorkingSet;
+  /** Of the generation before. */
+  readonly hints: Hints;
+}
+
 /** Undefined when there is nothing to be had: another machine, nothing learnt yet, or damage. */
-async function inheritFrom(formerDir: string, { manifest, units }: Heir): Promise<WorkingSet | undefined> {
+async function inheritFrom(formerDir: string, { manifest, units }: Heir): Promise<Inheritance | undefined> {
   try {
     const reader = await CheckpointReader.open(formerDir);
     try {
       if (!isSameMachine(reader.manifest, manifest)) return undefined;
       const { workingSet } = readWorkingSet(reader.hints, units.pageCount);
       if (workingSet.histogram.memberCount === 0) return undefined;
-      return inheritWorkingSet({ workingSet, units: installUnits(reader) }, units);
+      const former = { workingSet, units: installUnits(reader) };
+      return { workingSet: inheritWorkingSet(former, units), hints: reader.hints };
     } finally {
       reader.close();
     }

@@ -1,9 +1,10 @@
 /**
  * A new generation of a machine starts with what restores of the previous one have taught. Most of the guest's pages
- * stay where they are, but units are cut differently (units.ts). The units with the largest share of pages in the
- * former set are inherited, up to as many pages as that set had, so that a set does not grow from generation to
- * generation.
+ * stay where they are, and most extents are the same: their units go on as they were. Where pages were stored anew,
+ * units are cut differently (units.ts). Of those, the ones with the largest share of pages in the former set are
+ * inherited, up to as many pages as that set had, so that a set does not grow from generation to generation.
  */
+import { isDeepStrictEqual } from 'node:util';
 import { AdaptiveHistogram, type HeatEntry } from './histogram.js';
 import type { InstallUnits } from './units.js';
 import { newWorkingSet, type WorkingSet } from './working-set.js';
@@ -37,9 +38,19 @@ export function inheritWorkingSet(former: FormerWorkingSet, units: InstallUnits)
     .sort((a, b) => b.heir.knownPages / b.unitPages - a.heir.knownPages / a.unitPages);
   const entries = byShare
     .filter(({ unitPages }) => (budgetPages -= unitPages) >= 0)
-    .map(({ heir }) => memberOf(heir))
-    .sort((a, b) => a.leader - b.leader);
-  return { ...newWorkingSet(units.pageCount), histogram: new AdaptiveHistogram(entries) };
+    .map(({ heir }) => memberOf(heir));
+  const inSet = new Set(entries.map(({ leader }) => leader));
+  const others = former.workingSet.histogram.entries.filter(
+    ({ leader, isMember }) => !isMember && !inSet.has(leader) && isSameUnit(leader, former.units, units),
+  );
+  const { touched, restoreCount } = former.workingSet;
+  const histogram = new AdaptiveHistogram([...entries, ...others].sort((a, b) => a.leader - b.leader));
+  return { ...newWorkingSet(units.pageCount), histogram, touched, restoreCount };
+}
+
+function isSameUnit(leader: number, former: InstallUnits, units: InstallUnits): boolean {
+  const members = units.membersOf(leader);
+  return members[0] === leader && isDeepStrictEqual(members, former.membersOf(leader));
 }
 
 function withPage({ leader, knownPages, bins }: Heir, entry: HeatEntry): Heir {

@@ -1,4 +1,13 @@
-import { closeSync, openSync, readFileSync, readSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
 import { Hints } from '../../src/checkpoint/hints.js';
@@ -117,8 +126,15 @@ describeOnEachQemu('a guest that is restored again and again', (qemu) => {
     const nextDir = path.join(storeDir, 'web/2');
     const inherited = await unitsOf(nextDir, 'predicted');
     expect(inherited.size).toBeGreaterThan(known.size / 2);
+    // Most extents are the same: so is the file with copies of them.
+    const hotPackOf = (dir: string) => statSync(path.join(dir, 'hot-pack')).ino;
+    expect(hotPackOf(nextDir)).toBe(hotPackOf(generationDir));
     await (await restoreGuest(guest, { storeDir, reference: 'web@2', qemu })).stop();
     expect(shareOf(await unitsOf(nextDir, 'asked for last'), inherited)).toBeGreaterThan(0.4);
+    const next = await restoreGuest(guest, { storeDir, reference: 'web@2', qemu, mode: 'prefetch' });
+    expect(next.report.prefetchedPages).toBeGreaterThan(inherited.size / 2);
+    expect(await examineGuest(next.console, before)).toEqual(WHOLE);
+    await next.stop();
     rmSync(nextDir, { recursive: true });
   });
 

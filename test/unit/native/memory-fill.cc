@@ -160,6 +160,20 @@ void FillFromPack(const Source& source) {
   Fill(source);
 }
 
+/** Extent 2 is still used and damaged; of the extents of a newer pack, the hot pack has none. */
+void FillFromInheritedPack(const Source& source) {
+  EXPECT(source.facts.extent_files.size() == 2);
+  PageCatalog catalog(source.Indexes(), source.facts);
+  auto pack = source.OpenPack();
+  EXPECT(pack->Has(2) && !pack->Has(3));
+  for (uint64_t number = 0; number < source.facts.extent_files[1].extent_count; number++)
+    EXPECT(!pack->Has(catalog.FirstExtentOf(1) + number));
+  Fill(source);
+  Source other = source;
+  other.facts.extent_files[0].id = std::string(32, '0');
+  EXPECT(other.OpenPack() == nullptr);
+}
+
 /** Whatever happens to the hot pack, pages come out right. */
 void FillFromDamagedPack(const Source& source) {
   const std::string pack = source.directory + "/hot-pack";
@@ -198,5 +212,6 @@ int main(int argc, char** argv) {
                       {"damaged", FillDamaged},
                       {"starved", FillStarved},
                       {"packed", FillFromPack},
+                      {"inherited-pack", FillFromInheritedPack},
                       {"damaged-pack", FillFromDamagedPack}});
 }

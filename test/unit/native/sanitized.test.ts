@@ -4,6 +4,7 @@ import {
   closeSync,
   cpSync,
   existsSync,
+  linkSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -16,9 +17,8 @@ import path from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Hints } from '../../../src/checkpoint/hints.js';
-import { packFile, packParts } from '../../../src/checkpoint/format.js';
+import { HOT_PACK_FILE, packFile, packParts } from '../../../src/checkpoint/format.js';
 import type { Level } from '../../../src/checkpoint/extent-codec.js';
-import { hotPackTie } from '../../../src/checkpoint/native-image.js';
 import { CheckpointReader } from '../../../src/checkpoint/reader.js';
 import { CheckpointWriter } from '../../../src/checkpoint/writer.js';
 import { PAGE_KINDS } from '../../../src/pages/contracts.js';
@@ -26,7 +26,7 @@ import { PAGE_BYTES, RamLayout } from '../../../src/pages/layout.js';
 import { AdaptiveHistogram } from '../../../src/working-set/histogram.js';
 import { refreshHotPack } from '../../../src/working-set/hot-pack.js';
 import { installUnits } from '../../../src/working-set/units.js';
-import { format2Manifest, ownPack } from '../../support/packs.js';
+import { format2Manifest } from '../../support/packs.js';
 import { hugePagesProblem, withHugePages } from '../../support/huge-pages.js';
 import { manifestParts } from '../checkpoint/synthetic-pages.js';
 import { putInOnePlace } from '../checkpoint/tampering.js';
@@ -43,6 +43,8 @@ interface Program {
   readonly scenarios: Readonly<Record<string, string>>;
   /** Scenarios whose checkpoint has a hot pack, of extents 2, 5, 8 … */
   readonly packed?: readonly string[];
+  /** Of these, those whose checkpoint is a next generation, and the hot pack that of the first. */
+  readonly inherited?: readonly string[];
   /** Scenario → the extent that is damaged. */
   readonly damaged?: Readonly<Record<string, number>>;
 }
@@ -123,9 +125,11 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
       packed: 'reads the extents of a hot pack from there',
       starved: 'waits for a slow source, unless it is stopped',
       'damaged-pack': 'takes nothing from a hot pack that is not right',
+      'inherited-pack': 'takes from the hot pack of an earlier generation what is still the same',
     },
-    packed: ['packed', 'damaged-pack'],
-    damaged: { damaged: 2, packed: 2 },
+    packed: ['packed', 'damaged-pack', 'inherited-pack'],
+    inherited: ['inherited-pack'],
+    damaged: { damaged: 2, packed: 2, 'inherited-pack': 2 },
   },
 };
 
@@ -161,11 +165,12 @@ describe.each(builds)('$name, with -fsanitize=$sanitizer,', ({ name, sanitizer }
 });
 
 async function runScenario(name: string, program: string, scenario: string): Promise<void> {
-  const { packed = [], damaged = {} } = PROGRAMS[name]!;
+  const { packed = [], inherited = [], damaged = {} } = PROGRAMS[name]!;
   for (const level of LEVELS) {
     const copy = path.join(directory, 'copy');
-    cpSync(path.join(directory, String(level)), copy, { recursive: true });
-    if (packed.includes(scenario)) await packExtents(copy);
+    if (inherited.includes(scenario)) await writeNextGeneration(copy, level);
+    else cpSync(path.join(directory, String(level)), copy, { recursive: true });
+    if (packed.includes(scenario) && !inherited.includes(scenario)) await packExtents(copy);
     if (damaged[scenario] !== undefined) await damageExtent(copy, damaged[scenario]);
     if (scenario === 'shared-place') putInOnePlace(copy, 1, 2);
     writeFacts(copy);
@@ -190,10 +195,10 @@ function writeFacts(generation: string): void {
       recordsRoot,
       chunksOffset,
       chunkCount,
+      id,
     ];
   });
-  const tie = hotPackTie(manifest).toString(16);
-  const facts = [[PAGE_COUNT, pages.extentPages, checksums.pageIndexRoot, tie], ...lines];
+  const facts = [[PAGE_COUNT, pages.extentPages, checksums.pageIndexRoot], ...lines];
   writeFileSync(path.join(generation, 'facts'), facts.map((words) => `${words.join(' ')}\n`).join(''));
 }
 
@@ -221,18 +226,39 @@ async function compile(source: string, object: string, flags: readonly string[])
   await execFileAsync('g++', [...strict, ...flags, '-c', '-o', object, `${source}.cc`], { cwd: ROOT });
 }
 
-/** Pages as WordOf in scenario.h expects them. */
 async function writeCheckpoint(level: Level): Promise<void> {
-  const generation = path.join(directory, String(level));
+  await writeGeneration(path.join(directory, String(level)), level);
+}
+
+/**
+ * A generation of which a third was written anew, with the hot pack of the one before. That has been removed: its
+ * packs have no other link.
+ */
+async function writeNextGeneration(generation: string, level: Level): Promise<void> {
+  const former = path.join(directory, 'former');
+  await writeGeneration(former, level, { oldPages: PAGE_COUNT / 3 });
+  await packExtents(former);
+  await writeGeneration(generation, level, { former });
+  linkSync(path.join(former, HOT_PACK_FILE), path.join(generation, HOT_PACK_FILE));
+  rmSync(former, { recursive: true });
+}
+
+/** Pages as WordOf in scenario.h expects them, but for the last `oldPages`. */
+async function writeGeneration(
+  generation: string,
+  level: Level,
+  { oldPages = 0, former }: { readonly oldPages?: number; readonly former?: string } = {},
+): Promise<void> {
   mkdirSync(generation);
   const layout = new RamLayout([{ name: 'pc.ram', usedBytes: PAGE_COUNT * PAGE_BYTES }]);
-  const writer = CheckpointWriter.create(generation, { layout, level });
+  const chain = { formerDir: former };
+  const writer = CheckpointWriter.create(generation, { layout, level, chain });
   const words = new Uint32Array(PAGE_BYTES / 4);
   for (let page = 0; page < PAGE_COUNT; page++) {
     await writer.ready();
     if (page % 5 === 0) writer.fill(page, 0);
     else {
-      words.fill((page & 0xff) * 0x01010101);
+      words.fill((page & 0xff) * 0x01010101 + (page >= PAGE_COUNT - oldPages ? 1 : 0));
       if (page % 11 !== 0)
         for (let at = 0; at < WORDS_THAT_VARY; at++) words[at] = Math.imul(page * 1024 + at, 2654435761);
       writer.data(page, new Uint8Array(words.buffer), 0);
@@ -255,7 +281,7 @@ async function packExtents(generation: string): Promise<void> {
 
 async function damageExtent(generation: string, extent: number): Promise<void> {
   const reader = await CheckpointReader.open(generation);
-  const pack = openSync(ownPack(generation), 'r+');
+  const pack = openSync(path.join(generation, reader.extentInfo(extent).file), 'r+');
   writeSync(pack, 'damage', reader.extentInfo(extent).offset + 100);
   closeSync(pack);
   reader.close();

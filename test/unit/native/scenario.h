@@ -32,7 +32,6 @@ namespace vmckpt {
 struct Source {
   std::string directory;
   ImageFacts facts;
-  uint64_t hot_pack_tie;
 
   Fd File(const char* name) const {
     return Fd(Check(::open((directory + "/" + name).c_str(), O_RDONLY | O_CLOEXEC), "open"));
@@ -49,15 +48,14 @@ struct Source {
   /** Null where there is none, or none that is whole. */
   std::unique_ptr<HotPack> OpenPack() const {
     Fd file(::open((directory + "/hot-pack").c_str(), O_RDONLY | O_CLOEXEC));
-    return file ? HotPack::Open(std::move(file), hot_pack_tie) : nullptr;
+    return file ? HotPack::Open(std::move(file), PageCatalog(Indexes(), facts)) : nullptr;
   }
 
   std::shared_ptr<CheckpointImage> Open() const {
     return CheckpointImage::Open(
         {.catalog = Indexes(),
          .extents = Packs(),
-         .hot_pack = Fd(::open((directory + "/hot-pack").c_str(), O_RDONLY | O_CLOEXEC)),
-         .hot_pack_tie = hot_pack_tie},
+         .hot_pack = Fd(::open((directory + "/hot-pack").c_str(), O_RDONLY | O_CLOEXEC))},
         facts);
   }
 };
@@ -82,10 +80,10 @@ inline Source ReadSource(const std::string& directory) {
   ImageFacts& facts = source.facts;
   facts.format_version = 2;
   facts.label = "web/1";
-  file >> facts.page_count >> facts.extent_pages >> std::hex >> facts.page_index_root >> source.hot_pack_tie;
+  file >> facts.page_count >> facts.extent_pages >> std::hex >> facts.page_index_root;
   for (ExtentFileFacts pack; file >> pack.name >> std::dec >> pack.place;) {
     file >> pack.extent_count >> pack.records_offset >> pack.record_table_offset >> std::hex >>
-        pack.records_root >> std::dec >> pack.chunks_offset >> pack.chunk_count;
+        pack.records_root >> std::dec >> pack.chunks_offset >> pack.chunk_count >> pack.id;
     facts.extent_files.push_back(pack);
   }
   return source;

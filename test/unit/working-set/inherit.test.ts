@@ -35,11 +35,18 @@ const leaders = ({ histogram }: WorkingSet) => histogram.entries.map(({ leader }
 describe('the working set of the generation before', () => {
   const units = cutAt(0);
 
-  it('is inherited with its heat, without what is outside the set, as if nothing had been restored', () => {
-    const former = workingSet([16, 80], [160]);
+  it('is inherited with its heat and what is known of its pages, but not with single restores', () => {
+    const touched = Uint32Array.of(17, 2);
+    const former = { ...workingSet([16, 80], [160]), touched };
     const heir = inheritWorkingSet({ workingSet: former, units }, units);
-    expect(heir.histogram.entries).toEqual(former.histogram.entries.slice(0, 2));
-    expect(heir).toMatchObject({ restoreCount: 0, scores: [], lastTrace: undefined });
+    expect(heir.histogram.entries).toEqual(former.histogram.entries);
+    expect(heir).toMatchObject({ restoreCount: 7, touched, scores: [], lastTrace: undefined });
+  });
+
+  it('leaves out what is outside the set and cut differently', () => {
+    const former = workingSet([16, 80], [160]);
+    const heir = inheritWorkingSet({ workingSet: former, units }, cutAt(6));
+    expect(heir.histogram.entries.map(({ isMember }) => isMember)).toEqual([true, true]);
   });
 
   it('follows its pages into units that are cut differently, those first that it fills best', () => {
