@@ -3,18 +3,13 @@ import { parseCommandLine } from '../qemu/command-line.js';
 import type { VmDescription } from '../qemu/inspect.js';
 import { captureRefused } from './refused.js';
 
-/** The first machine type whose streams begin with a configuration. */
-const CONFIGURED_SINCE = [2, 4] as const;
 /** Their memory is pinned for as long as they live: what they write is noted nowhere. */
 const PINNING = /\b(vhost-vdpa|nvme:\/\/|driver=nvme|virtio-blk-vhost-|nvme-io_uring|virtio-blk-vfio-)/;
 /** Whether their link is cut is told by a migration alone (src/qemu/drift/links.ts). */
 const SILENT_CARDS: readonly string[] = ['vmxnet3', 'pcnet'];
 
 /** @throws VmckptError CAPTURE_REFUSED */
-export function refuseCapture(vm: Pick<VmDescription, 'args' | 'machineType' | 'deviceTypes'>): void {
-  const version = /-(\d+)\.(\d+)$/.exec(vm.machineType);
-  if (version !== null && isBefore([Number(version[1]), Number(version[2])], CONFIGURED_SINCE))
-    throw captureRefused(`machine type ${vm.machineType} is older than ${CONFIGURED_SINCE.join('.')}`);
+export function refuseCapture(vm: Pick<VmDescription, 'args' | 'deviceTypes'>): void {
   for (const { name, value = '' } of parseCommandLine(vm.args)) {
     if (name === 'global' && /^(driver=)?migration\b/.test(value))
       throw captureRefused(`-global ${value} changes what a migration holds`);
@@ -24,11 +19,4 @@ export function refuseCapture(vm: Pick<VmDescription, 'args' | 'machineType' | '
   const card = SILENT_CARDS.find((type) => (vm.deviceTypes[type] ?? 0) > 0);
   if (card !== undefined)
     throw captureRefused(`a card of the model ${card} tells of its link in a migration only`);
-}
-
-function isBefore(
-  [major, minor]: readonly [number, number],
-  [then, since]: readonly [number, number],
-): boolean {
-  return major < then || (major === then && minor < since);
 }

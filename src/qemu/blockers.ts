@@ -34,7 +34,7 @@ export async function blockersOfSave(
       hint: 'Remove that device from the VM.',
     });
   blockers.push(...(await jobsUnderWay(qmp)));
-  return [...blockers, ...unsupportedParts(vm)];
+  return [...blockers, ...unsupportedStream(vm), ...unsupportedParts(vm)];
 }
 
 /** @throws VmckptError MIGRATION_BLOCKED or VM_BUSY that names all of them */
@@ -48,6 +48,27 @@ export async function refuseBlockers(
   if (first === undefined) return;
   const message = `the VM cannot be saved: ${blockers.map((blocker) => blocker.message).join('; ')}`;
   throw new VmckptError(first.code, message, { hint: first.hint });
+}
+
+/** Streams in which it cannot be told where a section ends. */
+function unsupportedStream({ machineType, args }: VmDescription): SaveBlocker[] {
+  const [, major, minor] = /-(\d+)\.(\d+)$/.exec(machineType) ?? [];
+  const isOld = major !== undefined && Number(major) * 1000 + Number(minor) < 2004;
+  const without = parseCommandLine(args).find(
+    ({ name, value = '' }) => name === 'global' && /\bsend-section-footer\b/.test(value),
+  );
+  if (!isOld && without === undefined) return [];
+  const cause = isOld ? `machine type ${machineType}` : `-global ${without!.value}`;
+  const hint = isOld
+    ? 'Start it with machine type 2.4 or newer.'
+    : 'Start it without that option: vmckpt needs section footers.';
+  return [
+    {
+      code: 'MIGRATION_BLOCKED',
+      message: `with ${cause}, QEMU’s streams have no section footers`,
+      hint,
+    },
+  ];
 }
 
 function unsupportedParts(vm: VmDescription): SaveBlocker[] {

@@ -211,6 +211,21 @@ describe('inspectVm', () => {
       expect(messages).toMatch(named);
   });
 
+  it('names a machine whose streams do not tell where a section ends', async () => {
+    const old = ['-machine', 'pc-i440fx-2.3', ...TINY.slice(2)];
+    const { qmp } = await start(...old);
+    const vm = await inspectVm(qmp);
+    expect(await blockersOfSave(qmp, vm)).toMatchObject([
+      { code: 'MIGRATION_BLOCKED', message: expect.stringContaining('pc-i440fx-2.3') as string },
+    ]);
+    const next = { ...vm, machineType: 'pc-i440fx-2.4' };
+    expect(await blockersOfSave(qmp, next)).toEqual([]);
+    const args = [...vm.args, '-global', 'migration.send-section-footer=off'];
+    expect(await blockersOfSave(qmp, { ...next, args })).toMatchObject([
+      { message: expect.stringContaining('-global migration.send-section-footer=off') as string },
+    ]);
+  });
+
   it('finds the folder in which a QEMU in the background was started', async () => {
     const socket = path.join(directory, 'daemon.sock');
     const args = [
