@@ -73,7 +73,7 @@ void InstallOrder::AddPage(uint64_t page, Zeros zeros) {
 void InstallOrder::ReadAhead(uint64_t first, uint64_t count) const {
   const uint64_t end = std::min<uint64_t>(first + count, pieces_.size());
   auto follows = [this](uint64_t at) {
-    return pieces_[at].kind == PageKind::kData && pieces_[at].number == pieces_[at - 1].number + 1;
+    return pieces_[at].kind == PageKind::kData && pieces_[at].number > pieces_[at - 1].number;
   };
   std::vector<uint32_t> extents;
   while (first < end) {
