@@ -17,6 +17,9 @@ PACKAGES=(
   'xz-utils: unpacks its kernel modules'
   'zstd: the same'
   'clang-format: checks the style of native/'
+  'btrfs-progs: file systems for tests'
+  'exfatprogs: the same'
+  'exfat-fuse: the same'
 )
 
 check_node() {
