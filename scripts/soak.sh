@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Kills vmckpt's processes at random moments of saves and restores of one guest, which must come back whole each
-# time. Options: soak.ts, --help.
+# Kills vmckpt's processes and QEMU at random moments of saves and restores of one guest, which must come back whole
+# each time, or saves it a thousand times. Options: soak.ts, --help.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 "$ROOT/scripts/setup.sh"
 run_typescript soak "$@"

@@ -6,7 +6,6 @@
  */
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { isDeepStrictEqual } from 'node:util';
 import type { Accelerator } from '../src/bench/guest.js';
 import { QmpClient } from '../src/qemu/qmp.js';
 import { listVms } from '../src/vms/list.js';
@@ -14,11 +13,9 @@ import { VmFolder } from '../src/vms/folder.js';
 import type { VmStatus } from '../src/vms/status.js';
 import type { SaveReport } from '../src/save/save.js';
 import { startCli } from '../test/support/command.js';
-import { BARE_WHOLE, examineBare, nextSweeps, startBare } from '../test/support/bare.js';
-import { Console } from '../test/support/console.js';
 import { killKeeper, killTransfer, pidsOf, Random, storeProblems } from '../test/support/faults.js';
-import { startGuest } from '../test/support/guest.js';
 import { killAndWait } from '../test/support/processes.js';
+import { bareSubject, linuxSubject, requireWhole, restoreArgs, timed, type Subject } from './subjects.js';
 import type { Workplace } from './workplace.js';
 
 const NAME = 'soak';
@@ -57,16 +54,6 @@ export interface SoakRun {
   readonly tookMs: number;
 }
 
-/** A guest that can tell whether it is whole. */
-interface Subject {
-  readonly argv: readonly string[];
-  readonly qmpSocket: string;
-  readonly consoleSocket: string;
-  stop(): Promise<void>;
-  /** @throws Error that says what it finds wrong with itself */
-  requireWhole(console: Console): Promise<void>;
-}
-
 interface Soak {
   readonly guest: Subject;
   readonly random: Random;
@@ -86,7 +73,7 @@ export async function soak({ runs, seed, onRun, ...options }: SoakOptions): Prom
     const startMs = performance.now();
     try {
       const outcome = await (prepared.random.next() < 0.25 ? killSave(prepared) : killRestore(prepared));
-      await requireWhole(prepared);
+      await requireWhole(prepared.guest, workplace);
       onRun({ number, ...outcome, tookMs: Math.round(performance.now() - startMs) });
     } catch (cause) {
       throw new Error(`run ${number} of seed ${seed} failed: ${(cause as Error).message}`, { cause });
@@ -103,15 +90,15 @@ async function prepare({
   random,
 }: Pick<Soak, 'workplace' | 'random'> & Pick<SoakOptions, 'qemu' | 'accel'>): Promise<Soak> {
   const { dir, vmckpt } = workplace;
-  const guest = await (accel === 'kvm' ? bareSubject(dir, qemu) : linuxSubject(dir, qemu));
+  const guest = await (accel === 'kvm' ? bareSubject({ dir, qemu, accel, smp: 2 }) : linuxSubject(dir, qemu));
   const saveMs = await timed(() => vmckpt(['save', `qmp:${guest.qmpSocket}`, NAME]));
   await guest.stop();
   // The second one finds everything in the page cache, as all that follow do.
-  await vmckpt(restoreArgs(guest));
+  await vmckpt(restoreArgs(guest, NAME));
   await vmckpt(['stop', NAME]);
-  const restoreMs = await timed(() => vmckpt(restoreArgs(guest)));
+  const restoreMs = await timed(() => vmckpt(restoreArgs(guest, NAME)));
   const soak = { guest, random, workplace, restoreMs, saveMs };
-  await requireWhole(soak);
+  await requireWhole(guest, workplace);
   return soak;
 }
 
@@ -120,7 +107,7 @@ async function killRestore(soak: Soak): Promise<Outcome> {
   await workplace.vmckpt(['stop', NAME]);
   const victims: readonly string[] = random.pick(RESTORE_VICTIMS);
   const path = random.next() < 0.75 ? 'direct' : 'stream';
-  const restore = startCli(['--json', ...restoreArgs(guest), '--path', path]);
+  const restore = startCli(['--json', ...restoreArgs(guest, NAME), '--path', path]);
   const afterMs = await random.pause(restoreMs * LATER);
   if (victims.includes('keeper')) killKeeper(NAME);
   if (victims.includes('transfer')) killTransfer(NAME);
@@ -144,7 +131,7 @@ async function bringBack({ guest, random, restoreMs }: Soak): Promise<string> {
     if (status === 'damaged') throw new Error('the checkpoint is found damaged');
     const lost = status === 'transfer-lost';
     ending = lost ? 'resumed' : 'restored again';
-    const again = startCli(['--json', ...(lost ? ['restore', '--resume', NAME] : restoreArgs(guest))]);
+    const again = startCli(['--json', ...(lost ? ['restore', '--resume', NAME] : restoreArgs(guest, NAME))]);
     if (random.next() < KILL_AGAIN) {
       await random.pause(restoreMs);
       again.kill();
@@ -193,44 +180,6 @@ async function generations({ workplace }: Soak): Promise<number[]> {
   return checkpoints.map(({ generation }) => generation).sort((a, b) => b - a);
 }
 
-/** Counts on, and finds all of its memory and its disk as they must be. */
-async function linuxSubject(dir: string, qemu: string): Promise<Subject> {
-  const guest = await startGuest({ dir, qemu });
-  await guest.waitReady();
-  const requireWhole = async (console: Console): Promise<void> => {
-    const first = await console.nextHeartbeat();
-    const { ok, bad, n } = await console.verify();
-    if (!ok || bad > 0) throw new Error(`the guest finds ${bad} of its pages wrong`);
-    if (n <= first.n) throw new Error(`the guest's counter stands at ${n}`);
-    if (!(await console.diskIntact())) throw new Error('the guest finds its disk wrong');
-  };
-  return { ...guest, requireWhole };
-}
-
-/** With two vCPUs, each of which looks after its half of memory. */
-async function bareSubject(dir: string, qemu: string): Promise<Subject> {
-  const guest = await startBare({ dir, qemu, accel: 'kvm', smp: 2, words: 'pause=3' });
-  const before = await nextSweeps(guest);
-  const requireWhole = async (console: Console): Promise<void> => {
-    const findings = await Promise.all(before.map((sweep) => examineBare(console, sweep)));
-    if (!isDeepStrictEqual(findings, [BARE_WHOLE, BARE_WHOLE]))
-      throw new Error(`the guest finds of itself: ${JSON.stringify(findings)}`);
-  };
-  return { ...guest, requireWhole };
-}
-
-/** One QEMU, and a guest in it that is whole. */
-async function requireWhole({ guest, workplace }: Soak): Promise<void> {
-  const qemus = pidsOf(workplace.runtimeDir, 'qemu');
-  if (qemus.length !== 1) throw new Error(`${qemus.length} QEMUs are running, 1 expected`);
-  const console = await Console.connect(guest.consoleSocket);
-  try {
-    await guest.requireWhole(console);
-  } finally {
-    console.close();
-  }
-}
-
 async function letRun({ qmpSocket }: Subject): Promise<void> {
   const qmp = await QmpClient.connect({ path: qmpSocket });
   await qmp.execute('cont');
@@ -241,14 +190,4 @@ async function versionOf({ qmpSocket }: Subject): Promise<QmpClient['version']> 
   const qmp = await QmpClient.connect({ path: qmpSocket });
   await qmp.close();
   return qmp.version;
-}
-
-function restoreArgs(guest: Subject): string[] {
-  return ['restore', '--qemu', guest.argv[0]!, '--trust-command-line', NAME];
-}
-
-async function timed(work: () => Promise<unknown>): Promise<number> {
-  const startMs = performance.now();
-  await work();
-  return performance.now() - startMs;
 }
