@@ -1,18 +1,27 @@
 /** Memory that comes, goes and comes back between two captures of a VM, and during one. */
 import { closeSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
 import path from 'node:path';
-import { beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, expect, it } from 'vitest';
 import { bestTracker } from '../../src/capture/open-tracker.js';
 import { locateRamBlocks, type LocatedRamBlock } from '../../src/capture/ram-blocks.js';
 import { readManifest } from '../../src/checkpoint/manifest.js';
 import { PAGE_BYTES } from '../../src/pages/layout.js';
 import { QmpClient } from '../../src/qemu/qmp.js';
-import { restoreSilently, useOwnFolders } from '../support/checkpointing.js';
+import {
+  examineGuest,
+  restoreGuest,
+  restoreSilently,
+  saveGuest,
+  stopRestored,
+  useOwnFolders,
+} from '../support/checkpointing.js';
 import { qemuBinary } from '../support/cache.js';
 import { startCli } from '../support/command.js';
 import { storeProblems, untilParked } from '../support/faults.js';
+import { startGuest } from '../support/guest.js';
 import { killAtExit, killProcessesOf } from '../support/processes.js';
 import { startTinyVm, type TinyVm } from '../support/tiny-vm.js';
+import { until } from '../support/until.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 import { TINY } from './qemu-helper.js';
 
@@ -22,6 +31,9 @@ beforeEach((context) => context.skip(kind === 'none', shortfall));
 const HOT_MB = 64;
 const SLOTS = ['-m', '64M,slots=2,maxmem=1G', '-object', `memory-backend-ram,id=hot,size=${HOT_MB}M`];
 const DIMM = { driver: 'pc-dimm', id: 'dimm0', memdev: 'hot' };
+const WHOLE = { memory: true, disk: true, tmpfs: true, counter: true };
+const RAM_MB = 256;
+const TAKEN_MB = 96;
 
 describeOnEachQemu('memory that is plugged in', (qemu) => {
   const dir = suiteDirectory();
@@ -120,4 +132,45 @@ function readHot(qmpSocket: string): Promise<string> {
     readSync(memory, bytes, 0, bytes.length, address);
     return bytes.toString().trimEnd();
   });
+}
+
+describeOnEachQemu('a balloon that is inflated', (qemu) => {
+  const dir = suiteDirectory();
+  const storeDir = useOwnFolders(dir);
+  afterEach(stopRestored);
+
+  it('between two captures, or while one is taken, costs the guest nothing', async () => {
+    const guest = await startGuest({ dir, qemu, ramMb: RAM_MB, fillMb: 64 });
+    await guest.waitReady();
+    const save = () => saveGuest(guest, { storeDir, name: 'web', method: 'capture' });
+    await save();
+    await resize(guest.qmpSocket, RAM_MB - TAKEN_MB);
+    await untilResized(guest.qmpSocket, RAM_MB - TAKEN_MB);
+    await save();
+    for (const mb of [RAM_MB, RAM_MB - TAKEN_MB]) {
+      await resize(guest.qmpSocket, mb);
+      await save();
+      await untilResized(guest.qmpSocket, mb);
+    }
+    await guest.stop();
+    for (const generation of [1, 2, 3, 4]) {
+      const restored = await restoreGuest(guest, { storeDir, reference: `web@${generation}`, qemu });
+      expect(await examineGuest(restored.console, undefined)).toEqual(WHOLE);
+      await restored.stop();
+    }
+  });
+});
+
+/** The guest does so by and by. */
+async function resize(qmpSocket: string, mb: number): Promise<void> {
+  const qmp = await QmpClient.connect({ path: qmpSocket });
+  await qmp.execute('balloon', { value: mb << 20 });
+  await qmp.close();
+}
+
+async function untilResized(qmpSocket: string, mb: number): Promise<void> {
+  const qmp = await QmpClient.connect({ path: qmpSocket });
+  const actual = async () => ((await qmp.execute('query-balloon')) as { actual: number }).actual >> 20;
+  await until(`a balloon that leaves ${mb} MB`, async () => (await actual()) === mb);
+  await qmp.close();
 }

@@ -1,10 +1,13 @@
 /** VMs of other users, and users who may not trace a VM: it is captured where that is allowed, and otherwise saved by QEMU. */
+import { execFileSync } from 'node:child_process';
 import { chmodSync, chownSync, mkdtempSync } from 'node:fs';
 import path from 'node:path';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { bestTracker } from '../../src/capture/open-tracker.js';
 import { isRoot } from '../support/cli.js';
 import { startCli, type CliResult } from '../support/command.js';
+import { settingsOf, storeProblems } from '../support/faults.js';
+import { userfaultfdsOf } from '../support/traced.js';
 import { startTinyVm, type TinyVm } from '../support/tiny-vm.js';
 import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
 
@@ -13,6 +16,7 @@ beforeEach((context) => context.skip(kind === 'none', shortfall));
 
 const USER = 4242;
 const AS_USER = ['setpriv', `--reuid=${USER}`, `--regid=${USER}`, '--clear-groups', '--'];
+const DENYING_SOURCE = path.join(import.meta.dirname, '../support/deny-pidfd-getfd.c');
 const AS_ROOT: readonly string[] = [];
 const UNTRACING = ['setpriv', '--bounding-set=-sys_ptrace', '--inh-caps=-sys_ptrace', '--'];
 
@@ -37,11 +41,11 @@ describe.runIf(isRoot)('the right to trace (needs root to give it up)', () => {
 
     function save(
       { qmpSocket, folder }: OwnVm,
-      { as }: { readonly as: readonly string[] },
+      { as, live = [] }: { readonly as: readonly string[]; readonly live?: readonly string[] },
     ): Promise<CliResult> {
       const own = path.join(folder, as === AS_USER ? 'user' : 'root');
       const env = { HOME: own, VMCKPT_RUNTIME_DIR: `${own}-run`, VMCKPT_STORE: own };
-      return startCli(['--json', 'save', `qmp:${qmpSocket}`, 'tiny'], { wrapper: as, env }).ended;
+      return startCli(['--json', 'save', ...live, `qmp:${qmpSocket}`, 'tiny'], { wrapper: as, env }).ended;
     }
 
     it.each([
@@ -51,6 +55,26 @@ describe.runIf(isRoot)('the right to trace (needs root to give it up)', () => {
       const vm = await start(owner);
       expect(await save(vm, { as })).toMatchObject({ code: 0, json: { method: 'capture' } });
       expect(await vm.status()).toBe('running');
+    });
+
+    it('is saved by QEMU where vmckpt may not trace, and says why', async () => {
+      const denying = path.join(dir, 'deny-pidfd-getfd');
+      execFileSync('gcc', ['-Wall', '-Wextra', '-Werror', '-o', denying, DENYING_SOURCE]);
+      const vm = await start(AS_ROOT);
+      const settings = await settingsOf(vm.qmpSocket);
+      expect(await save(vm, { as: [denying], live: ['--live', 'capture'] })).toMatchObject({
+        code: 14,
+        json: {
+          error: { code: 'CAPTURE_REFUSED', message: expect.stringContaining('may not trace it') as string },
+        },
+      });
+      const saved = await save(vm, { as: [denying] });
+      expect(saved).toMatchObject({ code: 0, json: { method: 'background-snapshot' } });
+      expect(saved.stderr).toMatch(/QEMU’s own migration saves it, because .*this user may not trace it/);
+      expect(await settingsOf(vm.qmpSocket)).toEqual(settings);
+      expect(userfaultfdsOf(vm.pid)).toEqual([]);
+      expect(await vm.status()).toBe('running');
+      expect(await storeProblems(path.join(vm.folder, 'root'))).toEqual([]);
     });
 
     it.each([
