@@ -144,6 +144,19 @@ describeOnEachQemu('a VM that is tracked between its saves', (qemu) => {
     expect(isWriteProtected(tracked!.pid)).toBe(false);
   });
 
+  it('is saved, and no longer tracked, when that process is killed while a save has the tracking', async () => {
+    await save({ track: true });
+    const [tracked] = await listTrackedVms();
+    const verb = await startParked('committing');
+    await killAndWait(tracked!.holderPid);
+    process.kill(verb.pid, 'SIGCONT');
+    const { code, stderr } = await verb.ended;
+    expect(code).toBe(0);
+    expect(stderr).toMatch(/not tracked from here on.*has ended, or does not answer/);
+    expect(isWriteProtected(tracked!.pid)).toBe(false);
+    expect(await saveAndCompare()).toMatchObject({ generation: 3, capture: { tracked: false } });
+  });
+
   it('is read whole when memory was plugged in', async () => {
     await save({ track: true });
     await vm.ask(
