@@ -98,7 +98,8 @@ export async function putRight({ qmp, journal, onMessage }: PuttingRight): Promi
  */
 export async function giveBack(qmp: QmpClient, note: JournalNote): Promise<boolean> {
   await takeBack(qmp);
-  await endMigration(qmp, note.method);
+  // One that is under way during a capture is another program's.
+  if (note.method !== 'capture') await endMigration(qmp, note.method);
   if (note.method === 'background-snapshot') await thaw(qmp);
   if (note.method === 'stopped') await release(qmp);
   if (note.method === 'capture') await removeDescriptors(qmp);

@@ -99,6 +99,17 @@ onEveryQemu('a VM that is captured', (qemu) => {
     expect(readManifest(path.join(storeDir, 'tiny', '1')).runState).toBe('paused');
   });
 
+  it('goes on with a migration that another program begins meanwhile', async () => {
+    const save = await startParked('streaming', monitor, storeDir);
+    await vm.ask(
+      ['migrate-set-parameters', { 'max-bandwidth': 4096 }],
+      ['migrate', { uri: 'exec:cat > /dev/null' }],
+    );
+    process.kill(save.pid, 'SIGCONT');
+    expect(await save.ended).toMatchObject({ code: 0, json: { method: 'capture' } });
+    expect(await vm.ask('query-migrate')).toMatchObject({ status: 'active' });
+  });
+
   it.each([
     ['let run', 'cont', 'running'],
     ['reset', 'system_reset', 'prelaunch'],
