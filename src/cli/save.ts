@@ -91,7 +91,8 @@ async function run(vm: string, name: string, flags: SaveFlags, running: Command)
   const keep = policyOf(flags);
   const { signal, tooLate } = interruptible(
     output,
-    'Interrupted; restoring the VM to its former state. Press Ctrl-C again to exit immediately.',
+    'Interrupted; restoring the VM to its former state. Press Ctrl-C again to exit immediately; a VM that is paused then ' +
+      'stays paused until the next save, or vmckpt rescue.',
   );
   const report = await save({
     vm,

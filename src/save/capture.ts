@@ -71,7 +71,7 @@ export interface Captured extends Transferred {
  *   NO_SPACE, VM_STATE, TIMEOUT, QMP_CLOSED, QEMU_DIED, or the signal's reason
  */
 export async function capture(options: CaptureOptions): Promise<Captured> {
-  const { qmp, vm, signal, chain, onDetail } = options;
+  const { qmp, vm, signal, chain, onMessage, onDetail } = options;
   refuseCapture(vm);
   const how = { isSandboxed: isSandboxed(vm.args), signal };
   const { storeDir, track: goesOn } = options;
@@ -82,7 +82,7 @@ export async function capture(options: CaptureOptions): Promise<Captured> {
     await parkAt('tracked');
     return await captureWith(options, { reader, tracking });
   } catch (error) {
-    await tracking.end();
+    await tracking.lose(onMessage);
     throw error;
   } finally {
     await reader.close();

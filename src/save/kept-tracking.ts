@@ -223,6 +223,16 @@ export class SaveTracking {
     this.#letGo();
   }
 
+  /** The save has failed, and a save that has the tracking uses it up. */
+  async lose(onMessage: (text: string) => void): Promise<void> {
+    const { goesOn } = this;
+    await this.end();
+    if (goesOn)
+      onMessage(
+        'What the VM writes is no longer tracked: the next save reads all memory, and only --track begins it again.',
+      );
+  }
+
   #letGo(): void {
     this.#tracker.close();
     this.#held?.close();

@@ -296,7 +296,7 @@ async function saveInto(pending: PendingGeneration, work: Work): Promise<Saved> 
     return { manifest, result, isSealed: unsealed === undefined, disks, dir };
   } finally {
     try {
-      if (!saved) await tracking?.end();
+      if (!saved) await tracking?.lose(options.onMessage);
       await settle(work, { note: borrowed?.note, saved });
     } finally {
       await instant.release();

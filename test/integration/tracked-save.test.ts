@@ -144,6 +144,17 @@ describeOnEachQemu('a VM that is tracked between its saves', (qemu) => {
     expect(isWriteProtected(tracked!.pid)).toBe(false);
   });
 
+  it('is no longer tracked when a save of it is interrupted, which says so', async () => {
+    await save({ track: true });
+    const interrupted = await startParked('tracked');
+    interrupted.kill('SIGINT');
+    interrupted.kill('SIGCONT');
+    const { code, stderr } = await interrupted.ended;
+    expect(code).toBe(130);
+    expect(stderr).toContain('no longer tracked');
+    expect(await listTrackedVms()).toEqual([]);
+  });
+
   it('is saved, and no longer tracked, when that process is killed while a save has the tracking', async () => {
     await save({ track: true });
     const [tracked] = await listTrackedVms();
