@@ -150,6 +150,7 @@ interface Chunks {
   readonly chunkBytes: number;
   readonly count: number;
   readonly tableOffset: number;
+  readonly tableBytes: number;
   readonly root: string;
 }
 
@@ -161,6 +162,7 @@ function chunksOf({ pageHashes, ...pack }: Pack): Chunks[] {
     chunkBytes: PAGE_CHUNKS.chunkBytes,
     count: pack.chunkCount,
     tableOffset: parts.chunkTableOffset,
+    tableBytes: pack.chunkCount * CHECKSUM_BYTES,
     root: pack.chunksRoot,
   };
   if (pageHashes === undefined) return [ofIndex];
@@ -169,15 +171,16 @@ function chunksOf({ pageHashes, ...pack }: Pack): Chunks[] {
     chunkBytes: HASH_CHUNKS.chunkBytes,
     count: chunkCountOf(HASH_CHUNKS, pack.extentCount * pageHashes.perExtent),
     tableOffset: parts.hashTableOffset,
+    tableBytes: parts.hashesOffset - parts.hashTableOffset,
     root: pageHashes.root,
   };
   return [ofHashes, ofIndex];
 }
 
-function checkChunks(fd: number, { count, tableOffset, ...chunks }: Chunks, file: string): void {
-  const bytes = count * CHECKSUM_BYTES;
+function checkChunks(fd: number, { count, ...chunks }: Chunks, file: string): void {
+  const { tableOffset: offset, tableBytes: bytes } = chunks;
   const root = BigInt(`0x${chunks.root}`);
-  const table = readTable(fd, { offset: tableOffset, bytes, root, file });
+  const table = readTable(fd, { offset, bytes, root, file });
   const chunk = new Uint8Array(chunks.chunkBytes);
   for (let number = 0; number < count; number++) {
     const offset = chunks.offset + number * chunk.length;

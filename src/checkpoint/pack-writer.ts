@@ -137,7 +137,8 @@ export class PackWriter {
     const entryCount = this.#extentCount * this.#extentPages;
     const hashChunks = chunkCountOf(HASH_CHUNKS, entryCount);
     const hashesOffset = extentsEnd + hashTableBytes(hashChunks);
-    const hashTable = tableOf(this.#writeChunks(this.#hashes, { offset: hashesOffset, entryCount }));
+    const hashTable = Buffer.alloc(hashesOffset - extentsEnd);
+    hashTable.set(tableOf(this.#writeChunks(this.#hashes, { offset: hashesOffset, entryCount })));
     writeAt(this.fd, hashTable, extentsEnd);
     const recordsOffset = hashesOffset + hashChunks * HASH_CHUNKS.chunkBytes;
     const recordSums = this.#writeChunks(this.#records, {

@@ -6,14 +6,7 @@ import { VmckptError } from '../errors.js';
 import { PAGE_HASH_BYTES } from '../native/index.js';
 import { PAGE_KINDS } from '../pages/contracts.js';
 import { ChunkReader, readTable } from './chunk-reader.js';
-import {
-  CHECKSUM_BYTES,
-  HASH_CHUNKS,
-  NUMBERS_PER_PLACE,
-  chunkCountOf,
-  packFile,
-  packParts,
-} from './format.js';
+import { CHECKSUM_BYTES, HASH_CHUNKS, NUMBERS_PER_PLACE, packFile, packParts } from './format.js';
 import type { GenerationCatalog } from './generation-catalog.js';
 import type { Pack } from './manifest-schema.js';
 import type { ExtentFile } from './page-files.js';
@@ -74,7 +67,7 @@ export class PageHashes {
     const file = `${label}/${packFile(pack.id)}`;
     const entryCount = pack.extentCount * perExtent;
     const { hashTableOffset: offset, hashesOffset } = packParts(pack);
-    const bytes = chunkCountOf(HASH_CHUNKS, entryCount) * CHECKSUM_BYTES;
+    const bytes = hashesOffset - offset;
     try {
       const table = readTable(fd, { offset, bytes, root: BigInt(`0x${root}`), file });
       const placeOf = (chunk: number) => ({

@@ -150,6 +150,16 @@ describe('a damaged generation', () => {
   });
 });
 
+it('does not pass a check with a flipped bit in the padding of a table', async () => {
+  const dir = temporaryDir();
+  await writeGeneration(dir);
+  const bytes = readFileSync(ownPack(dir));
+  bytes[packParts(format2Manifest(dir).packs[0]!).hashesOffset - 1]! ^= 1;
+  writeFileSync(ownPack(dir), bytes);
+  const { problems } = await checkCheckpoint(dir);
+  expect(problems.map(({ code }) => code)).toEqual(['INDEX_DAMAGED']);
+});
+
 describe('a hostile generation with checksums that fit', () => {
   it('gives errors or pages of its own, and nothing else, 1000 times', { timeout: 300_000 }, async () => {
     const dir = temporaryDir();
