@@ -240,6 +240,35 @@ export class SaveTracking {
   }
 }
 
+interface Wishes {
+  readonly track?: boolean | undefined;
+  readonly onMessage: (text: string) => void;
+  readonly onDetail?: ((text: string) => void) | undefined;
+}
+
+/** Says what becomes of it; the generation is there in any case. @param tracking undefined where it does not go on */
+export async function keepTracking(
+  tracking: SaveTracking | undefined,
+  saved: Pick<TrackingNote, 'name' | 'generation' | 'id'>,
+  { track, onMessage, onDetail }: Wishes,
+): Promise<void> {
+  const untracked = 'What the VM writes is not tracked from here on, and the next save reads all memory';
+  if (tracking === undefined) {
+    if (track === true)
+      onMessage(`${untracked}: only the capture of a VM can begin that, on Linux 6.7 or newer.`);
+    return;
+  }
+  try {
+    const pid = await tracking.keep(saved);
+    onDetail?.(
+      `Process ${pid} keeps track of what the VM writes from here on; vmckpt save --untrack ends it.`,
+    );
+  } catch (error) {
+    if (!(error instanceof VmckptError)) throw error;
+    onMessage(`${untracked}: ${error.message}.`);
+  }
+}
+
 interface Taken {
   readonly tracker: WriteTracker;
   readonly written: PageRuns;

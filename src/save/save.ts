@@ -25,7 +25,7 @@ import { accountForChanges, withLinks } from './account-for-changes.js';
 import { capture, type Captured } from './capture.js';
 import { DiskWatch } from './disk-watch.js';
 import { Instant, type InstantParticipant } from './instant.js';
-import { endTracking, labelOf } from './kept-tracking.js';
+import { endTracking, keepTracking, labelOf } from './kept-tracking.js';
 import { lendAndTransfer, noteSettings } from './lending.js';
 import { manifestParts, savedVmOf } from './manifest-parts.js';
 import { chooseMethod, type CaptureFigures, type MethodResult, type SaveMethod } from './methods.js';
@@ -311,29 +311,6 @@ async function endInTheWay({ vm, options }: Work): Promise<void> {
     options.onMessage(
       `What the VM writes is no longer tracked (since ${labelOf(ended)}, by process ${ended.holderPid}): QEMU’s background snapshot cannot be beside that.`,
     );
-}
-
-/** The generation is there in any case. */
-async function keepTracking(
-  tracking: Captured['tracking'],
-  manifest: Manifest,
-  { track, onMessage, onDetail }: SaveOptions,
-): Promise<void> {
-  const untracked = 'What the VM writes is not tracked from here on, and the next save reads all memory';
-  if (tracking === undefined) {
-    if (track === true)
-      onMessage(`${untracked}: only the capture of a VM can begin that, on Linux 6.7 or newer.`);
-    return;
-  }
-  try {
-    const pid = await tracking.keep(manifest);
-    onDetail?.(
-      `Process ${pid} keeps track of what the VM writes from here on; vmckpt save --untrack ends it.`,
-    );
-  } catch (error) {
-    if (!(error instanceof VmckptError)) throw error;
-    onMessage(`${untracked}: ${error.message}.`);
-  }
 }
 
 function chainOf({ chain, name, generation }: PendingGeneration, { full, onMessage }: SaveOptions): Chain {

@@ -3,7 +3,6 @@ import { execFileSync } from 'node:child_process';
 import { renameSync, rmSync, truncateSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { bestTracker } from '../../src/capture/open-tracker.js';
 import { packFile } from '../../src/checkpoint/format.js';
 import { CheckpointReader } from '../../src/checkpoint/reader.js';
 import type { Pack } from '../../src/checkpoint/manifest-schema.js';
@@ -14,10 +13,9 @@ import { restoreGuest, stopRestored, useOwnFolders } from '../support/checkpoint
 import { startCli, type CliResult } from '../support/command.js';
 import { flipExtents } from '../support/damage.js';
 import { format2Manifest } from '../support/packs.js';
-import { suiteDirectory } from '../support/vitest.js';
+import { suiteDirectory, skipWithoutTracker } from '../support/vitest.js';
 
-const { kind, shortfall } = bestTracker();
-beforeEach((context) => context.skip(kind === 'none', shortfall));
+skipWithoutTracker();
 
 const RAM_MB = 32;
 const GENERATIONS = 3;

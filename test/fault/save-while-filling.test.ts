@@ -1,6 +1,5 @@
 /** A save of a VM whose memory a lazy restore still loads: refused by name before anything is changed, and right afterwards. */
-import { afterEach, beforeEach, expect, it } from 'vitest';
-import { bestTracker } from '../../src/capture/open-tracker.js';
+import { afterEach, expect, it } from 'vitest';
 import { Store } from '../../src/store/store.js';
 import { listVms } from '../../src/vms/list.js';
 import { BARE_WHOLE, examineBare, nextSweeps, startBare } from '../support/bare.js';
@@ -12,10 +11,9 @@ import { parkedTransfer, settingsOf, storeProblems, untilRunning } from '../supp
 import { killAndWait } from '../support/processes.js';
 import { userfaultfdsOf } from '../support/traced.js';
 import { until } from '../support/until.js';
-import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
+import { describeOnEachQemu, suiteDirectory, skipWithoutTracker } from '../support/vitest.js';
 
-const { kind, shortfall } = bestTracker();
-beforeEach((context) => context.skip(kind === 'none', shortfall));
+skipWithoutTracker();
 
 describeOnEachQemu('a VM whose memory is still being loaded', (qemu) => {
   const dir = suiteDirectory();

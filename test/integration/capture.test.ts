@@ -14,11 +14,17 @@ import type { QemuChoice } from '../support/cache.js';
 import { restoreGuest, saveGuest, stopRestored, useOwnFolders } from '../support/checkpointing.js';
 import { startCli, type RunningCli } from '../support/command.js';
 import { settingsOf, storeProblems, untilParked } from '../support/faults.js';
-import { describeOnEachQemu, describeOnQemu11, describeUnderKvm, suiteDirectory } from '../support/vitest.js';
+import {
+  describeOnEachQemu,
+  describeOnQemu11,
+  describeUnderKvm,
+  suiteDirectory,
+  skipWithoutTracker,
+} from '../support/vitest.js';
 import { startTinyVm, type TinyVm } from '../support/tiny-vm.js';
 
-const { kind, shortfall } = bestTracker();
-beforeEach((context) => context.skip(kind === 'none', shortfall));
+const { kind } = bestTracker();
+skipWithoutTracker();
 
 const CAPTURES = 3;
 /** Small blocks of all kinds: video memory, ROMs of cards, ACPI tables that may grow. */

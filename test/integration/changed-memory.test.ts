@@ -2,7 +2,6 @@
 import { closeSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { bestTracker } from '../../src/capture/open-tracker.js';
 import { locateRamBlocks, type LocatedRamBlock } from '../../src/capture/ram-blocks.js';
 import { readManifest } from '../../src/checkpoint/manifest.js';
 import { PAGE_BYTES } from '../../src/pages/layout.js';
@@ -22,11 +21,10 @@ import { startGuest } from '../support/guest.js';
 import { killAtExit, killProcessesOf } from '../support/processes.js';
 import { startTinyVm, type TinyVm } from '../support/tiny-vm.js';
 import { until } from '../support/until.js';
-import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
+import { describeOnEachQemu, suiteDirectory, skipWithoutTracker } from '../support/vitest.js';
 import { TINY } from './qemu-helper.js';
 
-const { kind, shortfall } = bestTracker();
-beforeEach((context) => context.skip(kind === 'none', shortfall));
+skipWithoutTracker();
 
 const HOT_MB = 64;
 const SLOTS = ['-m', '64M,slots=2,maxmem=1G', '-object', `memory-backend-ram,id=hot,size=${HOT_MB}M`];

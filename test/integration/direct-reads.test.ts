@@ -1,7 +1,7 @@
 /** What disks write to memory past its page tables (O_DIRECT): a capture has it, although no write tracking sees it. */
 import path from 'node:path';
-import { beforeEach, describe, expect, it, onTestFinished } from 'vitest';
-import { bestTracker, openTracker } from '../../src/capture/open-tracker.js';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { openTracker } from '../../src/capture/open-tracker.js';
 import { eachPage } from '../../src/capture/page-runs.js';
 import { locateRamBlocks, regionsOf } from '../../src/capture/ram-blocks.js';
 import { connectWhenReady } from './qemu-helper.js';
@@ -11,10 +11,9 @@ import { lostReads, pageReadTo, readableImage, wrongReads } from '../support/dis
 import { slowDiskProblem, startSlowDisk } from '../support/slow-disk.js';
 import { startTinyVm } from '../support/tiny-vm.js';
 import { until } from '../support/until.js';
-import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
+import { describeOnEachQemu, suiteDirectory, skipWithoutTracker } from '../support/vitest.js';
 
-const { kind, shortfall } = bestTracker();
-beforeEach((context) => context.skip(kind === 'none', shortfall));
+skipWithoutTracker();
 
 const CAPTURES = 3;
 const WAYS = ['native', 'io_uring', 'threads'];

@@ -4,7 +4,6 @@ import path from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import type { Accelerator } from '../../src/bench/guest.js';
 import { HeldTracking } from '../../src/capture/held-tracking.js';
-import { bestTracker } from '../../src/capture/open-tracker.js';
 import { listTracked } from '../../src/doctor/tracker.js';
 import { isWriteProtected } from '../../src/qemu/guest-memory.js';
 import { listTrackedVms } from '../../src/save/kept-tracking.js';
@@ -23,10 +22,14 @@ import { killAndWait } from '../support/processes.js';
 import { differingPages } from '../support/saved-pages.js';
 import { startTinyVm, type TinyVm } from '../support/tiny-vm.js';
 import { until } from '../support/until.js';
-import { describeOnEachQemu, describeUnderKvm, suiteDirectory } from '../support/vitest.js';
+import {
+  describeOnEachQemu,
+  describeUnderKvm,
+  suiteDirectory,
+  skipWithoutTracker,
+} from '../support/vitest.js';
 
-const { kind, shortfall } = bestTracker();
-beforeEach((context) => context.skip(kind !== 'write-protection', shortfall));
+skipWithoutTracker('write-protection');
 
 /** Where the program of the boot sector `rewrite` has begun. */
 const REWRITTEN = 16 << 20;

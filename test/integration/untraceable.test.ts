@@ -2,17 +2,15 @@
 import { execFileSync } from 'node:child_process';
 import { chmodSync, chownSync, mkdtempSync } from 'node:fs';
 import path from 'node:path';
-import { beforeEach, describe, expect, it } from 'vitest';
-import { bestTracker } from '../../src/capture/open-tracker.js';
+import { describe, expect, it } from 'vitest';
 import { isRoot } from '../support/cli.js';
 import { startCli, type CliResult } from '../support/command.js';
 import { settingsOf, storeProblems } from '../support/faults.js';
 import { userfaultfdsOf } from '../support/traced.js';
 import { startTinyVm, type TinyVm } from '../support/tiny-vm.js';
-import { describeOnEachQemu, suiteDirectory } from '../support/vitest.js';
+import { describeOnEachQemu, suiteDirectory, skipWithoutTracker } from '../support/vitest.js';
 
-const { kind, shortfall } = bestTracker();
-beforeEach((context) => context.skip(kind === 'none', shortfall));
+skipWithoutTracker();
 
 const USER = 4242;
 const AS_USER = ['setpriv', `--reuid=${USER}`, `--regid=${USER}`, '--clear-groups', '--'];

@@ -2,7 +2,8 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { afterAll, describe } from 'vitest';
+import { afterAll, beforeEach, describe } from 'vitest';
+import { bestTracker } from '../../src/capture/open-tracker.js';
 import { kvmProblem } from './bare.js';
 import { qemuProblem, type QemuChoice } from './cache.js';
 
@@ -42,4 +43,11 @@ export function suiteDirectory(): string {
   const directory = mkdtempSync(path.join(tmpdir(), 'vmckpt-'));
   afterAll(() => rmSync(directory, { recursive: true, force: true }));
   return directory;
+}
+
+/** Without a write tracker nothing is captured: each test is skipped, and says what this kernel lacks. */
+export function skipWithoutTracker(wanted?: 'write-protection'): void {
+  const { kind, shortfall } = bestTracker();
+  const isMissing = wanted === undefined ? kind === 'none' : kind !== wanted;
+  beforeEach((context) => context.skip(isMissing, shortfall));
 }
