@@ -10,7 +10,7 @@ const LAYERS = [
   ['native'],
   ['migration-stream', 'qemu', 'checkpoint'],
   ['store', 'working-set', 'aftercare'],
-  ['serving-protocol'],
+  ['serving-protocol', 'page-server'],
   ['vms'],
   ['transfer', 'launch', 'capture'],
   ['interchange', 'save', 'serving', 'restore'],

@@ -87,6 +87,11 @@ export const ERROR_CODES = {
   // the guest's agent
   AGENT_SILENT: 'failed',
   AGENT_REFUSED: 'failed',
+  // stores elsewhere
+  SOURCE_UNAVAILABLE: 'failed',
+  SOURCE_MALFORMED: 'damaged',
+  NO_PACK: 'notFound',
+  GENERATION_DIFFERS: 'incompatible',
   // other VMMs
   HANDSHAKE_REFUSED: 'failed',
 } as const satisfies Record<string, ErrorKind>;

@@ -9,7 +9,7 @@ import { fsyncPath, writeNewFile } from './files.js';
 import type { Hints } from './hints.js';
 import type { Manifest } from './manifest.js';
 
-const FILE = 'disks-at-end.json';
+export const DISKS_AT_END_FILE = 'disks-at-end.json';
 
 /** To be called when QEMU has ended. @throws VmckptError as writeNewFile() */
 export async function noteDisksAtEnd(
@@ -18,11 +18,11 @@ export async function noteDisksAtEnd(
 ): Promise<void> {
   const isClosed = now.length === then.length && now.every((file, index) => isUntouched(then[index]!, file));
   if (isClosed) return;
-  await writeNewFile(path.join(dir, FILE), Buffer.from(`${JSON.stringify(now)}\n`));
+  await writeNewFile(path.join(dir, DISKS_AT_END_FILE), Buffer.from(`${JSON.stringify(now)}\n`));
   await fsyncPath(dir);
 }
 
 /** As the VM left them; none where that is not known. */
 export function diskFilesOf(manifest: Manifest, hints: Hints): readonly DiskFile[] {
-  return readJsonFile(diskFilesSchema, hints.find(FILE)) ?? manifest.diskFiles ?? [];
+  return readJsonFile(diskFilesSchema, hints.find(DISKS_AT_END_FILE)) ?? manifest.diskFiles ?? [];
 }
