@@ -205,6 +205,22 @@ export const format1Schema = v.object({
   checksums: v.object({ ...checksums, extentIndexRoot: checksum, deviceState: checksum }),
 });
 
+/** What a list of generations shows of a manifest. */
+export const listedFactsSchema = v.object({
+  ...v.pick(manifestSchema, [
+    'created',
+    'mode',
+    'runState',
+    'vmState',
+    'blockDevices',
+    'sizes',
+    'restoreProblems',
+    'lost',
+  ]).entries,
+  id: identity,
+});
+export type ListedFacts = v.InferOutput<typeof listedFactsSchema>;
+
 /** A moment that the calendar has; `Date.parse` knows a 30th of February. */
 function isTimestamp(value: string): boolean {
   const ms = Date.parse(value);

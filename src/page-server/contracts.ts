@@ -5,6 +5,7 @@
  */
 import { DISKS_AT_END_FILE } from '../checkpoint/disks-at-end.js';
 import { GENERATION_FILES, HOT_PACK_FILE } from '../checkpoint/format.js';
+import { MAX_DEVICE_STATE_BYTES } from '../checkpoint/manifest.js';
 import type { GenerationSummary } from '../store/store.js';
 import { WORKING_SET_FILE } from '../working-set/file.js';
 import { NEXT_PLAN_FILE } from '../working-set/next-plan.js';
@@ -16,9 +17,16 @@ export type Lane = (typeof LANES)[number];
 /** Bytes that one read gives at most. */
 export const MAX_RANGE_BYTES = 8 << 20;
 
+/** A file that is read as a whole has at most so many bytes. */
+export const MAX_WHOLE_BYTES = MAX_DEVICE_STATE_BYTES;
+/** A hint that is written over the network. Longer ones stay where they were learnt. */
+export const MAX_WRITTEN_HINT_BYTES = 4 << 20;
+
+/** Hints that whoever restores a generation may write. */
+export const WRITTEN_HINTS = [WORKING_SET_FILE, NEXT_PLAN_FILE] as const;
+export type WrittenHint = (typeof WRITTEN_HINTS)[number];
 /** Hints may be missing, and may be replaced while a generation is there. */
-export const HINT_FILES = [WORKING_SET_FILE, NEXT_PLAN_FILE, HOT_PACK_FILE, DISKS_AT_END_FILE] as const;
-export type HintFile = (typeof HINT_FILES)[number];
+const HINT_FILES = [...WRITTEN_HINTS, HOT_PACK_FILE, DISKS_AT_END_FILE] as const;
 /** The files of a generation, apart from its packs. */
 export const SMALL_FILES = [...Object.values(GENERATION_FILES), 'seal', ...HINT_FILES] as const;
 export type SmallFile = (typeof SMALL_FILES)[number];
@@ -58,10 +66,7 @@ export interface PackSource {
 }
 
 /** What `list` shows of a generation, as its store says. */
-export type RemoteGeneration = Omit<GenerationSummary, 'seal' | 'rawMemory'> & {
-  /** Undefined when its manifest cannot be read. */
-  readonly id: string | undefined;
-};
+export type RemoteGeneration = Omit<GenerationSummary, 'seal' | 'rawMemory'>;
 
 /** Its store does not remove it until it is closed, or the connection is lost. */
 export interface OpenedGeneration {
@@ -72,16 +77,16 @@ export interface OpenedGeneration {
   /** The small files that are there, with their lengths in bytes. */
   readonly files: ReadonlyMap<SmallFile, number>;
   /**
-   * The whole file by default.
-   * @returns undefined when there is no such file
-   * @throws VmckptError SOURCE_UNAVAILABLE; FILE_MISSING when the generation is gone; FAILED when it ends before `range` does
+   * The whole file by default; in the lane `demand` by default.
+   * @returns undefined when there is no such file; fewer bytes where it ends before `range` does
+   * @throws VmckptError SOURCE_UNAVAILABLE; FAILED for a whole file of more than MAX_WHOLE_BYTES; the signal's reason
    */
-  readFile(file: SmallFile, range?: Range): Promise<Uint8Array | undefined>;
+  readFile(file: SmallFile, range?: Range, options?: ReadOptions): Promise<Uint8Array | undefined>;
   /**
-   * Replaces a hint as a whole.
+   * Replaces a hint as a whole: a WrittenHint of up to MAX_WRITTEN_HINT_BYTES.
    * @throws VmckptError NOT_PERMITTED, SOURCE_UNAVAILABLE, NO_SPACE
    */
-  writeHint(file: HintFile, bytes: Uint8Array): Promise<void>;
+  writeHint(file: WrittenHint, bytes: Uint8Array): Promise<void>;
   close(): Promise<void>;
 }
 

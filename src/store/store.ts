@@ -7,7 +7,7 @@ import fs from 'node:fs';
 import { mkdir, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { DIRECTORY_MODE, errnoOf, fsyncPath, writeFailure } from '../checkpoint/files.js';
-import type { Manifest } from '../checkpoint/manifest.js';
+import type { ListedFacts } from '../checkpoint/manifest-schema.js';
 import { readSealedManifest, type SealVerdict } from './seal.js';
 import { summarizeRawMemory, type RawMemorySummary } from '../checkpoint/raw-memory.js';
 import { VmckptError, type ErrorCode } from '../errors.js';
@@ -38,12 +38,7 @@ export interface GenerationSummary {
   readonly name: string;
   readonly generation: number;
   /** The manifest's fields for a list; undefined when it is unreadable, and then `problem` gives the reason. */
-  readonly facts:
-    | Pick<
-        Manifest,
-        'created' | 'mode' | 'runState' | 'vmState' | 'blockDevices' | 'sizes' | 'restoreProblems' | 'lost'
-      >
-    | undefined;
+  readonly facts: ListedFacts | undefined;
   readonly problem: { readonly code: ErrorCode; readonly message: string } | undefined;
   /** Undefined when the manifest cannot be read. */
   readonly seal: SealVerdict['status'] | undefined;
@@ -161,17 +156,17 @@ export class Store {
   }
 
   /**
-   * Begins the next generation of a name.
+   * Begins the next generation of a name, or the one with this number, which the name must not have.
    * @throws VmckptError BAD_NAME, STORE_LOCKED, STORE_NOT_WRITABLE, NO_SPACE
    */
-  async begin(name: string): Promise<PendingGeneration> {
+  async begin(name: string, number?: number): Promise<PendingGeneration> {
     requireName(name, 'a checkpoint');
     const nameDir = path.join(this.dir, name);
     try {
       const unlock = await this.#lock(name);
       try {
         const former = (await this.generations(name)).at(-1);
-        const generation = (former ?? 0) + 1;
+        const generation = number ?? (former ?? 0) + 1;
         const formerDir = former === undefined ? undefined : path.join(nameDir, String(former));
         const dir = path.join(nameDir, `${PENDING}${generation}-${process.pid}`);
         await mkdir(dir, { mode: DIRECTORY_MODE });
@@ -224,8 +219,8 @@ export class Store {
     const dir = path.join(this.dir, name, String(generation));
     try {
       const { manifest, judgeSeal } = readSealedManifest(dir);
-      const { created, mode, runState, vmState, blockDevices, sizes, restoreProblems, lost } = manifest;
-      const facts = { created, mode, runState, vmState, blockDevices, sizes, restoreProblems, lost };
+      const { id, created, mode, runState, vmState, blockDevices, sizes, restoreProblems, lost } = manifest;
+      const facts = { id, created, mode, runState, vmState, blockDevices, sizes, restoreProblems, lost };
       const rawMemory = summarizeRawMemory(dir, manifest);
       return { name, generation, facts, problem: undefined, seal: judgeSeal().status, rawMemory };
     } catch (error) {
