@@ -17,7 +17,7 @@ import { printable } from './text.js';
 import { contextOf, interruptible, referenceArgument, verb } from './verb.js';
 
 export function checkCommand(): Command {
-  return verb('check', 'Verify every checksum and the structure of a generation, or of all of them.', [
+  return verb('check', 'Verify every checksum and the structure of generations.', [
     'failed',
     'usage',
     'notFound',
@@ -29,7 +29,7 @@ export function checkCommand(): Command {
     .addArgument(
       referenceArgument(
         '[reference]',
-        'NAME (its newest generation) or NAME@GENERATION; all generations by default',
+        'NAME (all of its generations) or NAME@GENERATION; the whole store by default',
       ),
     )
     .action(async (reference: string | undefined, _flags: object, command: Command) => {
@@ -38,7 +38,7 @@ export function checkCommand(): Command {
       const { signal } = interruptible(output, 'Interrupted.');
       const checks = [];
       const verified = new VerifiedFiles();
-      for (const wanted of reference === undefined ? await allOf(store) : [reference]) {
+      for (const wanted of await referencesIn(store, reference)) {
         output.detail(`Checking ${wanted}.`);
         checks.push(await checkOne(store, wanted, { output, signal, verified }).catch(finding(wanted)));
       }
@@ -56,8 +56,13 @@ interface Work {
 
 type Check = CheckReport & { readonly name: string; readonly generation: number };
 
-async function allOf(store: Store): Promise<string[]> {
-  return (await store.list()).map(({ name, generation }) => `${name}@${generation}`);
+async function referencesIn(store: Store, reference: string | undefined): Promise<string[]> {
+  if (reference === undefined)
+    return (await store.list()).map(({ name, generation }) => `${name}@${generation}`);
+  const { name, generation } = parseReference(reference);
+  const generations = generation === undefined ? await store.generations(name) : [generation];
+  // Without one, it is found out why.
+  return generations.length === 0 ? [reference] : generations.map((number) => `${name}@${number}`);
 }
 
 async function checkOne(store: Store, reference: string, { output, signal, verified }: Work): Promise<Check> {

@@ -112,6 +112,14 @@ describe('checkpoints in a store', () => {
       code: 0,
       stdout: expect.stringMatching(/^web@1: sound \(64 pages, /) as string,
     });
+    expect(await run(['check', 'web'])).toMatchObject({
+      code: 0,
+      stdout: expect.stringMatching(/^web@1: sound .*\nweb@2: sound .*\n$/) as string,
+    });
+    expect(await run(['--json', 'check', 'wev'])).toMatchObject({
+      code: 10,
+      json: { error: { code: 'NO_CHECKPOINT' } },
+    });
   });
 
   it('are reported with what is damaged in them, all at once', async () => {
