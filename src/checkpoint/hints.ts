@@ -2,7 +2,8 @@
  * Where the hints about a generation lie: files that are learnt from its restores and may be missing. They lie beside its
  * own files. Where this user may not write there (another user's store, a read-only file system) they go to the user's
  * state folder, by the checkpoint's name and the generation's id, and what lies beside it is still read. A link in that
- * folder leads to the generation: when a new generation of the name gets hints there, those of removed ones go.
+ * folder leads to the generation. When a generation gets its first hint there, those of removed ones go: of its own store at
+ * once, of other stores, which may not be mounted, when they have not changed for some months.
  */
 import fs from 'node:fs';
 import path from 'node:path';
@@ -12,8 +13,9 @@ import { readManifest } from './manifest.js';
 
 /** In a folder of hints: where their generation is. */
 const GENERATION_LINK = 'generation';
-/** More folders of one name are not looked at. */
-const MAX_FOLDERS = 256;
+/** More folders are not looked at. */
+const MAX_FOLDERS = 1024;
+const UNUSED_MS = 90 * 24 * 3_600_000;
 
 export class Hints {
   readonly #generationDir: string;
@@ -54,25 +56,34 @@ export class Hints {
     if (fs.mkdirSync(this.#ownDir, { recursive: true, mode: DIRECTORY_MODE }) !== undefined) {
       const generationDir = path.resolve(this.#generationDir);
       fs.symlinkSync(generationDir, path.join(this.#ownDir, GENERATION_LINK));
-      clearRemoved(this.#ownDir, path.dirname(generationDir));
+      clearRemoved(this.#ownDir, generationDir);
     }
     return path.join(this.#ownDir, name);
   }
 }
 
-/**
- * Beside the hints in `ownDir`, removes those about generations that are no longer in `generationsDir`. Another store may
- * have the same name: its generations are left alone, as it may not be mounted.
- */
-function clearRemoved(ownDir: string, generationsDir: string): void {
-  const hintsOfName = path.dirname(ownDir);
-  for (const id of fs.readdirSync(hintsOfName).slice(0, MAX_FOLDERS)) {
-    const dir = path.join(hintsOfName, id);
-    const generationDir = generationOf(dir);
-    const isOfStore = generationDir !== undefined && path.dirname(generationDir) === generationsDir;
-    if (dir === ownDir || !isOfStore) continue;
-    if (!isThere(generationDir, id)) fs.rmSync(dir, { recursive: true, force: true });
+/** Besides the hints in `ownDir`, which are about `generationDir`. */
+function clearRemoved(ownDir: string, generationDir: string): void {
+  const root = path.dirname(path.dirname(ownDir));
+  const storeOf = (generation: string) => path.dirname(path.dirname(generation));
+  const names = fs.readdirSync(root).map((name) => path.join(root, name));
+  const all = names.flatMap((name) => fs.readdirSync(name).map((id) => path.join(name, id)));
+  for (const dir of all.slice(0, MAX_FOLDERS)) {
+    const about = generationOf(dir);
+    if (dir === ownDir || about === undefined || isThere(about, path.basename(dir))) continue;
+    if (storeOf(about) !== storeOf(generationDir) && !isUnused(dir)) continue;
+    fs.rmSync(dir, { recursive: true, force: true });
+    removeIfEmpty(path.dirname(dir));
   }
+}
+
+/** Hints are replaced by new files. */
+function isUnused(dir: string): boolean {
+  return Date.now() - fs.statSync(dir).mtimeMs > UNUSED_MS;
+}
+
+function removeIfEmpty(dir: string): void {
+  if (fs.readdirSync(dir).length === 0) fs.rmdirSync(dir);
 }
 
 /** Undefined where there is no link. */

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { Hints } from '../../../src/checkpoint/hints.js';
@@ -52,6 +52,23 @@ it('are read beside the generation until this user has learned something', async
   expect(readWorkingSet(Hints.beside(away), RAM_PAGES).workingSet.restoreCount).toBe(1);
   writeFileSync(path.join(away, 'hot-pack'), '');
   expect(hints.find('hot-pack')).toBe(path.join(away, 'hot-pack'));
+});
+
+it('of stores that are gone go when they have not changed for months', async () => {
+  const months = new Date(Date.now() - 100 * 24 * 3_600_000);
+  const learn = async (place: string, number: number): Promise<string> => {
+    const id = `${number}`.padStart(32, '0');
+    expect(await updateWorkingSet(Hints.of(path.join(dir, place), id), RAM_PAGES, oneMore)).toBeUndefined();
+    return id;
+  };
+  const old = await learn('gone-1/web/1', 1);
+  utimesSync(path.join(hintsOf('web'), old), months, months);
+  const fresh = await learn('gone-2/web/2', 2);
+  const oldOfAnother = await learn('gone-3/db/1', 3);
+  utimesSync(path.join(hintsOf('db'), oldOfAnother), months, months);
+  const latest = await learn('store/web/1', 4);
+  expect(readdirSync(hintsOf('web')).sort()).toEqual([fresh, latest]);
+  expect(existsSync(hintsOf('db'))).toBe(false);
 });
 
 it('go with their generation, when a new one of the same name in the same store gets its first hint', async () => {
