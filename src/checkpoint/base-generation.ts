@@ -1,11 +1,10 @@
 /** What a new generation can take over from the one before: entries of pages that have not changed, and packs. */
-import { chmod, constants, copyFile, link } from 'node:fs/promises';
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
 import { PAGE_KINDS } from '../pages/contracts.js';
 import type { RamLayout } from '../pages/layout.js';
 import { bytesOf } from './chunk-store.js';
-import { FILE_MODE, errnoOf, fsyncPath } from './files.js';
+import { linkOrCopy } from './files.js';
 import {
   CHECKSUM_BYTES,
   NO_CHUNK,
@@ -19,9 +18,6 @@ import { generationLabel, readManifest, type Format2Manifest } from './manifest.
 import { openPageFiles, type ExtentFile, type OpenPageFiles } from './page-files.js';
 import { PageHashes } from './page-hashes.js';
 import { PagesReader } from './pages-reader.js';
-
-/** What link(2) says where it makes no links: of this file, or of any. */
-const NO_LINK = ['EXDEV', 'EPERM', 'EMLINK', 'EOPNOTSUPP', 'ENOTSUP', 'ENOSYS'];
 
 interface BaseOptions {
   /** The id of the generation that is inherited, if it is this one. */
@@ -159,7 +155,8 @@ export class BaseGeneration {
 
   /** Gives `dir` these packs of its own: hard links, where the file system has them. @throws VmckptError NO_SPACE */
   async sharePacks(dir: string, packs: readonly Pack[]): Promise<void> {
-    for (const { id } of packs) await linkFile(this.dir, dir, packFile(id));
+    for (const { id } of packs)
+      await linkOrCopy(path.join(this.dir, packFile(id)), path.join(dir, packFile(id)));
   }
 
   close(): void {
@@ -170,18 +167,6 @@ export class BaseGeneration {
 /** @throws VmckptError INDEX_DAMAGED */
 function verifyPageIndex({ pages, pagesPerChunk }: OpenPageFiles, pageCount: number): void {
   for (let page = 0; page < pageCount; page += pagesPerChunk) pages.chunkOf(page);
-}
-
-async function linkFile(from: string, to: string, name: string): Promise<void> {
-  const [existing, file] = [path.join(from, name), path.join(to, name)];
-  try {
-    await link(existing, file);
-  } catch (error) {
-    if (!NO_LINK.includes(errnoOf(error) ?? '')) throw error;
-    await copyFile(existing, file, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE);
-    await chmod(file, FILE_MODE);
-    await fsyncPath(file);
-  }
 }
 
 function isSameLayout({ ram }: Format2Manifest, { blocks }: RamLayout): boolean {

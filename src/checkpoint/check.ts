@@ -18,6 +18,8 @@ export interface CheckOptions {
   readonly signal?: AbortSignal;
   /** For checks of several generations: a pack that they share is verified once. */
   readonly verified?: VerifiedFiles;
+  /** Names of the files with extents that are verified; all of them by default. */
+  readonly only?: ReadonlySet<string>;
 }
 
 export type { CheckProblem } from './check-problems.js';
@@ -120,7 +122,7 @@ function countKinds(reader: CheckpointReader, { first, end, counts, used, taken 
 
 async function checkExtentFiles(
   check: ExtentCheck,
-  { onProgress, signal, verified = new VerifiedFiles() }: CheckOptions,
+  { onProgress, only, signal, verified = new VerifiedFiles() }: CheckOptions,
 ): Promise<void> {
   const { reader, problems } = check;
   const { dataPageCount, fileBytes, supersededPageCount } = reader.manifest.pages;
@@ -129,7 +131,10 @@ async function checkExtentFiles(
   for (const file of reader.extentFiles) {
     const beforeBytes = doneBytes;
     const onRead = (bytes: number) => onProgress?.((doneBytes = beforeBytes + bytes), fileBytes);
-    const found = await verified.once(check, file, () => checkExtentFile(check, file, { onRead, signal }));
+    const found =
+      only?.has(file.name) === false
+        ? undefined
+        : await verified.once(check, file, () => checkExtentFile(check, file, { onRead, signal }));
     doneBytes = beforeBytes + lengthOf(file);
     onProgress?.(doneBytes, fileBytes);
     pageCount = found === undefined || pageCount === undefined ? undefined : pageCount + found;

@@ -3,11 +3,13 @@
  * Everything is created for its owner alone, because memory holds secrets.
  */
 import fs from 'node:fs';
-import { open } from 'node:fs/promises';
+import { chmod, constants, copyFile, link, open } from 'node:fs/promises';
 import { VmckptError } from '../errors.js';
 
 export const FILE_MODE = 0o600;
 export const DIRECTORY_MODE = 0o700;
+/** What link(2) says where it makes no links: of this file, or of any. */
+const NO_LINK = ['EXDEV', 'EPERM', 'EMLINK', 'EOPNOTSUPP', 'ENOTSUP', 'ENOSYS'];
 
 /** Reads `bytes.length` bytes at `offset`, fewer only at the end of the file; returns how many. */
 export function readAt(fd: number, bytes: Uint8Array, offset: number): number {
@@ -44,6 +46,18 @@ export async function writeNewFile(path: string, bytes: Uint8Array): Promise<voi
     await handle.sync();
   } finally {
     await handle.close();
+  }
+}
+
+/** Gives a file another name: a hard link; where the file system has none, a durable reflink or copy. */
+export async function linkOrCopy(existing: string, file: string): Promise<void> {
+  try {
+    await link(existing, file);
+  } catch (error) {
+    if (!NO_LINK.includes(errnoOf(error) ?? '')) throw error;
+    await copyFile(existing, file, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE);
+    await chmod(file, FILE_MODE);
+    await fsyncPath(file);
   }
 }
 

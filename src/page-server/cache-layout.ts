@@ -52,7 +52,17 @@ export const PRESENCE = {
   /** One bit each. */
   blockBytes: 4096,
   headerBytes: 4096,
-  at: { magic: 0, version: 8, blockBytes: 12, fileBytes: 16, packId: 24, bootId: 40 },
+  at: {
+    magic: 0,
+    version: 8,
+    blockBytes: 12,
+    fileBytes: 16,
+    packId: 24,
+    bootId: 40,
+    refetchCount: 64,
+    refetches: 128,
+  },
+  refetchSlots: (4096 - 128) / 8,
 } as const;
 
 /** Bytes of the bits of a pack, and of its durable bits: whole pages. */

@@ -14,6 +14,7 @@ import { VmckptError, type ErrorCode } from '../errors.js';
 import { kindOf } from '../util/regular-file.js';
 import { Generation } from './generation.js';
 import { clearStaleUses, staleUses, usersOf } from './generation-use.js';
+import { IncomingGeneration, type GenerationIdentity } from './incoming-generation.js';
 import { LockFile, locked } from './lock-file.js';
 import { PendingGeneration } from './pending-generation.js';
 import { isName, nearNames, parseGeneration, parseReference, requireName } from './reference.js';
@@ -178,6 +179,16 @@ export class Store {
     } catch (error) {
       throw writeFailure(error, nameDir);
     }
+  }
+
+  /**
+   * Begins, or goes on with, a generation that comes from another store and keeps its number.
+   * @throws VmckptError BAD_NAME, and as IncomingGeneration.begin()
+   */
+  async receive(generation: GenerationIdentity): Promise<IncomingGeneration> {
+    requireName(generation.name, 'a checkpoint');
+    const lockName = () => this.#lock(generation.name);
+    return IncomingGeneration.begin({ ...generation, storeDir: this.dir, lockName });
   }
 
   /**

@@ -1,0 +1,236 @@
+/** A store in a folder of this host, by the contract of stores elsewhere: what `serve` serves, and what copies read. */
+import fs from 'node:fs';
+import path from 'node:path';
+import { errnoOf, readAt, writeFailure } from '../checkpoint/files.js';
+import { packFile } from '../checkpoint/format.js';
+import { readEncodedManifest } from '../checkpoint/manifest.js';
+import { DAMAGE_HINT, VmckptError } from '../errors.js';
+import { Store, type Generation } from '../store/store.js';
+import type { GenerationUse } from '../store/generation-use.js';
+import { parseReference } from '../store/reference.js';
+import { openRegular } from '../util/regular-file.js';
+import { replaceFile } from '../working-set/replace-file.js';
+import {
+  MAX_WHOLE_BYTES,
+  SMALL_FILES,
+  type WrittenHint,
+  type OpenedGeneration,
+  type PackRange,
+  type Push,
+  type PushedGeneration,
+  type Range,
+  type ReadOptions,
+  type RemoteGeneration,
+  type RemoteStore,
+  type SmallFile,
+} from './contracts.js';
+import { DirectoryPush } from './directory-push.js';
+import { PackPlaces } from './pack-places.js';
+
+export interface DirectoryOptions {
+  /** Whether the generations of a checkpoint may be read; all of them by default. */
+  readonly mayRead?: (name: string) => boolean;
+  /** For pushes: whether a store is made where there is none. */
+  readonly isMade?: boolean;
+}
+
+export class DirectoryStore implements RemoteStore {
+  readonly label: string;
+  readonly #store: Store;
+  readonly #mayRead: (name: string) => boolean;
+  readonly #places: PackPlaces;
+  /** Of opened generations. */
+  readonly #packs = new PackFiles();
+
+  private constructor(store: Store, mayRead: (name: string) => boolean) {
+    this.label = store.dir;
+    this.#store = store;
+    this.#mayRead = mayRead;
+    this.#places = new PackPlaces(store, mayRead);
+  }
+
+  /** @throws VmckptError as Store.open() and Store.openOrCreate() */
+  static async open(
+    dir: string,
+    { mayRead = () => true, isMade }: DirectoryOptions = {},
+  ): Promise<DirectoryStore> {
+    return new DirectoryStore(await (isMade === true ? Store.openOrCreate(dir) : Store.open(dir)), mayRead);
+  }
+
+  have(packIds: readonly string[]): Promise<ReadonlySet<string>> {
+    return this.#places.having(packIds);
+  }
+
+  async read({ packId, offset, length }: PackRange, { signal }: ReadOptions): Promise<Uint8Array> {
+    signal?.throwIfAborted();
+    const bytes = Buffer.allocUnsafe(length);
+    const count = await readFully(this.#packs.fdOf(packId), bytes, offset);
+    if (count === length) return bytes;
+    throw new VmckptError('EXTENT_DAMAGED', `${this.label}: ${packFile(packId)} ends at ${offset + count}`, {
+      hint: DAMAGE_HINT,
+    });
+  }
+
+  async list(): Promise<RemoteGeneration[]> {
+    const summaries = (await this.#store.list()).filter(({ name }) => this.#mayRead(name));
+    return summaries.map(({ name, generation, facts, problem }) => ({
+      ...{ name, generation, facts, problem },
+    }));
+  }
+
+  async open(reference: string): Promise<OpenedGeneration> {
+    const generation = await this.#locate(reference);
+    const use = generation.hold();
+    try {
+      return new LocalGeneration(generation, { use, packs: this.#packs });
+    } catch (error) {
+      use.release();
+      throw error;
+    }
+  }
+
+  async push(generation: PushedGeneration): Promise<Push> {
+    return DirectoryPush.begin(await this.#store.receive(generation), this.#places);
+  }
+
+  async remove(reference: string): Promise<void> {
+    await this.#locate(reference);
+    await this.#store.remove(reference);
+  }
+
+  async close(): Promise<void> {
+    this.#packs.close();
+  }
+
+  /** One that may not be read is not there. */
+  #locate(reference: string): Promise<Generation> {
+    const { name } = parseReference(reference);
+    if (this.#mayRead(name)) return this.#store.locate(reference);
+    throw new VmckptError('NO_CHECKPOINT', `there is no checkpoint "${name}" that may be read`);
+  }
+}
+
+interface Opened {
+  readonly use: GenerationUse;
+  readonly packs: PackFiles;
+}
+
+class LocalGeneration implements OpenedGeneration {
+  readonly name: string;
+  readonly number: number;
+  readonly manifest: Uint8Array;
+  readonly #dir: string;
+  readonly #packIds: readonly string[];
+  readonly #opened: Opened;
+
+  constructor({ name, number, dir }: Generation, opened: Opened) {
+    const { encoded, manifest } = readEncodedManifest(dir);
+    this.name = name;
+    this.number = number;
+    this.manifest = encoded;
+    this.#dir = dir;
+    this.#packIds = manifest.formatVersion === 2 ? manifest.packs.map(({ id }) => id) : [];
+    this.#opened = opened;
+    opened.packs.add(dir, this.#packIds);
+  }
+
+  get files(): ReadonlyMap<SmallFile, number> {
+    const found = new Map<SmallFile, number>();
+    for (const file of SMALL_FILES) {
+      const status = fs.lstatSync(path.join(this.#dir, file), { throwIfNoEntry: false });
+      if (status?.isFile() === true) found.set(file, status.size);
+    }
+    return found;
+  }
+
+  async readFile(file: SmallFile, range?: Range): Promise<Uint8Array | undefined> {
+    let fd: number;
+    try {
+      fd = openRegular(path.join(this.#dir, file));
+    } catch (error) {
+      if (errnoOf(error) === 'ENOENT' && fs.existsSync(this.#dir)) return undefined;
+      throw new VmckptError('FILE_MISSING', `${this.name}@${this.number} is gone`, { cause: error });
+    }
+    try {
+      const { offset, length } = range ?? { offset: 0, length: fs.fstatSync(fd).size };
+      if (range === undefined && length > MAX_WHOLE_BYTES)
+        throw new VmckptError('FAILED', `${file} has ${length} bytes, at most ${MAX_WHOLE_BYTES} expected`);
+      const bytes = Buffer.alloc(length);
+      return bytes.subarray(0, readAt(fd, bytes, offset));
+    } finally {
+      fs.closeSync(fd);
+    }
+  }
+
+  async writeHint(file: WrittenHint, bytes: Uint8Array): Promise<void> {
+    try {
+      await replaceFile(path.join(this.#dir, file), (fd) => fs.writeSync(fd, bytes) === bytes.length);
+    } catch (error) {
+      throw writeFailure(error, path.join(this.#dir, file));
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#opened.packs.remove(this.#packIds);
+    this.#opened.use.release();
+  }
+}
+
+/** Packs of opened generations, open for reading as long as one of these needs them. */
+class PackFiles {
+  readonly #files = new Map<string, { readonly fd: number; users: number }>();
+
+  /** @throws VmckptError NOT_A_FILE; system errors */
+  add(dir: string, packIds: readonly string[]): void {
+    const added: string[] = [];
+    try {
+      for (const id of packIds) {
+        const file = this.#files.get(id) ?? { fd: openRegular(path.join(dir, packFile(id))), users: 0 };
+        file.users++;
+        this.#files.set(id, file);
+        added.push(id);
+      }
+    } catch (error) {
+      this.remove(added);
+      throw error;
+    }
+  }
+
+  remove(packIds: readonly string[]): void {
+    for (const id of packIds) {
+      const file = this.#files.get(id);
+      if (file === undefined || --file.users > 0) continue;
+      this.#files.delete(id);
+      fs.closeSync(file.fd);
+    }
+  }
+
+  /** @throws VmckptError NO_PACK */
+  fdOf(packId: string): number {
+    const file = this.#files.get(packId);
+    if (file !== undefined) return file.fd;
+    throw new VmckptError('NO_PACK', `no generation that was opened here has the pack ${packId}`);
+  }
+
+  close(): void {
+    for (const { fd } of this.#files.values()) fs.closeSync(fd);
+    this.#files.clear();
+  }
+}
+
+/** Reads without delaying others. @returns fewer bytes only at the end of the file */
+async function readFully(fd: number, bytes: Buffer, offset: number): Promise<number> {
+  for (let done = 0; ;) {
+    const count = await readSome(fd, bytes.subarray(done), offset + done);
+    done += count;
+    if (count === 0 || done === bytes.length) return done;
+  }
+}
+
+function readSome(fd: number, into: Buffer, offset: number): Promise<number> {
+  return new Promise((resolve, reject) => {
+    fs.read(fd, into, 0, into.length, offset, (error, count) =>
+      error === null ? resolve(count) : reject(error),
+    );
+  });
+}
