@@ -1,15 +1,12 @@
 /** The socket that a VMM connects to. Only its owner may connect; it never replaces something that is in use. */
 import { on, once } from 'node:events';
-import { closeSync, lstatSync, unlinkSync } from 'node:fs';
 import net from 'node:net';
 import { errnoOf } from '../checkpoint/files.js';
 import { VmckptError } from '../errors.js';
-import { connectUnix } from '../native/index.js';
+import { removeStaleSocket, requireSocketPath } from '../native/socket-path.js';
 import { requireFolderOf } from '../util/output-folder.js';
 import { descriptorOf } from '../util/socket-descriptor.js';
 
-/** sockaddr_un, without its terminating zero. */
-const MAX_PATH_BYTES = 107;
 /** Only the owner may connect. */
 const UMASK = 0o177;
 const MAX_WAITING = 16;
@@ -29,15 +26,10 @@ export class Listener {
 
   /** @throws VmckptError HOST_FILE_MISSING, FILE_EXISTS, NOT_PERMITTED, FAILED, USAGE */
   static async open(socketPath: string): Promise<Listener> {
-    if (Buffer.byteLength(socketPath) > MAX_PATH_BYTES)
-      throw new VmckptError(
-        'USAGE',
-        `a socket's path has at most ${MAX_PATH_BYTES} bytes, this one has ${Buffer.byteLength(socketPath)}`,
-        { hint: 'Use a shorter path, for example relative to the working directory.' },
-      );
+    requireSocketPath(socketPath);
     requireFolderOf(socketPath);
     try {
-      removeStale(socketPath);
+      removeStaleSocket(socketPath, 'Every VM needs its own handler: use another path.');
       const server = net.createServer({ pauseOnConnect: true });
       server.maxConnections = MAX_WAITING;
       const umask = process.umask(UMASK);
@@ -71,26 +63,6 @@ export class Listener {
   close(): void {
     this.#server.close();
   }
-}
-
-/** A socket without a listener was left by a process that died. */
-function removeStale(socketPath: string): void {
-  const found = lstatSync(socketPath, { throwIfNoEntry: false });
-  if (found === undefined) return;
-  if (!found.isSocket())
-    throw new VmckptError('FILE_EXISTS', `${socketPath} exists and is not a socket`, {
-      hint: 'Use another path.',
-    });
-  try {
-    closeSync(connectUnix(socketPath));
-  } catch (error) {
-    if (errnoOf(error) !== 'ECONNREFUSED') throw error;
-    unlinkSync(socketPath);
-    return;
-  }
-  throw new VmckptError('FILE_EXISTS', `another process listens on ${socketPath}`, {
-    hint: 'Every VM needs its own handler: use another path.',
-  });
 }
 
 function listenFailure(error: unknown, socketPath: string): unknown {
