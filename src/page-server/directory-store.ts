@@ -26,6 +26,7 @@ import {
 } from './contracts.js';
 import { DirectoryPush } from './directory-push.js';
 import { PackPlaces } from './pack-places.js';
+import { ReadFile } from './read-file.js';
 
 export interface DirectoryOptions {
   /** Whether the generations of a checkpoint may be read; all of them by default. */
@@ -41,6 +42,7 @@ export class DirectoryStore implements RemoteStore {
   readonly #places: PackPlaces;
   /** Of opened generations. */
   readonly #packs = new PackFiles();
+  readonly #opened = new Set<LocalGeneration>();
 
   private constructor(store: Store, mayRead: (name: string) => boolean) {
     this.label = store.dir;
@@ -63,10 +65,10 @@ export class DirectoryStore implements RemoteStore {
 
   async read({ packId, offset, length }: PackRange, { signal }: ReadOptions): Promise<Uint8Array> {
     signal?.throwIfAborted();
-    const bytes = Buffer.allocUnsafe(length);
-    const count = await readFully(this.#packs.fdOf(packId), bytes, offset);
-    if (count === length) return bytes;
-    throw new VmckptError('EXTENT_DAMAGED', `${this.label}: ${packFile(packId)} ends at ${offset + count}`, {
+    const file = this.#packs.fileOf(packId);
+    const bytes = await file.read(offset, length);
+    if (bytes.length === length) return bytes;
+    throw new VmckptError('EXTENT_DAMAGED', `${this.label}: ${packFile(packId)} ends at ${file.bytes}`, {
       hint: DAMAGE_HINT,
     });
   }
@@ -81,8 +83,11 @@ export class DirectoryStore implements RemoteStore {
   async open(reference: string): Promise<OpenedGeneration> {
     const generation = await this.#locate(reference);
     const use = generation.hold();
+    const onClose = (closed: LocalGeneration) => this.#opened.delete(closed);
     try {
-      return new LocalGeneration(generation, { use, packs: this.#packs });
+      const opened = new LocalGeneration(generation, { use, packs: this.#packs, onClose });
+      this.#opened.add(opened);
+      return opened;
     } catch (error) {
       use.release();
       throw error;
@@ -99,7 +104,7 @@ export class DirectoryStore implements RemoteStore {
   }
 
   async close(): Promise<void> {
-    this.#packs.close();
+    for (const opened of this.#opened) await opened.close();
   }
 
   /** One that may not be read is not there. */
@@ -113,6 +118,7 @@ export class DirectoryStore implements RemoteStore {
 interface Opened {
   readonly use: GenerationUse;
   readonly packs: PackFiles;
+  readonly onClose: (closed: LocalGeneration) => void;
 }
 
 class LocalGeneration implements OpenedGeneration {
@@ -122,6 +128,7 @@ class LocalGeneration implements OpenedGeneration {
   readonly #dir: string;
   readonly #packIds: readonly string[];
   readonly #opened: Opened;
+  #isClosed = false;
 
   constructor({ name, number, dir }: Generation, opened: Opened) {
     const { encoded, manifest } = readEncodedManifest(dir);
@@ -171,23 +178,26 @@ class LocalGeneration implements OpenedGeneration {
   }
 
   async close(): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
     this.#opened.packs.remove(this.#packIds);
     this.#opened.use.release();
+    this.#opened.onClose(this);
   }
 }
 
 /** Packs of opened generations, open for reading as long as one of these needs them. */
 class PackFiles {
-  readonly #files = new Map<string, { readonly fd: number; users: number }>();
+  readonly #packs = new Map<string, { readonly file: ReadFile; users: number }>();
 
   /** @throws VmckptError NOT_A_FILE; system errors */
   add(dir: string, packIds: readonly string[]): void {
     const added: string[] = [];
     try {
       for (const id of packIds) {
-        const file = this.#files.get(id) ?? { fd: openRegular(path.join(dir, packFile(id))), users: 0 };
-        file.users++;
-        this.#files.set(id, file);
+        const pack = this.#packs.get(id) ?? { file: ReadFile.open(path.join(dir, packFile(id))), users: 0 };
+        pack.users++;
+        this.#packs.set(id, pack);
         added.push(id);
       }
     } catch (error) {
@@ -198,39 +208,17 @@ class PackFiles {
 
   remove(packIds: readonly string[]): void {
     for (const id of packIds) {
-      const file = this.#files.get(id);
-      if (file === undefined || --file.users > 0) continue;
-      this.#files.delete(id);
-      fs.closeSync(file.fd);
+      const pack = this.#packs.get(id);
+      if (pack === undefined || --pack.users > 0) continue;
+      this.#packs.delete(id);
+      pack.file.close();
     }
   }
 
   /** @throws VmckptError NO_PACK */
-  fdOf(packId: string): number {
-    const file = this.#files.get(packId);
-    if (file !== undefined) return file.fd;
+  fileOf(packId: string): ReadFile {
+    const pack = this.#packs.get(packId);
+    if (pack !== undefined) return pack.file;
     throw new VmckptError('NO_PACK', `no generation that was opened here has the pack ${packId}`);
   }
-
-  close(): void {
-    for (const { fd } of this.#files.values()) fs.closeSync(fd);
-    this.#files.clear();
-  }
-}
-
-/** Reads without delaying others. @returns fewer bytes only at the end of the file */
-async function readFully(fd: number, bytes: Buffer, offset: number): Promise<number> {
-  for (let done = 0; ;) {
-    const count = await readSome(fd, bytes.subarray(done), offset + done);
-    done += count;
-    if (count === 0 || done === bytes.length) return done;
-  }
-}
-
-function readSome(fd: number, into: Buffer, offset: number): Promise<number> {
-  return new Promise((resolve, reject) => {
-    fs.read(fd, into, 0, into.length, offset, (error, count) =>
-      error === null ? resolve(count) : reject(error),
-    );
-  });
 }
