@@ -4,7 +4,8 @@ import path from 'node:path';
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest';
 import { CheckpointReader } from '../../../src/checkpoint/reader.js';
 import { GENERATION_FILES, packFile } from '../../../src/checkpoint/format.js';
-import type { Push, RemoteStore } from '../../../src/page-server/contracts.js';
+import { xxh3 } from '../../../src/native/index.js';
+import { LANES, MAX_RANGE_BYTES, type Push, type RemoteStore } from '../../../src/page-server/contracts.js';
 import { format2Manifest } from '../../support/packs.js';
 import { storeGeneration } from '../../support/stored.js';
 import { flipExtents } from '../../support/damage.js';
@@ -87,6 +88,34 @@ export function describeRemoteStore(what: string, open: (storeDir: string) => Pr
       const tooFar = { packId, offset: bytes.length - 1, length: 2 };
       await expect(store.read(tooFar, { lane: 'demand' })).rejects.toMatchObject({ code: 'EXTENT_DAMAGED' });
       await generation.close();
+    });
+
+    test('reads many ranges at once, and as many bytes as a range may have', async () => {
+      const dir = await storeGeneration(storeDir, 'large', { pageCount: 8192 });
+      const store = await opened();
+      const generation = await store.open('large');
+      const packId = format2Manifest(dir).packs[0]!.id;
+      const bytes = readFileSync(path.join(dir, packFile(packId)));
+      const length = Math.min(bytes.length, MAX_RANGE_BYTES);
+      expect(length).toBeGreaterThan(1 << 20);
+      const ranges = Array.from({ length: 300 }, (_, at) => ({ offset: at * 1000, length: 1 + at * 300 }));
+      const reads = [...ranges, { offset: 0, length }].map(async (range, at) => {
+        const found = await store.read({ packId, ...range }, { lane: LANES[at % LANES.length]! });
+        expect(xxh3(found)).toBe(xxh3(bytes, range.offset, range.offset + range.length));
+      });
+      await Promise.all(reads);
+      await generation.close();
+      await expect(store.read({ packId, offset: 0, length }, { lane: 'rest' })).rejects.toMatchObject({
+        code: 'NO_PACK',
+      });
+    });
+
+    test('stops reading for a signal', async () => {
+      const store = await opened();
+      await store.open('web');
+      const range = { packId: format2Manifest(generationDir).packs[0]!.id, offset: 0, length: 1 };
+      const signal = AbortSignal.abort(new Error('no longer wanted'));
+      await expect(store.read(range, { lane: 'demand', signal })).rejects.toThrow('no longer wanted');
     });
 
     test('an opened generation is not removed until it is closed', async () => {
