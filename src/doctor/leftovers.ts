@@ -19,7 +19,14 @@ export async function findLeftovers(storeDir: string): Promise<Finding[]> {
   return findings.length > 0 ? findings : [{ ...CHECK, status: 'ok', found: 'none' }];
 }
 
-function findingOfSave({ pid, vmAlive, unsettled, isPaused, directory }: AbandonedSave): Finding {
+function findingOfSave({
+  pid,
+  vmAlive,
+  unsettled,
+  isPaused,
+  hasDescriptor,
+  directory,
+}: AbandonedSave): Finding {
   if (vmAlive && isPaused)
     return {
       ...CHECK,
@@ -34,6 +41,14 @@ function findingOfSave({ pid, vmAlive, unsettled, isPaused, directory }: Abandon
       status: 'fail',
       found: `a save of the VM with process ${pid} was cut off, and its migration settings are not as they were`,
       meaning: 'A save by another program could damage that VM. The next vmckpt save restores the settings.',
+      remedy: `vmckpt rescue ${pid} --qmp /path/to/its/qmp.sock`,
+    };
+  if (hasDescriptor)
+    return {
+      ...CHECK,
+      status: 'warn',
+      found: `a save of the VM with process ${pid} was cut off, and QEMU has a descriptor of its folder ${directory}`,
+      meaning: 'It does no harm. The next vmckpt save closes it, and removes the folder.',
       remedy: `vmckpt rescue ${pid} --qmp /path/to/its/qmp.sock`,
     };
   return {

@@ -5,6 +5,7 @@
  */
 import { readlinkSync } from 'node:fs';
 import path from 'node:path';
+import { removeDescriptors } from '../capture/device-capture.js';
 import { VmckptError } from '../errors.js';
 import { asRoot } from '../util/rights.js';
 import { requireAddon, rescueUserfaultfd, type RescueResult } from '../native/index.js';
@@ -29,7 +30,7 @@ export interface RescueReport extends RescueResult {
   readonly pid: number;
   /** Whether a `save --track` has kept track of its writes: not any longer. */
   readonly trackingEnded: boolean;
-  /** Whether the VM's migration settings were looked at and put right where they had to be. */
+  /** Whether the VM's migration settings were looked at and put right where they had to be, and descriptors closed. */
   readonly settingsPutRight: boolean;
 }
 
@@ -52,6 +53,7 @@ export async function rescue({ pid, qmpSocket, onMessage, signal }: RescueOption
       if (qmp.peerPid() !== pid)
         throw new VmckptError('USAGE', `${qmpSocket} belongs to process ${qmp.peerPid()}, not to ${pid}`);
       await putRight({ qmp, journal, onMessage });
+      await removeDescriptors(qmp);
     } finally {
       await qmp.close();
     }

@@ -10,6 +10,7 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   rmSync,
   writeSync,
 } from 'node:fs';
@@ -116,6 +117,8 @@ export interface AbandonedSave {
   readonly unsettled: boolean;
   /** The save had paused it, and it would run otherwise. */
   readonly isPaused: boolean;
+  /** QEMU has something in the folder open, as far as this user may see that. */
+  readonly hasDescriptor: boolean;
   readonly directory: string;
 }
 
@@ -131,8 +134,19 @@ export function listAbandonedSaves(): AbandonedSave[] {
     const note = readJsonFile(noteSchema, path.join(directory, NOTE));
     const unsettled = existsSync(path.join(directory, NOTE));
     const isPaused = note?.wasRunning === true && PAUSING.includes(note.method);
-    return [{ pid, vmAlive: isAlive({ pid, startTicks }), unsettled, isPaused, directory }];
+    const vmAlive = isAlive({ pid, startTicks });
+    const hasDescriptor = vmAlive && hasOpen(pid, directory);
+    return [{ pid, vmAlive, unsettled, isPaused, hasDescriptor, directory }];
   });
+}
+
+function hasOpen(pid: number, directory: string): boolean {
+  try {
+    const fds = `/proc/${pid}/fd`;
+    return readdirSync(fds).some((fd) => readlinkSync(path.join(fds, fd)).startsWith(`${directory}/`));
+  } catch {
+    return false; // another user's, or it closes one at this moment
+  }
 }
 
 function isHeld(lockFile: string): boolean {

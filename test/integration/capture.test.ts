@@ -6,8 +6,10 @@ import type { Accelerator } from '../../src/bench/guest.js';
 import { bestTracker } from '../../src/capture/open-tracker.js';
 import { locateRamBlocks } from '../../src/capture/ram-blocks.js';
 import { readManifest } from '../../src/checkpoint/manifest.js';
+import { findLeftovers } from '../../src/doctor/leftovers.js';
 import { readRamBlocks } from '../../src/qemu/compatibility.js';
 import { QmpClient } from '../../src/qemu/qmp.js';
+import { rescue } from '../../src/save/rescue.js';
 import type { ParkingPoint } from '../../src/util/park.js';
 import { BARE_WHOLE, examineBare, nextSweep, nextSweeps, startBare } from '../support/bare.js';
 import type { QemuChoice } from '../support/cache.js';
@@ -156,6 +158,27 @@ onEveryQemu('a VM that is captured', (qemu) => {
       expect(await storeProblems(storeDir)).toEqual([]);
     },
   );
+
+  it('has what a save that was killed has left, which doctor names, and rescue removes', async () => {
+    const save = await startParked('streaming', monitor, storeDir);
+    save.kill();
+    await save.ended;
+    // QEMU 7.2 closes it when the monitor is disconnected.
+    const [found, remedy] =
+      qemu === 'system'
+        ? ['its folder is left', 'rm -r ']
+        : ['QEMU has a descriptor', `vmckpt rescue ${vm.pid} --qmp`];
+    expect(await findLeftovers(path.join(dir, 'none'))).toMatchObject([
+      {
+        found: expect.stringContaining(found!) as string,
+        remedy: expect.stringContaining(remedy!) as string,
+      },
+    ]);
+    const { signal } = new AbortController();
+    await rescue({ pid: vm.pid, qmpSocket: monitor, onMessage: () => undefined, signal });
+    expect(await vm.ask('query-fdsets')).toEqual([]);
+    expect(await findLeftovers(path.join(dir, 'none'))).toMatchObject([{ found: 'none' }]);
+  });
 
   it.each(['streaming', 'paused'] as const)(
     'lets a save at "%s" fail by name when QEMU is killed',
