@@ -14,6 +14,7 @@ import {
   sendFds,
   TRACKER_PATH,
 } from '../native/index.js';
+import { identifyProcess, isStopped, untilEnded } from '../util/process-identity.js';
 
 const TIMEOUT_MS = 5_000;
 /** Its own limit. */
@@ -29,21 +30,28 @@ export interface HoldOptions {
   readonly socketPath: string;
 }
 
+/** A process that has kept a tracking, did not answer, and was ended. */
+export interface EndedHolder {
+  readonly endedPid: number;
+}
+
 /**
  * The process that keeps a tracking, as this process has it. If it is in use, the tracking ends with `close()`, or with
  * this process, unless `keep()` has been called.
  */
 export class HeldTracking {
   readonly #socket: number;
+  readonly #socketPath: string;
 
   private constructor(
-    socket: number,
+    { socket, socketPath }: { readonly socket: number; readonly socketPath: string },
     /** What the last save has noted of it; empty if it has not ended yet. */
     readonly note: string,
     /** Of the process that keeps it. */
     readonly pid: number,
   ) {
     this.#socket = socket;
+    this.#socketPath = socketPath;
   }
 
   /** In use. What goes wrong is told by `keep()`. */
@@ -57,34 +65,39 @@ export class HeldTracking {
     closeSync(theirs);
     child.on('error', () => undefined); // told by the end of the connection
     child.unref();
-    return new HeldTracking(ours, '', child.pid ?? 0);
+    return new HeldTracking({ socket: ours, socketPath }, '', child.pid ?? 0);
   }
 
-  /** @returns undefined where nothing is held. @throws VmckptError FAILED if its process does not answer */
+  /** @returns undefined where nothing is held. @throws VmckptError FAILED if its process is stopped, or does not answer */
   static async find(socketPath: string, { timeoutMs = TIMEOUT_MS } = {}): Promise<HeldTracking | undefined> {
     const socket = connect(socketPath);
     if (socket === undefined) return undefined;
     try {
+      const { pid } = peerCredentials(socket);
+      if (isStopped(pid)) throw lost();
       const { text } = await answer(socket, timeoutMs);
-      return new HeldTracking(socket, text, peerCredentials(socket).pid);
+      return new HeldTracking({ socket, socketPath }, text, pid);
     } catch (error) {
       closeSync(socket);
       throw error;
     }
   }
 
-  /** As find(), and ends a process that does not answer. */
+  /** As find(), and ends a process that does not answer. The socket of one that has ended is removed. */
   static async findOrEnd(
     socketPath: string,
     { timeoutMs = TIMEOUT_MS } = {},
-  ): Promise<HeldTracking | undefined> {
+  ): Promise<HeldTracking | EndedHolder | undefined> {
+    let endedPid: number | undefined;
     try {
-      return await HeldTracking.find(socketPath, { timeoutMs });
+      const held = await HeldTracking.find(socketPath, { timeoutMs });
+      if (held !== undefined) return held;
     } catch {
-      const pid = HeldTracking.holderAt(socketPath);
-      if (pid !== undefined) endProcess(pid);
-      return undefined;
+      endedPid = HeldTracking.holderAt(socketPath);
+      if (endedPid !== undefined) await endProcess(endedPid);
     }
+    rmSync(socketPath, { force: true });
+    return endedPid === undefined ? undefined : { endedPid };
   }
 
   /** The process that listens there, even if it does not answer. */
@@ -117,7 +130,8 @@ export class HeldTracking {
       sendFds(this.#socket, Buffer.from('end\n'), []);
       await receiveFds(this.#socket, limits); // its end, when it has ended
     } catch {
-      endProcess(this.pid); // if it has not ended
+      await endProcess(this.pid); // if it has not ended
+      rmSync(this.#socketPath, { force: true });
     }
   }
 
@@ -148,11 +162,15 @@ export function holdersOf(pid: number): number[] {
   });
 }
 
-function endProcess(pid: number): void {
+/** Its userfaultfd is closed then: a mapping has one at a time. */
+async function endProcess(pid: number): Promise<void> {
+  const holder = identifyProcess(pid);
+  if (holder === undefined) return;
   try {
     process.kill(pid, 'SIGKILL');
+    await untilEnded(holder, TIMEOUT_MS);
   } catch {
-    // It has ended.
+    // It has ended, or the tracker that is opened next finds it in the way.
   }
 }
 

@@ -1,6 +1,7 @@
 /** What crashed runs have left: saves whose vmckpt died, VMs without a serving process, unfinished generations. */
 import { VmckptError } from '../errors.js';
 import { listVms, type VmSummary } from '../vms/list.js';
+import { listTrackingLeftovers } from '../save/tracked-vms.js';
 import { listAbandonedSaves, type AbandonedSave } from '../save/vm-journal.js';
 import { Store } from '../store/store.js';
 import { shellQuote } from '../util/shell.js';
@@ -12,6 +13,7 @@ const CHECK = { check: 'leftovers', title: 'Leftovers of crashed runs' } as cons
 export async function findLeftovers(storeDir: string): Promise<Finding[]> {
   const findings = [
     ...listAbandonedSaves().map(findingOfSave),
+    ...listTrackingLeftovers().map(findingOfTracking),
     ...listVms().flatMap(findingOfVm),
     ...(await inStore(storeDir, (store) => store.leftovers())).map(findingOfGeneration),
     ...(await inStore(storeDir, (store) => store.staleUses())).map(findingOfUse),
@@ -57,6 +59,16 @@ function findingOfSave({
     found: `a save was cut off, and its folder is left (process ${pid}${vmAlive ? '' : ', which has ended'})`,
     meaning: 'It does no harm.',
     remedy: `rm -r ${shellQuote(directory)}`,
+  };
+}
+
+function findingOfTracking(socketPath: string): Finding {
+  return {
+    ...CHECK,
+    status: 'warn',
+    found: `${socketPath} is the socket of a process that has kept track of a VM's writes, and was killed`,
+    meaning: 'It does no harm. The next save --track removes it.',
+    remedy: `rm ${shellQuote(socketPath)}`,
   };
 }
 

@@ -1,6 +1,6 @@
 /** By what a save may find out which pages a running VM writes, and of which VMs that is noted now. */
 import { bestTracker } from '../capture/open-tracker.js';
-import { listTrackedVms, type TrackedVm } from '../save/kept-tracking.js';
+import { labelOf, listTrackedVms, type TrackedVm } from '../save/tracked-vms.js';
 import type { Finding } from './finding.js';
 
 const FOUND = {
@@ -30,16 +30,27 @@ export async function listTracked(): Promise<Finding[]> {
   return (await listTrackedVms()).map(findingOf);
 }
 
-function findingOf({ pid, holderPid, note }: TrackedVm): Finding {
+function findingOf(vm: TrackedVm): Finding {
+  const { pid, holderPid, state, note } = vm;
+  const check = { check: 'tracked', title: 'Tracked VM' };
+  const keeps = `process ${holderPid} keeps track of what the VM with process ${pid} writes`;
+  if (state === 'stopped')
+    return {
+      ...check,
+      status: 'warn',
+      found: `${keeps}, but it is stopped, by a signal or a debugger`,
+      meaning: 'The next save of the VM ends that process, and reads all memory.',
+      remedy: `kill -CONT ${holderPid}`,
+    };
   const since =
-    note === undefined ? 'a save has it now' : `since ${note.name}@${note.generation}, ${note.since}`;
+    state === 'in use' ? 'a save has it now' : `since ${labelOf(vm)}${note ? `, ${note.since}` : ''}`;
   const end = note === undefined ? '' : `vmckpt save --untrack qmp:/path/to/its/qmp.sock ${note.name}, or: `;
+  const read = note === undefined ? 'all memory, because the last one failed' : 'only that';
   return {
-    check: 'tracked',
-    title: 'Tracked VM',
+    ...check,
     status: 'ok',
-    found: `process ${holderPid} keeps track of what the VM with process ${pid} writes (${since})`,
-    meaning: 'Its next save reads only that. Until it ends, QEMU makes no background snapshot of the VM.',
+    found: `${keeps} (${since})`,
+    meaning: `Its next save reads ${read}. Until it ends, QEMU makes no background snapshot of the VM.`,
     remedy: `${end}kill ${holderPid}`,
   };
 }

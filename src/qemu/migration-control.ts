@@ -54,13 +54,19 @@ export function lacksUserfaultfd(error: unknown): boolean {
   return isRefusal && error.cause instanceof VmckptError && error.cause.code === 'QMP_COMMAND_FAILED';
 }
 
+/** QEMU refuses a capability because it may not watch the VM's memory: what that lies in, or another userfaultfd. */
+export function isUnwatchable(error: unknown): boolean {
+  if (!(error instanceof VmckptError) || error.code !== 'QMP_COMMAND_FAILED') return false;
+  return error.message.includes('guest memory configuration');
+}
+
 /** Explains QEMU's refusal of a capability that needs userfaultfd. Other errors stay unchanged. */
 export function withoutUserfaultfd(
   error: unknown,
   { what, instead }: { readonly what: string; readonly instead: string },
 ): unknown {
   if (!(error instanceof VmckptError) || error.code !== 'QMP_COMMAND_FAILED') return error;
-  if (error.message.includes('guest memory configuration'))
+  if (isUnwatchable(error))
     return new VmckptError('MIGRATION_BLOCKED', `${what}: ${error.message}`, {
       hint: `Its memory cannot be watched for writes; it may be a file on a disk. Use instead: ${instead}.`,
       cause: error,

@@ -1,13 +1,10 @@
 /**
- * The write tracking of a VM that goes on between its saves (`save --track`): a process keeps it, and can be found by its
- * socket, `tracking/PID-STARTTICKS` in the runtime folder. Its note says with which generation it began: a save of
- * another one, or of memory that lies elsewhere, counts it as none.
+ * The tracking of a VM's writes that a save goes by, and that may go on for the next one (tracked-vms.ts). If it goes on
+ * since another generation than the newest one of the name, or of memory that lies elsewhere, it counts as none.
  */
-import { existsSync, readdirSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
-import * as v from 'valibot';
-import { HeldTracking } from '../capture/held-tracking.js';
+import { HeldTracking, type EndedHolder } from '../capture/held-tracking.js';
 import { openTracker, resumeWriteProtection } from '../capture/open-tracker.js';
 import {
   areUnmoved,
@@ -20,97 +17,13 @@ import type { PageRuns, TrackerOptions, WriteTracker } from '../capture/tracker.
 import { readManifest } from '../checkpoint/manifest.js';
 import { VmckptError } from '../errors.js';
 import type { QmpClient } from '../qemu/qmp.js';
-import { parseJson } from '../util/json-file.js';
 import { leaveControlGroup } from '../util/leave-control-group.js';
-import { isAlive, type ProcessIdentity } from '../util/process-identity.js';
-import { ensureRuntimeDir, findRuntimePath, runtimeDirs } from '../util/runtime-dir.js';
-import { integer } from '../util/schema.js';
+import type { ProcessIdentity } from '../util/process-identity.js';
+import { findTracking, noteOf, placeFor, type TrackingNote } from './tracked-vms.js';
 
-const FOLDER = 'tracking';
-/** For one who only wants to know: a save may have it. */
-const LOOK_TIMEOUT_MS = 1_000;
-
-const noteSchema = v.object({
-  storeDir: v.string(),
-  name: v.string(),
-  generation: integer,
-  /** The generation's. */
-  id: v.string(),
-  /** When that was saved: ISO 8601. */
-  since: v.string(),
-  /** Where its memory lay. */
-  memory: v.object({
-    told: v.string(),
-    blocks: v.array(v.object({ name: v.string(), usedBytes: integer, hostAddress: integer })),
-  }),
-});
-export type TrackingNote = v.InferOutput<typeof noteSchema>;
-
-export interface TrackedVm {
-  /** Of QEMU. */
-  readonly pid: number;
-  readonly holderPid: number;
-  /** Undefined while a save has it. */
-  readonly note: TrackingNote | undefined;
-}
-
-/** The VMs that are tracked between their saves, as far as this user has begun that. */
-export async function listTrackedVms(): Promise<TrackedVm[]> {
-  const sockets = runtimeDirs()
-    .map((root) => path.join(root, FOLDER))
-    .filter((folder) => existsSync(folder))
-    .flatMap((folder) => readdirSync(folder).map((entry) => path.join(folder, entry)));
-  const found = await Promise.all(sockets.map(lookAt));
-  return found.filter((vm) => vm !== undefined);
-}
-
-async function lookAt(socketPath: string): Promise<TrackedVm | undefined> {
-  const { pid, startTicks } = identityOf(path.basename(socketPath));
-  if (!isAlive({ pid, startTicks })) return undefined;
-  try {
-    const held = await HeldTracking.find(socketPath, { timeoutMs: LOOK_TIMEOUT_MS });
-    held?.close();
-    return held && { pid, holderPid: held.pid, note: noteOf(held) };
-  } catch {
-    const holderPid = HeldTracking.holderAt(socketPath);
-    return holderPid === undefined ? undefined : { pid, holderPid, note: undefined };
-  }
-}
-
-/** @returns what was ended; undefined where nothing was tracked */
-export async function endTracking(vm: ProcessIdentity): Promise<TrackedVm | undefined> {
-  const held = await HeldTracking.findOrEnd(socketOf(vm));
-  if (held === undefined) return undefined;
-  await held.end();
-  held.close();
-  return { pid: vm.pid, holderPid: held.pid, note: noteOf(held) };
-}
-
-/** `web@3`, for messages. */
-export function labelOf({ note }: TrackedVm): string {
-  return note === undefined ? 'a save that has not ended' : `${note.name}@${note.generation}`;
-}
-
-function noteOf(held: HeldTracking): TrackingNote | undefined {
-  return parseJson(noteSchema, held.note);
-}
-
-function socketOf({ pid, startTicks }: ProcessIdentity): string {
-  return findRuntimePath(FOLDER, `${pid}-${startTicks}`);
-}
-
-/** A process that was killed has left its socket: those of VMs that have ended go here. */
-function placeFor({ pid, startTicks }: ProcessIdentity): string {
-  const folder = ensureRuntimeDir(FOLDER);
-  for (const entry of readdirSync(folder))
-    if (!isAlive(identityOf(entry))) rmSync(path.join(folder, entry), { force: true });
-  return path.join(folder, `${pid}-${startTicks}`);
-}
-
-function identityOf(entry: string): ProcessIdentity {
-  const [pid = NaN, startTicks = NaN] = entry.split('-').map(Number);
-  return { pid, startTicks };
-}
+/** The note of a tracking that a failed save has used up. */
+const OF_NO_GENERATION = '';
+const UNTRACKED = 'What the VM writes is not tracked from here on, and the next save reads all memory';
 
 export interface SaveTrackingOptions {
   readonly qmp: QmpClient;
@@ -134,7 +47,7 @@ export interface Since {
 /** What a save goes by: a tracking that goes on since the generation before, or one of its own. */
 export class SaveTracking {
   readonly #options: SaveTrackingOptions;
-  readonly #isWanted: boolean;
+  readonly #wasTracked: boolean;
   readonly #memory: RamBlockMap;
   #held: HeldTracking | undefined;
   #tracker: WriteTracker;
@@ -143,10 +56,10 @@ export class SaveTracking {
   private constructor(
     options: SaveTrackingOptions,
     { memory, held, tracker, inherited, written }: Partial<Resumed> & Pick<Resumed, 'tracker' | 'memory'>,
-    isWanted: boolean,
+    wasTracked: boolean,
   ) {
     this.#options = options;
-    this.#isWanted = isWanted;
+    this.#wasTracked = wasTracked;
     this.#memory = memory;
     this.#held = held;
     this.#tracker = tracker;
@@ -155,9 +68,9 @@ export class SaveTracking {
 
   /** @throws as locateRamBlocks() and openTracker(), and FAILED when the process that keeps it has just ended */
   static async open(options: SaveTrackingOptions): Promise<SaveTracking> {
-    const held = await HeldTracking.findOrEnd(socketOf(options.vm));
-    const opened = (held && (await resume(held, options))) ?? (await begin(options));
-    return new SaveTracking(options, opened, options.goesOn ?? held !== undefined);
+    const found = await findTracking(options.vm);
+    const opened = (found && (await resume(found, options))) ?? (await begin(options));
+    return new SaveTracking(options, opened, found !== undefined);
   }
 
   get blocks(): readonly LocatedRamBlock[] {
@@ -175,7 +88,8 @@ export class SaveTracking {
 
   /** Whether the next save may find it. */
   get goesOn(): boolean {
-    return this.#isWanted && this.#tracker.userfaultfd !== undefined;
+    const isWanted = this.#options.goesOn ?? this.#wasTracked;
+    return isWanted && this.#tracker.userfaultfd !== undefined;
   }
 
   /** Begins it anew: the generation before is of no use. */
@@ -198,23 +112,13 @@ export class SaveTracking {
    * @throws VmckptError FAILED, and it has ended
    */
   async keep(saved: Pick<TrackingNote, 'name' | 'generation' | 'id'>): Promise<number> {
-    const { vm, storeDir } = this.#options;
-    const { userfaultfd } = this.#tracker;
-    if (userfaultfd === undefined) throw new Error('nothing that could be kept');
     const { name, generation, id } = saved;
+    const storeDir = path.resolve(this.#options.storeDir);
     const since = new Date().toISOString();
     const memory = { told: this.#memory.told, blocks: [...this.#memory.blocks] };
-    const note = { storeDir: path.resolve(storeDir), name, generation, id, since, memory };
-    try {
-      const isNew = this.#held === undefined;
-      this.#held ??= HeldTracking.begin({ pid: vm.pid, userfaultfd, socketPath: placeFor(vm) });
-      await this.#held.keep(JSON.stringify(note satisfies TrackingNote));
-      // A service that saves regularly ends with all of its processes.
-      if (isNew) await leaveControlGroup();
-      return this.#held.pid;
-    } finally {
-      this.#letGo();
-    }
+    return this.#hold(
+      JSON.stringify({ storeDir, name, generation, id, since, memory } satisfies TrackingNote),
+    );
   }
 
   /** As far as it has not been kept. */
@@ -223,14 +127,31 @@ export class SaveTracking {
     this.#letGo();
   }
 
-  /** The save has failed, and a save that has the tracking uses it up. */
+  /** The save has failed, and has used it up: the next one reads all memory, and tracks the VM again if it was before. */
   async lose(onMessage: (text: string) => void): Promise<void> {
-    const { goesOn } = this;
-    await this.end();
-    if (goesOn)
-      onMessage(
-        'What the VM writes is no longer tracked: the next save reads all memory, and only --track begins it again.',
-      );
+    try {
+      if (this.goesOn && this.#wasTracked) await this.#hold(OF_NO_GENERATION);
+      else await this.end();
+    } catch (error) {
+      if (!(error instanceof VmckptError)) throw error;
+      onMessage(`${UNTRACKED}: ${error.message}.`);
+    }
+  }
+
+  async #hold(note: string): Promise<number> {
+    const { vm } = this.#options;
+    const { userfaultfd } = this.#tracker;
+    if (userfaultfd === undefined) throw new Error('nothing that could be kept');
+    try {
+      const isNew = this.#held === undefined;
+      this.#held ??= HeldTracking.begin({ pid: vm.pid, userfaultfd, socketPath: placeFor(vm) });
+      await this.#held.keep(note);
+      // A service that saves regularly ends with all of its processes.
+      if (isNew) await leaveControlGroup();
+      return this.#held.pid;
+    } finally {
+      this.#letGo();
+    }
   }
 
   #letGo(): void {
@@ -252,10 +173,9 @@ export async function keepTracking(
   saved: Pick<TrackingNote, 'name' | 'generation' | 'id'>,
   { track, onMessage, onDetail }: Wishes,
 ): Promise<void> {
-  const untracked = 'What the VM writes is not tracked from here on, and the next save reads all memory';
   if (tracking === undefined) {
     if (track === true)
-      onMessage(`${untracked}: only the capture of a VM can begin that, on Linux 6.7 or newer.`);
+      onMessage(`${UNTRACKED}: only the capture of a VM can begin that, on Linux 6.7 or newer.`);
     return;
   }
   try {
@@ -265,7 +185,7 @@ export async function keepTracking(
     );
   } catch (error) {
     if (!(error instanceof VmckptError)) throw error;
-    onMessage(`${untracked}: ${error.message}.`);
+    onMessage(`${UNTRACKED}: ${error.message}.`);
   }
 }
 
@@ -281,7 +201,14 @@ interface Resumed extends Taken {
 }
 
 /** Since which generation it goes on; what is of no use is ended, and the user told why. */
-async function resume(held: HeldTracking, options: SaveTrackingOptions): Promise<Resumed | undefined> {
+async function resume(
+  held: HeldTracking | EndedHolder,
+  options: SaveTrackingOptions,
+): Promise<Resumed | undefined> {
+  if (!(held instanceof HeldTracking)) {
+    tellNoUse(held.endedPid, 'it was stopped, or did not answer', options);
+    return undefined;
+  }
   const note = noteOf(held);
   const why = whyOfNoUse(note, options);
   if (note !== undefined && why === undefined) {
@@ -290,10 +217,14 @@ async function resume(held: HeldTracking, options: SaveTrackingOptions): Promise
   }
   await held.end();
   held.close();
-  options.onDetail?.(
-    `Process ${held.pid} has kept track of what the VM has written, but ${why ?? 'its memory was changed'}: all memory is read.`,
-  );
+  tellNoUse(held.pid, why ?? 'its memory was changed', options);
   return undefined;
+}
+
+function tellNoUse(holderPid: number, why: string, { onDetail }: SaveTrackingOptions): void {
+  onDetail?.(
+    `Process ${holderPid} has kept track of what the VM has written, but ${why}: all memory is read.`,
+  );
 }
 
 async function begin(options: SaveTrackingOptions): Promise<Pick<Resumed, 'memory' | 'tracker'>> {
@@ -309,7 +240,7 @@ function whyOfNoUse(
   note: TrackingNote | undefined,
   { storeDir, formerDir }: SaveTrackingOptions,
 ): string | undefined {
-  if (note === undefined) return 'nobody knows since when';
+  if (note === undefined) return 'the last save failed';
   if (formerDir === undefined || idOf(formerDir) !== note.id) {
     const began = `${note.name}@${note.generation}${note.storeDir === path.resolve(storeDir) ? '' : ` in ${note.storeDir}`}`;
     return `since ${began}, which is not the generation before this one`;

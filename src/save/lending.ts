@@ -1,6 +1,7 @@
 /** A save by QEMU's own migration borrows the VM's migration settings. */
 import {
   applyMigrationSettings,
+  isUnwatchable,
   readMigrationSettings,
   withoutUserfaultfd,
   type MigrationSettings,
@@ -8,6 +9,7 @@ import {
 import { borrowedSettings, changedBy } from './borrowed-settings.js';
 import type { StreamMethod } from './methods.js';
 import { isLive } from './run-states.js';
+import { endTracking, labelOf } from './tracked-vms.js';
 import { transfer, type TransferOptions, type Transferred } from './transfer.js';
 import type { JournalNote } from './vm-journal.js';
 
@@ -39,14 +41,25 @@ export async function lendAndTransfer(
 }
 
 async function changeSettings(
-  { qmp }: Pick<TransferOptions, 'qmp'>,
+  how: Pick<TransferOptions, 'qmp' | 'vm' | 'onMessage'>,
   { method, wanted }: Omit<Borrowed, 'note'>,
 ): Promise<void> {
   try {
-    await applyMigrationSettings(qmp, wanted);
+    await applyMigrationSettings(how.qmp, wanted);
   } catch (error) {
-    throw method === 'background-snapshot'
-      ? withoutUserfaultfd(error, { what: 'QEMU may not be saved while it runs', instead: '--stop' })
-      : error;
+    if (method !== 'background-snapshot') throw error;
+    // All else that QEMU may have against it comes first, and leaves the tracking as it is.
+    if (isUnwatchable(error) && (await endInTheWay(how))) return changeSettings(how, { method, wanted });
+    throw withoutUserfaultfd(error, { what: 'QEMU may not be saved while it runs', instead: '--stop' });
   }
+}
+
+/** A mapping has one userfaultfd, and QEMU's background snapshot needs its own. @returns whether there was another */
+async function endInTheWay({ vm, onMessage }: Pick<TransferOptions, 'vm' | 'onMessage'>): Promise<boolean> {
+  const ended = await endTracking(vm);
+  if (ended === undefined) return false;
+  onMessage(
+    `What the VM writes is no longer tracked (since ${labelOf(ended)}, by process ${ended.holderPid}): QEMU’s background snapshot cannot be beside that.`,
+  );
+  return true;
 }

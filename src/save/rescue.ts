@@ -12,8 +12,8 @@ import { requireAddon, rescueUserfaultfd, type RescueResult } from '../native/in
 import { QmpClient } from '../qemu/qmp.js';
 import { isEmulatorName } from '../qemu/launch.js';
 import { identifyProcess, type ProcessIdentity } from '../util/process-identity.js';
-import { endTracking } from './kept-tracking.js';
 import { putRight } from './putting-right.js';
+import { endTracking } from './tracked-vms.js';
 import { VmJournal } from './vm-journal.js';
 
 const CONNECT_TIMEOUT_MS = 10_000;

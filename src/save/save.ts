@@ -25,7 +25,7 @@ import { accountForChanges, withLinks } from './account-for-changes.js';
 import { capture, type Captured } from './capture.js';
 import { DiskWatch } from './disk-watch.js';
 import { Instant, type InstantParticipant } from './instant.js';
-import { endTracking, keepTracking, labelOf } from './kept-tracking.js';
+import { keepTracking } from './kept-tracking.js';
 import { lendAndTransfer, noteSettings } from './lending.js';
 import { manifestParts, savedVmOf } from './manifest-parts.js';
 import { chooseMethod, type CaptureFigures, type MethodResult, type SaveMethod } from './methods.js';
@@ -36,6 +36,7 @@ import { messagesOf, refuseUnrestorable, rehearseRestore } from './rehearsal.js'
 import { sealGeneration } from './seal-generation.js';
 import { openVm } from './source-vm.js';
 import { teachWorkingSet } from './teach.js';
+import { endTracking } from './tracked-vms.js';
 import type { Transferred } from './transfer.js';
 import { adviceOnTransfer } from '../vms/advice.js';
 import type { PruneReport } from '../vms/prune.js';
@@ -128,6 +129,10 @@ async function saveByAnyMethod(options: SaveOptions): Promise<Omit<SaveReport, '
   try {
     return await saveOnce(options, { mayWatch: true });
   } catch (error) {
+    if (isDamage(error) && options.full !== true) {
+      options.onMessage(`Everything is stored, because the generation before is damaged: ${error.message}.`);
+      return saveByAnyMethod({ ...options, full: true });
+    }
     if (options.mayFallBack !== true) throw error;
     if (isCaptureRefused(error)) {
       options.onMessage(`QEMU’s own migration saves it, because ${error.message}.`);
@@ -136,6 +141,11 @@ async function saveByAnyMethod(options: SaveOptions): Promise<Omit<SaveReport, '
     if (!lacksUserfaultfd(error)) throw error;
     return saveOnce(options, { mayWatch: false });
   }
+}
+
+/** Of what the generation before shares: nothing else is read. */
+function isDamage(error: unknown): error is VmckptError {
+  return error instanceof VmckptError && error.kind === 'damaged';
 }
 
 function isCaptureRefused(error: unknown): error is VmckptError {
@@ -254,7 +264,6 @@ interface Saved {
 /** Borrows the VM's migration settings, saves, and gives them back; a save that failed also lets the VM run again. */
 async function saveInto(pending: PendingGeneration, work: Work): Promise<Saved> {
   const { vm, method, options, restoreProblems } = work;
-  if (method === 'background-snapshot') await endInTheWay(work);
   const borrowed = method === 'capture' ? undefined : await noteSettings(work, method);
   const instant = new Instant(options.participants);
   const disks = new DiskWatch(vm);
@@ -302,15 +311,6 @@ async function saveInto(pending: PendingGeneration, work: Work): Promise<Saved> 
       await instant.release();
     }
   }
-}
-
-/** A mapping has one userfaultfd, and QEMU's background snapshot needs its own. */
-async function endInTheWay({ vm, options }: Work): Promise<void> {
-  const ended = await endTracking(vm);
-  if (ended !== undefined)
-    options.onMessage(
-      `What the VM writes is no longer tracked (since ${labelOf(ended)}, by process ${ended.holderPid}): QEMU’s background snapshot cannot be beside that.`,
-    );
 }
 
 function chainOf({ chain, name, generation }: PendingGeneration, { full, onMessage }: SaveOptions): Chain {

@@ -113,6 +113,14 @@ describe('a chain of generations with a damaged pack', () => {
     expect((await cli(damagedStore, 'check', `web@${GENERATIONS + 1}`)).code).toBe(0);
   });
 
+  it('that is flipped: a save that reads it, for the raw memory file, stores everything', async () => {
+    await flipOne();
+    const saved = await save(damagedStore, '--layout', 'raw');
+    expect(saved).toMatchObject({ code: 0, json: { generation: GENERATIONS + 1 } });
+    expect(saved.stderr).toMatch(/Everything is stored, because the generation before is damaged: extent /);
+    expect((await cli(damagedStore, 'check', `web@${GENERATIONS + 1}`)).code).toBe(0);
+  });
+
   it('is forgotten once a whole generation is restored', async () => {
     rmSync(fileOf(packs[0]!));
     await save(damagedStore);

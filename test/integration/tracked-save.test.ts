@@ -1,21 +1,34 @@
 /** Saves of a VM whose writes are tracked between them: they read nothing else, and hold all of its memory. */
-import { closeSync, existsSync, readdirSync, rmSync } from 'node:fs';
+import {
+  chmodSync,
+  chownSync,
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+} from 'node:fs';
 import path from 'node:path';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { Accelerator } from '../../src/bench/guest.js';
 import { HeldTracking } from '../../src/capture/held-tracking.js';
+import { findLeftovers } from '../../src/doctor/leftovers.js';
 import { listTracked } from '../../src/doctor/tracker.js';
 import { isWriteProtected } from '../../src/qemu/guest-memory.js';
-import { listTrackedVms } from '../../src/save/kept-tracking.js';
 import { rescue } from '../../src/save/rescue.js';
 import type { SaveReport } from '../../src/save/save.js';
+import { listTrackedVms } from '../../src/save/tracked-vms.js';
 import { Store } from '../../src/store/store.js';
 import type { ParkingPoint } from '../../src/util/park.js';
+import { identifyProcess } from '../../src/util/process-identity.js';
 import { BARE_WHOLE, examineBare, nextSweeps, startBare } from '../support/bare.js';
 import { READ_COUNT, bootSector } from '../support/boot-sectors.js';
 import type { QemuChoice } from '../support/cache.js';
+import { isRoot } from '../support/cli.js';
 import { restoreGuest, saveGuest, stopRestored, useOwnFolders } from '../support/checkpointing.js';
 import { startCli, type RunningCli } from '../support/command.js';
+import { flipPageIndex } from '../support/damage.js';
 import { readableImage, wrongReads } from '../support/disk-reads.js';
 import { storeProblems, untilParked } from '../support/faults.js';
 import { killAndWait } from '../support/processes.js';
@@ -31,6 +44,8 @@ import {
 
 skipWithoutTracker('write-protection');
 
+const UNPRIVILEGED = '/proc/sys/vm/unprivileged_userfaultfd';
+const USER = 4242;
 /** Where the program of the boot sector `rewrite` has begun. */
 const REWRITTEN = 16 << 20;
 
@@ -55,8 +70,8 @@ describeOnEachQemu('a VM that is tracked between its saves', (qemu) => {
     vm.save({ storeDir, name: 'web', method: 'capture', ...options });
 
   /** It goes no further before it gets SIGCONT. */
-  async function startParked(point: ParkingPoint): Promise<RunningCli> {
-    const args = ['--json', '--store', storeDir, 'save', '--own-command-line', `qmp:${monitor}`, 'web'];
+  async function startParked(point: ParkingPoint, name = 'web'): Promise<RunningCli> {
+    const args = ['--json', '--store', storeDir, 'save', '--own-command-line', `qmp:${monitor}`, name];
     const verb = startCli(args, { env: { VMCKPT_PARK: point } });
     await untilParked(verb, point);
     return verb;
@@ -147,15 +162,69 @@ describeOnEachQemu('a VM that is tracked between its saves', (qemu) => {
     expect(isWriteProtected(tracked!.pid)).toBe(false);
   });
 
-  it('is no longer tracked when a save of it is interrupted, which says so', async () => {
+  it.each(['web', 'other'])(
+    'is read whole after a save as %s that was interrupted, and goes on to be tracked',
+    async (name) => {
+      await save({ track: true });
+      const interrupted = await startParked('tracked', name);
+      interrupted.kill('SIGINT');
+      interrupted.kill('SIGCONT');
+      expect(await interrupted.ended).toMatchObject({ code: 130 });
+      expect(await listTrackedVms()).toMatchObject([{ state: 'kept', note: undefined }]);
+      expect(await listTracked()).toMatchObject([
+        { meaning: expect.stringContaining('all memory, because the last one failed') as string },
+      ]);
+      expect(await saveAndCompare()).toMatchObject({ capture: { tracked: false, goesOn: true } });
+      expect(await saveAndCompare()).toMatchObject({ capture: { tracked: true, goesOn: true } });
+    },
+  );
+
+  it('is read whole when the index is damaged that it would take over, and goes on to be tracked', async () => {
     await save({ track: true });
-    const interrupted = await startParked('tracked');
-    interrupted.kill('SIGINT');
-    interrupted.kill('SIGCONT');
-    const { code, stderr } = await interrupted.ended;
-    expect(code).toBe(130);
-    expect(stderr).toContain('no longer tracked');
-    expect(await listTrackedVms()).toEqual([]);
+    flipPageIndex(generation('web/1'));
+    const messages: string[] = [];
+    const report = await save({ onMessage: (text) => void messages.push(text) });
+    expect(report).toMatchObject({ generation: 2, capture: { tracked: false, goesOn: true } });
+    expect(messages).toContainEqual(
+      expect.stringMatching(/^Everything is stored.* is damaged: web\/1\/pack-/),
+    );
+    rmSync(generation('web/1'), { recursive: true });
+    expect(await storeProblems(storeDir)).toEqual([]);
+    expect(await saveAndCompare()).toMatchObject({ capture: { tracked: true } });
+  });
+
+  it('is tracked anew when the process is stopped that keeps it', async () => {
+    await save({ track: true });
+    const { pid, holderPid } = (await listTrackedVms())[0]!;
+    process.kill(holderPid, 'SIGSTOP');
+    expect(await listTracked()).toMatchObject([
+      {
+        status: 'warn',
+        found: expect.stringContaining('it is stopped') as string,
+        remedy: `kill -CONT ${holderPid}`,
+      },
+    ]);
+    expect(await saveAndCompare()).toMatchObject({ capture: { tracked: false, goesOn: true } });
+    expect(identifyProcess(holderPid)).toBeUndefined();
+    expect(await listTrackedVms()).toMatchObject([{ pid, state: 'kept' }]);
+    expect(sockets()).toHaveLength(1);
+  });
+
+  it('leaves a socket when that process is killed, which doctor names, and rescue or a save removes', async () => {
+    const { signal } = new AbortController();
+    for (const remove of ['rescue', 'save']) {
+      await save({ track: true });
+      const { pid, holderPid } = (await listTrackedVms())[0]!;
+      await killAndWait(holderPid);
+      const [socket] = sockets();
+      expect(await findLeftovers(storeDir)).toMatchObject([
+        { status: 'warn', found: expect.stringContaining(`tracking/${socket} is the socket`) as string },
+      ]);
+      if (remove === 'save') await save();
+      else await rescue({ pid, qmpSocket: undefined, onMessage: () => undefined, signal });
+      expect(sockets()).toEqual([]);
+      expect(await findLeftovers(storeDir)).toMatchObject([{ found: 'none' }]);
+    }
   });
 
   it('is saved, and no longer tracked, when that process is killed while a save has the tracking', async () => {
@@ -260,6 +329,31 @@ describeOnEachQemu('a VM that is tracked between its saves', (qemu) => {
     await save({ track: true, onMessage: (text) => void messages.push(text) });
     expect(messages.join()).toMatch(/not tracked from here on/);
     expect(existsSync(path.join(dir, 'run', 'tracking')) ? sockets() : []).toEqual([]);
+  });
+});
+
+describe.runIf(isRoot)('a tracked VM that QEMU may not watch (needs root to start it)', () => {
+  describeOnEachQemu('a background snapshot of it', (qemu) => {
+    const dir = suiteDirectory();
+    const storeDir = useOwnFolders(dir);
+
+    it('is refused, and the tracking goes on', async ({ skip }) => {
+      skip(readFileSync(UNPRIVILEGED, 'latin1').trim() === '1', 'all processes may use userfaultfd here');
+      chmodSync(dir, 0o711);
+      const folder = mkdtempSync(path.join(dir, 'vm-'));
+      chownSync(folder, USER, USER);
+      const wrapper = ['setpriv', `--reuid=${USER}`, `--regid=${USER}`, '--clear-groups', '--'];
+      const vm = startTinyVm({ qemu, dir: folder, wrapper });
+      await vm.untilFirmware();
+      const common = { storeDir, name: 'web' };
+      await vm.save({ ...common, method: 'capture', track: true });
+      await expect(vm.save({ ...common, method: 'background-snapshot' })).rejects.toMatchObject({
+        code: 'NOT_PERMITTED',
+      });
+      expect(await vm.save({ ...common, method: 'capture' })).toMatchObject({
+        capture: { tracked: true, goesOn: true },
+      });
+    });
   });
 });
 

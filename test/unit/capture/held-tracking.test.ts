@@ -7,6 +7,7 @@ import { openWriteProtection, resumeWriteProtection } from '../../../src/capture
 import type { TrackerOptions, WriteTracker } from '../../../src/capture/tracker.js';
 import { writeProtectionProblem } from '../../../src/native/index.js';
 import { isWriteProtected } from '../../../src/qemu/guest-memory.js';
+import { isStopped } from '../../../src/util/process-identity.js';
 import { startWritten } from '../../contracts/write-tracker.js';
 import { suiteDirectory } from '../../support/vitest.js';
 import { temporaryDirectory } from '../native/temporary.js';
@@ -127,7 +128,8 @@ describe.skipIf(writeProtectionProblem() !== undefined)('write tracking that is 
     process.kill(holdersOf(written.pid)[0]!, signal);
     await expect.poll(() => isWriteProtected(written.pid)).toBe(false);
     if (signal === 'SIGTERM') await expect.poll(() => existsSync(socketPath)).toBe(false);
-    expect(await HeldTracking.find(socketPath)).toBeUndefined();
+    expect(await HeldTracking.findOrEnd(socketPath)).toBeUndefined();
+    expect(existsSync(socketPath)).toBe(false);
     const tracker = await opened(written.options);
     tracker.arm();
     const held = HeldTracking.begin({ pid: written.pid, userfaultfd: tracker.userfaultfd!, socketPath });
@@ -138,14 +140,27 @@ describe.skipIf(writeProtectionProblem() !== undefined)('write tracking that is 
   });
 
   test('ends, when its process does not answer, for one who wants it, and for nobody else', async () => {
-    const written = await startHeld();
+    const { written, held } = await begin();
+    onTestFinished(() => held.close());
     const [pid] = holdersOf(written.pid);
-    process.kill(pid!, 'SIGSTOP');
     await expect(HeldTracking.find(socketPath, { timeoutMs: 50 })).rejects.toMatchObject({ code: 'FAILED' });
     expect(HeldTracking.holderAt(socketPath)).toBe(pid);
     expect(isWriteProtected(written.pid)).toBe(true);
-    expect(await HeldTracking.findOrEnd(socketPath, { timeoutMs: 50 })).toBeUndefined();
-    await expect.poll(() => isWriteProtected(written.pid)).toBe(false);
+    expect(await HeldTracking.findOrEnd(socketPath, { timeoutMs: 50 })).toEqual({ endedPid: pid });
+    expect(isWriteProtected(written.pid)).toBe(false);
+    expect(existsSync(socketPath)).toBe(false);
+  });
+
+  test('ends at once, when its process is stopped, for one who wants it', async () => {
+    const written = await startHeld();
+    const [pid] = holdersOf(written.pid);
+    process.kill(pid!, 'SIGSTOP');
+    await expect.poll(() => isStopped(pid!)).toBe(true);
+    const never = { timeoutMs: 2 ** 31 - 1 };
+    await expect(HeldTracking.find(socketPath, never)).rejects.toMatchObject({ code: 'FAILED' });
+    expect(await HeldTracking.findOrEnd(socketPath, never)).toEqual({ endedPid: pid });
+    expect(isWriteProtected(written.pid)).toBe(false);
+    expect(existsSync(socketPath)).toBe(false);
   });
 
   test('cannot be begun where its socket cannot be', async () => {
