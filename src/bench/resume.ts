@@ -45,13 +45,13 @@ export interface BenchResumeOptions {
   readonly sizesMib: readonly number[];
   readonly rounds: number;
   readonly scenarios: readonly string[];
-  /** Another checkout, built: what it saves and restores is measured in turns with this one's. */
+  /** Another checkout, which is built: its saves and restores are measured in turns with those of this one. */
   readonly against?: string | undefined;
   readonly seed: number;
   readonly accel: Accelerator;
   readonly qemuBinary: string;
   readonly guestFiles: GuestFiles;
-  /** How long a guest is watched once it runs. */
+  /** For how long a guest is observed once it runs. */
   readonly observeMs: number;
   readonly onMessage: (text: string) => void;
   readonly signal: AbortSignal;
@@ -68,7 +68,7 @@ interface SizeResult {
   readonly diskReadBytesPerS: number;
 }
 
-/** @throws VmckptError USAGE for a scenario that there is not, FAILED, INTERRUPTED and what save and restore throw */
+/** @throws VmckptError USAGE for an unknown scenario, FAILED, INTERRUPTED and what save and restore throw */
 export async function benchResume(options: BenchResumeOptions): Promise<ResumeReport> {
   const { outDir, sizesMib, rounds, seed, accel, observeMs } = options;
   const teams = await teamsOf(options);
@@ -116,7 +116,7 @@ export async function benchResume(options: BenchResumeOptions): Promise<ResumeRe
   return report;
 }
 
-/** What one build does. The first team is this build's. */
+/** A build, and the scenarios that it carries out. The first team is that of this build. */
 interface Team {
   readonly build: Build;
   readonly scenarios: readonly Scenario[];
@@ -126,7 +126,7 @@ interface SizeWork {
   readonly options: BenchResumeOptions;
   readonly teams: readonly Team[];
   readonly workplace: Workplace;
-  /** For what is saved of the guest of this size. */
+  /** Contains the checkpoints of the guest of this size. */
   readonly dataDir: string;
   readonly ramMib: number;
 }
@@ -135,7 +135,7 @@ interface Saved extends Omit<SavedGuest, 'files'> {
   readonly files: ReadonlyMap<ArtefactName, readonly string[]>;
 }
 
-/** A scenario, and what it restores. */
+/** A scenario, and the checkpoint that it restores. */
 interface Contender {
   readonly scenario: Scenario;
   readonly saved: Saved;
@@ -181,7 +181,7 @@ async function measureSize(work: SizeWork): Promise<SizeResult> {
   return { reference, runs, absences, faultPath, version, diskReadBytesPerS };
 }
 
-/** Boots the guest, fills it, lets every build save it in every form that is needed, ends it. */
+/** Boots and fills the guest, has each build save it in every form that its scenarios need, and ends it. */
 async function prepare({ options, teams, workplace, dataDir, ramMib }: SizeWork): Promise<Contender[]> {
   const { qemuBinary: binary, guestFiles, accel, signal, onMessage } = options;
   onMessage(`${ramMib} MiB: booting a guest`);
@@ -217,7 +217,7 @@ async function train(contender: Contender, { options, ramMib }: SizeWork, room: 
   }
 }
 
-/** Of those that predict: what another build keeps of its restores need not be what this one reads. */
+/** The pages that the guests of predicting scenarios touch. Another build may note its restores in another way. */
 async function touchedBy(
   contenders: readonly Contender[],
   { options, teams, ramMib }: SizeWork,
@@ -256,7 +256,7 @@ async function withPrediction(sampled: Sampled, touched: Touched | undefined): P
     : sampled;
 }
 
-/** The second half of the time it was watched: by then everything has been touched and translated. */
+/** Rates of the second half of the observation: the guest has touched all of its memory, and QEMU has translated it. */
 function referenceOf({ ramMib, answers, observedMs }: Sampled, observeMs: number): Reference {
   const fromMs = observedMs - observeMs / 2;
   const perS = eachClient((name) => throughput(answers[name].answeredMs, fromMs, observedMs));
