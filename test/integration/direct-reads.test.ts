@@ -48,15 +48,22 @@ describeOnEachQemu('what a disk writes to memory while it is captured', (qemu) =
       expect([told.has(before!), told.has(after!)]).toEqual([false, true]);
     });
 
-    it.each(WAYS)('is in the checkpoint when each waits until the VM stops (aio=%s)', async (aio) => {
+    it.each(WAYS)('is in the checkpoints when each waits until the VM stops (aio=%s)', async (aio) => {
       const { vm, qmp, disk } = await startReading(aio);
       qmp.on('STOP', () => disk.letGo());
       const onProgress = () => disk.waitForHeld();
-      // No pause is long enough for what was written: it is read while the VM runs once more.
-      await vm.save({ storeDir, name: `slow-${aio}`, method: 'capture', maxPauseMs: 0, onProgress });
-      expect(await lostReads(path.join(storeDir, `slow-${aio}`, '1'), disk.answered)).toEqual([]);
-      // Pinned before the tracking began, while all was read, and while what was written was.
-      expect(disk.answered.length).toBeGreaterThanOrEqual(3);
+      const name = `slow-${aio}`;
+      for (const tracked of [false, true]) {
+        disk.waitForHeld();
+        const before = disk.answered.length;
+        // No pause is long enough for what was written: it is read while the VM runs once more.
+        const wishes = { storeDir, name, track: true, maxPauseMs: 0, onProgress };
+        const { generation, capture } = await vm.save({ ...wishes, method: 'capture' });
+        expect(capture).toMatchObject({ tracked });
+        expect(await lostReads(path.join(storeDir, name, `${generation}`), disk.answered)).toEqual([]);
+        // Pinned before the tracking began, while all was read, and while what was written was.
+        expect(disk.answered.length - before).toBeGreaterThanOrEqual(tracked ? 2 : 3);
+      }
     });
   });
 
