@@ -100,7 +100,8 @@ describeOnEachQemu('a change made at run time', (choice) => {
         '-device',
         'e1000,netdev=n0',
       ],
-      ...['-nic', 'user,model=virtio-net-pci', '-cdrom', file('a.iso'), '-vnc', 'unix:vnc.sock', '-s'],
+      ...['-nic', 'user,model=virtio-net-pci', '-cdrom', file('a.iso'), '-vnc', 'unix:vnc.sock'],
+      ...['-gdb', `tcp::${await freePort(ANY)}`],
       ...[
         '-drive',
         `file=${file('disk.raw')},format=raw,if=virtio,throttling.bps-total=100000,throttling.group=g`,
@@ -201,7 +202,8 @@ describeOnEachQemu('a change made at run time', (choice) => {
         'virtio-blk-pci,drive=n0,id=blk',
       ],
       ...['-object', 'iothread,id=io0', '-object', 'throttle-group,id=tg0', '-object', 'iothread,id=gone'],
-      ...['-device', 'virtio-balloon,id=balloon', '-device', 'qemu-xhci', '-device', 'usb-tablet', '-s'],
+      ...['-device', 'virtio-balloon,id=balloon', '-device', 'qemu-xhci', '-device', 'usb-tablet'],
+      ...['-gdb', `tcp::${await freePort(ANY)}`],
       ...['-trace', 'qmp_job_pause'],
     );
     const none = { bps: 0, bps_rd: 0, bps_wr: 0, iops: 0, iops_rd: 0, iops_wr: 0 };

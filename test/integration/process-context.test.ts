@@ -140,7 +140,8 @@ describe.runIf(isRoot)('a VM of another user (needs root)', () => {
 });
 
 describe.runIf(isRoot)('a tap interface (needs root)', () => {
-  const NAME = 'vmckpt-ctx';
+  /** Of this test alone: other checkouts may run it, too. */
+  const NAME = `vmckpt-${process.pid}`;
   const remove = () => execFileSync('ip', ['link', 'del', NAME]);
   const script = `exec "$@" -netdev tap,id=n,ifname=${NAME},script=no,downscript=no`;
   afterEach(() => {

@@ -95,6 +95,9 @@ const FILES = [
   ],
 ] as const;
 
+/** Of this test alone: other checkouts may run it, too. */
+const TAP = `gone-${process.pid}`;
+
 const CASES: readonly Case[] = [
   ...FILES.map(([title, make, args]): Case => ({
     title: `${title} that has gone`,
@@ -296,13 +299,12 @@ os.execvp(sys.argv[1], sys.argv[1:])' "$@" -chardev socket,id=c,fd=9`,
   {
     title: 'a tap interface that was removed',
     requirement: 'its tap interfaces',
-    script:
-      'ip tuntap add dev vmckpt-gone mode tap; exec "$@" -netdev tap,id=n,ifname=vmckpt-gone,script=no,downscript=no',
-    afterwards: () => execFileSync('ip', ['link', 'del', 'vmckpt-gone']),
+    script: `ip tuntap add dev ${TAP} mode tap; exec "$@" -netdev tap,id=n,ifname=${TAP},script=no,downscript=no`,
+    afterwards: () => execFileSync('ip', ['link', 'del', TAP]),
     needsRoot: true,
     code: 'PLACE_DIFFERS',
     exitCode: 14,
-    named: 'vmckpt-gone',
+    named: TAP,
   },
   {
     title: 'a runtime folder with a long name',
