@@ -12,6 +12,7 @@
 #include "binding/memory_fill.h"
 #include "binding/options.h"
 #include "binding/receive_fds.h"
+#include "binding/shared_file.h"
 #include "binding/write_tracking.h"
 #include "core/checksum.h"
 #include "core/file_range.h"
@@ -219,6 +220,7 @@ Napi::Object Initialize(Napi::Env, Napi::Object exports) {
   ExportFaultBench(exports);
   ExportFaultPath(exports);
   ExportMemoryFill(exports);
+  ExportSharedFile(exports);
   ExportWriteTracking(exports);
   return exports;
 }

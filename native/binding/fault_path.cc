@@ -1,7 +1,5 @@
 #include "binding/fault_path.h"
 
-#include <fcntl.h>
-
 #include <algorithm>
 #include <memory>
 #include <optional>
@@ -10,6 +8,7 @@
 #include <vector>
 
 #include "binding/background.h"
+#include "binding/descriptors.h"
 #include "binding/errors.h"
 #include "binding/options.h"
 #include "core/fault_server.h"
@@ -20,10 +19,6 @@ namespace vmckpt::binding {
 namespace {
 
 uint64_t Uint64Of(Napi::Value value) { return static_cast<uint64_t>(value.As<Napi::Number>().Int64Value()); }
-
-Fd Duplicate(Napi::Value fd) {
-  return Fd(Check(::fcntl(fd.As<Napi::Number>().Int32Value(), F_DUPFD_CLOEXEC, 0), "fcntl"));
-}
 
 /** A JavaScript function that threads may call. It does not keep the process alive. */
 class Callback {

@@ -16,6 +16,7 @@ export * from './fault-bench.js';
 export * from './fault-path.js';
 export * from './memory-fill.js';
 export * from './page-reading.js';
+export * from './shared-file.js';
 export { perlMayTake, perlTaking, taken } from './perl.js';
 export * from './write-tracking.js';
 export { zstd, type Zstd } from './zstd.js';
