@@ -10,6 +10,7 @@ const ENTRIES = [
   'serving/main',
   'save/receiver-process',
   'aftercare/process',
+  'page-server/fetcher-process',
   'capture/read-worker',
   'checkpoint/compress-worker',
   'checkpoint/decode-worker',

@@ -13,6 +13,7 @@ type Area =
   | 'serving'
   | 'receiver'
   | 'aftercare'
+  | 'fetcher'
   | 'worker'
   | 'deadline';
 
