@@ -92,6 +92,7 @@ export const ERROR_CODES = {
   SOURCE_MALFORMED: 'damaged',
   NO_PACK: 'notFound',
   GENERATION_DIFFERS: 'incompatible',
+  TLS_REFUSED: 'notPermitted',
   // other VMMs
   HANDSHAKE_REFUSED: 'failed',
 } as const satisfies Record<string, ErrorKind>;

@@ -59,7 +59,7 @@ function optionModel({
     description,
     takesValue: required || optional,
     choices: argChoices ?? [],
-    isDirectory: flags.includes('<dir>'),
+    isDirectory: flags.includes('<dir'),
   };
 }
 

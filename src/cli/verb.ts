@@ -3,12 +3,15 @@ import path from 'node:path';
 import { Argument, Command, InvalidArgumentError, Option } from 'commander';
 import { EXIT_CODES, VmckptError, type ErrorKind } from '../errors.js';
 import { exitNow } from '../native/index.js';
+import { isAddress, parseAddresses } from '../page-server/address.js';
 import { parseReference, requireName } from '../store/reference.js';
 import { homeDir } from '../util/user-folders.js';
 import { Output } from './output.js';
 
 export interface GlobalOptions {
   readonly store: string;
+  readonly tlsDir: string;
+  readonly insecurePlaintext?: true;
   readonly json?: true;
   readonly quiet?: true;
   readonly verbose?: true;
@@ -95,10 +98,36 @@ export function verb(usage: string, description: string, kinds: readonly ErrorKi
     .addHelpText('after', `\nExit codes:\n${rows.join('\n')}`);
 }
 
-/** The output and the global options of a running verb. */
-export function contextOf(command: Command): { readonly output: Output; readonly storeDir: string } {
+/** What the global options of a running verb say. */
+export interface VerbContext {
+  readonly output: Output;
+  /** The folder of the store. @throws VmckptError USAGE when it is elsewhere */
+  readonly storeDir: string;
+  /** The addresses of the store's replicas when it is elsewhere. @throws VmckptError USAGE */
+  readonly addresses: readonly string[] | undefined;
+  readonly connecting: { readonly tlsDir: string; readonly insecurePlaintext: boolean };
+}
+
+export function contextOf(command: Command): VerbContext {
   const options = command.optsWithGlobals<GlobalOptions>();
-  return { output: new Output(options), storeDir: path.resolve(options.store || defaultStore()) };
+  const { tlsDir, insecurePlaintext = false } = options;
+  const store = options.store || defaultStore();
+  const addresses = isAddress(store) ? parseAddresses(store) : undefined;
+  return {
+    output: new Output(options),
+    get storeDir() {
+      if (addresses !== undefined) throw notHere(store, command);
+      return path.resolve(store);
+    },
+    addresses,
+    connecting: { tlsDir: path.resolve(tlsDir), insecurePlaintext },
+  };
+}
+
+function notHere(store: string, command: Command): VmckptError {
+  return new VmckptError('USAGE', `${command.name()} needs a store in a folder of this host, not ${store}`, {
+    hint: 'Name a folder with --store.',
+  });
 }
 
 /** `$XDG_DATA_HOME/vmckpt`; a relative path is invalid by its specification, and is ignored. */

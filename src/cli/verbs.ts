@@ -16,8 +16,10 @@ import { rescueCommand } from './rescue.js';
 import { restoreCommand } from './restore.js';
 import { rmCommand } from './rm.js';
 import { saveCommand } from './save.js';
+import { serveCommand } from './serve.js';
 import { showCommand } from './show.js';
 import { stopCommand } from './stop.js';
+import { tlsCommand } from './tls.js';
 import { uffdCommand } from './uffd.js';
 import type { MakeVerb } from './program.js';
 
@@ -37,6 +39,8 @@ export const VERBS: readonly MakeVerb[] = [
   importCommand,
   exportCommand,
   benchCommand,
+  serveCommand,
+  tlsCommand,
   uffdCommand,
   doctorCommand,
   rescueCommand,

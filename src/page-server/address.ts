@@ -27,6 +27,11 @@ export function parseAddress(text: string): Address {
   });
 }
 
+/** @param text addresses with commas between them. @returns them as formatAddress() does. @throws VmckptError USAGE */
+export function parseAddresses(text: string): string[] {
+  return text.split(',').map((address) => formatAddress(parseAddress(address.trim())));
+}
+
 export function formatAddress(address: Address): string {
   if (address.kind === 'unix') return `${UNIX}${address.path}`;
   const { kind, host, port } = address;
@@ -34,6 +39,17 @@ export function formatAddress(address: Address): string {
 }
 
 /** Whether what is sent to this host stays on this one. */
-export function isLoopback(host: string): boolean {
+function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
+}
+
+/**
+ * Plain TCP is for this host alone.
+ * @throws VmckptError USAGE
+ */
+export function requireSafe(address: Address, insecurePlaintext = false): void {
+  if (address.kind !== 'tcp' || insecurePlaintext || isLoopback(address.host)) return;
+  throw new VmckptError('USAGE', `${formatAddress(address)} is plain TCP beyond this host`, {
+    hint: 'Memory holds secrets: use tls://, or --insecure-plaintext in a network that only you use.',
+  });
 }

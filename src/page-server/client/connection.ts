@@ -3,6 +3,7 @@ import type { Duplex } from 'node:stream';
 import { VmckptError } from '../../errors.js';
 import { withDeadline } from '../../util/deadline.js';
 import { LANES, type Lane } from '../contracts.js';
+import { tlsFailure } from '../tls.js';
 import { fromWire } from '../wire/errors.js';
 import { FrameReader, encodeFrame, malformed, type Frame } from '../wire/frame.js';
 import {
@@ -77,7 +78,9 @@ export class Connection {
     this.#patience = patience;
     stream.on('data', (chunk: Buffer) => this.#take(chunk));
     stream.on('error', (error) =>
-      this.#fail(this.#unavailable(`the connection has failed: ${error.message}`)),
+      this.#fail(
+        tlsFailure(label, error) ?? this.#unavailable(`the connection has failed: ${error.message}`),
+      ),
     );
     stream.on('close', () => this.#fail(this.#unavailable('the connection was closed')));
     stream.on('end', () => this.#fail(this.#unavailable('the server has closed the connection')));

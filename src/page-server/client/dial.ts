@@ -3,59 +3,54 @@ import net from 'node:net';
 import type { Duplex } from 'node:stream';
 import { errnoOf } from '../../checkpoint/files.js';
 import { VmckptError } from '../../errors.js';
-import { formatAddress, isLoopback, type Address } from '../address.js';
+import { withDeadline } from '../../util/deadline.js';
+import { formatAddress, requireSafe, type Address } from '../address.js';
+import { defaultTlsDir, readCredentials, tlsClient } from '../tls.js';
 
 export interface DialOptions {
+  /** Where this client's certificate is; defaultTlsDir() by default. */
+  readonly tlsDir?: string | undefined;
   /** Plain TCP to other hosts, too: whoever is on the way reads and changes memory. */
-  readonly insecurePlaintext?: boolean;
+  readonly insecurePlaintext?: boolean | undefined;
   readonly timeoutMs: number;
 }
 
-/** @throws VmckptError SOURCE_UNAVAILABLE; USAGE for plain TCP to another host */
+/**
+ * @throws VmckptError SOURCE_UNAVAILABLE; TLS_REFUSED; HOST_FILE_MISSING without a certificate; USAGE for plain TCP to another
+ *   host
+ */
 export async function dial(address: Address, options: DialOptions): Promise<Duplex> {
-  requireSafe(address, options);
+  requireSafe(address, options.insecurePlaintext);
   const label = formatAddress(address);
+  const credentials =
+    address.kind === 'tls' ? readCredentials(options.tlsDir ?? defaultTlsDir(), 'client') : undefined;
   const socket =
     address.kind === 'unix'
       ? net.connect({ path: address.path })
       : net.connect({ host: address.host, port: address.port, noDelay: true });
+  const make = async (): Promise<Duplex> => {
+    await connected(socket);
+    if (address.kind !== 'tls' || credentials === undefined) return socket;
+    return tlsClient(socket, { host: address.host, label, credentials });
+  };
   try {
-    await connected(socket, { label, timeoutMs: options.timeoutMs });
-    return socket;
+    return await withDeadline(make(), { what: label, timeoutMs: options.timeoutMs });
   } catch (error) {
     socket.destroy();
     throw unreachable(label, error);
   }
 }
 
-/** @throws VmckptError USAGE */
-export function requireSafe(address: Address, { insecurePlaintext = false }: Partial<DialOptions>): void {
-  if (address.kind !== 'tcp' || insecurePlaintext || isLoopback(address.host)) return;
-  throw new VmckptError('USAGE', `${formatAddress(address)} is plain TCP to another host`, {
-    hint: 'Memory holds secrets: use tls://, or --insecure-plaintext in a network that only you use.',
-  });
-}
-
-function connected(
-  socket: net.Socket,
-  { label, timeoutMs }: { readonly label: string; readonly timeoutMs: number },
-): Promise<void> {
+function connected(socket: net.Socket): Promise<void> {
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => {
-      reject(new VmckptError('SOURCE_UNAVAILABLE', `${label}: no connection within ${timeoutMs} ms`));
-    }, timeoutMs);
-    const settle = (act: () => void) => () => {
-      clearTimeout(timer);
-      act();
-    };
-    socket.once('connect', settle(resolve));
-    socket.once('error', (error) => settle(() => reject(error))());
+    socket.once('connect', resolve);
+    socket.once('error', reject);
   });
 }
 
 function unreachable(label: string, error: unknown): VmckptError {
-  if (error instanceof VmckptError) return error;
-  const reason = errnoOf(error) ?? String(error);
+  if (error instanceof VmckptError && error.code !== 'TIMEOUT') return error;
+  const reason = errnoOf(error) ?? (error instanceof Error ? error.message : String(error));
   return new VmckptError('SOURCE_UNAVAILABLE', `${label} cannot be reached: ${reason}`, {
     hint: 'Is vmckpt serve running there?',
     cause: error,

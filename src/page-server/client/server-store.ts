@@ -11,7 +11,7 @@ import { parseReference } from '../../store/reference.js';
 import { LineSplitter } from '../../util/lines.js';
 import { packageVersion } from '../../util/package-paths.js';
 import { parse } from '../../util/schema.js';
-import { formatAddress, parseAddress } from '../address.js';
+import { formatAddress, parseAddress, requireSafe } from '../address.js';
 import {
   MAX_RANGE_BYTES,
   type Lane,
@@ -28,7 +28,7 @@ import { MAX_LISTED, MAX_LISTING_LINE_BYTES } from '../wire/limits.js';
 import { listedSchema } from '../wire/messages.js';
 import { ByteSink } from './byte-sink.js';
 import { Connection, type ClientPatience } from './connection.js';
-import { dial, requireSafe, type DialOptions } from './dial.js';
+import { dial, type DialOptions } from './dial.js';
 import { Line } from './line.js';
 import { OpenedOnServer } from './opened-on-server.js';
 import { ServerPush } from './server-push.js';
@@ -46,7 +46,7 @@ export interface ConnectOptions extends Omit<DialOptions, 'timeoutMs'> {
  */
 export function connectStore(address: string, options: ConnectOptions = {}): RemoteStore {
   const parsed = parseAddress(address);
-  requireSafe(parsed, options);
+  requireSafe(parsed, options.insecurePlaintext);
   const label = formatAddress(parsed);
   const patience = { ...PATIENCE, ...options.patience };
   return new ServerStore(label, async () => {

@@ -1,11 +1,18 @@
 /** The generations and pushes that a client has open, by the numbers that it names them with. */
 import { VmckptError } from '../../errors.js';
+import type { Access } from '../access.js';
 import type { OpenedGeneration, Push } from '../contracts.js';
 import { MAX_HANDLES } from '../wire/limits.js';
 
-type Held =
-  | { readonly opened: OpenedGeneration; readonly push?: never }
-  | { readonly push: Push; readonly opened?: never };
+interface Named {
+  /** Of the checkpoint. */
+  readonly name: string;
+}
+type Held = Named &
+  (
+    | { readonly opened: OpenedGeneration; readonly push?: never }
+    | { readonly push: Push; readonly opened?: never }
+  );
 
 export class Handles {
   readonly #held = new Map<number, Held>();
@@ -21,6 +28,13 @@ export class Handles {
   add(held: Held): number {
     this.#held.set(++this.#last, held);
     return this.#last;
+  }
+
+  /** Whether each of them is still permitted. */
+  arePermitted(access: Access): boolean {
+    return [...this.#held.values()].every(({ name, push }) =>
+      access(push === undefined ? 'read' : 'push', name),
+    );
   }
 
   /** @throws VmckptError FAILED */

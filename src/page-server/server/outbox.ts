@@ -2,7 +2,12 @@
 import { once } from 'node:events';
 import type { Duplex } from 'node:stream';
 import { VmckptError } from '../../errors.js';
-import { encodeHeader, type FrameHead } from '../wire/frame.js';
+import { toWire } from '../wire/errors.js';
+import { encodeFrame, encodeHeader, type FrameHead } from '../wire/frame.js';
+import { REPLY_TYPES, errorCodec } from '../wire/messages.js';
+
+/** A peer that was refused has so long to close its side, so that it reads why. */
+const LINGER_MS = 2000;
 
 export class Outbox {
   readonly #stream: Duplex;
@@ -57,4 +62,13 @@ export class Outbox {
 
 function gone(): VmckptError {
   return new VmckptError('SOURCE_UNAVAILABLE', 'the connection is closed');
+}
+
+/** Ends a connection, whatever has come on it, and says why. */
+export function refuse(stream: Duplex, error: unknown): void {
+  stream.removeAllListeners('data');
+  stream.resume();
+  const head = { type: REPLY_TYPES.error, id: 0, more: false };
+  if (stream.writable) stream.end(encodeFrame(head, errorCodec.encode(toWire(error))));
+  setTimeout(() => stream.destroy(), LINGER_MS).unref();
 }

@@ -4,6 +4,7 @@
  */
 import type { Duplex } from 'node:stream';
 import { VmckptError } from '../../errors.js';
+import type { Access } from '../access.js';
 import type { RemoteStore } from '../contracts.js';
 import { toWire } from '../wire/errors.js';
 import { FrameReader, malformed } from '../wire/frame.js';
@@ -23,7 +24,7 @@ import {
 } from '../wire/messages.js';
 import type { ServerCounters } from './counters.js';
 import { Handles } from './handles.js';
-import { Outbox } from './outbox.js';
+import { Outbox, refuse } from './outbox.js';
 import { ReadQueue } from './read-queue.js';
 import { answer } from './requests.js';
 
@@ -42,6 +43,7 @@ export interface Patience {
 export interface ServedOptions {
   /** What this client may see; closed with the connection. */
   readonly store: RemoteStore;
+  readonly access: Access;
   readonly features: readonly Feature[];
   readonly patience: Patience;
   readonly counters: ServerCounters;
@@ -88,6 +90,11 @@ export class ServedConnection {
     this.#isGoingAway = true;
     if (this.#features === undefined) this.#stream.destroy();
     else this.#outbox.send({ type: REPLY_TYPES.goingAway, id: 0, more: false }, goingAwayCodec.encode({}));
+  }
+
+  /** Whether all that the client has open is still permitted. */
+  get isPermitted(): boolean {
+    return this.#handles.arePermitted(this.#options.access);
   }
 
   /** Ends it at once. */
@@ -188,9 +195,9 @@ export class ServedConnection {
   }
 
   async #answer(request: Request): Promise<void> {
-    const { store, counters } = this.#options;
+    const { store, counters, access } = this.#options;
     const { id, kind } = request;
-    const { result, bytes } = await answer(request, { store, counters, handles: this.#handles });
+    const { result, bytes } = await answer(request, { store, counters, access, handles: this.#handles });
     if (result !== undefined) this.#result(id, kind, result, bytes !== undefined);
     if (bytes === undefined) return;
     for (const whole of bytes)
@@ -213,11 +220,10 @@ export class ServedConnection {
 
   /** What came is not the protocol: says so, and ends the connection. */
   #failConnection(error: unknown): void {
-    this.#options.counters.droppedConnections++;
-    this.#error(0, error);
-    this.#stream.removeAllListeners('data');
-    this.#stream.resume();
-    this.#stream.end(() => this.#stream.destroy());
+    const { counters } = this.#options;
+    counters.droppedConnections++;
+    counters.countError(error instanceof VmckptError ? error.code : 'FAILED');
+    refuse(this.#stream, error);
   }
 
   /** Reads no more of a client that has enough under way. */

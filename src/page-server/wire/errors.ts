@@ -24,6 +24,7 @@ export const WIRE_ERRORS = {
   DEVICE_STATE_DAMAGED: { number: 16, retryable: false },
   NO_SPACE: { number: 17, retryable: false },
   STORE_NOT_WRITABLE: { number: 18, retryable: false },
+  TLS_REFUSED: { number: 19, retryable: false },
 } as const satisfies Partial<Record<ErrorCode, { readonly number: number; readonly retryable: boolean }>>;
 type WireCode = keyof typeof WIRE_ERRORS;
 

@@ -1,4 +1,4 @@
 import { runPageServer } from '../../support/page-servers.js';
 import { describeRemoteStore } from './contract.js';
 
-describeRemoteStore('a page server', async (storeDir) => (await runPageServer(storeDir, 'tcp')).connect());
+describeRemoteStore('a page server', async (storeDir) => (await runPageServer(storeDir, 'unix')).connect());
