@@ -170,8 +170,8 @@ onEveryQemu('a VM that is captured', (qemu) => {
         : ['QEMU has a descriptor', `vmckpt rescue ${vm.pid} --qmp`];
     expect(await findLeftovers(path.join(dir, 'none'))).toMatchObject([
       {
-        found: expect.stringContaining(found!) as string,
-        remedy: expect.stringContaining(remedy!) as string,
+        found: expect.stringContaining(found) as string,
+        remedy: expect.stringContaining(remedy) as string,
       },
     ]);
     const { signal } = new AbortController();
