@@ -7,11 +7,18 @@ import path from 'node:path';
 import type { Accelerator } from '../src/bench/guest.js';
 import { MAX_PACKS } from '../src/checkpoint/format.js';
 import { readManifest } from '../src/checkpoint/manifest.js';
-import { save } from '../src/save/save.js';
 import { Store } from '../src/store/store.js';
 import { storeProblems } from '../test/support/faults.js';
 import { killAndWait } from '../test/support/processes.js';
-import { bareSubject, qemuOf, requireWhole, restoreArgs, timed, type Subject } from './subjects.js';
+import {
+  bareSubject,
+  captureHere,
+  qemuOf,
+  requireWhole,
+  restoreArgs,
+  timed,
+  type Subject,
+} from './subjects.js';
 import type { Workplace } from './workplace.js';
 
 const NAME = 'generations';
@@ -50,7 +57,7 @@ export async function soakGenerations(options: GenerationsOptions): Promise<read
   const guest = await bareSubject({ dir: workplace.dir, qemu, accel, smp: 1, ramMb: RAM_MB });
   const samples: Sample[] = [];
   for (let number = 1; number <= count; number++) {
-    const saveMs = await timed(() => saveNext(guest, workplace));
+    const saveMs = await timed(() => captureHere(guest, workplace, { name: NAME, kept: KEPT }));
     const sample = takeSample(workplace, { number, saveMs });
     samples.push(sample);
     onSample(sample);
@@ -61,25 +68,6 @@ export async function soakGenerations(options: GenerationsOptions): Promise<read
   if (problems.length > 0) throw new Error(`the store has problems: ${problems.join('; ')}`);
   await requireRestorable(guest, workplace);
   return samples;
-}
-
-/** In this process: that is quicker, and what is not closed adds up. */
-async function saveNext({ qmpSocket }: Subject, { storeDir }: Workplace): Promise<void> {
-  const { method, pruned } = await save({
-    vm: `qmp:${qmpSocket}`,
-    storeDir,
-    name: NAME,
-    method: 'capture',
-    quit: false,
-    level: 1,
-    disksExternal: false,
-    keep: { last: KEPT },
-    onProgress: () => undefined,
-    onMessage: () => undefined,
-    signal: new AbortController().signal,
-  });
-  if (method !== 'capture' || pruned === null || pruned.failed.length > 0)
-    throw new Error(`saved by ${method}, and pruned: ${JSON.stringify(pruned)}`);
 }
 
 function takeSample(

@@ -17,7 +17,15 @@ import { Random, storeProblems, untilParked, untilSaid } from '../test/support/f
 import { killAndWait, processesOf } from '../test/support/processes.js';
 import { TRACKER_POINTS, userfaultfdsOf } from '../test/support/traced.js';
 import type { SoakOptions, SoakRun } from './soaking.js';
-import { bareSubject, qemuOf, requireWhole, restoreArgs, timed, type Subject } from './subjects.js';
+import {
+  bareSubject,
+  captureHere,
+  qemuOf,
+  requireWhole,
+  restoreArgs,
+  timed,
+  type Subject,
+} from './subjects.js';
 import type { Workplace } from './workplace.js';
 
 const NAME = 'chain';
@@ -38,6 +46,15 @@ const VICTIMS = [
   ['tracker', 'QEMU'],
 ] as const satisfies readonly (readonly Victim[])[];
 const POINTS = ['streaming', 'paused', 'committing'] as const satisfies readonly ParkingPoint[];
+/** How many of the saves that make no userfaultfd find the VM tracked, and have points of their own. */
+const TRACKED_SHARE = 0.4;
+/** Such a save may read nothing while the VM runs. */
+const TRACKED_POINTS = [
+  'tracked',
+  'paused',
+  'committing',
+  'keeping',
+] as const satisfies readonly ParkingPoint[];
 const MODES = ['eager', 'lazy', 'prefetch'];
 
 type Victim = 'verb' | 'tracker' | 'QEMU';
@@ -57,8 +74,9 @@ export async function soakSaves(options: SoakOptions & { readonly accel: Acceler
   const { runs, seed, qemu, accel, workplace, onRun } = options;
   const { dir } = workplace;
   const guest = await bareSubject({ dir, qemu, accel, smp: 1, ramMb: RAM_MB });
-  for (let count = 1; count < KEPT; count++) await save({ guest, workplace });
-  const saveMs = await timed(() => save({ guest, workplace }));
+  for (let count = 1; count < KEPT; count++) await save({ guest, workplace }, { track: false });
+  const saveMs = await timed(() => workplace.vmckpt(saveArgs(guest)));
+  await save({ guest, workplace }, { track: false });
   const soak = { guest, random: new Random(seed), workplace, saveMs };
   for (let number = 1; number <= runs; number++) {
     const startMs = performance.now();
@@ -76,21 +94,29 @@ export async function soakSaves(options: SoakOptions & { readonly accel: Acceler
 }
 
 function saveArgs({ qmpSocket }: Subject): string[] {
-  return ['save', '--keep-last', `${KEPT}`, `qmp:${qmpSocket}`, NAME];
+  return ['save', '--track', '--keep-last', `${KEPT}`, `qmp:${qmpSocket}`, NAME];
 }
 
-async function save({ guest, workplace }: Pick<Soak, 'guest' | 'workplace'>): Promise<void> {
-  await workplace.vmckpt(saveArgs(guest));
+async function save(
+  { guest, workplace }: Pick<Soak, 'guest' | 'workplace'>,
+  { track }: { readonly track: boolean },
+): Promise<void> {
+  await captureHere(guest, workplace, { name: NAME, kept: KEPT, track });
+}
+
+/** Where the verb is parked, or the tracing program; undefined: it is killed at a random moment. */
+function pickPoint(random: Random, { isTraced, isTracked }: { isTraced: boolean; isTracked: boolean }) {
+  if (isTraced) return random.pick(TRACKER_POINTS);
+  if (random.next() < 0.5) return undefined;
+  return isTracked ? random.pick(TRACKED_POINTS) : random.pick(POINTS);
 }
 
 async function killSave({ guest, random, workplace, saveMs }: Soak): Promise<Outcome> {
   const victims: readonly Victim[] = random.pick(VICTIMS);
   const isTraced = victims.includes('tracker');
-  const point = isTraced
-    ? random.pick(TRACKER_POINTS)
-    : random.next() < 0.5
-      ? random.pick(POINTS)
-      : undefined;
+  const isTracked = !isTraced && random.next() < TRACKED_SHARE;
+  if (isTracked) await save({ guest, workplace }, { track: true });
+  const point = pickPoint(random, { isTraced, isTracked });
   const env = point === undefined ? {} : { VMCKPT_PARK: point };
   const saving = startCli(['--json', ...saveArgs(guest)], { env });
   let afterMs = 0;
@@ -104,7 +130,8 @@ async function killSave({ guest, random, workplace, saveMs }: Soak): Promise<Out
   else if (point !== undefined) saving.kill('SIGCONT');
   const { code, json } = await saving.ended;
   if (code !== 0) requireNamed(json, victims);
-  return { fault: `${victims.join(', ')}${point === undefined ? '' : ` at "${point}"`}`, afterMs };
+  const of = isTracked ? ' of a tracked save' : '';
+  return { fault: `${victims.join(', ')}${of}${point === undefined ? '' : ` at "${point}"`}`, afterMs };
 }
 
 function parkedProcess(saving: RunningCli): number {
@@ -128,7 +155,7 @@ function requireNamed(json: unknown, victims: readonly Victim[]): void {
 async function bringBack({ guest, workplace }: Soak): Promise<string> {
   const isGone = processesOf(workplace.runtimeDir).every(({ program }) => !program.startsWith('qemu'));
   if (isGone) await workplace.vmckpt(restoreArgs(guest, NAME));
-  await save({ guest, workplace });
+  await save({ guest, workplace }, { track: false });
   return isGone ? 'restored' : 'ran on';
 }
 
