@@ -13,6 +13,7 @@
     {
       'target_name': 'vmckpt_native',
       'sources': [
+        '<(core)/arriving_extents.cc',
         '<(core)/checkpoint_image.cc',
         '<(core)/checksum.cc',
         '<(core)/checksum_avx2.cc',
@@ -35,6 +36,7 @@
         '<(core)/page_table.cc',
         '<(core)/pidfd.cc',
         '<(core)/pipe.cc',
+        '<(core)/presence.cc',
         '<(core)/process_memory.cc',
         '<(core)/return_path.cc',
         '<(core)/shared_file.cc',
@@ -42,8 +44,10 @@
         '<(core)/unix_socket.cc',
         '<(core)/userfaultfd.cc',
         '<(core)/userfaultfd_rescue.cc',
+        '<(core)/wants.cc',
         '<(core)/write_protection.cc',
         'native/binding/addon.cc',
+        'native/binding/checkpoint_image.cc',
         'native/binding/constants.cc',
         'native/binding/errors.cc',
         'native/binding/fault_bench.cc',

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "binding/background.h"
+#include "binding/checkpoint_image.h"
 #include "binding/constants.h"
 #include "binding/errors.h"
 #include "binding/fault_bench.h"
@@ -216,6 +217,7 @@ Napi::Object Initialize(Napi::Env, Napi::Object exports) {
   Export<MissingPageRegions>(exports, "missingPageRegions");
   Export<WaitsAt>(exports, "waitsAt");
   Export<PresentPages>(exports, "presentPages");
+  ExportCheckpointImage(exports);
   ExportConstants(exports);
   ExportFaultBench(exports);
   ExportFaultPath(exports);

@@ -4,6 +4,7 @@
 #include "core/fault_trace.h"
 #include "core/format.h"
 #include "core/page.h"
+#include "core/presence.h"
 
 namespace vmckpt::binding {
 
@@ -31,6 +32,14 @@ void ExportConstants(Napi::Object exports) {
   set("zeroWindowPages", FaultServer::kZeroWindowPages);
   set("patienceMisses", FaultServer::kPatienceMisses);
   set("maxTraceFaults", FaultTrace::kMaxFaults);
+  set("presenceHeaderBytes", Presence::kHeaderBytes);
+  set("presenceBlockBytes", Presence::kBlockBytes);
+  set("presenceRefetchCountAt", Presence::kRefetchCountAt);
+  set("presenceRefetchesAt", Presence::kRefetchesAt);
+  set("presenceRefetchSlots", Presence::kRefetchSlots);
+  set("laneDemand", Lane::kDemand);
+  set("lanePredicted", Lane::kPredicted);
+  set("laneRest", Lane::kRest);
   exports.Set("constants", constants);
 }
 

@@ -1,7 +1,7 @@
 #include "binding/fault_bench.h"
 
 #include "binding/background.h"
-#include "binding/fault_path.h"
+#include "binding/checkpoint_image.h"
 #include "binding/options.h"
 #include "core/fault_bench.h"
 

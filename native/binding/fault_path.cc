@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "binding/background.h"
+#include "binding/checkpoint_image.h"
 #include "binding/descriptors.h"
 #include "binding/errors.h"
 #include "binding/options.h"
@@ -41,61 +41,6 @@ class Callback {
 
  private:
   Napi::ThreadSafeFunction function_;
-};
-
-class Image : public Napi::ObjectWrap<Image> {
- public:
-  explicit Image(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Image>(info) {
-    Options options(info[0]);
-    Napi::Value page_table = options["pageTableFd"];
-    auto extent_files = options["extentFiles"].As<Napi::Array>();
-    Napi::Value hot_pack = options["hotPackFd"];
-    ImageFiles files;
-    files.catalog.page_table = Duplicate(page_table);
-    if (!hot_pack.IsUndefined()) files.hot_pack = Duplicate(hot_pack);
-    ImageFacts facts{.format_version = options.Uint32("formatVersion"),
-                     .page_count = options.Uint64("pageCount"),
-                     .extent_pages = options.Uint64("extentPages"),
-                     .page_index_root = options.BigUint64("pageIndexRoot"),
-                     .extent_files = {},
-                     .label = options.String("label")};
-    options.Finish();
-    for (uint32_t i = 0; i < extent_files.Length(); i++) AddExtentFile(extent_files.Get(i), files, facts);
-    image_ = Translated(info.Env(), [&] { return CheckpointImage::Open(std::move(files), facts); });
-  }
-
-  static Napi::Function Define(Napi::Env env) {
-    return DefineClass(env, "CheckpointImage", {InstanceMethod<&Image::ReadAhead>("readAhead")});
-  }
-  const std::shared_ptr<CheckpointImage>& get() const { return image_; }
-
- private:
-  static void AddExtentFile(Napi::Value value, ImageFiles& files, ImageFacts& facts) {
-    Options options(value);
-    files.extents.push_back(Duplicate(options["extentsFd"]));
-    files.catalog.records.push_back(Duplicate(options["recordsFd"]));
-    facts.extent_files.push_back({.place = options.Uint32("place"),
-                                  .extent_count = options.Uint64("extentCount"),
-                                  .records_offset = options.Uint64("recordsOffset"),
-                                  .record_table_offset = options.Uint64("recordTableOffset"),
-                                  .records_root = options.BigUint64("recordsRoot"),
-                                  .chunks_offset = options.Uint64("chunksOffset"),
-                                  .chunk_count = options.Uint64("chunkCount"),
-                                  .name = options.String("name"),
-                                  .id = options.String("id")});
-    options.Finish();
-  }
-
-  // Uint32Array of (firstPage, pageCount)… → promise, because it may wait for the disk
-  Napi::Value ReadAhead(const Napi::CallbackInfo& info) {
-    auto work = [image = image_, ranges = PageRangesOf(info[0])] {
-      image->ReadAhead(ranges);
-      return true;
-    };
-    return InBackground(info.Env(), work, [](Napi::Env env, bool) { return env.Undefined(); });
-  }
-
-  std::shared_ptr<CheckpointImage> image_;
 };
 
 class Table : public Napi::ObjectWrap<Table> {
@@ -365,10 +310,6 @@ class Reader : public Napi::ObjectWrap<Reader> {
 
 }  // namespace
 
-std::shared_ptr<CheckpointImage> ImageOf(Napi::Value value) {
-  return Image::Unwrap(value.As<Napi::Object>())->get();
-}
-
 PageTable& TableOf(Napi::Value value) { return Table::Unwrap(value.As<Napi::Object>())->get(); }
 
 std::vector<MemoryRegion> RegionsOf(Napi::Value value) {
@@ -392,7 +333,6 @@ std::vector<PageRange> PageRangesOf(Napi::Value value) {
 
 void ExportFaultPath(Napi::Object exports) {
   Napi::Env env = exports.Env();
-  exports.Set("CheckpointImage", Image::Define(env));
   exports.Set("PageTable", Table::Define(env));
   exports.Set("FaultServer", Server::Define(env));
   exports.Set("ReturnPath", Reader::Define(env));

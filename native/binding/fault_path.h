@@ -1,13 +1,11 @@
-// The classes of the fault path: CheckpointImage, PageTable, FaultServer, ReturnPath. Events on their threads
-// arrive in JavaScript as calls of the functions given to their constructors, until `stop()`.
+// The classes of the fault path: PageTable, FaultServer, ReturnPath. Events on their threads arrive in
+// JavaScript as calls of the functions given to their constructors, until `stop()`.
 #pragma once
 
 #include <napi.h>
 
-#include <memory>
 #include <vector>
 
-#include "core/checkpoint_image.h"
 #include "core/memory_region.h"
 #include "core/page_table.h"
 
@@ -15,8 +13,7 @@ namespace vmckpt::binding {
 
 void ExportFaultPath(Napi::Object exports);
 
-/** The content of a CheckpointImage or PageTable object, which keeps it alive. */
-std::shared_ptr<CheckpointImage> ImageOf(Napi::Value value);
+/** The content of a PageTable object, which keeps it alive. */
 PageTable& TableOf(Napi::Value value);
 
 /** From a BigUint64Array of (address, firstPage, pageCount)… */

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "binding/background.h"
+#include "binding/checkpoint_image.h"
 #include "binding/fault_path.h"
 #include "binding/options.h"
 #include "core/memory_fill.h"

@@ -12,6 +12,8 @@ namespace vmckpt {
 std::shared_ptr<CheckpointImage> CheckpointImage::Open(ImageFiles files, const ImageFacts& facts) {
   auto catalog = std::make_shared<PageCatalog>(std::move(files.catalog), facts);
   std::shared_ptr<ExtentSource> extents = std::make_shared<FileExtents>(catalog, std::move(files.extents));
+  if (files.arrival)
+    extents = std::make_shared<ArrivingExtents>(catalog, std::move(*files.arrival), std::move(extents));
   if (files.hot_pack)
     if (auto pack = HotPack::Open(std::move(files.hot_pack), *catalog))
       extents = std::make_shared<PackedExtents>(catalog, std::move(pack), std::move(extents));
@@ -29,7 +31,7 @@ void CheckpointImage::ReadAhead(std::span<const PageRange> ranges) {
   std::ranges::sort(extents);
   const auto [first, last] = std::ranges::unique(extents);
   extents.erase(first, last);
-  extents_->ReadAhead(extents);
+  extents_->ReadAhead(extents, Lane::kPredicted);
 }
 
 }  // namespace vmckpt

@@ -5,10 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include "core/arriving_extents.h"
 #include "core/extent_source.h"
 #include "core/fd.h"
 #include "core/page.h"
@@ -16,13 +18,15 @@
 
 namespace vmckpt {
 
-/** A local generation. */
+/** A generation on this host, which may still be arriving. */
 struct ImageFiles {
   CatalogFiles catalog;
   /** In the order of the facts. */
   std::vector<Fd> extents;
   /** May be none. */
   Fd hot_pack;
+  /** Of one that is still arriving. */
+  std::optional<ArrivalFiles> arrival{};
 };
 
 class CheckpointImage {
@@ -61,9 +65,20 @@ class CheckpointImage {
   }
 
   /** Says that these extents will be read soon; ascending. May wait for the disk. */
-  void ReadAhead(std::span<const uint32_t> extents) { extents_->ReadAhead(extents); }
+  void ReadAhead(std::span<const uint32_t> extents, Lane lane) { extents_->ReadAhead(extents, lane); }
 
-  /** The same for the extents of these pages. */
+  /** Whether the extent is here, and so Read() will most likely not throw SourceUnavailable. */
+  bool Has(uint64_t extent) { return extents_->Has(extent); }
+
+  /** Changes whenever something has arrived that was demanded. */
+  uint32_t arrivals() const { return extents_->arrivals(); }
+
+  /** Waits until `arrivals()` is not `seen` any more, at most `longest`. */
+  void AwaitArrival(uint32_t seen, std::chrono::microseconds longest) {
+    extents_->AwaitArrival(seen, longest);
+  }
+
+  /** The same for the extents of these pages, which are predicted. */
   void ReadAhead(std::span<const PageRange> pages);
 
  private:

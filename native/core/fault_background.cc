@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 #include "core/back_off.h"
 #include "core/system_error.h"
@@ -22,6 +23,8 @@ constexpr int kPredictedNiceness = 4;
 constexpr int kRestNiceness = 10;
 /** The destructor of the server may have to wait this long. */
 constexpr std::chrono::milliseconds kLongestWait{10};
+/** What a source does not have after this time is announced once more. */
+constexpr std::chrono::milliseconds kRepeatAfter{200};
 
 }  // namespace
 
@@ -53,7 +56,7 @@ void FaultServer::Background::SendPredicted() {
     if (ranges->empty() || MustStop()) continue;
     InstallOrder order(*server_.image_, server_.options_.regions);
     for (PageRange range : *ranges) order.Add(range, InstallOrder::Zeros::kIncluded);
-    Send(order, kPredictedNiceness);
+    Send({.order = order, .lane = Lane::kPredicted});
   }
 }
 
@@ -64,7 +67,7 @@ void FaultServer::Background::SendRest() {
   order.AddRest();
   FindHugePages();
   WaitUntil(plan_.rest_from, [this] { return MissesMuch(); });
-  Send(order, kRestNiceness);
+  Send({.order = order, .lane = Lane::kRest});
   // By now, a VM that needs withheld pages has touched them.
   WaitUntil(plan_.withheld_until, [] { return false; });
   SendLeftOver(order);
@@ -76,56 +79,86 @@ void FaultServer::Background::SendRest() {
   }
 }
 
-void FaultServer::Background::Send(const InstallOrder& order, int niceness) {
+void FaultServer::Background::Send(const Work& work) {
   next_ = 0;
   std::vector<std::jthread> threads;
   for (unsigned i = 0; i < server_.options_.background_threads; i++)
-    threads.emplace_back([this, &order, niceness] {
+    threads.emplace_back([this, &work] {
+      const int niceness = work.lane == Lane::kPredicted ? kPredictedNiceness : kRestNiceness;
       (void)::setpriority(PRIO_PROCESS, ::gettid(), niceness);
-      Guarded([this, &order] { SendPieces(order); });
+      Guarded([this, &work] { SendPieces(work); });
     });
 }
 
-void FaultServer::Background::SendPieces(const InstallOrder& order) {
+void FaultServer::Background::SendPieces(const Work& work) {
+  const InstallOrder& order = work.order;
   const uint64_t batch = order.PiecesOf(kBatchPages);
   const uint64_t ahead = kReadAheadPages / kBatchPages * batch;
   const uint64_t step = ahead / 4;
   Sender sender(server_);
   const uint64_t end = order.pieces().size();
   for (uint64_t at; !MustStop() && (at = next_.fetch_add(batch)) < end;) {
-    if (at == 0) order.ReadAhead(0, ahead);
-    if (at % step == 0) order.ReadAhead(at + ahead, step);
-    for (uint64_t last = std::min(at + batch, end); at < last; at++)
-      SendPiece(sender, order, order.pieces()[at], Withheld::kSpared);
+    if (at == 0) order.ReadAhead(order.PiecesFrom(0, ahead), work.lane);
+    if (at % step == 0) order.ReadAhead(order.PiecesFrom(at + ahead, step), work.lane);
+    for (const InstallOrder::Piece& piece : order.PiecesFrom(at, batch)) SendPiece(sender, work, piece);
     sender.installer.Flush();
+    SendLate(sender, work, ahead);
   }
+  SendLate(sender, work, 0);
   SendHugePages();
 }
 
-void FaultServer::Background::SendPiece(Sender& sender, const InstallOrder& order,
-                                        const InstallOrder::Piece& piece, Withheld withheld) {
+/** A piece whose source does not have it yet is put aside. */
+void FaultServer::Background::SendPiece(Sender& sender, const Work& work, const InstallOrder::Piece& piece) {
+  if (!TryToSend(sender, work, piece)) late_.Add(piece);
+}
+
+/** Sends pieces that were put aside, as they arrive, until at most `most` are left. */
+void FaultServer::Background::SendLate(Sender& sender, const Work& work, uint64_t most) {
+  while (late_.count() > most && !MustStop()) {
+    const uint32_t seen = server_.image_->arrivals();
+    const std::vector<InstallOrder::Piece> pieces = late_.Take();
+    if (late_.AreOverdue()) work.order.ReadAhead(pieces, work.lane);
+    bool any_sent = false;
+    for (const InstallOrder::Piece& piece : pieces) {
+      if (MustStop()) return;
+      if (TryToSend(sender, work, piece))
+        any_sent = true;
+      else
+        late_.Add(piece);
+    }
+    sender.installer.Flush();
+    if (!any_sent) server_.image_->AwaitArrival(seen, kLongestWait);
+  }
+}
+
+/** False when the source does not have it yet. */
+bool FaultServer::Background::TryToSend(Sender& sender, const Work& work, const InstallOrder::Piece& piece) {
   if (server_.demand_active_ > 0) {
     sender.installer.Flush();
     server_.GiveWayToDemand();
   }
-  auto pages = order.AllPagesOf(piece);
+  if (piece.kind == PageKind::kData && !server_.image_->Has(piece.number)) return !IsLeft(work.order, piece);
+  auto pages = work.order.AllPagesOf(piece);
   Claims claims{};
   size_t claimed_count = 0;
   size_t queued_count = 0;
   for (size_t slot = 0; slot < pages.size(); slot++) {
     if (pages[slot] == InstallOrder::kNoPage) continue;
-    claims[slot] = server_.table_.Claim(pages[slot], withheld == Withheld::kSent);
+    claims[slot] = server_.table_.Claim(pages[slot], work.withheld_too);
     claimed_count += claims[slot].has_value();
     queued_count += claims[slot] == PageState::kQueued;
   }
-  if (claimed_count == 0 || !Gather(sender, piece, pages, claims)) return;
+  if (claimed_count == 0) return true;
+  if (!Gather(sender, piece, pages, claims)) return false;
   TransferCounters& counters = server_.table_.counters();
   if (piece.kind == PageKind::kZero) {
     counters.zero_pages.fetch_add(1, std::memory_order_relaxed);
-    return;
+    return true;
   }
   counters.prefetched_pages.fetch_add(queued_count, std::memory_order_relaxed);
   counters.background_pages.fetch_add(claimed_count - queued_count, std::memory_order_relaxed);
+  return true;
 }
 
 /** Passes the claimed pages of a piece to the installer. False when the source does not have them yet. */
@@ -170,19 +203,23 @@ void FaultServer::Background::WaitUntil(Clock::time_point instant, Condition or_
     std::this_thread::sleep_for(std::min<Clock::duration>(instant - now, kLongestWait));
 }
 
-/** Pages that were withheld, or whose source did not have them when their turn came. */
+/** Pages that were withheld, or that another thread gave back. */
 void FaultServer::Background::SendLeftOver(const InstallOrder& order) {
-  auto is_left = [this](uint32_t page) {
-    return page != InstallOrder::kNoPage && PageTable::IsClaimable(server_.table_.StateOf(page));
-  };
+  const Work work{.order = order, .lane = Lane::kRest, .withheld_too = true};
   Sender sender(server_);
   for (const InstallOrder::Piece& piece : order.pieces()) {
     if (MustStop()) return;
-    if (std::ranges::any_of(order.AllPagesOf(piece), is_left))
-      SendPiece(sender, order, piece, Withheld::kSent);
+    if (IsLeft(order, piece)) SendPiece(sender, work, piece);
     sender.installer.Flush();
   }
+  SendLate(sender, work, 0);
   SendHugePages();
+}
+
+bool FaultServer::Background::IsLeft(const InstallOrder& order, const InstallOrder::Piece& piece) const {
+  return std::ranges::any_of(order.AllPagesOf(piece), [this](uint32_t page) {
+    return page != InstallOrder::kNoPage && PageTable::IsClaimable(server_.table_.StateOf(page));
+  });
 }
 
 void FaultServer::Background::FindHugePages() {
@@ -198,6 +235,26 @@ bool FaultServer::Background::AllInstalled(const InstallOrder& order) const {
   for (const InstallOrder::Piece& piece : order.pieces())
     if (std::ranges::any_of(order.AllPagesOf(piece), is_missing)) return false;
   return std::ranges::none_of(huge_pages_, is_missing);
+}
+
+void FaultServer::Background::LatePieces::Add(const InstallOrder::Piece& piece) {
+  std::lock_guard lock(mutex_);
+  if (pieces_.empty() && asked_at_ == Clock::time_point{}) asked_at_ = Clock::now();
+  pieces_.push_back(piece);
+  count_ = pieces_.size();
+}
+
+std::vector<InstallOrder::Piece> FaultServer::Background::LatePieces::Take() {
+  std::lock_guard lock(mutex_);
+  count_ = 0;
+  return std::exchange(pieces_, {});
+}
+
+bool FaultServer::Background::LatePieces::AreOverdue() {
+  std::lock_guard lock(mutex_);
+  if (Clock::now() - asked_at_ < kRepeatAfter) return false;
+  asked_at_ = Clock::now();
+  return true;
 }
 
 }  // namespace vmckpt

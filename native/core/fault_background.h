@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <thread>
@@ -31,23 +32,49 @@ class FaultServer::Background {
     RunInstaller installer;
   };
 
+  /** The pieces that a source did not have when their turn came, in that order. */
+  class LatePieces {
+   public:
+    void Add(const InstallOrder::Piece& piece);
+    /** Takes all of them. */
+    std::vector<InstallOrder::Piece> Take();
+    uint64_t count() const { return count_; }
+    /** Whether so much time has passed since the last ones came, or this was true, that they may be lost. */
+    bool AreOverdue();
+
+   private:
+    std::mutex mutex_;
+    std::vector<InstallOrder::Piece> pieces_;
+    std::atomic<uint64_t> count_{0};
+    Clock::time_point asked_at_{};
+  };
+
+  /** What all threads do at a time. */
+  struct Work {
+    const InstallOrder& order;
+    Lane lane;
+    bool withheld_too = false;
+  };
+
   void Lead();
   void SendPredicted();
   void SendRest();
   /** All threads together send all pieces. */
-  void Send(const InstallOrder& order, int niceness);
-  void SendPieces(const InstallOrder& order);
+  void Send(const Work& work);
+  void SendPieces(const Work& work);
   void SendLeftOver(const InstallOrder& order);
   bool MissesMuch() const;
   template <typename Condition>
   void WaitUntil(Clock::time_point instant, Condition or_else) const;
-  enum class Withheld { kSpared, kSent };
-  void SendPiece(Sender& sender, const InstallOrder& order, const InstallOrder::Piece& piece,
-                 Withheld withheld);
+  void SendPiece(Sender& sender, const Work& work, const InstallOrder::Piece& piece);
+  bool TryToSend(Sender& sender, const Work& work, const InstallOrder::Piece& piece);
+  void SendLate(Sender& sender, const Work& work, uint64_t most);
   /** By slot: the former state of a claimed page; nothing for other pages. */
   using Claims = std::array<std::optional<PageState>, kMaxExtentPages>;
   bool Gather(Sender& sender, const InstallOrder::Piece& piece, std::span<const uint32_t> pages,
               const Claims& claims);
+  /** Whether a page of it is still to be installed. */
+  bool IsLeft(const InstallOrder& order, const InstallOrder::Piece& piece) const;
   void FindHugePages();
   void SendHugePages();
   bool AllInstalled(const InstallOrder& order) const;
@@ -63,6 +90,7 @@ class FaultServer::Background {
   std::vector<uint64_t> huge_pages_;
   /** Position in the current order. */
   std::atomic<uint64_t> next_{0};
+  LatePieces late_;
   std::atomic<bool> failed_{false};
   std::thread leader_;
 };

@@ -93,11 +93,17 @@ void FaultServer::Serve(Worker& worker, uint64_t page, Clock::time_point since) 
   Counted active(demand_active_);
   const MemoryRegion& region = *RegionOf(page);
   page -= (page - region.first_page) % region.unit();
+  while (!TryToServe(worker, page, since)) continue;
+}
+
+/** False when the source did not have the page, and something has arrived there since. */
+bool FaultServer::TryToServe(Worker& worker, uint64_t page, Clock::time_point since) {
   const auto former = table_.Claim(page, true);
   const bool is_ours = former.has_value();
+  bool is_over = true;
   bool done = Guarded([&] {
     if (is_ours) {
-      ServeClaimed(worker, page, *former, since);
+      is_over = ServeClaimed(worker, page, *former, since);
     } else if (userfaultfd_.pages_may_go() && IsSettled(page)) {
       InstallRemoved(page, since);
     } else {
@@ -105,24 +111,26 @@ void FaultServer::Serve(Worker& worker, uint64_t page, Clock::time_point since) 
     }
   });
   if (is_ours && !done) table_.Settle(page, PageState::kFailed);
+  return is_over;
 }
 
-/** `page` is claimed; before that it was in the state `former`. */
-void FaultServer::ServeClaimed(Worker& worker, uint64_t page, PageState former, Clock::time_point since) {
+/** `page` is claimed; before that it was in the state `former`. False as TryToServe(). */
+bool FaultServer::ServeClaimed(Worker& worker, uint64_t page, PageState former, Clock::time_point since) {
   if (former != PageState::kStarving) trace_.Add(page, since);
   if (former == PageState::kWithheld) table_.counters().withheld_faults++;
   try {
     InstallDemanded(worker, page, since);
+    return true;
   } catch (const SourceUnavailable& why) {
     if (former != PageState::kStarving) table_.starvation().pages++;
     GiveBack(page, PageState::kStarving);
-    starvation_->Add(page, since, why.what());
+    return starvation_->Add(page, since, why);
   }
 }
 
 void FaultServer::InstallDemanded(Worker& worker, uint64_t page, Clock::time_point since) {
   if (RegionOf(page)->is_huge()) {
-    InstallHuge(worker, page, table_.counters().demand_pages);
+    InstallHuge(worker, page, Lane::kDemand);
     return RecordFault(since);
   }
   PageEntry entry = image_->EntryOf(page);
@@ -350,7 +358,8 @@ void FaultServer::StarveAwaited(uint64_t page) {
       return true;
     });
   }
-  for (const Awaited& fault : faults) starvation_->Add(page, fault.since, "the source does not have it yet");
+  for (const Awaited& fault : faults)
+    starvation_->AddAwaited(page, fault.since, "the source does not have it yet");
 }
 
 void FaultServer::RecordFault(Clock::time_point since) {

@@ -158,8 +158,9 @@ class FaultServer {
 
   void DemandLoop();
   void Serve(Worker& worker, uint64_t page, Clock::time_point since);
+  bool TryToServe(Worker& worker, uint64_t page, Clock::time_point since);
   std::optional<uint64_t> NextFault();
-  void ServeClaimed(Worker& worker, uint64_t page, PageState former, Clock::time_point since);
+  bool ServeClaimed(Worker& worker, uint64_t page, PageState former, Clock::time_point since);
   void InstallDemanded(Worker& worker, uint64_t page, Clock::time_point since);
   void InstallNeighbours(uint64_t page, const PageEntry& entry, const uint8_t* extent);
   void InstallZeros(uint64_t page, Clock::time_point since);
@@ -179,12 +180,13 @@ class FaultServer {
   Userfaultfd::Outcome BetweenEvents(Attempt attempt);
 
   // fault_huge.cc
-  void InstallHuge(Worker& worker, uint64_t page, std::atomic<uint64_t>& counter);
-  bool Gather(Worker& worker, uint64_t page, size_t page_count);
+  void InstallHuge(Worker& worker, uint64_t page, Lane lane);
+  bool Gather(Worker& worker, uint64_t page, Lane lane);
 
   void MarkInstalled(uint64_t page, size_t page_count);
   void GiveBack(uint64_t page, PageState state);
   bool IsSettled(uint64_t page) const;
+  bool HasFailed(uint64_t page) const { return table_.StateOf(page) == PageState::kFailed; }
 
   const MemoryRegion* RegionOf(uint64_t page) const { return vmckpt::RegionOf(options_.regions, page); }
   uint64_t AddressOf(uint64_t page) const;

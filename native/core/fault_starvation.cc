@@ -2,9 +2,15 @@
 
 #include <utility>
 
-#include "core/back_off.h"
-
 namespace vmckpt {
+
+namespace {
+
+/** After this time, what was asked for is asked for again. The destructor of the server may have to wait it.
+ */
+constexpr std::chrono::milliseconds kLongestWait{10};
+
+}  // namespace
 
 void FaultServer::Starvation::Stop() {
   {
@@ -14,32 +20,47 @@ void FaultServer::Starvation::Stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-void FaultServer::Starvation::Add(uint64_t page, Clock::time_point since, const std::string& why) {
+bool FaultServer::Starvation::Add(uint64_t page, Clock::time_point since, const SourceUnavailable& why) {
   std::lock_guard lock(mutex_);
+  // With the lock: what arrives from here on is noticed by Run().
+  if (server_.image_->arrivals() != why.arrivals()) return false;
+  Note({.page = page, .since = since}, why.what());
+  return true;
+}
+
+void FaultServer::Starvation::AddAwaited(uint64_t page, Clock::time_point since, const std::string& why) {
+  std::lock_guard lock(mutex_);
+  Note({.page = page, .since = since}, why);
+}
+
+void FaultServer::Starvation::Note(Fault fault, const std::string& why) {
   if (server_.stopping_) return;
-  waiting_.push_back({.page = page, .since = since});
-  if (!is_starving_) {
-    is_starving_ = true;
+  waiting_.push_back(fault);
+  if (starving_.empty()) {
     counted_until_ = Clock::now();
     server_.Report(ServerEvent::Kind::kStarving, why);
   }
+  starving_.insert(fault.page);
   if (!thread_.joinable()) thread_ = std::thread([this] { Run(); });
   changed_.notify_all();
 }
 
 void FaultServer::Starvation::Run() {
   Worker worker;
-  BackOff pause;
   std::unique_lock lock(mutex_);
   auto must_stop = [this] { return server_.stopping_.load(); };
   while (!must_stop()) {
-    changed_.wait(lock, [&] { return must_stop() || !waiting_.empty(); });
-    if (changed_.wait_for(lock, pause.Next(), must_stop)) return;
-    if (TryAgain(worker, lock)) pause.Reset();
+    changed_.wait(lock, [&] { return must_stop() || !starving_.empty(); });
+    const uint32_t seen = server_.image_->arrivals();
+    TryAgain(worker, lock);
+    if (starving_.empty()) continue;
+    lock.unlock();
+    if (!must_stop()) server_.image_->AwaitArrival(seen, kLongestWait);
+    lock.lock();
   }
 }
 
-bool FaultServer::Starvation::TryAgain(Worker& worker, std::unique_lock<std::mutex>& lock) {
+void FaultServer::Starvation::TryAgain(Worker& worker, std::unique_lock<std::mutex>& lock) {
   const std::vector<Fault> tried = std::exchange(waiting_, {});
   lock.unlock();
   // What the source still does not have returns through Add().
@@ -47,11 +68,10 @@ bool FaultServer::Starvation::TryAgain(Worker& worker, std::unique_lock<std::mut
     if (!server_.stopping_) server_.Serve(worker, page, since);
   lock.lock();
   CountTime();
-  if (waiting_.empty()) {
-    is_starving_ = false;
-    server_.Report(ServerEvent::Kind::kFed, "");
-  }
-  return waiting_.size() < tried.size();
+  const bool was_starving = !starving_.empty();
+  std::erase_if(starving_,
+                [this](uint64_t page) { return server_.IsSettled(page) || server_.HasFailed(page); });
+  if (was_starving && starving_.empty()) server_.Report(ServerEvent::Kind::kFed, "");
 }
 
 void FaultServer::Starvation::CountTime() {

@@ -23,7 +23,7 @@ const uint8_t* FileExtents::Read(uint64_t extent, ExtentDecoder& decoder, uint8_
   return decoded;
 }
 
-void FileExtents::ReadAhead(std::span<const uint32_t> extents) {
+void FileExtents::ReadAhead(std::span<const uint32_t> extents, Lane) {
   auto follows = [&](size_t at) {
     return extents[at] - extents[at - 1] <= kReadAheadGapExtents &&
            catalog_->FileOf(extents[at]) == catalog_->FileOf(extents[at - 1]);

@@ -19,7 +19,7 @@ class FileExtents : public ExtentSource {
   FileExtents(std::shared_ptr<PageCatalog> catalog, std::vector<Fd> files);
 
   const uint8_t* Read(uint64_t extent, ExtentDecoder& decoder, uint8_t* into, Access access) override;
-  void ReadAhead(std::span<const uint32_t> extents) override;
+  void ReadAhead(std::span<const uint32_t> extents, Lane lane) override;
 
  private:
   const MappedFile& FileOf(uint64_t extent) const { return *files_[catalog_->FileOf(extent)]; }

@@ -1,6 +1,7 @@
 // Why the bytes of a checkpoint are not available: permanently, or for now.
 #pragma once
 
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 
@@ -20,7 +21,13 @@ class DamagedImage : public std::runtime_error {
 /** The source does not have the bytes yet, or cannot be reached. They are not damaged: try again. */
 class SourceUnavailable : public std::runtime_error {
  public:
-  using std::runtime_error::runtime_error;
+  /** `arrivals` is what the source's had been when the bytes were looked for. */
+  SourceUnavailable(const std::string& text, uint32_t arrivals)
+      : std::runtime_error(text), arrivals_(arrivals) {}
+  uint32_t arrivals() const { return arrivals_; }
+
+ private:
+  uint32_t arrivals_;
 };
 
 }  // namespace vmckpt

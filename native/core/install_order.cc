@@ -70,18 +70,17 @@ void InstallOrder::AddPage(uint64_t page, Zeros zeros) {
   is_added_[page] = true;
 }
 
-void InstallOrder::ReadAhead(uint64_t first, uint64_t count) const {
-  const uint64_t end = std::min<uint64_t>(first + count, pieces_.size());
-  auto follows = [this](uint64_t at) {
-    return pieces_[at].kind == PageKind::kData && pieces_[at].number > pieces_[at - 1].number;
+void InstallOrder::ReadAhead(std::span<const Piece> pieces, Lane lane) const {
+  auto follows = [&](size_t at) {
+    return pieces[at].kind == PageKind::kData && pieces[at].number > pieces[at - 1].number;
   };
   std::vector<uint32_t> extents;
-  while (first < end) {
-    const Piece& piece = pieces_[first++];
+  for (size_t at = 0; at < pieces.size();) {
+    const Piece& piece = pieces[at++];
     if (piece.kind != PageKind::kData) continue;
     extents.assign(1, piece.number);
-    while (first < end && follows(first)) extents.push_back(pieces_[first++].number);
-    image_.ReadAhead(extents);
+    while (at < pieces.size() && follows(at)) extents.push_back(pieces[at++].number);
+    image_.ReadAhead(extents, lane);
   }
 }
 

@@ -53,8 +53,14 @@ class InstallOrder {
     return piece.kind == PageKind::kData ? PagesOf(piece) : std::span(&piece.number, 1);
   }
 
-  /** Makes the kernel read what `count` pieces from `first` on need; adjacent pieces in one request. */
-  void ReadAhead(uint64_t first, uint64_t count) const;
+  /** Up to `count` pieces from `first` on, as many as there are. */
+  std::span<const Piece> PiecesFrom(uint64_t first, uint64_t count) const {
+    const uint64_t begin = std::min<uint64_t>(first, pieces_.size());
+    return std::span(pieces_).subspan(begin, std::min<uint64_t>(count, pieces_.size() - begin));
+  }
+
+  /** Announces what the pieces need to its source; adjacent pieces in one request. */
+  void ReadAhead(std::span<const Piece> pieces, Lane lane) const;
 
  private:
   void AddPage(uint64_t page, Zeros zeros);

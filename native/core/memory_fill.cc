@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <thread>
 
-#include "core/back_off.h"
 #include "core/process_memory.h"
 #include "core/system_error.h"
 
@@ -19,6 +18,10 @@ constexpr size_t kBatchPages = 64;
 constexpr size_t kStretchPages = 512;
 /** How far ahead of the writing the kernel is told what will be read. More does not make a disk faster. */
 constexpr uint64_t kReadAheadStretches = 2;
+/** Stop() may have to wait this long. */
+constexpr std::chrono::microseconds kLongestWait{10'000};
+/** What a source does not have after this time is announced once more. */
+constexpr std::chrono::milliseconds kRepeatAfter{200};
 
 }  // namespace
 
@@ -35,6 +38,7 @@ class MemoryFill::Writer {
    * first.
    */
   bool Write(uint64_t first, uint64_t end) {
+    first_ = first;
     for (uint64_t at = first; at < end; at++)
       if (!Gather(fill_.order_.pieces()[at], room_.data() + (at - first) * extent_bytes_)) return false;
     try {
@@ -69,13 +73,18 @@ class MemoryFill::Writer {
 
   /** Waits until the source has the extent; null when the fill must stop first. */
   const uint8_t* Read(uint32_t extent, uint8_t* room) {
-    for (BackOff pause;;) {
+    for (auto repeat_at = Clock::now() + kRepeatAfter;;) {
+      const uint32_t seen = fill_.image_->arrivals();
       try {
-        return fill_.image_->Read(extent, decoder_, room);
+        if (fill_.image_->Has(extent)) return fill_.image_->Read(extent, decoder_, room);
       } catch (const SourceUnavailable&) {
-        if (fill_.MustStop()) return nullptr;
+        // It is fetched once more.
       }
-      std::this_thread::sleep_for(pause.Next());
+      if (fill_.MustStop()) return nullptr;
+      fill_.image_->AwaitArrival(seen, fill_.LongestWait());
+      if (Clock::now() < repeat_at) continue;
+      fill_.ReadAhead(first_, fill_.ahead_pieces());
+      repeat_at = Clock::now() + kRepeatAfter;
     }
   }
 
@@ -117,6 +126,8 @@ class MemoryFill::Writer {
   }
 
   MemoryFill& fill_;
+  /** Of the batch that is being written. */
+  uint64_t first_ = 0;
   const size_t extent_bytes_;
   std::vector<uint8_t> room_;
   ExtentDecoder decoder_;
@@ -155,10 +166,9 @@ void MemoryFill::Work() {
   try {
     Writer writer(*this);
     const uint64_t end = order_.pieces().size();
-    const uint64_t ahead = kReadAheadStretches * stretch_pieces_;
     for (uint64_t first; (first = next_.fetch_add(stretch_pieces_)) < end;) {
-      if (first == 0) order_.ReadAhead(0, ahead);
-      order_.ReadAhead(first + ahead, stretch_pieces_);
+      if (first == 0) ReadAhead(0, ahead_pieces());
+      ReadAhead(first + ahead_pieces(), stretch_pieces_);
       WriteStretch(writer, first, std::min(first + stretch_pieces_, end));
     }
   } catch (...) {
@@ -173,6 +183,17 @@ void MemoryFill::WriteStretch(Writer& writer, uint64_t first, uint64_t end) {
       return;
     }
   }
+}
+
+uint64_t MemoryFill::ahead_pieces() const { return kReadAheadStretches * stretch_pieces_; }
+
+void MemoryFill::ReadAhead(uint64_t first, uint64_t count) const {
+  order_.ReadAhead(order_.PiecesFrom(first, count), options_.order ? Lane::kPredicted : Lane::kRest);
+}
+
+std::chrono::microseconds MemoryFill::LongestWait() const {
+  const auto left = std::chrono::duration_cast<std::chrono::microseconds>(deadline_ - Clock::now());
+  return std::clamp(left, std::chrono::microseconds(0), kLongestWait);
 }
 
 bool MemoryFill::MustStop() const { return stopped_ || Clock::now() >= deadline_; }

@@ -67,6 +67,11 @@ class MemoryFill {
   void Work();
   /** Writes pieces [first, end), unless it must stop. */
   void WriteStretch(Writer& writer, uint64_t first, uint64_t end);
+  uint64_t ahead_pieces() const;
+  /** Announces pieces from `first` on to their source. */
+  void ReadAhead(uint64_t first, uint64_t count) const;
+  /** How long a thread may wait for an arrival before it looks whether it must stop. */
+  std::chrono::microseconds LongestWait() const;
   bool MustStop() const;
   void Fail(std::exception_ptr failure);
 

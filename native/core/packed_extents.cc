@@ -14,12 +14,12 @@ const uint8_t* PackedExtents::Read(uint64_t extent, ExtentDecoder& decoder, uint
   return behind_->Read(extent, decoder, into, access);
 }
 
-void PackedExtents::ReadAhead(std::span<const uint32_t> extents) {
+void PackedExtents::ReadAhead(std::span<const uint32_t> extents, Lane lane) {
   std::vector<uint32_t> others;
   for (uint32_t extent : extents)
     if (!pack_->Has(extent)) others.push_back(extent);
   if (others.size() < extents.size()) pack_->ReadAhead(extents);
-  behind_->ReadAhead(others);
+  behind_->ReadAhead(others, lane);
 }
 
 }  // namespace vmckpt

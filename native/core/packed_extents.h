@@ -20,7 +20,12 @@ class PackedExtents : public ExtentSource {
 
   const uint8_t* Read(uint64_t extent, ExtentDecoder& decoder, uint8_t* into, Access access) override;
 
-  void ReadAhead(std::span<const uint32_t> extents) override;
+  void ReadAhead(std::span<const uint32_t> extents, Lane lane) override;
+  bool Has(uint64_t extent) override { return pack_->Has(extent) || behind_->Has(extent); }
+  uint32_t arrivals() const override { return behind_->arrivals(); }
+  void AwaitArrival(uint32_t seen, std::chrono::microseconds longest) override {
+    behind_->AwaitArrival(seen, longest);
+  }
 
  private:
   std::shared_ptr<PageCatalog> catalog_;

@@ -2,7 +2,7 @@
 import { closeSync } from 'node:fs';
 import path from 'node:path';
 import { DAMAGE_HINT, VmckptError } from '../errors.js';
-import { CheckpointImage, type ImageOptions } from '../native/index.js';
+import { CheckpointImage, type ImageArrival, type ImageOptions } from '../native/index.js';
 import { openRegular } from '../util/regular-file.js';
 import { errnoOf } from './files.js';
 import {
@@ -17,8 +17,11 @@ import {
 } from './format.js';
 import { extentOriginsOf, fileBytesOf, generationLabel, openFailure, type Manifest } from './manifest.js';
 
-/** @throws VmckptError INDEX_DAMAGED, EXTENT_DAMAGED, FILE_MISSING, NOT_A_FILE, NOT_PERMITTED */
-export function openNativeImage(dir: string, manifest: Manifest): CheckpointImage {
+/**
+ * @param arrival of a generation that is still arriving
+ * @throws VmckptError INDEX_DAMAGED, EXTENT_DAMAGED, FILE_MISSING, NOT_A_FILE, NOT_PERMITTED
+ */
+export function openNativeImage(dir: string, manifest: Manifest, arrival?: ImageArrival): CheckpointImage {
   const names = Object.keys(fileBytesOf(manifest)).filter((name) => name !== GENERATION_FILES.deviceState);
   const fds = new Map<string, number>();
   try {
@@ -28,6 +31,7 @@ export function openNativeImage(dir: string, manifest: Manifest): CheckpointImag
     return new CheckpointImage({
       ...filesOf(manifest, fds),
       hotPackFd,
+      arrival,
       pageCount: manifest.sizes.ramBytes / manifest.ram.pageBytes,
       extentPages: manifest.pages.extentPages,
       pageIndexRoot: rootOf(manifest.checksums.pageIndexRoot),

@@ -23,6 +23,15 @@ export interface ImageExtentFile {
   readonly id: string;
 }
 
+/** How a generation that is still arriving arrives: src/page-server/cache-layout.ts. */
+export interface ImageArrival {
+  /** What is here of each extent file; undefined for one that is whole. */
+  readonly presenceFds: readonly (number | undefined)[];
+  /** The FIFO for wants, open for reading and writing, non-blocking. */
+  readonly wantsFd: number;
+  readonly arrivalsFd: number;
+}
+
 export interface ImageOptions {
   readonly formatVersion: 1 | 2;
   /** The file with the checksums of the chunks of the page index. */
@@ -30,6 +39,8 @@ export interface ImageOptions {
   readonly extentFiles: readonly ImageExtentFile[];
   /** The file `hot-pack`. One that is incomplete, or has nothing of these files, is not used. */
   readonly hotPackFd: number | undefined;
+  /** Undefined for a generation that is here. */
+  readonly arrival: ImageArrival | undefined;
   readonly pageCount: number;
   /** Maximum number of pages per extent. */
   readonly extentPages: number;

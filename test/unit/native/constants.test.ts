@@ -13,6 +13,8 @@ import {
   RECORD_CHUNKS,
 } from '../../../src/checkpoint/format.js';
 import { addonConstants, KEEPER_PATH } from '../../../src/native/index.js';
+import { PRESENCE } from '../../../src/page-server/cache-layout.js';
+import { LANES } from '../../../src/page-server/contracts.js';
 import { MAX_EXTENT_PAGES, PAGE_KINDS } from '../../../src/pages/contracts.js';
 import { PAGE_BYTES } from '../../../src/pages/layout.js';
 import { MAX_TAKEOVERS } from '../../../src/restore/parents/this-process.js';
@@ -45,6 +47,14 @@ test("the addon's", () => {
     patienceMisses: PATIENCE_FAULTS,
     // One more than a trace may have, so that it is seen to be cut.
     maxTraceFaults: MAX_TRACE_FAULTS + 1,
+    presenceHeaderBytes: PRESENCE.headerBytes,
+    presenceBlockBytes: PRESENCE.blockBytes,
+    presenceRefetchCountAt: PRESENCE.at.refetchCount,
+    presenceRefetchesAt: PRESENCE.at.refetches,
+    presenceRefetchSlots: PRESENCE.refetchSlots,
+    laneDemand: LANES.indexOf('demand'),
+    lanePredicted: LANES.indexOf('predicted'),
+    laneRest: LANES.indexOf('rest'),
   });
 });
 

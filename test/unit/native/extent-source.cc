@@ -1,6 +1,7 @@
 // What every ExtentSource has to pass, for sanitizers: one that is added joins SourcesOf(). In TypeScript it
 // is test/contracts/extent-source.ts.
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -11,9 +12,11 @@
 #include <utility>
 #include <vector>
 
+#include "core/arriving_extents.h"
 #include "core/file_extents.h"
 #include "core/packed_extents.h"
 #include "core/page.h"
+#include "late_filler.h"
 #include "scenario.h"
 #include "slow_extents.h"
 
@@ -25,8 +28,31 @@ struct Subject {
   std::shared_ptr<PageCatalog> catalog;
   std::shared_ptr<ExtentSource> extents;
   /** Of a source that can be without an extent. */
-  std::shared_ptr<SlowExtents> slow = nullptr;
+  std::function<void(uint64_t)> withhold = nullptr;
+  std::function<void(uint64_t)> deliver = nullptr;
 };
+
+Subject Slow(const std::string& name, std::shared_ptr<PageCatalog> catalog,
+             std::shared_ptr<ExtentSource> extents, std::shared_ptr<SlowExtents> slow) {
+  return {.name = name,
+          .catalog = std::move(catalog),
+          .extents = std::move(extents),
+          .withhold = [slow](uint64_t extent) { slow->Withhold(extent); },
+          .deliver = [slow](uint64_t extent) { slow->Deliver(extent); }};
+}
+
+/** Nothing of its extents is here at first. */
+Subject Arriving(const Source& source) {
+  auto filler = std::make_shared<LateFiller>(source);
+  auto catalog = std::make_shared<PageCatalog>(filler->Indexes(), source.facts);
+  auto files = std::make_shared<FileExtents>(catalog, filler->Packs());
+  auto extents = std::make_shared<ArrivingExtents>(catalog, filler->Files(), files);
+  return {.name = "arriving",
+          .catalog = catalog,
+          .extents = std::move(extents),
+          .withhold = [=](uint64_t extent) { filler->Withhold(catalog->RecordOf(extent)); },
+          .deliver = [=](uint64_t extent) { filler->Deliver(catalog->RecordOf(extent)); }};
+}
 
 std::vector<Subject> SourcesOf(const Source& source) {
   auto catalog = std::make_shared<PageCatalog>(source.Indexes(), source.facts);
@@ -39,8 +65,9 @@ std::vector<Subject> SourcesOf(const Source& source) {
   auto before_slow = std::make_shared<PackedExtents>(catalog, source.OpenPack(), packed_slow);
   return {{.name = "files", .catalog = catalog, .extents = files},
           {.name = "packed", .catalog = catalog, .extents = packed},
-          {.name = "slow", .catalog = catalog, .extents = slow, .slow = slow},
-          {.name = "packed, slow", .catalog = catalog, .extents = before_slow, .slow = packed_slow}};
+          Slow("slow", catalog, slow, slow),
+          Slow("packed, slow", catalog, before_slow, packed_slow),
+          Arriving(source)};
 }
 
 /** Pages of an extent, by slot. */
@@ -63,8 +90,20 @@ class Reader {
         pages_(PagesBySlot(subject)),
         room_(subject.catalog->facts().extent_pages * kPageBytes) {}
 
+  /** Waits until the source has it. */
+  const uint8_t* Read(uint64_t extent, Access access) {
+    for (;;) {
+      try {
+        return subject_.extents->Read(extent, decoder_, room_.data(), access);
+      } catch (const SourceUnavailable& why) {
+        subject_.extents->AwaitArrival(why.arrivals(), std::chrono::milliseconds(10));
+      }
+    }
+  }
+
   void ExpectRight(uint64_t extent, Access access) {
-    const uint8_t* bytes = subject_.extents->Read(extent, decoder_, room_.data(), access);
+    const uint8_t* bytes = Read(extent, access);
+    EXPECT(subject_.extents->Has(extent));
     EXPECT(access == Access::kMapped || bytes == room_.data() ||
            subject_.catalog->RecordOf(extent).codec == Codec::kRaw);
     if (access == Access::kCopied) bytes = room_.data();
@@ -82,18 +121,31 @@ class Reader {
       if (extent != except) ExpectRight(extent, extent % 2 == seed % 2 ? Access::kMapped : Access::kCopied);
   }
 
-  template <typename Error>
-  std::string ExpectError(uint64_t extent) {
+  std::string ExpectDamage(uint64_t extent) {
     try {
-      subject_.extents->Read(extent, decoder_, room_.data(), Access::kCopied);
-    } catch (const Error& error) {
+      Read(extent, Access::kCopied);
+    } catch (const DamagedImage& error) {
       return error.what();
     }
+    Fail(extent);
+  }
+
+  void ExpectUnavailable(uint64_t extent) {
+    EXPECT(!subject_.extents->Has(extent));
+    try {
+      subject_.extents->Read(extent, decoder_, room_.data(), Access::kCopied);
+    } catch (const SourceUnavailable&) {
+      return;
+    }
+    Fail(extent);
+  }
+
+ private:
+  [[noreturn]] void Fail(uint64_t extent) const {
     std::fprintf(stderr, "%s: extent %lu was read\n", subject_.name.c_str(), extent);
     std::_Exit(1);
   }
 
- private:
   const Subject& subject_;
   std::vector<std::vector<uint64_t>> pages_;
   ExtentDecoder decoder_;
@@ -108,12 +160,14 @@ void EqualBytes(const Source& source) {
   }
 }
 
+void ExpectAllRightInThreads(const Subject& subject) {
+  std::vector<std::jthread> threads;
+  for (uint64_t seed = 0; seed < 4; seed++)
+    threads.emplace_back([&subject, seed] { Reader(subject).ExpectAllRight(seed); });
+}
+
 void Concurrent(const Source& source) {
-  for (const Subject& subject : SourcesOf(source)) {
-    std::vector<std::jthread> threads;
-    for (uint64_t seed = 0; seed < 4; seed++)
-      threads.emplace_back([&subject, seed] { Reader(subject).ExpectAllRight(seed); });
-  }
+  for (const Subject& subject : SourcesOf(source)) ExpectAllRightInThreads(subject);
 }
 
 /** Of the extents around one that is damaged everywhere. */
@@ -121,7 +175,7 @@ void DamageIsNamed(const Source& source) {
   for (const Subject& subject : SourcesOf(source)) {
     Reader reader(subject);
     for (int time = 0; time < 2; time++) {
-      std::string text = reader.ExpectError<DamagedImage>(3);
+      std::string text = reader.ExpectDamage(3);
       EXPECT(text.find("extent 3 of web/1 (") != std::string::npos);
     }
     reader.ExpectAllRight(1, 3);
@@ -130,12 +184,15 @@ void DamageIsNamed(const Source& source) {
 
 void UnavailableIsTold(const Source& source) {
   for (const Subject& subject : SourcesOf(source)) {
-    if (subject.slow == nullptr) continue;
+    if (subject.withhold == nullptr) continue;
     Reader reader(subject);
-    subject.slow->Withhold(3);
-    for (int time = 0; time < 3; time++) reader.ExpectError<SourceUnavailable>(3);
+    subject.withhold(3);
+    for (int time = 0; time < 3; time++) reader.ExpectUnavailable(3);
     reader.ExpectAllRight(1, 3);
-    std::thread deliverer([&] { subject.slow->Deliver(3); });
+    reader.ExpectUnavailable(3);
+    const uint32_t seen = subject.extents->arrivals();
+    std::thread deliverer([&] { subject.deliver(3); });
+    while (!subject.extents->Has(3)) subject.extents->AwaitArrival(seen, std::chrono::hours(1));
     deliverer.join();
     reader.ExpectRight(3, Access::kCopied);
     reader.ExpectRight(3, Access::kMapped);
@@ -147,11 +204,43 @@ void ReadAhead(const Source& source) {
   for (const Subject& subject : SourcesOf(source)) {
     std::vector<uint32_t> all(source.facts.ExtentCount());
     std::iota(all.begin(), all.end(), 0);
-    subject.extents->ReadAhead({});
-    subject.extents->ReadAhead(std::span(all).subspan(2, 1));
-    subject.extents->ReadAhead(all);
+    subject.extents->ReadAhead({}, Lane::kRest);
+    subject.extents->ReadAhead(std::span(all).subspan(2, 1), Lane::kDemand);
+    subject.extents->ReadAhead(all, Lane::kPredicted);
     Reader(subject).ExpectAllRight(1);
   }
+}
+
+/** What comes damaged and is whole when it is fetched once more, is no damage. */
+void FetchedOnceMore(const Source& source) {
+  LateFiller filler(source);
+  auto catalog = std::make_shared<PageCatalog>(filler.Indexes(), source.facts);
+  auto files = std::make_shared<FileExtents>(catalog, filler.Packs());
+  const Subject subject{.name = "arriving",
+                        .catalog = catalog,
+                        .extents = std::make_shared<ArrivingExtents>(catalog, filler.Files(), files)};
+  for (uint64_t extent : {3, 7, 8}) {
+    filler.DamageOnce(catalog->RecordOf(extent));
+    Reader(subject).ExpectRight(extent, Access::kCopied);
+  }
+  EXPECT(filler.again_count() == 3);
+  ExpectAllRightInThreads(subject);
+  EXPECT(filler.again_count() == 3);
+}
+
+/** All that is announced comes by itself, for few requests. */
+void Announced(const Source& source) {
+  LateFiller filler(source);
+  auto catalog = std::make_shared<PageCatalog>(filler.Indexes(), source.facts);
+  auto files = std::make_shared<FileExtents>(catalog, filler.Packs());
+  ArrivingExtents extents(catalog, filler.Files(), files);
+  std::vector<uint32_t> all(source.facts.ExtentCount());
+  std::iota(all.begin(), all.end(), 0);
+  EXPECT(!extents.Has(all.back()));
+  extents.ReadAhead(all, Lane::kRest);
+  for (uint32_t extent : all)
+    while (!extents.Has(extent)) extents.AwaitArrival(extents.arrivals(), std::chrono::milliseconds(10));
+  EXPECT(filler.want_count() < all.size() / 4);
 }
 
 }  // namespace
@@ -164,5 +253,7 @@ int main(int argc, char** argv) {
                       {"concurrent", Concurrent},
                       {"damaged", DamageIsNamed},
                       {"unavailable", UnavailableIsTold},
-                      {"read-ahead", ReadAhead}});
+                      {"read-ahead", ReadAhead},
+                      {"once-more", FetchedOnceMore},
+                      {"announced", Announced}});
 }

@@ -24,6 +24,7 @@
 #include "core/file_extents.h"
 #include "core/return_path.h"
 #include "core/system_error.h"
+#include "late_filler.h"
 #include "scenario.h"
 #include "slow_extents.h"
 
@@ -614,6 +615,42 @@ void StarvedRace(const Source& source) {
   }
 }
 
+/** Faults and background on packs that are empty at first, and of which some extents come damaged once. */
+void Arriving(const Source& source) {
+  for (auto delay : {std::chrono::microseconds(0), std::chrono::microseconds(500)}) {
+    Machine vm(source);
+    LateFiller filler(source, delay);
+    auto image = CheckpointImage::Open(
+        {.catalog = filler.Indexes(), .extents = filler.Packs(), .hot_pack = {}, .arrival = filler.Files()},
+        source.facts);
+    PageCatalog catalog(source.Indexes(), source.facts);
+    filler.DamageOnce(catalog.RecordOf(7));
+    const ExtentRecord awaited = catalog.RecordOf(catalog.EntryOf(1003).extent);
+    filler.Withhold(awaited);
+    FaultServer server(
+        image, vm.table, vm.guest.Duplicate(),
+        OptionsFor({{.address = vm.guest.address(), .first_page = 0, .page_count = vm.guest.page_count()}},
+                   vm.events));
+    std::thread guest([&] { EXPECT(vm.guest.IsRight(1003)); });
+    vm.events.Await(ServerEvent::Kind::kStarving);
+    filler.Deliver(awaited);
+    guest.join();
+    vm.events.Await(ServerEvent::Kind::kFed);
+    vm.table.Plan(1200, 100, PageState::kWithheld);
+    server.StartBackground({.predicted = {{.first = 2000, .count = 300}},
+                            .likely = {{.first = 128, .count = 64}},
+                            .withheld_until = FaultServer::Clock::now()});
+    ReadBy(vm.guest, 3);
+    vm.events.Await(ServerEvent::Kind::kComplete);
+    while (vm.events.CountOf(ServerEvent::Kind::kFed) < vm.events.CountOf(ServerEvent::Kind::kStarving))
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+    for (uint64_t page = 0; page < source.facts.page_count; page++)
+      EXPECT(vm.table.StateOf(page) == PageState::kInstalled);
+    EXPECT(filler.again_count() == 1);
+    EXPECT(!vm.events.Has(ServerEvent::Kind::kFailed) && !vm.events.Has(ServerEvent::Kind::kExtentDamaged));
+  }
+}
+
 /** A server ends while faults and its background starve; its successor serves them. */
 void StarvedTakeOver(const Source& source) {
   Machine vm(source);
@@ -744,6 +781,7 @@ int main(int argc, char** argv) {
                       {"starved-trace", StarvedTrace},
                       {"starved-background", StarvedBackground},
                       {"starved-race", StarvedRace},
+                      {"arriving", Arriving},
                       {"starved-take-over", StarvedTakeOver},
                       {"unregistered", Unregistered},
                       {"return-path", ReturnPathInPieces},

@@ -12,6 +12,7 @@
 #include "core/anonymous_memory.h"
 #include "core/file_extents.h"
 #include "core/memory_fill.h"
+#include "late_filler.h"
 #include "scenario.h"
 #include "slow_extents.h"
 
@@ -154,6 +155,26 @@ void FillStarved(const Source& source) {
   }
 }
 
+/** Packs that are empty at first: all of it, and a few pages in the time for them. */
+void FillArriving(const Source& source) {
+  for (bool is_prefetch : {false, true}) {
+    LateFiller filler(source, std::chrono::microseconds(200));
+    auto image = CheckpointImage::Open(
+        {.catalog = filler.Indexes(), .extents = filler.Packs(), .hot_pack = {}, .arrival = filler.Files()},
+        source.facts);
+    filler.DamageOnce(PageCatalog(source.Indexes(), source.facts).RecordOf(7));
+    FreshMemory memory(source);
+    auto options = memory.FilledBy(2);
+    if (is_prefetch) options.order = {{.first = 1000, .count = 50}, {.first = 30, .count = 40}};
+    EXPECT(MemoryFill(image, options).Run());
+    for (uint64_t page = 0; page < source.facts.page_count; page++) {
+      const bool is_meant = !is_prefetch || page - 1000 < 50 || page - 30 < 40;
+      EXPECT(is_meant ? memory.IsRight(page) : memory.IsZero(page));
+    }
+    EXPECT(is_prefetch || filler.again_count() == 1);
+  }
+}
+
 /** The directory's extent 2 is damaged, but has a sound copy in the hot pack. */
 void FillFromPack(const Source& source) {
   EXPECT(source.OpenPack()->Has(2));
@@ -211,6 +232,7 @@ int main(int argc, char** argv) {
                       {"stopped", FillStopped},
                       {"damaged", FillDamaged},
                       {"starved", FillStarved},
+                      {"arriving", FillArriving},
                       {"packed", FillFromPack},
                       {"inherited-pack", FillFromInheritedPack},
                       {"damaged-pack", FillFromDamagedPack}});

@@ -50,6 +50,7 @@ interface Program {
 }
 
 const IMAGE = [
+  'arriving_extents',
   'checkpoint_image',
   'checksum',
   'checksum_avx2',
@@ -61,6 +62,9 @@ const IMAGE = [
   'packed_extents',
   'page_catalog',
   'page_table',
+  'presence',
+  'shared_file',
+  'wants',
 ];
 const PROGRAMS: Readonly<Record<string, Program>> = {
   'fault-server': {
@@ -94,6 +98,7 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
       'starved-background': 'brings what is late at last, and is not complete before',
       'starved-race': 'leaves no fault behind that the background has taken over and given back',
       'starved-take-over': 'leaves starving faults to a successor',
+      arriving: 'serves a generation that is still arriving, and has damaged parts fetched once more',
       unregistered: 'says that the memory is gone when its registration is',
       'return-path': 'reads the return path in pieces of every length, and hands on what is not its own',
       histogram: 'tells quantiles to a fifteenth',
@@ -111,6 +116,8 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
       damaged: 'names the one extent that is damaged',
       unavailable: 'tells what it does not have, and gives it once it has',
       'read-ahead': 'takes any announcement',
+      'once-more': 'fetches what has arrived damaged once more',
+      announced: 'asks for neighbours together',
     },
     packed: ['equal-bytes', 'concurrent', 'damaged', 'unavailable', 'read-ahead'],
     damaged: { damaged: 3 },
@@ -124,6 +131,7 @@ const PROGRAMS: Readonly<Record<string, Program>> = {
       damaged: 'never writes a page of a damaged extent, and says which it is',
       packed: 'reads the extents of a hot pack from there',
       starved: 'waits for a slow source, unless it is stopped',
+      arriving: 'waits for a generation that is still arriving',
       'damaged-pack': 'takes nothing from a hot pack that is not right',
       'inherited-pack': 'takes from the hot pack of an earlier generation what is still the same',
     },

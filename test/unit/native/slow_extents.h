@@ -2,6 +2,8 @@
 // server that is slow or away. test/support/slow-extents.ts is the same in TypeScript.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -12,6 +14,7 @@
 
 #include "core/extent_source.h"
 #include "core/image_errors.h"
+#include "core/shared_file.h"
 
 namespace vmckpt {
 
@@ -24,8 +27,11 @@ class SlowExtents : public ExtentSource {
     withheld_.insert(extent);
   }
   void Deliver(uint64_t extent) {
-    std::lock_guard lock(mutex_);
-    withheld_.erase(extent);
+    {
+      std::lock_guard lock(mutex_);
+      withheld_.erase(extent);
+    }
+    RaiseWord(arrivals_);
   }
   /** How often an extent was asked for that is not here. */
   unsigned refusals() {
@@ -34,22 +40,28 @@ class SlowExtents : public ExtentSource {
   }
 
   const uint8_t* Read(uint64_t extent, ExtentDecoder& decoder, uint8_t* into, Access access) override {
-    {
-      std::lock_guard lock(mutex_);
-      if (withheld_.contains(extent)) {
-        refusals_++;
-        throw SourceUnavailable("extent " + std::to_string(extent) + " is not here yet");
-      }
-    }
+    const uint32_t seen = arrivals_;
+    if (!Has(extent)) throw SourceUnavailable("extent " + std::to_string(extent) + " is not here yet", seen);
     return behind_->Read(extent, decoder, into, access);
   }
-  void ReadAhead(std::span<const uint32_t> extents) override { behind_->ReadAhead(extents); }
+  void ReadAhead(std::span<const uint32_t> extents, Lane lane) override { behind_->ReadAhead(extents, lane); }
+  bool Has(uint64_t extent) override {
+    std::lock_guard lock(mutex_);
+    const bool has = !withheld_.contains(extent);
+    refusals_ += !has;
+    return has;
+  }
+  uint32_t arrivals() const override { return arrivals_; }
+  void AwaitArrival(uint32_t seen, std::chrono::microseconds longest) override {
+    AwaitWord(arrivals_, seen, longest);
+  }
 
  private:
   std::shared_ptr<ExtentSource> behind_;
   std::mutex mutex_;
   std::set<uint64_t> withheld_;
   unsigned refusals_ = 0;
+  std::atomic<uint32_t> arrivals_{0};
 };
 
 }  // namespace vmckpt
