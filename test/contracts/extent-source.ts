@@ -2,6 +2,7 @@
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { PAGE_KINDS, type ExtentSource, type PageCatalog } from '../../src/pages/contracts.js';
 import { PAGE_BYTES } from '../../src/pages/layout.js';
+import { until } from '../support/until.js';
 
 export interface SubjectSource {
   readonly extents: ExtentSource;
@@ -29,7 +30,7 @@ export function describeExtentSource(name: string, make: () => Promise<SubjectSo
   describe(`${name}, as an extent source,`, () => {
     it('gives every extent as it was saved', async () => {
       const source = await subject();
-      for (const extent of numbers(source)) expectRight(source, extent, readNow(source, extent));
+      for (const extent of numbers(source)) expectRight(source, extent, await readSoon(source, extent));
     });
 
     it.each(['in order', 'backwards', 'in part', 'not at all'])('reads many at once, %s', async (which) => {
@@ -49,7 +50,7 @@ export function describeExtentSource(name: string, make: () => Promise<SubjectSo
       const all = numbers(source);
       const requests = [all, [...all].reverse(), all.filter((at) => at % 2 === 0), [all[7]!]];
       const given = await Promise.all(requests.map((request) => source.extents.read(request)));
-      for (const extent of all) expectRight(source, extent, readNow(source, extent));
+      for (const extent of all) expectRight(source, extent, await readSoon(source, extent));
       for (const [index, request] of requests.entries())
         for (const [position, extent] of request.entries())
           expectRight(source, extent, given[index]!.bytesAt(position));
@@ -60,6 +61,7 @@ export function describeExtentSource(name: string, make: () => Promise<SubjectSo
       const source = await subject();
       source.damage(3);
       const damage = { code: 'EXTENT_DAMAGED', message: expect.stringContaining('extent 3 of ') as string };
+      await expect(readSoon(source, 3)).rejects.toMatchObject(damage);
       const into = new Uint8Array(source.catalog.extentPages * PAGE_BYTES);
       expect(() => source.extents.readNow(3, into)).toThrow(expect.objectContaining(damage));
       await expect(source.extents.read([2, 3, 4])).rejects.toMatchObject(damage);
@@ -68,7 +70,7 @@ export function describeExtentSource(name: string, make: () => Promise<SubjectSo
       const read = await source.extents.read(others);
       for (const [position, extent] of others.entries()) {
         expectRight(source, extent, read.bytesAt(position));
-        expectRight(source, extent, readNow(source, extent));
+        expectRight(source, extent, await readSoon(source, extent));
       }
       read.release();
     });
@@ -85,7 +87,7 @@ export function describeExtentSource(name: string, make: () => Promise<SubjectSo
       const into = new Uint8Array(source.catalog.extentPages * PAGE_BYTES);
       source.late.withhold(3);
       expect(source.extents.readNow(3, into)).toBeUndefined();
-      expectRight(source, 4, readNow(source, 4));
+      expectRight(source, 4, await readSoon(source, 4));
       const stop = new AbortController();
       const given = source.extents.read([2, 3, 4]);
       const given3 = source.extents.read([3]);
@@ -95,7 +97,7 @@ export function describeExtentSource(name: string, make: () => Promise<SubjectSo
       expect(source.extents.readNow(3, into)).toBeUndefined();
       source.late.deliver(3);
       const [read, alone] = await Promise.all([given, given3]);
-      expectRight(source, 3, readNow(source, 3));
+      expectRight(source, 3, await readSoon(source, 3));
       for (const [position, extent] of [2, 3, 4].entries())
         expectRight(source, extent, read.bytesAt(position));
       expectRight(source, 3, alone.bytesAt(0));
@@ -108,9 +110,11 @@ function numbers({ catalog }: SubjectSource): number[] {
   return Array.from({ length: catalog.extentCount }, (_, extent) => extent);
 }
 
-function readNow({ extents, catalog }: SubjectSource, extent: number): Uint8Array {
+/** As soon as the source has it: at once, for those that have everything. */
+async function readSoon({ extents, catalog, late }: SubjectSource, extent: number): Promise<Uint8Array> {
   const into = new Uint8Array(catalog.extentPages * PAGE_BYTES);
-  const pageCount = extents.readNow(extent, into);
+  const now = () => extents.readNow(extent, into);
+  const pageCount = late === undefined ? now() : await until(`extent ${extent}`, () => now() ?? false);
   expect(pageCount).toBeDefined();
   return into.subarray(0, pageCount! * PAGE_BYTES);
 }
