@@ -1,7 +1,7 @@
 /** What a serving process works with, whichever way it brings the memory. */
-import type { FileExtents } from '../checkpoint/file-extents.js';
 import type { CheckpointReader } from '../checkpoint/reader.js';
 import type { CheckpointImage } from '../native/index.js';
+import type { ExtentSource } from '../pages/contracts.js';
 import { queryMigrate } from '../qemu/migration-control.js';
 import type { QmpClient } from '../qemu/qmp.js';
 import type { MachineState } from '../transfer/whole-machine.js';
@@ -19,7 +19,7 @@ const COMPLETION_TIMEOUT_MS = 30_000;
 export interface TransferContext {
   readonly folder: VmFolder;
   readonly reader: CheckpointReader;
-  readonly extents: FileExtents;
+  readonly extents: ExtentSource;
   /** The same checkpoint for native code, opened on first use. */
   readonly image: () => CheckpointImage;
   readonly status: TransferStatus;

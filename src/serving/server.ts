@@ -4,6 +4,9 @@ import { openNativeImage } from '../checkpoint/native-image.js';
 import type { CheckpointReader } from '../checkpoint/reader.js';
 import { VmckptError } from '../errors.js';
 import { hasAddon, type CheckpointImage } from '../native/index.js';
+import { PAGE_KINDS } from '../pages/contracts.js';
+import { Arrival } from '../page-server/arrival.js';
+import { ArrivingExtents } from '../page-server/arriving-extents.js';
 import { LockFile } from '../store/lock-file.js';
 import { adoptMonitor, holdMonitor, releaseMonitor } from '../qemu/held-monitor.js';
 import { QmpClient } from '../qemu/qmp.js';
@@ -15,6 +18,7 @@ import { debugSteps, elided } from '../util/debug.js';
 import { setOptimizing } from '../util/optimizing.js';
 import { parkAt } from '../util/park.js';
 import { Prediction, type ObservedFaults } from '../working-set/prediction.js';
+import { pagesOf, type PageRuns } from '../working-set/runs.js';
 import { EagerTransfer } from './eager.js';
 import { OnDemandTransfer } from './on-demand.js';
 import type { LoadingMachine, TransferContext } from './context.js';
@@ -37,6 +41,8 @@ export class Server {
   readonly #service: Service;
   readonly #context: TransferContext;
   readonly #use: GenerationUse;
+  /** Of a generation that is still arriving. */
+  readonly #arrival: Arrival | undefined;
   #image: CheckpointImage | undefined;
   #prediction: Prediction | undefined;
   #way: EagerTransfer | OnDemandTransfer | undefined;
@@ -46,11 +52,12 @@ export class Server {
     const folder = new VmFolder(name);
     this.#service = service;
     this.#use = use;
+    this.#arrival = Arrival.of(generation.dir, reader.manifest);
     this.#context = {
       folder,
       reader,
-      extents: new FileExtents(reader),
-      image: () => (this.#image ??= openNativeImage(generation.dir, reader.manifest)),
+      extents: this.#arrival ? new ArrivingExtents(reader, this.#arrival) : new FileExtents(reader),
+      image: () => (this.#image ??= openNativeImage(generation.dir, reader.manifest, this.#arrival?.native)),
       status: new TransferStatus(folder, {
         counters: () => this.#counters(),
         waitsForSource: () => this.#way instanceof OnDemandTransfer && this.#way.waitsForSource,
@@ -131,7 +138,10 @@ export class Server {
     const { wishes } = this.#service;
     this.#prediction = new Prediction(this.#context.reader, wishes);
     const { worthReading } = this.#prediction;
-    if (hasAddon() && worthReading.length > 0) this.#context.image().readAhead(worthReading);
+    if (worthReading.length === 0) return;
+    if (this.#arrival !== undefined)
+      this.#context.extents.willNeed(extentsOf(this.#context.reader, worthReading));
+    else if (hasAddon()) this.#context.image().readAhead(worthReading);
   }
 
   async #takeOrder(): Promise<[ServingOrder, QmpClient]> {
@@ -200,6 +210,14 @@ export class Server {
       countTransfer({ feeder: undefined, direct: undefined, filledPages: 0, sentBytes: 0 })
     );
   }
+}
+
+/** The extents of these pages, in the order in which they are needed. */
+function extentsOf(reader: CheckpointReader, pages: PageRuns): number[] {
+  const extents = new Set<number>();
+  for (const page of pagesOf(pages))
+    if (reader.kindOf(page) === PAGE_KINDS.data) extents.add(reader.extentOf(page));
+  return [...extents];
 }
 
 /** Keeps the counters: the cause may be temporary, and the next process continues from them. */
