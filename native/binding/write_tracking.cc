@@ -27,6 +27,12 @@ Napi::Value RunsOf(Napi::Env env, const PageRuns& runs) {
   return numbers;
 }
 
+// Of (firstPage, pageCount), checked in src/native/write-tracking.ts.
+PageRange RangeOf(const Napi::CallbackInfo& info) {
+  return {.first = info[0].As<Napi::Number>().Uint32Value(),
+          .count = info[1].As<Napi::Number>().Uint32Value()};
+}
+
 class Protection : public Napi::ObjectWrap<Protection> {
  public:
   // Of {userfaultfd, pid, regions}. A duplicate of the descriptor is kept.
@@ -47,6 +53,7 @@ class Protection : public Napi::ObjectWrap<Protection> {
                        {InstanceMethod<&Protection::Call<&WriteProtection::Register>>("register"),
                         InstanceMethod<&Protection::Call<&WriteProtection::Arm>>("arm"),
                         InstanceMethod<&Protection::Look>("look"), InstanceMethod<&Protection::Take>("take"),
+                        InstanceMethod<&Protection::LookForWrites>("lookForWrites"),
                         InstanceMethod<&Protection::Close>("close")});
   }
 
@@ -57,7 +64,10 @@ class Protection : public Napi::ObjectWrap<Protection> {
     return info.Env().Undefined();
   }
   Napi::Value Look(const Napi::CallbackInfo& info) {
-    return RunsOf(info.Env(), Translated(info.Env(), [&] { return protection_->Look(); }));
+    return RunsOf(info.Env(), Translated(info.Env(), [&] { return protection_->Look(RangeOf(info)); }));
+  }
+  Napi::Value LookForWrites(const Napi::CallbackInfo& info) {
+    return RunsOf(info.Env(), Translated(info.Env(), [&] { return protection_->LookForWrites(); }));
   }
   Napi::Value Take(const Napi::CallbackInfo& info) {
     return RunsOf(info.Env(), Translated(info.Env(), [&] { return protection_->Take(); }));
@@ -94,7 +104,7 @@ class Bits : public Napi::ObjectWrap<Bits> {
     return info.Env().Undefined();
   }
   Napi::Value Look(const Napi::CallbackInfo& info) {
-    return RunsOf(info.Env(), Translated(info.Env(), [&] { return bits_->Look(); }));
+    return RunsOf(info.Env(), Translated(info.Env(), [&] { return bits_->Look(RangeOf(info)); }));
   }
   Napi::Value Take(const Napi::CallbackInfo& info) {
     return RunsOf(info.Env(), Translated(info.Env(), [&] { return bits_->Take(); }));

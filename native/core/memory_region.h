@@ -1,8 +1,10 @@
 // Where pages of a VM are in a process.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "core/page.h"
 
@@ -29,6 +31,21 @@ inline const MemoryRegion* RegionOf(std::span<const MemoryRegion> regions, uint6
   for (const MemoryRegion& region : regions)
     if (page - region.first_page < region.page_count) return &region;
   return nullptr;
+}
+
+/** What of the regions holds pages of `within`. */
+inline std::vector<MemoryRegion> Clipped(std::span<const MemoryRegion> regions, PageRange within) {
+  std::vector<MemoryRegion> clipped;
+  for (MemoryRegion region : regions) {
+    const uint64_t first = std::max(region.first_page, within.first);
+    const uint64_t end = std::min(region.first_page + region.page_count, within.first + within.count);
+    if (first >= end) continue;
+    region.address += (first - region.first_page) * kPageBytes;
+    region.first_page = first;
+    region.page_count = end - first;
+    clipped.push_back(region);
+  }
+  return clipped;
 }
 
 }  // namespace vmckpt

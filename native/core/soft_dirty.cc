@@ -28,10 +28,8 @@ bool HasChanged(uint64_t entry, bool was_own) {
   return (entry & kSoftDirty) != 0 || (was_own && (entry & kOwn) == 0);
 }
 
-uint64_t PagesOf(const std::vector<MemoryRegion>& regions) {
-  uint64_t count = 0;
-  for (const MemoryRegion& region : regions) count += region.page_count;
-  return count;
+PageRange AllOf(const std::vector<MemoryRegion>& regions) {
+  return {.first = 0, .count = regions.empty() ? 0 : regions.back().first_page + regions.back().page_count};
 }
 
 }  // namespace
@@ -41,36 +39,34 @@ SoftDirty::SoftDirty(pid_t pid, std::vector<MemoryRegion> regions)
       clear_refs_(Check(
           ::open(("/proc/" + std::to_string(pid) + "/clear_refs").c_str(), O_WRONLY | O_CLOEXEC), "open")),
       regions_(std::move(regions)),
-      own_(PagesOf(regions_)) {}
+      all_(AllOf(regions_)),
+      own_(all_.count) {}
 
 template <typename Visit>
-void SoftDirty::ForEach(Visit visit) const {
-  uint64_t at = 0;
-  for (const MemoryRegion& region : regions_) {
+void SoftDirty::ForEach(PageRange within, Visit visit) const {
+  for (const MemoryRegion& region : Clipped(regions_, within))
     ForEachPagemapEntry(pagemap_.get(), region.address, region.page_count,
-                        [&](size_t i, uint64_t entry) { visit(region.first_page + i, at + i, entry); });
-    at += region.page_count;
-  }
+                        [&](size_t i, uint64_t entry) { visit(region.first_page + i, entry); });
 }
 
 void SoftDirty::Arm() {
   Clear();
-  ForEach([&](uint64_t, uint64_t at, uint64_t entry) { own_[at] = (entry & kOwn) != 0; });
+  ForEach(all_, [&](uint64_t page, uint64_t entry) { own_[page] = (entry & kOwn) != 0; });
 }
 
-PageRuns SoftDirty::Look() const {
+PageRuns SoftDirty::Look(PageRange within) const {
   PageRuns changed;
-  ForEach([&](uint64_t page, uint64_t at, uint64_t entry) {
-    if (HasChanged(entry, own_[at])) Append(changed, {.first = page, .count = 1});
+  ForEach(within, [&](uint64_t page, uint64_t entry) {
+    if (HasChanged(entry, own_[page])) Append(changed, {.first = page, .count = 1});
   });
   return changed;
 }
 
 PageRuns SoftDirty::Take() {
   PageRuns changed;
-  ForEach([&](uint64_t page, uint64_t at, uint64_t entry) {
-    if (HasChanged(entry, own_[at])) Append(changed, {.first = page, .count = 1});
-    own_[at] = (entry & kOwn) != 0;
+  ForEach(all_, [&](uint64_t page, uint64_t entry) {
+    if (HasChanged(entry, own_[page])) Append(changed, {.first = page, .count = 1});
+    own_[page] = (entry & kOwn) != 0;
   });
   Clear();
   return changed;

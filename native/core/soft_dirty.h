@@ -23,23 +23,23 @@ class SoftDirty {
   void Arm();
 
   /** Ascending, neighbours joined. */
-  PageRuns Look() const;
+  PageRuns Look(PageRange within) const;
 
-  /** The same; they count as unwritten from now on. What is written meanwhile is lost. */
+  /** The same of all; they count as unwritten from now on. What is written meanwhile is lost. */
   PageRuns Take();
 
  private:
-  /** Calls `visit(page, at, entry)` with the page's number, its place in `own_`, and its entry of
-   * pagemap. */
+  /** Calls `visit(page, entry)` with the page's number and its entry of pagemap. */
   template <typename Visit>
-  void ForEach(Visit visit) const;
+  void ForEach(PageRange within, Visit visit) const;
   void Clear();
 
   Fd pagemap_;
   Fd clear_refs_;
   std::vector<MemoryRegion> regions_;
-  /** Of each page: it was there, and no zero page, at the last Arm() or Take(). One that has gone since reads
-   * as zero. */
+  PageRange all_;
+  /** Of each page from 0: it was there, and no zero page, at the last Arm() or Take(). One that has gone
+   * since reads as zero. */
   std::vector<bool> own_;
 };
 

@@ -7,7 +7,10 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
+#include <exception>
+#include <thread>
 #include <utility>
 
 #include "core/process_memory.h"
@@ -57,13 +60,37 @@ struct Wanted {
   uint64_t all_of;
 };
 
+/** The kernel has a shorter way for this, which is twice as fast. */
 constexpr Wanted kWrittenPages{.inverted = 0, .all_of = kWritten};
 /** Not even a mark of the protection: memory that the process has given back since. It reads as zero. */
 constexpr Wanted kGivenBack{.inverted = kPresent | kSwapped, .all_of = kPresent | kSwapped};
 
+/** What one page table maps, or one huge page. */
+constexpr uint64_t kTableBytes = 2 << 20;
+/** What a thread scans at a time. No huge page lies across its end: the kernel would split that. */
+constexpr uint64_t kPartBytes = 64 << 20;
+/** A thread starts in the time in which so much is scanned. */
+constexpr size_t kMinPartsPerThread = 4;
+constexpr size_t kMaxThreads = 4;
+
 uint64_t EndOf(const MemoryRegion& region) { return region.address + region.page_count * kPageBytes; }
 
-void ScanRegion(int pagemap, const MemoryRegion& region, Wanted wanted, uint64_t flags, PageRuns& found) {
+/** Parts that reach to the next multiple of `bytes`. */
+std::vector<MemoryRegion> PartsOf(MemoryRegion rest, uint64_t bytes) {
+  std::vector<MemoryRegion> parts;
+  while (rest.page_count > 0) {
+    MemoryRegion part = rest;
+    part.page_count = std::min(rest.page_count, (bytes - rest.address % bytes) / kPageBytes);
+    parts.push_back(part);
+    rest.address += part.page_count * kPageBytes;
+    rest.first_page += part.page_count;
+    rest.page_count -= part.page_count;
+  }
+  return parts;
+}
+
+PageRuns ScanRegion(int pagemap, const MemoryRegion& region, Wanted wanted, uint64_t flags) {
+  PageRuns found;
   std::array<PageRegion, 1024> regions;
   ScanArguments scan{.bytes = sizeof(scan),
                      .flags = flags,
@@ -86,10 +113,98 @@ void ScanRegion(int pagemap, const MemoryRegion& region, Wanted wanted, uint64_t
     }
     // The kernel leaves walk_end behind in a call that reaches the end, where it has filled its own buffer
     // before.
-    if (static_cast<size_t>(count) < regions.size()) return;
+    if (static_cast<size_t>(count) < regions.size()) break;
     scan.start = std::max<uint64_t>(scan.walk_end, regions.back().end);
   }
+  return found;
 }
+
+/** Under KVM, renewing a protection unmaps from the guest all that is scanned for it: so no more is than has
+ * to be. */
+PageRuns TakeRegion(int pagemap, const MemoryRegion& region, Wanted wanted) {
+  PageRuns taken;
+  const PageRuns seen = ScanRegion(pagemap, region, wanted, kRequireAsync);
+  auto next = seen.begin();
+  for (const MemoryRegion& table : PartsOf(region, kTableBytes)) {
+    while (next != seen.end() && next->first + next->count <= table.first_page) ++next;
+    if (next == seen.end()) break;
+    if (next->first >= table.first_page + table.page_count) continue;
+    for (const PageRange& run : ScanRegion(pagemap, table, wanted, kRequireAsync | kProtectMatching))
+      Append(taken, run);
+  }
+  return taken;
+}
+
+struct ScanOptions {
+  /** Renews the protection of what is told. */
+  bool takes = false;
+  /** Tells of memory that was given back as well. */
+  bool has_given_back = true;
+};
+
+/** Scans in several threads. */
+class Scan {
+ public:
+  Scan(int pagemap, const std::vector<MemoryRegion>& regions, ScanOptions options)
+      : pagemap_(pagemap), options_(options) {
+    for (const MemoryRegion& region : regions)
+      for (const MemoryRegion& part : PartsOf(region, kPartBytes)) parts_.push_back({.region = part});
+  }
+
+  PageRuns Run() {
+    {
+      std::vector<std::jthread> helpers;
+      while (helpers.size() + 1 < ThreadCount()) helpers.emplace_back([this] { ScanParts(); });
+      ScanParts();
+    }
+    if (failure_) std::rethrow_exception(failure_);
+    PageRuns all;
+    for (const Part& part : parts_) {
+      for (const PageRange& run : United(part.written, part.given_back)) Append(all, run);
+    }
+    return all;
+  }
+
+ private:
+  struct Part {
+    MemoryRegion region;
+    PageRuns written = {};
+    PageRuns given_back = {};
+  };
+
+  size_t ThreadCount() const {
+    const size_t processors = std::thread::hardware_concurrency();
+    return std::min({processors, kMaxThreads, parts_.size() / kMinPartsPerThread});
+  }
+
+  void ScanParts() noexcept {
+    for (size_t at = next_++; at < parts_.size(); at = next_++) {
+      try {
+        ScanPart(parts_[at]);
+      } catch (...) {
+        if (!has_failed_.exchange(true)) failure_ = std::current_exception();
+      }
+    }
+  }
+
+  void ScanPart(Part& part) {
+    part.written = PagesIn(part.region, kWrittenPages);
+    if (options_.has_given_back) part.given_back = PagesIn(part.region, kGivenBack);
+  }
+
+  PageRuns PagesIn(const MemoryRegion& region, Wanted wanted) const {
+    return options_.takes ? TakeRegion(pagemap_, region, wanted)
+                          : ScanRegion(pagemap_, region, wanted, kRequireAsync);
+  }
+
+  int pagemap_;
+  ScanOptions options_;
+  std::vector<Part> parts_;
+  std::atomic<size_t> next_ = 0;
+  std::atomic<bool> has_failed_ = false;
+  /** The first. */
+  std::exception_ptr failure_;
+};
 
 /** Repeats what the kernel asks to have repeated, because the memory map is changing at this moment. */
 void Request(int userfaultfd, unsigned long request, void* argument, const char* name) {
@@ -131,19 +246,15 @@ void WriteProtection::Arm() {
   }
 }
 
-PageRuns WriteProtection::Look() const { return Changed(Scan::kLook); }
-
-PageRuns WriteProtection::Take() { return Changed(Scan::kTake); }
-
-PageRuns WriteProtection::Changed(Scan scan) const {
-  const uint64_t flags = scan == Scan::kTake ? kProtectMatching | kRequireAsync : kRequireAsync;
-  PageRuns written, given_back;
-  for (const MemoryRegion& region : regions_) {
-    ScanRegion(pagemap_.get(), region, kWrittenPages, flags, written);
-    ScanRegion(pagemap_.get(), region, kGivenBack, flags, given_back);
-  }
-  return United(written, given_back);
+PageRuns WriteProtection::Look(PageRange within) const {
+  return Scan(pagemap_.get(), Clipped(regions_, within), {}).Run();
 }
+
+PageRuns WriteProtection::LookForWrites() const {
+  return Scan(pagemap_.get(), regions_, {.has_given_back = false}).Run();
+}
+
+PageRuns WriteProtection::Take() { return Scan(pagemap_.get(), regions_, {.takes = true}).Run(); }
 
 std::string WriteProtectionProblem() {
   Fd userfaultfd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | kUserModeOnly)));

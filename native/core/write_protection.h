@@ -29,16 +29,15 @@ class WriteProtection {
   void Arm();
 
   /** Ascending, neighbours joined. */
-  PageRuns Look() const;
+  PageRuns Look(PageRange within) const;
 
-  /** The same; they count as unwritten from now on. */
+  /** Of all, but what was given back is not told: a third of the time. */
+  PageRuns LookForWrites() const;
+
+  /** As Look() of all; they count as unwritten from now on. */
   PageRuns Take();
 
  private:
-  enum class Scan { kLook, kTake };
-
-  PageRuns Changed(Scan scan) const;
-
   Fd userfaultfd_;
   Fd pagemap_;
   std::vector<MemoryRegion> regions_;

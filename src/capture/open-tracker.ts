@@ -12,7 +12,13 @@ import { holdersOf } from './held-tracking.js';
 import { memoryChanged, readingQemu } from './refused.js';
 import { takeUserfaultfd } from './take-userfaultfd.js';
 import { memoryProblem } from './trackable.js';
-import type { PageRuns, TrackerKind, TrackerOptions, WriteTracker } from './tracker.js';
+import {
+  ALL_PAGES,
+  type PageRuns,
+  type TrackerKind,
+  type TrackerOptions,
+  type WriteTracker,
+} from './tracker.js';
 
 /** There is always the kind `none`. @throws VmckptError as readingQemu(); the signal's reason */
 export async function openTracker(options: TrackerOptions): Promise<WriteTracker> {
@@ -92,6 +98,10 @@ class Tracked implements WriteTracker {
     this.#native = native;
   }
 
+  get takesAtOnce(): boolean {
+    return false;
+  }
+
   get userfaultfd(): number | undefined {
     return undefined;
   }
@@ -100,8 +110,12 @@ class Tracked implements WriteTracker {
     this.told(() => this.#native.arm());
   }
 
-  look(): PageRuns {
-    return this.told(() => this.#native.look());
+  look({ firstPage, pageCount } = ALL_PAGES): PageRuns {
+    return this.told(() => this.#native.look(firstPage, pageCount));
+  }
+
+  lookForWrites(): PageRuns {
+    return this.look();
   }
 
   take(): PageRuns {
@@ -119,15 +133,25 @@ class Tracked implements WriteTracker {
 
 /** With the last descriptor of a userfaultfd the kernel lifts its protection. */
 class WriteProtected extends Tracked {
+  readonly #protection: ReturnType<typeof newWriteProtection>;
   #userfaultfd: number | undefined;
 
   constructor(native: ReturnType<typeof newWriteProtection>, userfaultfd: number) {
     super('write-protection', native, undefined);
+    this.#protection = native;
     this.#userfaultfd = userfaultfd;
+  }
+
+  override get takesAtOnce(): boolean {
+    return true;
   }
 
   override get userfaultfd(): number | undefined {
     return this.#userfaultfd;
+  }
+
+  override lookForWrites(): PageRuns {
+    return this.told(() => this.#protection.lookForWrites());
   }
 
   override close(): void {
@@ -151,6 +175,7 @@ class WriteProtected extends Tracked {
 /** Every page counts as written. */
 class Untracked implements WriteTracker {
   readonly kind = 'none';
+  readonly takesAtOnce = true;
   readonly userfaultfd = undefined;
   readonly #all: PageRuns;
 
@@ -164,6 +189,10 @@ class Untracked implements WriteTracker {
   arm(): void {}
 
   look(): PageRuns {
+    return this.#all;
+  }
+
+  lookForWrites(): PageRuns {
     return this.#all;
   }
 

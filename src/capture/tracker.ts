@@ -13,15 +13,26 @@ export type TrackerKind = 'write-protection' | 'soft-dirty' | 'none';
 /** (firstPage, pageCount)…: flat page numbers, ascending, neighbours joined. */
 export type PageRuns = Uint32Array;
 
+export interface PageRange {
+  readonly firstPage: number;
+  readonly pageCount: number;
+}
+
+export const ALL_PAGES: PageRange = { firstPage: 0, pageCount: 0xffff_ffff };
+
 /**
  * Writes by the process's threads, by the kernel in their name, and by KVM are all noted, and so is memory that was given
  * back (a balloon) and reads as zero. **Not noted** is what a device writes into pages that were pinned before
- * `arm()` or `take()`: O_DIRECT reads in flight. Such a read has ended when the VM has been stopped. Hence `take()` needs a
- * stopped VM, and memory that is to be composed with what is told later is read after a stop that followed `arm()`.
+ * `arm()` or `take()`: O_DIRECT reads in flight. Such a read has ended when the VM has been stopped. Hence memory that is to
+ * be composed with what is told later is read after a stop that followed `arm()` or `take()`, or in it, unless there are no
+ * such reads (direct-reads.ts).
  * Memory that other processes write to (VFIO, vhost-user) is the caller's to refuse.
  */
 export interface WriteTracker {
   readonly kind: TrackerKind;
+  /** Nothing that is written while `take()` is at work is lost: it may be called while the VM runs. */
+  readonly takesAtOnce: boolean;
+
   /** Why it is not of a better kind, as a clause for the user; undefined for the best. */
   readonly shortfall: string | undefined;
 
@@ -32,12 +43,15 @@ export interface WriteTracker {
   arm(): void;
 
   /**
-   * The pages written since `arm()` or the last `take()`. Changes nothing: the VM may run, and they are told again.
+   * The pages of `within` written since `arm()` or the last `take()`, ALL_PAGES by default. Changes nothing: the VM may run, and they are told again.
    * @throws VmckptError CAPTURE_REFUSED where other memory lies by now; QEMU_DIED, FAILED
    */
-  look(): PageRuns;
+  look(within?: PageRange): PageRuns;
 
-  /** The same, and throws the same, but they count as unwritten from now on. Only while the VM is stopped. */
+  /** Of all pages, but what was given back need not be told. A third of the time. */
+  lookForWrites(): PageRuns;
+
+  /** As look() of all pages, and throws the same, but they count as unwritten from now on. `takesAtOnce` tells whether the VM may run. */
   take(): PageRuns;
 
   /** Leaves nothing in the process. Nothing else may be called afterwards, but this again. */

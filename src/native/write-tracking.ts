@@ -11,7 +11,7 @@ export interface TrackedProcess {
 /** What was written is told as (firstPage, pageCount)…, ascending, neighbours joined. */
 interface NativeBits {
   arm(): void;
-  look(): Uint32Array;
+  look(firstPage: number, pageCount: number): Uint32Array;
   take(): Uint32Array;
   /** Gives back what it holds in this process. */
   close(): void;
@@ -19,6 +19,7 @@ interface NativeBits {
 
 interface NativeProtection extends NativeBits {
   register(): void;
+  lookForWrites(): Uint32Array;
 }
 
 interface WriteTrackingAddon {

@@ -13,6 +13,8 @@ import { killAtExit } from '../support/processes.js';
 const HUGE_PAGES = 512;
 /** More than one scan tells of, where every other page is written. */
 const PAGES = 8192;
+/** 1 GiB: more than one thread scans. */
+const LARGE_PAGES = 1 << 18;
 
 export type WrittenMemory = 'small' | 'huge' | 'file';
 
@@ -37,8 +39,8 @@ export function describeWriteTracker(name: string, { memory, open, isExact }: Su
   const program = path.join(directory, 'written-process');
   const file = path.join(directory, 'file');
 
-  async function tracked() {
-    const written = await startWritten(program, memory, file);
+  async function tracked({ pageCount = PAGES } = {}) {
+    const written = await startWritten(program, memory, { file, pageCount });
     // Some memory that was never touched, some that was.
     await written.does(`write 0 ${PAGES / 2} 1 7`);
     const tracker = await open(written.options);
@@ -108,6 +110,28 @@ export function describeWriteTracker(name: string, { memory, open, isExact }: Su
       },
     );
 
+    it('tells of a part of memory, and of writes only', async () => {
+      const { written, tracker } = await tracked();
+      await written.does('write 1000 3 2 9');
+      expectTold(tracker.look({ firstPage: 1001, pageCount: 3 }), [1002]);
+      expectTold(tracker.look({ firstPage: 1005, pageCount: PAGES }), []);
+      expectTold(tracker.lookForWrites(), [1000, 1002, 1004]);
+      expectTold(tracker.take(), [1000, 1002, 1004]);
+      expectTold(tracker.lookForWrites(), []);
+    });
+
+    it('tells of all of a large memory', async () => {
+      if (memory !== 'small') return; // huge pages would fill the host's
+      const { written, tracker } = await tracked({ pageCount: LARGE_PAGES });
+      const step = LARGE_PAGES / 1024;
+      await written.does(`write 0 1024 ${step} 9`);
+      await written.does(`discard ${PAGES - 8} 16`);
+      const all = new Set([...Array.from({ length: 1024 }, (_, at) => step * at), ...range(PAGES - 8, 16)]);
+      expectTold(tracker.look(), [...all]);
+      expectTold(tracker.take(), [...all]);
+      expectTold(tracker.take(), []);
+    });
+
     it('tells of what the kernel writes for the process, and for others', async () => {
       const { written, tracker } = await tracked();
       await written.does('kernel 3 5');
@@ -165,6 +189,23 @@ export function describeWriteTracker(name: string, { memory, open, isExact }: Su
       }
     });
 
+    it('makes one memory of what is read after every take, if it may be called while a thread writes', async () => {
+      const { written, tracker } = await tracked();
+      if (!tracker.takesAtOnce) return;
+      const composed = written.bytes();
+      const takeInto = (): void => {
+        const pages = pagesIn(tracker.take());
+        const now = written.bytes();
+        for (const page of pages)
+          now.copy(composed, page * PAGE_BYTES, page * PAGE_BYTES, (page + 1) * PAGE_BYTES);
+      };
+      await written.does('race 1');
+      for (let i = 0; i < 10; i++) takeInto();
+      await written.does('rest');
+      takeInto();
+      expect(Buffer.compare(composed, written.bytes())).toBe(0);
+    });
+
     it('leaves nothing in the process, which another one may track then', async () => {
       const { written, tracker } = await tracked();
       tracker.close();
@@ -204,8 +245,12 @@ export function pagesIn(runs: PageRuns): Set<number> {
 }
 
 /** Its process ends with the test. */
-export async function startWritten(program: string, memory: WrittenMemory, file = ''): Promise<Written> {
-  const child = spawn(program, [memory, `${PAGES}`, file], { stdio: ['pipe', 'pipe', 'inherit'] });
+export async function startWritten(
+  program: string,
+  memory: WrittenMemory,
+  { file = '', pageCount = PAGES } = {},
+): Promise<Written> {
+  const child = spawn(program, [memory, `${pageCount}`, file], { stdio: ['pipe', 'pipe', 'inherit'] });
   const pid = child.pid!;
   killAtExit(pid);
   const exited = once(child, 'exit');
@@ -217,7 +262,7 @@ export async function startWritten(program: string, memory: WrittenMemory, file 
   const address = Number((await lines.next()).value);
   return {
     pid,
-    options: { pid, regions: [{ address, firstPage: 0, pageCount: PAGES }] },
+    options: { pid, regions: [{ address, firstPage: 0, pageCount }] },
     does: async (command) => {
       child.stdin.write(`${command}\n`);
       expect((await lines.next()).value, command).toBe('done');
