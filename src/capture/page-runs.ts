@@ -1,10 +1,16 @@
 /** Sets of pages as (first, count) pairs. */
-import type { PageRuns } from './tracker.js';
+import type { PageRange, PageRuns } from './tracker.js';
 
 export function countPages(runs: PageRuns): number {
   let count = 0;
   for (let at = 1; at < runs.length; at += 2) count += runs[at]!;
   return count;
+}
+
+/** From the first to the last. */
+export function rangeOf(runs: PageRuns): PageRange {
+  const firstPage = runs[0] ?? 0;
+  return { firstPage, pageCount: (runs.at(-2) ?? 0) + (runs.at(-1) ?? 0) - firstPage };
 }
 
 /** Every page, in order. */

@@ -4,8 +4,9 @@
  * since: its devices, and the copying of these pages. They are stored when it runs again.
  */
 import { DeviceCapture } from '../capture/device-capture.js';
+import { mayReadDirectly } from '../capture/direct-reads.js';
 import { PageReader, type FilledSlab } from '../capture/page-reader.js';
-import { countPages, eachPage, groupsOf, without } from '../capture/page-runs.js';
+import { countPages, eachPage, groupsOf, rangeOf, without } from '../capture/page-runs.js';
 import { captureRefused, memoryChanged } from '../capture/refused.js';
 import { refuseCapture } from '../capture/refusals.js';
 import { Standstill, type Stopped } from '../capture/standstill.js';
@@ -36,6 +37,10 @@ const MIN_PROGRESS = 0.75;
 const COPYING_SHARE = 0.5;
 /** How many pages are read before it is asked again which ones were written: 32 MiB. */
 const PAGES_PER_LOOK = 8192;
+/** So few are copied in less than a millisecond. */
+const FEW_PAGES = 256;
+/** What is copied while the VM runs, and stored when it has been paused; more is stored at once. */
+const MAX_PAGES_COPIED_EARLY = 2048;
 /** What is copied in the pause and stored after it is in memory meanwhile. */
 const MAX_COPIED_BYTES = 64 << 20;
 
@@ -142,10 +147,14 @@ interface Taken {
   readonly status: string;
   readonly isOurs: boolean;
   readonly savedDevices: Buffer;
-  /** Before the devices were saved, and since; a page may stand in both. */
-  readonly written: readonly [PageRuns, PageRuns];
+  readonly copied: readonly Copied[];
+}
+
+/** Pages that were written, as of one moment. */
+interface Copied {
+  readonly written: PageRuns;
   /** Of these, those that are not stored yet. */
-  readonly kept: readonly [FilledSlab[], FilledSlab[]];
+  readonly kept: readonly FilledSlab[];
 }
 
 class Capture {
@@ -157,6 +166,8 @@ class Capture {
   readonly #dirty = new Set<number>();
   /** Written before the save began. */
   #writtenBefore: PageRuns = new Uint32Array(0);
+  /** While the VM ran; a page may stand in several. */
+  readonly #early: Copied[] = [];
   #iterations = 0;
   #readPages = 0;
 
@@ -178,30 +189,28 @@ class Capture {
     const { tracker, goesOn, since } = tracking;
     if (since === undefined) {
       await this.#arm();
-      await this.#read(reader.allPages);
-      await this.#readUntilItFits(tracker.look());
+      await this.#readUntilLittleIsLeft(await this.#read(reader.allPages));
     } else {
       this.#noteTracked(since.written);
-      await this.#readUntilItFits(since.written);
+      await this.#readUntilLittleIsLeft(since.written);
     }
-    const { status, isOurs, savedDevices, written, kept } = await this.#takeInstant();
+    const { status, isOurs, savedDevices, copied } = await this.#takeInstant();
     if (!goesOn) await tracking.end();
     this.#step('the VM runs again, what was written is copied');
-    await reader.store(kept[0], writer, new Set(eachPage(written[1])));
-    await reader.store(kept[1], writer);
+    await this.#storeNewest([...this.#early, ...copied]);
     await this.#refuseChangedBlocks();
     refuseLostSleep(qmp);
     savedStateOf(status, qmp.version);
     const parts = streamParts({ machineName: vm.machineType, layout: reader.layout, savedDevices });
     const deviceState = withGlobalState(parts.deviceState, status);
     const stream = { ...parts, deviceState: isOurs ? asUnpaused(deviceState) : deviceState };
-    for (const runs of written) this.#noteDirty(runs);
+    for (const { written } of copied) this.#noteDirty(written);
     const result = {
       pauseMs: this.#pause.totalMs(),
       iterations: this.#iterations + 1,
       capture: {
         ...{ tracker: tracker.kind, tracked: since !== undefined, goesOn },
-        copiedBytes: written.reduce((sum, runs) => sum + countPages(runs), 0) * PAGE_BYTES,
+        copiedBytes: copied.reduce((sum, { written }) => sum + countPages(written), 0) * PAGE_BYTES,
         roundTrips: this.#standstill.roundTrips,
       },
     };
@@ -227,60 +236,95 @@ class Capture {
     this.#step('writes were tracked');
   }
 
-  /**
-   * A disk may be read into pages that it has pinned before: those writes are noted nowhere. They are over when the VM
-   * has been stopped, and all memory is read after that.
-   */
   async #arm(): Promise<void> {
-    const { vm, onDetail } = this.#options;
+    const { onDetail } = this.#options;
     const { tracker } = this.#tools.tracking;
     tracker.arm();
-    if (vm.disks.length > 0) await this.#stopped(async () => undefined);
+    await this.#endDirectReads();
     const { kind, shortfall } = tracker;
     const why = shortfall === undefined ? '' : `, because ${shortfall}`;
     onDetail?.(`The VM is captured from outside; ${kind} tells what it writes meanwhile${why}.`);
     this.#step('writes are tracked');
   }
 
-  /** Without the pages that were written since they were asked for: they will have to be read again in any case. */
-  async #read(pages: PageRuns): Promise<void> {
+  /**
+   * A disk may be read into pages that were pinned before: no tracking notices that. It is over when the VM has been
+   * stopped, and what counts as unwritten is read after that.
+   */
+  async #endDirectReads(): Promise<void> {
+    if (mayReadDirectly(this.#options.vm.pid)) await this.#stopped(async () => undefined);
+  }
+
+  /**
+   * Without the pages that were written since they were asked for: they will have to be read again in any case.
+   * @returns all that were written
+   */
+  async #read(pages: PageRuns): Promise<PageRuns> {
     const { vm, onProgress, signal } = this.#options;
     const { reader, tracking, writer } = this.#tools;
     const onRead = (pageCount: number): void => {
       this.#readPages += pageCount;
       onProgress(this.#readPages * PAGE_BYTES, vm.ramBytes);
     };
+    const { tracker } = tracking;
     for (const group of groupsOf(pages, PAGES_PER_LOOK))
-      await reader.read(without(group, tracking.tracker.look()), { store: writer, onRead, signal });
+      await reader.read(without(group, tracker.look(rangeOf(group))), { store: writer, onRead, signal });
     await parkAt('streaming');
     this.#iterations++;
     this.#step(`pass ${this.#iterations}: ${countPages(pages)} pages looked at`);
+    return tracker.look();
   }
 
   /** What was written has to be copied in a pause: as long as it is too much, it is read while the VM runs once more. */
-  async #readUntilItFits(runs: PageRuns): Promise<void> {
-    const { onMessage, maxPauseMs } = this.#options;
-    const { reader, tracking } = this.#tools;
-    const { tracker } = tracking;
+  async #readUntilLittleIsLeft(runs: PageRuns): Promise<void> {
+    const maxPages = this.#maxPagesLeft();
     let before = Infinity;
     let written = countPages(runs);
-    for (let more = 0; ; more++) {
-      const copyingMs = (written * PAGE_BYTES) / reader.bytesPerMs;
-      if (copyingMs <= maxPauseMs * COPYING_SHARE && written * PAGE_BYTES <= MAX_COPIED_BYTES)
-        return reader.prepareToKeep(written);
-      if (more === MAX_MORE_PASSES || written > before * MIN_PROGRESS) {
-        const amount = formatBytes(written * PAGE_BYTES);
-        onMessage(
-          `The guest writes faster than it is saved: the VM is paused for longer than ${maxPauseMs} ms, to copy ${amount}.`,
-        );
-        return;
-      }
+    for (let more = 0; written > maxPages; more++) {
+      if (more === MAX_MORE_PASSES || written > before * MIN_PROGRESS) break;
       before = written;
-      const taken = await this.#stopped(async () => tracker.take());
-      this.#noteDirty(taken);
-      await this.#read(taken);
-      written = countPages(tracker.look());
+      written = countPages(await this.#readEarly());
     }
+    if (written > this.#maxPagesInPause()) this.#tellOfLongPause(written);
+    else await this.#tools.reader.prepareToKeep(written);
+  }
+
+  /** Another pass is worth while for less where it takes no pause. */
+  #maxPagesLeft(): number {
+    const { tracker } = this.#tools.tracking;
+    const takesPause = !tracker.takesAtOnce || mayReadDirectly(this.#options.vm.pid);
+    const maxPages = this.#maxPagesInPause();
+    return takesPause ? maxPages : Math.min(maxPages, FEW_PAGES);
+  }
+
+  #maxPagesInPause(): number {
+    const copiedBytes = this.#options.maxPauseMs * COPYING_SHARE * this.#tools.reader.bytesPerMs;
+    return Math.min(copiedBytes, MAX_COPIED_BYTES) / PAGE_BYTES;
+  }
+
+  #tellOfLongPause(pageCount: number): void {
+    const { onMessage, maxPauseMs } = this.#options;
+    const amount = formatBytes(pageCount * PAGE_BYTES);
+    onMessage(
+      `The guest writes faster than it is saved: the VM is paused for longer than ${maxPauseMs} ms, to copy ${amount}.`,
+    );
+  }
+
+  /** What was written counts as unwritten from here on. @returns what was written since */
+  async #readEarly(): Promise<PageRuns> {
+    const { reader, tracking } = this.#tools;
+    const { tracker } = tracking;
+    const take = (): PageRuns => tracker.take();
+    const written = tracker.takesAtOnce ? take() : await this.#stopped(async () => take());
+    if (tracker.takesAtOnce) await this.#endDirectReads();
+    this.#noteDirty(written);
+    if (countPages(written) > MAX_PAGES_COPIED_EARLY) {
+      this.#early.push({ written, kept: [] });
+      return this.#read(written);
+    }
+    this.#early.push({ written, kept: await reader.keep(written) });
+    this.#iterations++;
+    return tracker.look();
   }
 
   async #takeInstant(): Promise<Taken> {
@@ -294,26 +338,35 @@ class Capture {
         savedStateOf(status, qmp.version);
         const others = Promise.all([instant.capture(), disks.note()]);
         others.catch(() => undefined); // awaited below, unless something else fails before
-        // Beside QEMU, which saves its devices meanwhile. What it writes to memory for that is told by the second look.
-        const first = tracker.take();
-        const keptFirst = await this.#keep(first);
+        // Beside QEMU, which saves its devices. What it writes to memory for that is told by the second look.
+        const before = await this.#copy(tracker.take());
         const savedDevices = await answer;
-        const second = tracker.look();
-        const kept = [keptFirst, await this.#keep(second)] as const;
+        const since = await this.#copy(tracker.lookForWrites());
         await others;
         await parkAt('paused');
         signal.throwIfAborted();
-        return { status, isOurs, savedDevices, written: [first, second], kept };
+        return { status, isOurs, savedDevices, copied: [before, since] };
       },
     );
   }
 
   /** In the pause: what is too much to be kept is stored at once. */
-  async #keep(written: PageRuns): Promise<FilledSlab[]> {
+  async #copy(written: PageRuns): Promise<Copied> {
     const { reader, writer } = this.#tools;
-    if (countPages(written) * PAGE_BYTES <= MAX_COPIED_BYTES) return reader.keep(written);
+    if (countPages(written) * PAGE_BYTES <= MAX_COPIED_BYTES)
+      return { written, kept: await reader.keep(written) };
     await reader.read(written, { store: writer, onRead: () => undefined, signal: this.#options.signal });
-    return [];
+    return { written, kept: [] };
+  }
+
+  /** Of each page the newest version. @param copied the oldest first */
+  async #storeNewest(copied: readonly Copied[]): Promise<void> {
+    const { reader, writer } = this.#tools;
+    const stored = new Set<number>();
+    for (const { written, kept } of copied.toReversed()) {
+      await reader.store(kept, writer, stored);
+      for (const page of eachPage(written)) stored.add(page);
+    }
   }
 
   #noteDirty(runs: PageRuns): void {
