@@ -19,6 +19,8 @@ const THREADS = 2;
 const SLAB_PAGES = MAX_BURST_BYTES / PAGE_BYTES;
 /** Their start takes longer than to read so much. */
 const MAX_PAGES_WITHOUT_THREADS = 2048;
+/** Of a shorter run also pages are read that QEMU does not have: to ask takes longer. */
+const MIN_ABSENT_PAGES = 16;
 /** On a slow machine. */
 const ASSUMED_BYTES_PER_MS = 1 << 20;
 
@@ -159,8 +161,11 @@ export class PageReader {
     let done = 0;
     const runs = this.#addressRuns(pages);
     for (let at = 0; at < runs.length; at += 2) {
-      const isPresent = this.#presentPages(Number(runs[at]!), Number(runs[at + 1]!));
-      for (const is of isPresent) (is ? present : absent).push(pages[done++]!);
+      const end = done + Number(runs[at + 1]!);
+      const isPresent =
+        end - done < MIN_ABSENT_PAGES ? undefined : this.#presentPages(Number(runs[at]!), end - done);
+      for (const first = done; done < end; done++)
+        (isPresent?.[done - first] === 0 ? absent : present).push(pages[done]!);
     }
     return { present: Uint32Array.from(present), absent };
   }
