@@ -8,7 +8,7 @@ import { debug, elidedCommand } from '../util/debug.js';
 import { asOwner } from '../util/rights.js';
 import { usageError } from './usage-errors.js';
 
-const program = buildProgram(await verbsFor(process.argv[2]));
+const program = buildProgram(await verbsFor(verbIn(process.argv.slice(2))));
 
 // A verb may wait for something that does not keep Node alive, such as the end of a detached QEMU.
 setInterval(() => undefined, 1 << 30);
@@ -33,10 +33,21 @@ debug('verb', () => `ends with exit code ${process.exitCode ?? 0}`);
 // Sockets and workers of an interrupted verb must not keep the process alive.
 process.exit();
 
-/** `restore` loads without the other verbs, which are 40 % of the code, because a VM that is down waits for it. */
+/**
+ * `restore` and `save` load without the other verbs, which are 40 % of the code: a VM that is down waits for the one, and
+ * the other may be called every second.
+ */
 async function verbsFor(verb: string | undefined): Promise<readonly MakeVerb[]> {
   if (verb === 'restore') return [(await import('./restore.js')).restoreCommand];
+  if (verb === 'save') return [(await import('./save.js')).saveCommand];
   return (await import('./verbs.js')).VERBS;
+}
+
+/** Behind global options. */
+function verbIn(args: readonly string[]): string | undefined {
+  const [first, ...rest] = args;
+  if (first === '--store') return verbIn(rest.slice(1));
+  return first?.startsWith('-') ? verbIn(rest) : first;
 }
 
 /** Node writes to files, pipes and terminals at once, but reports errors a moment later. */
