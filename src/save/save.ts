@@ -33,9 +33,11 @@ import { pruneOlder } from './prune-older.js';
 import { giveBack, putRight } from './putting-right.js';
 import { refuseUnsafe } from './refusals.js';
 import { messagesOf, refuseUnrestorable, rehearseRestore } from './rehearsal.js';
+import { isRoutine } from './routine.js';
 import { sealGeneration } from './seal-generation.js';
 import { openVm } from './source-vm.js';
 import { teachWorkingSet } from './teach.js';
+import { tracesBefore } from './traces-before.js';
 import { endTracking } from './tracked-vms.js';
 import type { Transferred } from './transfer.js';
 import { adviceOnTransfer } from '../vms/advice.js';
@@ -173,7 +175,7 @@ async function saveOnce(
       if (note !== undefined) onMessage(note);
       refuseUnsafe(seen, { method, disksExternal: options.disksExternal });
       step(`the VM is inspected: ${method}`);
-      const drift = await findDrift(qmp, seen);
+      const drift = await findDrift(qmp, seen, await tracesBefore(options, seen));
       // With a command line that gives what is now.
       const vm = { ...seen, args: [...drift.args] };
       const savedVm = savedVmOf(options.name, vm);
@@ -294,7 +296,9 @@ async function saveInto(pending: PendingGeneration, work: Work): Promise<Saved> 
     const manifest = await writer.finish(parts, stream.deviceState);
     const unsealed = await sealGeneration(pendingDir, { manifest, vm });
     if (unsealed !== undefined) options.onMessage(unsealed);
-    const problem = await teachWorkingSet({ dir: pendingDir, formerDir, dirtyPages });
+    const isAlike = result.capture?.tracked === true && isRoutine(generation);
+    const alikeId = isAlike ? manifest.parent : undefined;
+    const problem = await teachWorkingSet({ dir: pendingDir, formerDir, dirtyPages, alikeId });
     if (problem !== undefined) options.onMessage(`Restores begin without a prediction: ${problem}.`);
     if (options.layout === 'raw') await writeRawMemory(pendingDir, { signal: options.signal });
     await parkAt('committing');

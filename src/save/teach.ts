@@ -3,7 +3,7 @@
  * of the generation before, if that was of the same machine, and the pages that the guest wrote to meanwhile. The hot
  * pack of the generation before is shared, too.
  */
-import type { Hints } from '../checkpoint/hints.js';
+import { Hints } from '../checkpoint/hints.js';
 import type { Manifest } from '../checkpoint/manifest.js';
 import { CheckpointReader } from '../checkpoint/reader.js';
 import { VmckptError } from '../errors.js';
@@ -12,6 +12,7 @@ import { inheritHotPack } from '../working-set/hot-pack.js';
 import { inheritWorkingSet } from '../working-set/inherit.js';
 import { writeNextPlan } from '../working-set/next-plan.js';
 import { DEFAULT_WISHES } from '../working-set/plan.js';
+import { shareHints } from '../working-set/share.js';
 import { installUnits, type InstallUnits } from '../working-set/units.js';
 import { learnDirtyPages, newWorkingSet, type WorkingSet } from '../working-set/working-set.js';
 
@@ -21,6 +22,8 @@ export interface SaveLesson {
   /** Of the generation before, if there is one. */
   readonly formerDir: string | undefined;
   readonly dirtyPages: readonly number[];
+  /** The id of the generation before, if this one is hardly another (routine.ts): it has the same hints. */
+  readonly alikeId?: string | undefined;
 }
 
 /**
@@ -31,7 +34,10 @@ export async function teachWorkingSet({
   dir,
   formerDir,
   dirtyPages,
+  alikeId,
 }: SaveLesson): Promise<string | undefined> {
+  if (formerDir !== undefined && alikeId !== undefined)
+    if (shareHints(Hints.of(formerDir, alikeId), Hints.beside(dir))) return undefined;
   const reader = await CheckpointReader.open(dir);
   try {
     const units = installUnits(reader);

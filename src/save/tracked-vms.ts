@@ -74,6 +74,11 @@ async function lookAt(socketPath: string): Promise<TrackedVm | undefined> {
   }
 }
 
+/** Whether a process keeps its tracking, or has until it was killed. */
+export function isTracked(vm: ProcessIdentity): boolean {
+  return existsSync(findRuntimePath(FOLDER, entryOf(vm)));
+}
+
 /** @returns what was ended; undefined where nothing was tracked */
 export async function endTracking(vm: ProcessIdentity): Promise<TrackedVm | undefined> {
   const { pid } = vm;

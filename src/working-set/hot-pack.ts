@@ -87,16 +87,17 @@ export async function refreshHotPack(
 
 /**
  * Shares the hot pack of the generation before with the one that `reader` reads, if that has most of its extents and
- * wants them. Otherwise there is none. Never throws, except for bugs and for what the units throw.
+ * wants them. Otherwise there is none. Never throws, except for bugs.
  */
 export function inheritHotPack(former: Hints, reader: CheckpointReader, set: HotSet): void {
   if (!reader.hints.areBeside) return;
-  const wanted = extentsOf(reader, set);
   try {
     const file = former.find(HOT_PACK_FILE);
     const { count, extents } = readPacked(file, reader.manifest);
+    if (extents.size === 0) return;
+    const wanted = extentsOf(reader, set);
     const usedCount = [...wanted].filter((extent) => extents.has(extent)).length;
-    if (usedCount === 0 || usedCount < count * MIN_USED_SHARE) return;
+    if (usedCount < count * MIN_USED_SHARE) return;
     fs.linkSync(file, reader.hints.place(HOT_PACK_FILE));
   } catch (error) {
     if (!(error instanceof VmckptError) && errnoOf(error) === undefined) throw error;

@@ -8,6 +8,7 @@ import {
   readFileSync,
   readdirSync,
   rmSync,
+  statSync,
 } from 'node:fs';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -15,6 +16,7 @@ import type { Accelerator } from '../../src/bench/guest.js';
 import { HeldTracking } from '../../src/capture/held-tracking.js';
 import { findLeftovers } from '../../src/doctor/leftovers.js';
 import { listTracked } from '../../src/doctor/tracker.js';
+import { readManifest } from '../../src/checkpoint/manifest.js';
 import { isWriteProtected } from '../../src/qemu/guest-memory.js';
 import { rescue } from '../../src/save/rescue.js';
 import type { SaveReport } from '../../src/save/save.js';
@@ -105,6 +107,22 @@ describeOnEachQemu('a VM that is tracked between its saves', (qemu) => {
     expect(sockets()).toEqual([]);
     await save({ method: 'background-snapshot' });
     expect(await save()).toMatchObject({ capture: { tracked: false, goesOn: false } });
+  });
+
+  it('has what hardly changes from the generation before, unless all is stored', async () => {
+    const trace = (enable: boolean) => vm.ask(['trace-event-set-state', { name: 'qmp_job_cancel', enable }]);
+    await trace(true);
+    await save({ track: true });
+    await trace(false);
+    await save();
+    await save({ full: true });
+    const traces = [1, 2, 3].map((number) => {
+      const { settings = [] } = readManifest(generation(`web/${number}`));
+      return settings.filter(({ kind }) => kind === 'trace').map(({ id }) => id);
+    });
+    expect(traces).toEqual([['qmp_job_cancel'], ['qmp_job_cancel'], []]);
+    const [first, second] = [1, 2].map((number) => statSync(generation(`web/${number}/working-set`)));
+    expect(second!.ino).toBe(first!.ino);
   });
 
   it('is as it was before in what it wrote since a reset', async () => {

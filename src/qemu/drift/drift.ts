@@ -43,17 +43,18 @@ export interface Drift {
 const Thresholds = v.array(v.object({ 'node-name': v.string(), write_threshold: v.number() }));
 const Traces = v.array(v.object({ name: v.string(), state: v.string() }));
 
-/** Reads everything and changes nothing. */
+/** Reads everything and changes nothing. @param traces which events are enabled, if that is known */
 export async function findDrift(
   qmp: QmpClient,
   vm: Pick<VmDescription, 'args' | 'cwd' | 'pid' | 'cpu' | 'memoryBackends'>,
+  traces?: readonly Setting[],
 ): Promise<Drift> {
   const human = (command: string) =>
     qmp.query(v.string(), 'human-monitor-command', { 'command-line': command });
   const given = parseCommandLine(vm.args);
   const [settings, others, drives, network, usernet] = await Promise.all([
     readSettings(qmp),
-    readOthers(qmp, given),
+    readOthers(qmp, given, traces),
     qmp.query(v.array(DriveNow), 'query-block'),
     human('info network'),
     human('info usernet'),
@@ -96,11 +97,15 @@ function ownSockets(options: readonly Option[]): string[] {
 }
 
 /** Settings that are only read at a save. */
-async function readOthers(qmp: QmpClient, given: readonly Option[]): Promise<Setting[]> {
+async function readOthers(
+  qmp: QmpClient,
+  given: readonly Option[],
+  enabled: readonly Setting[] | undefined,
+): Promise<Setting[]> {
   const [devices, nodes, traces] = await Promise.all([
     readDevices(qmp),
     qmp.query(Thresholds, 'query-named-block-nodes', { flat: true }),
-    namesTraces(given) ? readTraces(qmp) : readEnabledTraces(qmp),
+    namesTraces(given) ? readTraces(qmp) : (enabled ?? readEnabledTraces(qmp)),
   ]);
   return [
     ...devices,
