@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that scripts/demo.sh and scripts/test.sh need, from a fresh machine to a built project:
-# Debian packages (through sudo where needed), npm's packages, the build, the test guests, QEMU 10 and 11.
-# Quick when repeated. With --without-newer-qemus the last of them are left out.
+# Debian packages (through sudo where needed), npm's packages, the build, the test guests, QEMU 10 and 11, Ceph.
+# Quick when repeated. With --without-newer-qemus the newer QEMUs and Ceph, which only tests need, are left out.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # package: why it is needed
@@ -120,18 +120,20 @@ build_guest() {
   "$ROOT/fixtures/guest/build.sh"
 }
 
-# Side by side: most of the time is waiting for the archive.
-unpack_newer_qemus() {
-  local version unpacking=()
-  for version in 10 11; do
-    "$ROOT/fixtures/qemu.sh" "$version" &
-    unpacking[version]=$!
-  done
-  for version in 10 11; do
-    wait "${unpacking[version]}" && continue
-    [ "$version" != 10 ] || [ "${CI:-}" != true ] || die 'CI needs QEMU 10; see above.'
-    say "going on without QEMU $version: its tests will be skipped"
-  done
+# Side by side: most of the time is waiting for the archive. CI needs all but QEMU 11.
+unpack_test_programs() {
+  local status=0 qemu10 qemu11 ceph
+  "$ROOT/fixtures/qemu.sh" 10 &
+  qemu10=$!
+  "$ROOT/fixtures/qemu.sh" 11 &
+  qemu11=$!
+  "$ROOT/fixtures/ceph.sh" &
+  ceph=$!
+  wait "$qemu10" || status=1
+  wait "$ceph" || status=1
+  [ "$status" -eq 0 ] || [ "${CI:-}" != true ] || die 'CI needs QEMU 10 and Ceph; see above.'
+  wait "$qemu11" || status=1
+  [ "$status" -eq 0 ] || say 'going on without what could not be had (see above): its tests will be skipped'
 }
 
 main() {
@@ -147,7 +149,7 @@ main() {
   once dist/.vmckpt-stamp "$(node --version) $(fingerprint "${sources[@]}")" build_project
   build_guest
   "$ROOT/fixtures/bare/build.sh"
-  [ "${1:-}" = --without-newer-qemus ] || unpack_newer_qemus
+  [ "${1:-}" = --without-newer-qemus ] || unpack_test_programs
 }
 
 main "$@"

@@ -37,3 +37,15 @@ export function qemuProblem(version: NewerQemu): string | undefined {
   const reason = path.join(CACHE, `qemu${version}.unavailable`);
   return existsSync(reason) ? readFileSync(reason, 'utf8').trim() : `fixtures/qemu.sh ${version} was not run`;
 }
+
+/** Path of a file that fixtures/ceph.sh has unpacked. */
+export function cephFile(name: string): string {
+  return path.join(CACHE, 'ceph', name);
+}
+
+/** Why Ceph cannot be used here, or undefined when it can. */
+export function cephProblem(): string | undefined {
+  if (existsSync(cephFile('bin/radosgw'))) return undefined;
+  const reason = path.join(CACHE, 'ceph.unavailable');
+  return existsSync(reason) ? readFileSync(reason, 'utf8').trim() : 'fixtures/ceph.sh was not run';
+}

@@ -5,7 +5,7 @@ import path from 'node:path';
 import { afterAll, beforeEach, describe } from 'vitest';
 import { bestTracker } from '../../src/capture/open-tracker.js';
 import { kvmProblem } from './bare.js';
-import { qemuProblem, type QemuChoice } from './cache.js';
+import { cephProblem, qemuProblem, type QemuChoice } from './cache.js';
 
 /** Runs `suite` on the system's QEMU and on QEMU 10. Without the latter it is skipped by name; in CI it fails. */
 export function describeOnEachQemu(title: string, suite: (qemu: QemuChoice) => void): void {
@@ -31,6 +31,13 @@ export function describeUnderKvm(title: string, suite: (qemu: QemuChoice) => voi
     describeOnEachQemu(title, suite);
     describeOnQemu11(title, () => suite('11'));
   });
+}
+
+/** Skipped by name where Ceph is not here; in CI it fails. */
+export function describeOnCeph(title: string, suite: () => void): void {
+  const problem = cephProblem();
+  if (problem !== undefined && process.env['CI'] === 'true') throw new Error(`CI needs Ceph: ${problem}`);
+  describeUnless(problem, title, suite);
 }
 
 function describeUnless(problem: string | undefined, title: string, suite: () => void): void {
