@@ -21,7 +21,7 @@ export default defineConfig(
   ENTRIES.map((entry) => ({
     input: { [entry]: `src/${entry}.ts` },
     platform: 'node',
-    external: [/^zstd-napi/, 'hash-wasm', 'pino'],
+    external: [/^zstd-napi/, '@aws-sdk/client-s3', 'hash-wasm', 'pino'],
     output: {
       dir: 'dist',
       format: 'esm',

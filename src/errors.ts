@@ -93,6 +93,8 @@ export const ERROR_CODES = {
   NO_PACK: 'notFound',
   GENERATION_DIFFERS: 'incompatible',
   TLS_REFUSED: 'notPermitted',
+  S3_CLIENT_MISSING: 'failed',
+  S3_UNCONDITIONAL: 'incompatible',
   // other VMMs
   HANDSHAKE_REFUSED: 'failed',
 } as const satisfies Record<string, ErrorKind>;

@@ -28,7 +28,7 @@ import {
   pageChunksBytes,
   unsupportedVersion,
 } from './format.js';
-import { format1Schema, manifestSchema } from './manifest-schema.js';
+import { format1Schema, manifestSchema, type ListedFacts } from './manifest-schema.js';
 
 export { MAX_DEVICE_STATE_BYTES } from './manifest-schema.js';
 
@@ -58,6 +58,12 @@ export function holdsMemoryOnly({ sizes }: Pick<Manifest, 'sizes'>): boolean {
 /** Those that the VM writes to, and that the checkpoint does not hold: their files, or what else is known. */
 export function externalDisks({ blockDevices }: Pick<Manifest, 'blockDevices'>): string[] {
   return blockDevices.filter(({ readOnly }) => !readOnly).map(({ file, node }) => file ?? node);
+}
+
+/** What lists show of a generation. */
+export function listedFacts(manifest: Manifest): ListedFacts {
+  const { id, created, mode, runState, vmState, blockDevices, sizes, restoreProblems, lost } = manifest;
+  return { id, created, mode, runState, vmState, blockDevices, sizes, restoreProblems, lost };
 }
 
 /** @throws VmckptError MEMORY_ONLY */

@@ -8,6 +8,7 @@ import { mkdir, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { DIRECTORY_MODE, errnoOf, fsyncPath, writeFailure } from '../checkpoint/files.js';
 import type { ListedFacts } from '../checkpoint/manifest-schema.js';
+import { listedFacts } from '../checkpoint/manifest.js';
 import { readSealedManifest, type SealVerdict } from './seal.js';
 import { summarizeRawMemory, type RawMemorySummary } from '../checkpoint/raw-memory.js';
 import { VmckptError, type ErrorCode } from '../errors.js';
@@ -230,8 +231,7 @@ export class Store {
     const dir = path.join(this.dir, name, String(generation));
     try {
       const { manifest, judgeSeal } = readSealedManifest(dir);
-      const { id, created, mode, runState, vmState, blockDevices, sizes, restoreProblems, lost } = manifest;
-      const facts = { id, created, mode, runState, vmState, blockDevices, sizes, restoreProblems, lost };
+      const facts = listedFacts(manifest);
       const rawMemory = summarizeRawMemory(dir, manifest);
       return { name, generation, facts, problem: undefined, seal: judgeSeal().status, rawMemory };
     } catch (error) {
