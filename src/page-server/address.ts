@@ -1,6 +1,7 @@
-/** Addresses of page servers: `tls://HOST:PORT`, `tcp://HOST:PORT`, `unix:PATH`. */
+/** Addresses of stores elsewhere: of page servers (`tls://HOST:PORT`, `tcp://HOST:PORT`, `unix:PATH`), and in buckets. */
 import path from 'node:path';
 import { VmckptError } from '../errors.js';
+import { formatBucketAddress, isBucketAddress, parseBucketAddress } from './s3/address.js';
 
 export type Address =
   | { readonly kind: 'tls' | 'tcp'; readonly host: string; readonly port: number }
@@ -8,9 +9,9 @@ export type Address =
 
 const NETWORK = /^(tls|tcp):\/\/(\[[0-9A-Fa-f:.]+\]|[^/:[\]]+):(\d{1,5})$/;
 const UNIX = 'unix:';
-const SCHEME = /^(tls:|tcp:|unix:)/;
+const SCHEME = /^(tls:|tcp:|unix:|s3:)/;
 
-/** Whether a text names a page server, or a folder. */
+/** Whether a text names a store elsewhere, or a folder. */
 export function isAddress(text: string): boolean {
   return SCHEME.test(text);
 }
@@ -23,13 +24,19 @@ export function parseAddress(text: string): Address {
   if (text.startsWith(UNIX) && text.length > UNIX.length)
     return { kind: 'unix', path: path.resolve(text.slice(UNIX.length)) };
   throw new VmckptError('USAGE', `"${text}" is no address of a page server`, {
-    hint: 'For example tls://host:7070, tcp://127.0.0.1:7070, or unix:/run/vmckpt/store.sock.',
+    hint: 'For example tls://host:7070, tcp://127.0.0.1:7070, or unix:/run/vmckpt/store.sock; s3://bucket/prefix for a bucket.',
   });
 }
 
-/** @param text addresses with commas between them. @returns them as formatAddress() does. @throws VmckptError USAGE */
+/** @param text addresses with commas between them. @returns each in its one form. @throws VmckptError USAGE */
 export function parseAddresses(text: string): string[] {
-  return text.split(',').map((address) => formatAddress(parseAddress(address.trim())));
+  return text.split(',').map((address) => canonical(address.trim()));
+}
+
+function canonical(address: string): string {
+  return isBucketAddress(address)
+    ? formatBucketAddress(parseBucketAddress(address))
+    : formatAddress(parseAddress(address));
 }
 
 export function formatAddress(address: Address): string {

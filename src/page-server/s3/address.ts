@@ -25,3 +25,7 @@ export function parseBucketAddress(text: string): BucketAddress {
     hint: 'For example s3://bucket/prefix. A prefix has letters, digits, ".", "_" and "-" between its slashes.',
   });
 }
+
+export function formatBucketAddress({ bucket, prefix }: BucketAddress): string {
+  return `s3://${bucket}/${prefix}`.replace(/\/$/, '');
+}

@@ -2,7 +2,7 @@
 import { setMaxListeners } from 'node:events';
 import { VmckptError } from '../../errors.js';
 import type { Range } from '../contracts.js';
-import type { BucketAddress } from './address.js';
+import { formatBucketAddress, type BucketAddress } from './address.js';
 import { openClient, requestFailure, type S3 } from './client.js';
 
 /** Of an answer that breaks off; the SDK repeats requests, but not what follows a good beginning. */
@@ -35,7 +35,7 @@ export class Bucket {
   readonly #closing = new AbortController();
 
   private constructor(address: BucketAddress, s3: S3) {
-    this.label = `s3://${address.bucket}/${address.prefix}`.replace(/\/$/, '');
+    this.label = formatBucketAddress(address);
     this.#address = address;
     this.#s3 = s3;
     // One for each request that is under way.
