@@ -1,10 +1,11 @@
 /** `vmckpt list` */
 import type { Command } from 'commander';
 import { externalDisks, holdsMemoryOnly } from '../checkpoint/manifest.js';
+import { onFirstReplica } from '../page-server/replicas.js';
 import { Store, type GenerationSummary } from '../store/store.js';
 import { formatBytes } from '../util/units.js';
 import { formatTime, table } from './text.js';
-import { contextOf, verb } from './verb.js';
+import { contextOf, verb, type VerbContext } from './verb.js';
 
 export function listCommand(): Command {
   return verb('list', 'List what is stored, the newest generation of each name first.', [
@@ -13,14 +14,22 @@ export function listCommand(): Command {
     'notFound',
     'notPermitted',
   ]).action(async (_flags: object, command: Command) => {
-    const { output, storeDir } = contextOf(command);
-    const store = await Store.open(storeDir, { trustForeign: true });
-    const checkpoints = (await store.list()).sort(
+    const context = contextOf(command);
+    const { output, place } = context;
+    const checkpoints = (await generationsOf(context)).sort(
       (a, b) => a.name.localeCompare(b.name) || b.generation - a.generation,
     );
-    if (checkpoints.length === 0 && !output.json) output.message(`No checkpoints in ${storeDir}.`);
+    if (checkpoints.length === 0 && !output.json) output.message(`No checkpoints in ${place}.`);
     output.result({ checkpoints: checkpoints.map(documentOf) }, describe(checkpoints));
   });
+}
+
+/** Of a store elsewhere it is not known here what is sealed, and what lies beside the generations. */
+async function generationsOf(context: VerbContext): Promise<GenerationSummary[]> {
+  const { replicas } = context;
+  if (replicas === undefined) return (await Store.open(context.storeDir, { trustForeign: true })).list();
+  const found = await onFirstReplica(replicas, (store) => store.list());
+  return found.map((generation) => ({ ...generation, seal: undefined, rawMemory: null }));
 }
 
 function documentOf({ name, generation, facts, problem, seal, rawMemory }: GenerationSummary) {
@@ -70,7 +79,7 @@ function stateOf(facts: NonNullable<GenerationSummary['facts']>, seal: Generatio
   return [
     facts.vmState ?? facts.runState,
     ...(externalDisks(facts).length === 0 ? [] : ['disks external']),
-    ...(seal === 'own' ? [] : ['not sealed by this user']),
+    ...(seal === 'own' || seal === undefined ? [] : ['not sealed by this user']),
     ...(facts.restoreProblems === undefined ? [] : ['needs a command line of its own']),
   ].join(', ');
 }

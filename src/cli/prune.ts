@@ -1,9 +1,12 @@
 /** `vmckpt prune [NAME]` */
 import type { Command } from 'commander';
 import { EXIT_CODES, VmckptError } from '../errors.js';
+import { onEveryReplica } from '../page-server/replicas.js';
 import { formatBytes } from '../util/units.js';
+import { pruneElsewhere } from '../vms/prune-elsewhere.js';
 import { prune, type PruneReport } from '../vms/prune.js';
 import { addKeepOptions, policyOf, type KeepFlags } from './keep-options.js';
+import type { Output } from './output.js';
 import { formatTime, table } from './text.js';
 import { contextOf, interruptible, nameArgument, option, verb } from './verb.js';
 
@@ -22,16 +25,28 @@ export function pruneCommand(): Command {
   return addKeepOptions(command)
     .addOption(option('--dry-run', 'delete nothing, only show what would be deleted'))
     .action(async (name: string | undefined, flags: PruneFlags, running: Command) => {
-      const { output, storeDir } = contextOf(running);
+      const context = contextOf(running);
+      const { output, replicas } = context;
       const policy = policyOf(flags) ?? {};
       const { signal } = interruptible(output, 'Interrupted; what is deleted stays deleted.');
-      const report = await prune({ storeDir, name, policy, isDryRun: flags.dryRun === true, signal });
-      const [failure] = report.failed;
-      if (failure !== undefined && report.removed.length === 0)
-        throw new VmckptError(failure.code, failure.message, { hint: failure.hint });
-      if (failure !== undefined) process.exitCode = EXIT_CODES.partial;
-      output.result(report, describe(report));
+      const wishes = { name, policy, isDryRun: flags.dryRun === true, signal };
+      tell(
+        output,
+        replicas === undefined
+          ? [await prune({ storeDir: context.storeDir, ...wishes })]
+          : await onEveryReplica(replicas, (store) => pruneElsewhere(store, wishes)),
+      );
     });
+}
+
+/** @param reports one for each replica. @throws VmckptError as the first removal that failed, when all have */
+function tell(output: Output, reports: readonly PruneReport[]): void {
+  const [failure] = reports.flatMap(({ failed }) => failed);
+  if (failure !== undefined && reports.every(({ removed }) => removed.length === 0))
+    throw new VmckptError(failure.code, failure.message, { hint: failure.hint });
+  if (failure !== undefined) process.exitCode = EXIT_CODES.partial;
+  const document = reports.length === 1 ? reports[0] : { replicas: reports };
+  output.result(document, reports.map(describe).join('\n\n'));
 }
 
 function describe(report: PruneReport): string {

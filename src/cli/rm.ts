@@ -1,5 +1,6 @@
 /** `vmckpt rm NAME@GEN` */
 import type { Command } from 'commander';
+import { onEveryReplica } from '../page-server/replicas.js';
 import { removeGeneration } from '../vms/needs-generation.js';
 import { contextOf, referenceArgument, verb } from './verb.js';
 
@@ -13,8 +14,10 @@ export function rmCommand(): Command {
   ])
     .addArgument(referenceArgument('<reference>', 'NAME@GENERATION'))
     .action(async (reference: string, _flags: object, command: Command) => {
-      const { output, storeDir } = contextOf(command);
-      await removeGeneration(storeDir, reference);
+      const context = contextOf(command);
+      const { output, replicas } = context;
+      if (replicas === undefined) await removeGeneration(context.storeDir, reference);
+      else await onEveryReplica(replicas, (store) => store.remove(reference));
       output.result({ removed: reference }, `Removed ${reference}.`);
     });
 }

@@ -1,16 +1,22 @@
 /** `vmckpt show NAME[@GEN]` */
-import { lstatSync } from 'node:fs';
+import { lstatSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import type { Command } from 'commander';
+import { FILE_MODE } from '../checkpoint/files.js';
 import { HOT_PACK_FILE } from '../checkpoint/format.js';
-import { externalDisks, holdsMemoryOnly, type Manifest } from '../checkpoint/manifest.js';
+import { Hints } from '../checkpoint/hints.js';
+import { decodeManifest, externalDisks, holdsMemoryOnly, type Manifest } from '../checkpoint/manifest.js';
 import { summarizeRawMemory, type RawMemorySummary } from '../checkpoint/raw-memory.js';
+import type { RemoteStore } from '../page-server/contracts.js';
+import { onFirstReplica } from '../page-server/replicas.js';
 import { changedDisks } from '../restore/untouched-disks.js';
-import type { SealVerdict } from '../store/seal.js';
-import { Store, type Generation } from '../store/store.js';
+import { judgeSealIn, type SealVerdict } from '../store/seal.js';
+import { Store } from '../store/store.js';
 import { shellQuote } from '../util/shell.js';
 import { formatBytes } from '../util/units.js';
 import { PAGE_BYTES } from '../pages/layout.js';
-import { readWorkingSet } from '../working-set/file.js';
+import { WORKING_SET_FILE, readWorkingSet } from '../working-set/file.js';
 import type { RestoreScore } from '../working-set/score.js';
 import { formatTime, printable, table } from './text.js';
 import { contextOf, referenceArgument, verb } from './verb.js';
@@ -27,28 +33,59 @@ export function showCommand(): Command {
   ])
     .addArgument(referenceArgument('<reference>', 'NAME or NAME@GENERATION'))
     .action(async (reference: string, _flags: object, command: Command) => {
-      const { output, storeDir } = contextOf(command);
-      const store = await Store.open(storeDir, { trustForeign: true });
-      const generation = await store.locate(reference);
-      // Long fields that only QEMU needs are left out.
-      const { dir, manifest } = generation;
-      const workingSet = describeWorkingSet(generation);
-      const rawMemory = summarizeRawMemory(dir, manifest);
-      const seal = generation.judgeSeal();
-      const shown = {
-        directory: dir,
-        ...manifest,
-        migration: undefined,
-        seal,
-        workingSet,
-        rawMemory,
-        changedDisks: changedDisks(generation),
-      };
-      output.result(shown, describe(shown));
+      const context = contextOf(command);
+      const { replicas } = context;
+      const shown =
+        replicas === undefined
+          ? await lookHere(context.storeDir, reference)
+          : await onFirstReplica(replicas, (store) => lookThere(store, reference));
+      // Only QEMU needs it, and it is long.
+      context.output.result({ ...shown, migration: undefined }, describe(shown));
     });
 }
 
+async function lookHere(storeDir: string, reference: string): Promise<Shown> {
+  const store = await Store.open(storeDir, { trustForeign: true });
+  const generation = await store.locate(reference);
+  const { dir, manifest, hints } = generation;
+  return {
+    directory: dir,
+    ...manifest,
+    seal: generation.judgeSeal(),
+    workingSet: describeWorkingSet(hints, manifest),
+    rawMemory: summarizeRawMemory(dir, manifest),
+    changedDisks: changedDisks(generation),
+  };
+}
+
+/** Whether its disks are as they were is not known here. */
+async function lookThere(store: RemoteStore, reference: string): Promise<Shown> {
+  const opened = await store.open(reference);
+  const { name, number: generation } = opened;
+  const encoded = Buffer.from(opened.manifest);
+  const manifest = { ...decodeManifest(encoded, `${name}/${generation}`), name, generation };
+  const copies = mkdtempSync(path.join(tmpdir(), 'vmckpt-show-'));
+  try {
+    for (const file of ['seal', WORKING_SET_FILE] as const) {
+      const bytes = await opened.readFile(file);
+      if (bytes !== undefined) writeFileSync(path.join(copies, file), bytes, { mode: FILE_MODE });
+    }
+    const workingSet = describeWorkingSet(Hints.beside(copies), manifest);
+    return {
+      directory: store.label,
+      ...manifest,
+      seal: judgeSealIn(copies, { manifest, encoded }),
+      workingSet: { ...workingSet, hotPackBytes: opened.files.get(HOT_PACK_FILE) ?? 0 },
+      rawMemory: null,
+      changedDisks: [],
+    };
+  } finally {
+    rmSync(copies, { recursive: true });
+  }
+}
+
 type Shown = Omit<Manifest, 'migration'> & {
+  /** Or the address of its store. */
   readonly directory: string;
   readonly seal: SealVerdict;
   readonly workingSet: WorkingSetSummary;
@@ -68,8 +105,7 @@ interface WorkingSetSummary {
   readonly problem: string | null;
 }
 
-function describeWorkingSet({ hints, manifest }: Generation): WorkingSetSummary {
-  const { sizes, ram } = manifest;
+function describeWorkingSet(hints: Hints, { sizes, ram }: Manifest): WorkingSetSummary {
   const { workingSet, problem } = readWorkingSet(hints, sizes.ramBytes / ram.pageBytes);
   const { histogram, restoreCount, scores } = workingSet;
   const hotPackBytes = lstatSync(hints.find(HOT_PACK_FILE), { throwIfNoEntry: false })?.size ?? 0;

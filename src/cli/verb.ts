@@ -4,6 +4,7 @@ import { Argument, Command, InvalidArgumentError, Option } from 'commander';
 import { EXIT_CODES, VmckptError, type ErrorKind } from '../errors.js';
 import { exitNow } from '../native/index.js';
 import { isAddress, parseAddresses } from '../page-server/address.js';
+import type { Replicas } from '../page-server/replicas.js';
 import { parseReference, requireName } from '../store/reference.js';
 import { homeDir } from '../util/user-folders.js';
 import { Output } from './output.js';
@@ -98,29 +99,35 @@ export function verb(usage: string, description: string, kinds: readonly ErrorKi
     .addHelpText('after', `\nExit codes:\n${rows.join('\n')}`);
 }
 
-/** What the global options of a running verb say. */
+/** What the global options of a running verb say. Take storeDir only where replicas are ruled out. */
 export interface VerbContext {
   readonly output: Output;
   /** The folder of the store. @throws VmckptError USAGE when it is elsewhere */
   readonly storeDir: string;
-  /** The addresses of the store's replicas when it is elsewhere. @throws VmckptError USAGE */
-  readonly addresses: readonly string[] | undefined;
+  /** How page servers are connected to. */
   readonly connecting: { readonly tlsDir: string; readonly insecurePlaintext: boolean };
+  /** The replicas of a store elsewhere; undefined for a folder. */
+  readonly replicas: Replicas | undefined;
+  /** Where the store is, for messages. */
+  readonly place: string;
 }
 
+/** @throws VmckptError USAGE for a store with a bad address */
 export function contextOf(command: Command): VerbContext {
   const options = command.optsWithGlobals<GlobalOptions>();
   const { tlsDir, insecurePlaintext = false } = options;
   const store = options.store || defaultStore();
   const addresses = isAddress(store) ? parseAddresses(store) : undefined;
+  const connecting = { tlsDir: path.resolve(tlsDir), insecurePlaintext };
   return {
     output: new Output(options),
     get storeDir() {
       if (addresses !== undefined) throw notHere(store, command);
       return path.resolve(store);
     },
-    addresses,
-    connecting: { tlsDir: path.resolve(tlsDir), insecurePlaintext },
+    connecting,
+    replicas: addresses && { addresses, connecting },
+    place: addresses?.join(', ') ?? path.resolve(store),
   };
 }
 

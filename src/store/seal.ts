@@ -43,7 +43,15 @@ export interface SealedManifest {
 /** @throws VmckptError as readManifest() */
 export function readSealedManifest(dir: string): SealedManifest {
   const { manifest, encoded } = readEncodedManifest(dir);
-  return { manifest, judgeSeal: () => judgeSeal(dir, { encoded, whyMissing: whyMissing(manifest) }) };
+  return { manifest, judgeSeal: () => judgeSealIn(dir, { manifest, encoded }) };
+}
+
+/** Judges the seal in a folder as that of a manifest, which may be elsewhere. */
+export function judgeSealIn(
+  dir: string,
+  { manifest, encoded }: { readonly manifest: Manifest; readonly encoded: Uint8Array },
+): SealVerdict {
+  return judgeSeal(dir, { encoded, whyMissing: whyMissing(manifest) });
 }
 
 /** Why it was probably never sealed. */
