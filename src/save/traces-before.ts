@@ -7,15 +7,21 @@ import { Store } from '../store/store.js';
 import { VmckptError } from '../errors.js';
 import type { ProcessIdentity } from '../util/process-identity.js';
 import { isRoutine } from './routine.js';
-import type { SaveOptions } from './save.js';
 import { isTracked } from './tracked-vms.js';
+
+interface Subject {
+  readonly storeDir: string;
+  readonly name: string;
+  /** Nothing is to be taken over. */
+  readonly full?: boolean;
+}
 
 /** @returns undefined where QEMU is to be asked: also of a VM that is not tracked, and after another QEMU's generation */
 export async function tracesBefore(
-  { storeDir, name, full }: Pick<SaveOptions, 'storeDir' | 'name' | 'full'>,
+  { storeDir, name, full = false }: Subject,
   { pid, startTicks }: ProcessIdentity,
 ): Promise<readonly Setting[] | undefined> {
-  if (full === true || !isTracked({ pid, startTicks })) return undefined;
+  if (full || !isTracked({ pid, startTicks })) return undefined;
   try {
     const { manifest } = await (await Store.open(storeDir)).locate(name);
     const { generation, qemu, settings = [] } = manifest;
