@@ -38,13 +38,17 @@ class Fill : public Napi::ObjectWrap<Fill> {
 
   static Napi::Function Define(Napi::Env env) {
     return DefineClass(env, "MemoryFill",
-                       {InstanceAccessor<&Fill::PageCount>("pageCount"), InstanceMethod<&Fill::Run>("run"),
-                        InstanceMethod<&Fill::Stop>("stop")});
+                       {InstanceAccessor<&Fill::PageCount>("pageCount"),
+                        InstanceAccessor<&Fill::WaitsForSource>("waitsForSource"),
+                        InstanceMethod<&Fill::Run>("run"), InstanceMethod<&Fill::Stop>("stop")});
   }
 
  private:
   Napi::Value PageCount(const Napi::CallbackInfo& info) {
     return Napi::Number::New(info.Env(), static_cast<double>(fill_->page_count()));
+  }
+  Napi::Value WaitsForSource(const Napi::CallbackInfo& info) {
+    return Napi::Boolean::New(info.Env(), fill_->waits_for_source());
   }
   // → promise of whether everything is written
   Napi::Value Run(const Napi::CallbackInfo& info) {

@@ -81,7 +81,9 @@ class MemoryFill::Writer {
         // It is fetched once more.
       }
       if (fill_.MustStop()) return nullptr;
+      fill_.waiting_count_++;
       fill_.image_->AwaitArrival(seen, fill_.LongestWait());
+      fill_.waiting_count_--;
       if (Clock::now() < repeat_at) continue;
       fill_.ReadAhead(first_, fill_.ahead_pieces());
       repeat_at = Clock::now() + kRepeatAfter;

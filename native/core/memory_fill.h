@@ -59,6 +59,9 @@ class MemoryFill {
   /** Number of pages with data that are in place so far. */
   uint64_t page_count() const { return page_count_.load(std::memory_order_relaxed); }
 
+  /** Whether a thread waits for an extent that the source does not have. */
+  bool waits_for_source() const { return waiting_count_ > 0; }
+
  private:
   using Clock = std::chrono::steady_clock;
   class Writer;
@@ -85,6 +88,7 @@ class MemoryFill {
   /** Index of the next piece of `order_`. */
   std::atomic<uint64_t> next_{0};
   std::atomic<uint64_t> page_count_{0};
+  std::atomic<unsigned> waiting_count_{0};
   std::atomic<bool> stopped_{false};
   std::atomic<bool> cut_short_{false};
   std::mutex failing_;

@@ -18,6 +18,7 @@ export interface MemoryFillOptions {
 
 interface NativeFill {
   readonly pageCount: number;
+  readonly waitsForSource: boolean;
   run(): Promise<boolean>;
   stop(): void;
 }
@@ -54,6 +55,11 @@ export class MemoryFill {
   /** Pages in place so far, zero ones not counted. */
   get pageCount(): number {
     return this.#native.pageCount;
+  }
+
+  /** Whether it needs an extent that the source does not have yet. */
+  get waitsForSource(): boolean {
+    return this.#native.waitsForSource;
   }
 
   /**

@@ -54,6 +54,11 @@ export class EagerTransfer {
     await careFor(this.#context, aftercare);
   }
 
+  /** Whether it does not go on before its source has more. */
+  get waitsForSource(): boolean {
+    return this.#fill?.waitsForSource ?? false;
+  }
+
   counters(): TransferCounters {
     return countTransfer({
       feeder: this.#sent?.feeder,

@@ -60,7 +60,7 @@ export class Server {
       image: () => (this.#image ??= openNativeImage(generation.dir, reader.manifest, this.#arrival?.native)),
       status: new TransferStatus(folder, {
         counters: () => this.#counters(),
-        waitsForSource: () => this.#way instanceof OnDemandTransfer && this.#way.waitsForSource,
+        waitsForSource: () => this.#way?.waitsForSource ?? false,
       }),
       verb,
     };

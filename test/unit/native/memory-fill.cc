@@ -141,7 +141,9 @@ void FillStarved(const Source& source) {
     MemoryFill fill(image, options);
     const unsigned refusals = slow->refusals() + 5;
     std::thread other([&] {
-      while (slow->refusals() < refusals) std::this_thread::sleep_for(std::chrono::microseconds(100));
+      const auto pause = [] { std::this_thread::sleep_for(std::chrono::microseconds(100)); };
+      while (slow->refusals() < refusals) pause();
+      while (!fill.waits_for_source()) pause();
       if (is_stopped)
         fill.Stop();
       else
@@ -149,6 +151,7 @@ void FillStarved(const Source& source) {
     });
     EXPECT(fill.Run() == !is_stopped);
     other.join();
+    EXPECT(!fill.waits_for_source());
     for (uint64_t page = 0; page < source.facts.page_count; page++)
       EXPECT(table.StateOf(page) == PageState::kInstalled || !is_stopped ? memory.IsRight(page)
                                                                          : memory.IsZero(page));
