@@ -32,6 +32,8 @@ using vmckpt::PageRuns;
 
 namespace {
 
+constexpr PageRange kAllPages{.first = 0, .count = uint64_t{1} << 32};
+
 constexpr uint64_t kPages = 4096;
 
 void Require(bool holds, const char* what) {
@@ -130,7 +132,7 @@ void TellsOfWrites() {
   Require(IsJust(bits.Look(), {}), "nothing is told that was written before");
   for (uint64_t page : {10, 12, 3000}) written.Do(kWrite, page);
   written.Do(kByKernel, 20);
-  for (int i = 0; i < 2; i++) Require(IsJust(bits.Look(), {10, 12, 20, 3000}), "a look tells");
+  for (int i = 0; i < 2; i++) Require(IsJust(bits.Look(kAllPages), {10, 12, 20, 3000}), "a look tells");
   Require(IsJust(bits.Take(), {10, 12, 20, 3000}), "a take tells");
   Require(IsJust(bits.Take(), {}), "nothing is told twice");
   written.Do(kWrite, 12);
@@ -161,7 +163,7 @@ void MakesOneMemory(int advice) {
   for (int round = 0; round < 20; round++) {
     for (int i = 0; i < 50; i++) written.Do(kWrite, random() % (kPages - 8), 1 + random() % 8);
     if (round % 3 == 0) written.Do(kDiscard, random() % (kPages - 512), 1 + random() % 512);
-    bits.Look();
+    bits.Look(kAllPages);
     const std::vector<uint8_t> now = written.bytes();
     for (auto [first, count] : bits.Take())
       std::memcpy(&composed[first * kPageBytes], &now[first * kPageBytes], count * kPageBytes);
