@@ -4,11 +4,13 @@ import type { PathWish } from '../restore/memory-path.js';
 import { EXIT_CODES, VmckptError } from '../errors.js';
 import { MAX_CLONES, restoreClones, type ClonesReport } from '../restore/clones.js';
 import { takeOver } from '../restore/take-over.js';
+import type { RemoteSource } from '../restore/find-generation.js';
 import { restore } from '../restore/restore.js';
 import type { RestoreReport } from '../restore/report.js';
 import { RESTORE_MODES, type RestoreMode } from '../vms/records.js';
 import { DEFAULT_EXPLORE, DEFAULT_PREFETCH_BUDGET_MS, MAX_EXPLORE } from '../working-set/plan.js';
 import { formatBytes, formatMs } from '../util/units.js';
+import { cacheDir } from '../util/user-folders.js';
 import type { Output } from './output.js';
 import { printable } from './text.js';
 import {
@@ -20,6 +22,7 @@ import {
   QEMU_ARGS_HINT,
   referenceArgument,
   verb,
+  type VerbContext,
 } from './verb.js';
 
 const MAX_BUDGET_MS = 10_000;
@@ -70,7 +73,8 @@ export function restoreCommand(): Command {
     .addOption(option('--qemu <binary>', 'the QEMU binary to use'));
   return withLoneResume(withMemoryOptions(withCloneOptions(withAssurances(command)))).action(
     async (reference: string, qemuArgs: string[], flags: RestoreFlags, command: Command) => {
-      const { output, storeDir } = contextOf(command);
+      const context = contextOf(command);
+      const { output } = context;
       refuseMeaningless(flags, qemuArgs);
       const common = {
         onProgress: (done: number, total: number) => output.progress(done, total),
@@ -82,7 +86,7 @@ export function restoreCommand(): Command {
         return output.result(report, describeTakeOver(report));
       }
       const wishes = {
-        storeDir,
+        ...sourceOf(context),
         reference,
         mode: flags.mode,
         mayFallBack: command.getOptionValueSource('mode') === 'default',
@@ -107,6 +111,14 @@ export function restoreCommand(): Command {
       output.result(report, describe(report));
     },
   );
+}
+
+/** Where the checkpoint is: in a folder, or elsewhere. */
+function sourceOf(context: VerbContext): { storeDir: string; remote?: RemoteSource } {
+  const { replicas } = context;
+  if (replicas === undefined) return { storeDir: context.storeDir };
+  const { addresses, connecting } = replicas;
+  return { storeDir: '', remote: { addresses: [...addresses], ...connecting, cacheDir: cacheDir() } };
 }
 
 /** @throws VmckptError USAGE */

@@ -11,10 +11,15 @@ import { packFile } from '../checkpoint/format.js';
 import { generationLabel, openFailure, type Manifest } from '../checkpoint/manifest.js';
 import { hasAddon, mapShared, SharedWord, type ImageArrival } from '../native/index.js';
 import { openRegular } from '../util/regular-file.js';
-import { CACHE_FILES, encodeWant, PRESENCE, presenceFile, type Want } from './cache-layout.js';
+import {
+  CACHE_FILES,
+  cacheOfGeneration,
+  encodeWant,
+  PRESENCE,
+  presenceFile,
+  type Want,
+} from './cache-layout.js';
 
-/** From CACHE/stores/KEY/NAME/NUMBER. */
-const CACHE_OF_GENERATION = '../../../..';
 /** How long a thread of the addon waits for one arrival, and a process without it before it looks again. */
 const WAIT_MS = { withAddon: 20, without: 2 } as const;
 
@@ -41,7 +46,7 @@ export class Arrival {
   readonly #arrivals: SharedWord | undefined;
 
   private constructor(dir: string, packs: ReadonlyMap<string, ArrivingPack>, files: readonly string[]) {
-    const cache = path.join(dir, CACHE_OF_GENERATION);
+    const cache = cacheOfGeneration(dir);
     this.#packs = new Map(packs);
     this.#files = files;
     const { O_RDWR, O_NONBLOCK } = fs.constants;

@@ -2,6 +2,7 @@
  * Names and numbers of the cache: where generations from elsewhere lie while they arrive, and how processes ask for what
  * is not here yet. docs/remote.md specifies every byte.
  */
+import path from 'node:path';
 import { checksumText, packFile } from '../checkpoint/format.js';
 import type { Pack } from '../checkpoint/manifest-schema.js';
 import { xxh3 } from '../native/index.js';
@@ -23,6 +24,11 @@ export const PRESENT_SUFFIX = '.present';
 /** Beside the pack as long as it arrives. @param packId 32 hexadecimal digits */
 export function presenceFile(packId: string): string {
   return `${packFile(packId)}${PRESENT_SUFFIX}`;
+}
+
+/** The cache that has the generation in `dir`: CACHE/stores/KEY/NAME/NUMBER. */
+export function cacheOfGeneration(dir: string): string {
+  return path.resolve(dir, '../../../..');
 }
 
 /** The folder in `stores`, a store with this one generation. @param manifest whole and verified */

@@ -10,11 +10,15 @@ import type { NameClaim } from '../vms/claim.js';
 import type { VmFolder } from '../vms/folder.js';
 import type { RestoreMode, VmRecord } from '../vms/records.js';
 import type { PrefetchWishes } from '../working-set/plan.js';
+import type { RemoteSource } from './find-generation.js';
 import type { DiskWishes } from './untouched-disks.js';
 import type { PathWish } from './memory-path.js';
 
 export interface RestoreOptions extends LaunchWishes, DiskWishes {
+  /** Not used for a generation that is elsewhere. */
   readonly storeDir: string;
+  /** Where the generation is, if not in a store on this host. */
+  readonly remote?: RemoteSource | undefined;
   /** NAME or NAME@GENERATION. */
   readonly reference: string;
   /** The VM's name; by default that of its checkpoint. */

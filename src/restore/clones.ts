@@ -3,7 +3,8 @@ import { availableParallelism } from 'node:os';
 import { VmckptError, type ErrorCode, type ErrorKind } from '../errors.js';
 import { type Manifest } from '../checkpoint/manifest.js';
 import { requireRoom } from '../qemu/memory-room.js';
-import { Store } from '../store/store.js';
+import type { Generation } from '../store/generation.js';
+import { findGeneration } from './find-generation.js';
 import { restore } from './restore.js';
 import type { RestoreReport } from './report.js';
 import type { RestoreOptions } from './attempt.js';
@@ -44,8 +45,18 @@ const COMMON_KINDS: ReadonlySet<ErrorKind> = new Set([
 
 /** @throws VmckptError as restore() when no clone has started; INTERRUPTED naming those that keep running */
 export async function restoreClones(options: ClonesOptions): Promise<ClonesReport> {
-  const store = await Store.open(options.storeDir, { trustForeign: options.trustCommandLine });
-  const { name, number: generation, manifest } = await store.locate(options.reference);
+  const found = await findGeneration(options);
+  try {
+    return await restoreClonesOf(found.generation, options);
+  } finally {
+    found.release();
+  }
+}
+
+async function restoreClonesOf(
+  { name, number: generation, manifest }: Generation,
+  options: ClonesOptions,
+): Promise<ClonesReport> {
   const { ramBytes, nonZeroBytes: dataBytes } = manifest.sizes;
   const need = { vmCount: options.count, ramBytes, dataBytes, isMapped: options.mode === 'map' };
   const from = { args: options.qemuArgs ?? manifest.commandLine, cwd: manifest.workingDirectory ?? '/' };

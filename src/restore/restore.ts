@@ -9,7 +9,7 @@ import { lacksUserfaultfd } from '../qemu/migration-control.js';
 import { OnDemandRefusal } from '../qemu/on-demand.js';
 import { requireName } from '../store/reference.js';
 import { clearStaleUses } from '../store/generation-use.js';
-import { Store } from '../store/store.js';
+import type { Generation } from '../store/generation.js';
 import { nowMs } from '../timeline/clock.js';
 import { debugSteps } from '../util/debug.js';
 import { asRoot } from '../util/rights.js';
@@ -19,6 +19,7 @@ import { endAbandoned } from '../vms/stop.js';
 import type { RestoreOptions } from './attempt.js';
 import { restoreMapped } from './by-mapping.js';
 import { startAndFill } from './by-server.js';
+import { findGeneration } from './find-generation.js';
 import { plainQemu } from './machine-host.js';
 import { putOnRecord } from './new-record.js';
 import { startParent } from './parents/start.js';
@@ -51,9 +52,20 @@ function whyEagerly(error: unknown): string | undefined {
 
 async function restoreOnce(options: RestoreOptions): Promise<RestoreReport> {
   const verbStartMs = nowMs();
+  const found = await findGeneration(options);
+  try {
+    return await restoreFound(options, found.generation, verbStartMs);
+  } finally {
+    found.release();
+  }
+}
+
+async function restoreFound(
+  options: RestoreOptions,
+  located: Generation,
+  verbStartMs: number,
+): Promise<RestoreReport> {
   const step = debugSteps('restore');
-  const store = await Store.open(options.storeDir, { trustForeign: options.trustCommandLine });
-  const located = await store.locate(options.reference);
   const { name, dir, manifest } = located;
   requireMachine(manifest);
   step(`found ${dir}, ${options.mode}`);
@@ -69,7 +81,7 @@ async function restoreOnce(options: RestoreOptions): Promise<RestoreReport> {
   // First of all: it opens the checkpoint while everything else is prepared.
   const wishes = options.mode === 'prefetch' ? options.prefetch : undefined;
   const parent = startParent({ folder, generation: located.ref, wishes });
-  readGenerationAhead(dir, manifest, options.mode);
+  if (located.elsewhere === undefined) readGenerationAhead(dir, manifest, options.mode);
   try {
     const plan = await plainQemu.plan(attempt);
     const planned = putOnRecord(attempt, plan, parent.identity);

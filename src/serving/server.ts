@@ -26,6 +26,7 @@ import { countTransfer } from './counters.js';
 import type { ServerArguments } from '../serving-protocol/arguments.js';
 import type { TransferCounters } from '../serving-protocol/counters.js';
 import type { ServingOrder } from '../serving-protocol/order.js';
+import { Fetching } from './fetching.js';
 import { log } from './log.js';
 import { TransferStatus } from './status.js';
 import type { VerbLine } from './verb-line.js';
@@ -43,6 +44,7 @@ export class Server {
   readonly #use: GenerationUse;
   /** Of a generation that is still arriving. */
   readonly #arrival: Arrival | undefined;
+  readonly #fetching: Fetching | undefined;
   #image: CheckpointImage | undefined;
   #prediction: Prediction | undefined;
   #way: EagerTransfer | OnDemandTransfer | undefined;
@@ -53,6 +55,7 @@ export class Server {
     this.#service = service;
     this.#use = use;
     this.#arrival = Arrival.of(generation.dir, reader.manifest);
+    this.#fetching = this.#arrival && Fetching.of(generation);
     this.#context = {
       folder,
       reader,
@@ -88,6 +91,7 @@ export class Server {
 
   /** Called when nothing reads the generation any more. */
   close(): void {
+    this.#fetching?.close();
     this.#use.release();
   }
 
@@ -179,6 +183,7 @@ export class Server {
 
   async #carryOut(order: ServingOrder, machine: LoadingMachine): Promise<void> {
     const { status } = this.#context;
+    if (order.background !== 'never') this.#fetching?.fill();
     if (order.mode === 'eager') {
       setOptimizing(true);
       this.#way = new EagerTransfer(this.#context, machine);

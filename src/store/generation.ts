@@ -8,7 +8,7 @@ import { Hints } from '../checkpoint/hints.js';
 import type { Manifest } from '../checkpoint/manifest.js';
 import { VmckptError } from '../errors.js';
 import { holdGeneration, holdGenerationFor, type GenerationUse } from './generation-use.js';
-import type { GenerationRef } from './generation-ref.js';
+import type { Elsewhere, GenerationRef } from './generation-ref.js';
 import { readSealedManifest, type SealedManifest, type SealVerdict } from './seal.js';
 
 const PUT_BACK =
@@ -19,14 +19,17 @@ export class Generation {
   readonly name: string;
   readonly number: number;
   readonly dir: string;
+  /** Of one that arrives from other hosts. */
+  readonly elsewhere: Elsewhere | undefined;
   /** Undefined: any generation at this place. */
   readonly #id: string | undefined;
   #sealed: SealedManifest | undefined;
 
-  constructor({ name, number, dir, id }: GenerationRef) {
+  constructor({ name, number, dir, id, elsewhere }: GenerationRef) {
     this.name = name;
     this.number = number;
     this.dir = dir;
+    this.elsewhere = elsewhere;
     this.#id = id;
   }
 
@@ -45,8 +48,8 @@ export class Generation {
 
   /** @throws VmckptError as readManifest() */
   get ref(): GenerationRef {
-    const { name, number, dir, manifest } = this;
-    return { name, number, dir, id: manifest.id };
+    const { name, number, dir, manifest, elsewhere } = this;
+    return { name, number, dir, id: manifest.id, ...(elsewhere && { elsewhere }) };
   }
 
   /** What restores of the generation have taught. @throws VmckptError as readManifest() */

@@ -24,6 +24,12 @@ export function stateDir(): string {
   return path.join(isOwn ? home : (registeredHome() ?? home), '.local', 'state', 'vmckpt');
 }
 
+/** `$XDG_CACHE_HOME/vmckpt`, otherwise `~/.cache/vmckpt`: what may be removed at any time, and is made again. */
+export function cacheDir(): string {
+  const cache = process.env['XDG_CACHE_HOME'] ?? '';
+  return path.join(path.isAbsolute(cache) ? cache : path.join(homeDir(), '.cache'), 'vmckpt');
+}
+
 function registeredHome(): string | undefined {
   try {
     return os.userInfo().homedir;

@@ -1,7 +1,7 @@
 /** The records of a restored VM: `vm.json`, written by the verb, and `transfer.json`, by the serving process. */
 import * as v from 'valibot';
 import { olderOrderSchema, orderSchema } from '../serving-protocol/order.js';
-import type { GenerationRef } from '../store/generation-ref.js';
+import { elsewhereSchema, type GenerationRef } from '../store/generation-ref.js';
 import { finite, integer, record } from '../util/schema.js';
 
 const processSchema = v.object({ pid: integer, startTicks: v.number() });
@@ -19,6 +19,8 @@ const vmFields = {
   generationDir: v.string(),
   /** `id` of the manifest. */
   generationId: v.optional(v.string()),
+  /** The stores that it arrives from. */
+  elsewhere: v.optional(elsewhereSchema),
   mode: v.picklist(RESTORE_MODES),
   ramBytes: v.number(),
   restoredAt: v.string(),
@@ -70,7 +72,8 @@ export interface VmRecord extends v.InferOutput<typeof vmSchema> {
 /** The generation that a VM was restored from. */
 export function generationOf(record: Omit<VmRecord, 'version'>): GenerationRef {
   const { name, checkpoint = name, generation: number, generationDir: dir, generationId: id } = record;
-  return { name: checkpoint, number, dir, ...(id !== undefined && { id }) };
+  const { elsewhere } = record;
+  return { name: checkpoint, number, dir, ...(id !== undefined && { id }), ...(elsewhere && { elsewhere }) };
 }
 
 export const transferSchema = v.object({
