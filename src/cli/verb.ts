@@ -62,7 +62,7 @@ export function nameArgument(name: string, description: string): Argument {
 }
 
 /** @throws VmckptError BAD_NAME */
-function checkedName(text: string): string {
+export function checkedName(text: string): string {
   requireName(text, 'a checkpoint');
   return text;
 }

@@ -12,6 +12,9 @@ import { manCommand } from './man.js';
 import { materializeCommand } from './materialize.js';
 import { pruneCommand } from './prune.js';
 import { psCommand } from './ps.js';
+import { pullCommand } from './pull.js';
+import { pushCommand } from './push.js';
+import { replicateCommand } from './replicate.js';
 import { rescueCommand } from './rescue.js';
 import { restoreCommand } from './restore.js';
 import { rmCommand } from './rm.js';
@@ -36,6 +39,9 @@ export const VERBS: readonly MakeVerb[] = [
   materializeCommand,
   rmCommand,
   pruneCommand,
+  pullCommand,
+  pushCommand,
+  replicateCommand,
   importCommand,
   exportCommand,
   benchCommand,

@@ -72,7 +72,7 @@ export class IncomingGeneration {
     if (!fs.existsSync(path.join(this.generationDir, GENERATION_FILES.manifest))) return false;
     if (readManifest(this.generationDir).id === id) return true;
     throw new VmckptError('GENERATION_DIFFERS', `another generation is ${name}@${number} here`, {
-      hint: 'Receive it under another name with --as, or remove the other one with vmckpt rm.',
+      hint: 'Receive it under another name with pull --into, or remove the other one with vmckpt rm.',
     });
   }
 

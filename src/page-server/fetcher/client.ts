@@ -12,8 +12,10 @@ import { DIRECTORY_MODE, errnoOf, writeFailure } from '../../checkpoint/files.js
 import { VmckptError } from '../../errors.js';
 import { parseJson } from '../../util/json-file.js';
 import { readLines } from '../../util/lines.js';
+import { ownEnvironment } from '../../util/own-environment.js';
 import { distFile } from '../../util/package-paths.js';
 import { CACHE_FILES } from '../cache-layout.js';
+import { absoluteAddress, type Access } from '../open-store.js';
 import type { Span } from '../cache/presence-file.js';
 import {
   MAX_LINE_BYTES,
@@ -30,7 +32,7 @@ const START_POLL_MS = 20;
 const RESTART_PAUSE_MS = 200;
 const MAX_RESTARTS_IN_A_ROW = 20;
 
-export interface ArrivingOptions {
+export interface ArrivingOptions extends Access {
   readonly cacheDir: string;
   /** NAME or NAME@NUMBER, at the sources. */
   readonly reference: string;
@@ -146,6 +148,7 @@ const MAX_PLANNED_AT_ONCE = 10_000;
 
 async function attach(options: ArrivingOptions): Promise<{ connection: Connection; attached: Attached }> {
   const { cacheDir, reference, sources, dir, seeds = new Map(), cacheBytes, signal } = options;
+  const tlsDir = options.tlsDir && path.resolve(options.tlsDir);
   const connection = await Connection.open(cacheDir, signal);
   const abort = () => connection.close();
   signal?.addEventListener('abort', abort);
@@ -154,9 +157,9 @@ async function attach(options: ArrivingOptions): Promise<{ connection: Connectio
       connection.onAnswer = resolve;
       connection.onEnd = () => resolve(undefined);
     });
-    const absolute = sources.map((source) => (source.includes(':') ? source : path.resolve(source)));
     connection.tell({
-      ...{ type: 'attach', reference, sources: absolute, dir, cacheBytes },
+      ...{ type: 'attach', reference, sources: sources.map(absoluteAddress), dir, cacheBytes },
+      ...{ tlsDir, insecurePlaintext: options.insecurePlaintext },
       seeds: Object.fromEntries(seeds as ReadonlyMap<string, string>),
     });
     const answer = await answered;
@@ -247,7 +250,7 @@ function start(cacheDir: string): void {
     fs.mkdirSync(cacheDir, { recursive: true, mode: DIRECTORY_MODE });
     const log = fs.openSync(path.join(cacheDir, CACHE_FILES.log), 'a', 0o600);
     const child = spawn(process.execPath, [distFile('page-server/fetcher-process.js'), cacheDir], {
-      ...{ detached: true, stdio: ['ignore', log, log], cwd: '/' },
+      ...{ detached: true, env: ownEnvironment(), stdio: ['ignore', log, log], cwd: '/' },
     });
     child.on('error', () => undefined); // the caller sees that it does not answer
     child.unref();

@@ -24,6 +24,7 @@ import { Fetching } from './fetching.js';
 import type { AttachRequest } from './messages.js';
 import { OpenedSources } from './opened-sources.js';
 import { Source } from './source.js';
+import type { Access } from '../open-store.js';
 
 /** What is here is made durable so often. */
 const DURABLE_EVERY_MS = 5000;
@@ -32,7 +33,7 @@ const RETRY_AFTER_MS = 1000;
 
 export interface FetcherOptions {
   readonly cache: Cache;
-  readonly openStore: (address: string) => Promise<RemoteStore>;
+  readonly openStore: (address: string, access: Access) => Promise<RemoteStore>;
   /** Wakes what waits for a range. */
   readonly onArrival: () => void;
 }
@@ -40,6 +41,7 @@ export interface FetcherOptions {
 export class Fetcher {
   readonly #options: FetcherOptions;
   readonly #fetching: Fetching;
+  /** By address and access. */
   readonly #sources = new Map<string, Source>();
   /** Those that are arriving, or were when they were attached. */
   readonly #packs = new Map<ArrivingPack, FetchedPack>();
@@ -110,9 +112,9 @@ export class Fetcher {
     this.#attachments.delete(attachment);
     await this.#options.cache.leave(attachment.generation.key);
     for (const pack of attachment.packs) this.#leavePack(pack);
-    for (const [address, source] of this.#sources) {
+    for (const [key, source] of this.#sources) {
       if ([...this.#attachments].some(({ opened }) => opened.sources.includes(source))) continue;
-      this.#sources.delete(address);
+      this.#sources.delete(key);
       await source.close();
     }
   }
@@ -127,7 +129,7 @@ export class Fetcher {
   async #attach(request: AttachRequest): Promise<Attachment> {
     const { cache } = this.#options;
     if (request.cacheBytes !== undefined) cache.maxBytes = request.cacheBytes;
-    const sources = await Promise.all(request.sources.map((address) => this.#source(address)));
+    const sources = await Promise.all(request.sources.map((address) => this.#source(address, request)));
     const known = request.dir === undefined ? undefined : knownGeneration(cache, request.dir);
     const opened = new OpenedSources(sources, request.reference, known?.encoded);
     const failures = await opened.open();
@@ -208,11 +210,15 @@ export class Fetcher {
     for (const pack of packs) for (const source of opened.opened.keys()) pack.sources.add(source);
   }
 
-  async #source(address: string): Promise<Source> {
-    const known = this.#sources.get(address);
+  async #source(address: string, { tlsDir, insecurePlaintext }: Access): Promise<Source> {
+    const key = JSON.stringify([address, tlsDir, insecurePlaintext]);
+    const known = this.#sources.get(key);
     if (known !== undefined) return known;
-    const source = new Source(await this.#options.openStore(address), () => void this.#onSource(source));
-    this.#sources.set(address, source);
+    const source = new Source(
+      await this.#options.openStore(address, { tlsDir, insecurePlaintext }),
+      () => void this.#onSource(source),
+    );
+    this.#sources.set(key, source);
     return source;
   }
 

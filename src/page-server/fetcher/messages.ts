@@ -30,6 +30,8 @@ export const requestSchema = v.variant('type', [
     /** Whole packs on this host, by packKey(). */
     seeds: v.record(text, text),
     cacheBytes: v.optional(natural),
+    tlsDir: v.optional(text),
+    insecurePlaintext: v.optional(v.boolean()),
   }),
   /** More ranges that will be wanted soon, in this order. */
   v.object({ type: v.literal('plan'), ranges: v.array(span) }),
