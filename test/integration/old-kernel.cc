@@ -32,7 +32,7 @@ using vmckpt::PageRuns;
 
 namespace {
 
-constexpr PageRange kAllPages{.first = 0, .count = uint64_t{1} << 32};
+constexpr vmckpt::PageRange kAllPages{.first = 0, .count = uint64_t{1} << 32};
 
 constexpr uint64_t kPages = 4096;
 
@@ -129,7 +129,7 @@ void TellsOfWrites() {
   written.Do(kWrite, 0, 100);
   vmckpt::SoftDirty bits(written.pid(), written.regions());
   bits.Arm();
-  Require(IsJust(bits.Look(), {}), "nothing is told that was written before");
+  Require(IsJust(bits.Look(kAllPages), {}), "nothing is told that was written before");
   for (uint64_t page : {10, 12, 3000}) written.Do(kWrite, page);
   written.Do(kByKernel, 20);
   for (int i = 0; i < 2; i++) Require(IsJust(bits.Look(kAllPages), {10, 12, 20, 3000}), "a look tells");
