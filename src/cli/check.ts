@@ -1,4 +1,7 @@
 /** `vmckpt check [NAME[@GEN]]` */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import type { Command } from 'commander';
 import {
   VerifiedFiles,
@@ -8,6 +11,9 @@ import {
   type CheckReport,
 } from '../checkpoint/check.js';
 import { EXIT_CODES, VmckptError } from '../errors.js';
+import type { RemoteStore } from '../page-server/contracts.js';
+import { copyHere } from '../page-server/copy-here.js';
+import { onFirstReplica } from '../page-server/replicas.js';
 import { parseReference } from '../store/reference.js';
 import { Store } from '../store/store.js';
 import { checkRawMemory } from '../transfer/raw-memory.js';
@@ -33,16 +39,15 @@ export function checkCommand(): Command {
       ),
     )
     .action(async (reference: string | undefined, _flags: object, command: Command) => {
-      const { output, storeDir } = contextOf(command);
-      const store = await Store.open(storeDir, { trustForeign: true });
+      const context = contextOf(command);
+      const { output, replicas, place } = context;
       const { signal } = interruptible(output, 'Interrupted.');
-      const checks = [];
-      const verified = new VerifiedFiles();
-      for (const wanted of await referencesIn(store, reference)) {
-        output.detail(`Checking ${wanted}.`);
-        checks.push(await checkOne(store, wanted, { output, signal, verified }).catch(finding(wanted)));
-      }
-      if (checks.length === 0) output.message(`No checkpoints in ${storeDir}.`);
+      const work = { output, signal, verified: new VerifiedFiles() };
+      const checks =
+        replicas === undefined
+          ? await checkHere(context.storeDir, reference, work)
+          : await onFirstReplica(replicas, (store) => checkThere(store, reference, work));
+      if (checks.length === 0) output.message(`No checkpoints in ${place}.`);
       output.result({ checks }, checks.map(describe).join('\n'));
       if (checks.some(({ problemCount }) => problemCount > 0)) process.exitCode = EXIT_CODES.damaged;
     });
@@ -55,6 +60,48 @@ interface Work {
 }
 
 type Check = CheckReport & { readonly name: string; readonly generation: number };
+
+async function checkHere(storeDir: string, reference: string | undefined, work: Work): Promise<Check[]> {
+  const store = await Store.open(storeDir, { trustForeign: true });
+  const checks: Check[] = [];
+  for (const wanted of await referencesIn(store, reference)) {
+    work.output.detail(`Checking ${wanted}.`);
+    checks.push(await checkOne(store, wanted, work).catch(finding(wanted)));
+  }
+  return checks;
+}
+
+/** One generation after the other is copied to this host, and checked there. */
+async function checkThere(store: RemoteStore, reference: string | undefined, work: Work): Promise<Check[]> {
+  const wanted = reference === undefined ? undefined : parseReference(reference);
+  const references = (await store.list())
+    .filter(({ name }) => wanted === undefined || name === wanted.name)
+    .filter(({ generation }) => generation === (wanted?.generation ?? generation))
+    .map(({ name, generation }) => `${name}@${generation}`);
+  const checks: Check[] = [];
+  // Without one, it is found out why.
+  for (const found of references.length === 0 && reference !== undefined ? [reference] : references) {
+    work.output.detail(`Checking ${found}.`);
+    checks.push(await checkCopy(store, found, work).catch(finding(found)));
+  }
+  return checks;
+}
+
+/** A copy that comes later may get the inode of this one: what was verified is not kept. */
+async function checkCopy(store: RemoteStore, reference: string, { output, signal }: Work): Promise<Check> {
+  const opened = await store.open(reference);
+  const { name, number: generation } = opened;
+  const copies = mkdtempSync(path.join(tmpdir(), 'vmckpt-check-'));
+  const dir = path.join(copies, name, String(generation));
+  const onProgress = (done: number, total: number) => output.progress(done, total);
+  try {
+    await copyHere(store, opened, dir, { signal, onProgress });
+    return { name, generation, ...(await checkCheckpoint(dir, { onProgress, signal })) };
+  } finally {
+    rmSync(copies, { recursive: true });
+    await opened.close();
+  }
+}
 
 async function referencesIn(store: Store, reference: string | undefined): Promise<string[]> {
   if (reference === undefined)

@@ -66,18 +66,21 @@ export class PageServer {
       : { ...address, port: (server.address() as net.AddressInfo).port };
   }
 
-  /** Listens on a socket that systemd has made: with TLS, if it is one of the network. @returns its address */
-  async adopt(fd: number): Promise<Address> {
-    const server = this.#makeListener((socket) => this.#take(socket, address.kind));
+  /**
+   * Listens on a socket that systemd has made: with TLS, if it is one of the network.
+   * @returns what messages call it: its address, or its descriptor
+   */
+  async adopt(fd: number): Promise<string> {
+    const addressOf = (): Address | undefined => {
+      const found = server.address();
+      if (found === null || typeof found === 'string') return undefined;
+      return { kind: this.#tls === undefined ? 'tcp' : 'tls', host: found.address, port: found.port };
+    };
+    const server = this.#makeListener((socket) => this.#take(socket, addressOf()?.kind ?? 'unix'));
     server.listen({ fd });
     await once(server, 'listening');
-    const found = server.address();
-    const kind = this.#tls === undefined ? 'tcp' : 'tls';
-    const address: Address =
-      typeof found === 'object' && found !== null
-        ? { kind, host: found.address, port: found.port }
-        : { kind: 'unix', path: found ?? '' };
-    return address;
+    const address = addressOf();
+    return address === undefined ? `fd:${fd}` : formatAddress(address);
   }
 
   /** Connections that were made before keep what they have agreed on. */

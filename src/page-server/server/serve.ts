@@ -48,12 +48,13 @@ export async function serve(options: ServeOptions): Promise<ServerCounters> {
     credentials: needsTls ? readCredentials(tlsDir, 'server') : undefined,
   });
   const watched = watch(server, { ...options, needsTls });
-  const listening: Address[] = [];
+  const listening: string[] = [];
   const http = metrics && (await serveMetrics(metrics, server.counters));
   try {
     for (let fd = FIRST_FD; fd < FIRST_FD + fds; fd++) listening.push(await server.adopt(fd));
-    if (fds === 0) for (const address of addresses) listening.push(await server.listen(address));
-    options.onListening(listening.map(formatAddress));
+    if (fds === 0)
+      for (const address of addresses) listening.push(formatAddress(await server.listen(address)));
+    options.onListening(listening);
     if (!signal.aborted) await new Promise((resolve) => signal.addEventListener('abort', resolve));
   } finally {
     clearInterval(watched);
