@@ -54,28 +54,30 @@ void FaultServer::Background::SendPredicted() {
   // them.
   for (const std::vector<PageRange>* ranges : {&plan_.predicted, &plan_.near}) {
     if (ranges->empty() || MustStop()) continue;
-    InstallOrder order(*server_.image_, server_.options_.regions);
+    InstallOrder& order = orders_.emplace_back(*server_.image_, server_.options_.regions);
     for (PageRange range : *ranges) order.Add(range, InstallOrder::Zeros::kIncluded);
-    Send({.order = order, .lane = Lane::kPredicted});
+    Send(works_.emplace_back(Work{.order = order, .lane = Lane::kPredicted}));
   }
 }
 
 void FaultServer::Background::SendRest() {
   (void)::setpriority(PRIO_PROCESS, ::gettid(), kRestNiceness);
-  InstallOrder order(*server_.image_, server_.options_.regions);
+  InstallOrder& order = orders_.emplace_back(*server_.image_, server_.options_.regions);
   for (PageRange range : plan_.likely) order.Add(range, InstallOrder::Zeros::kLeftOut);
   order.AddRest();
   FindHugePages();
   WaitUntil(plan_.rest_from, [this] { return MissesMuch(); });
-  Send({.order = order, .lane = Lane::kRest});
+  Send(works_.emplace_back(Work{.order = order, .lane = Lane::kRest}));
   // By now, a VM that needs withheld pages has touched them.
   WaitUntil(plan_.withheld_until, [] { return false; });
-  SendLeftOver(order);
+  const Work& left_over =
+      works_.emplace_back(Work{.order = order, .lane = Lane::kRest, .withheld_too = true});
+  SendLeftOver(left_over);
   // Pages that other threads have claimed take moments; damaged ones never come; the source may take any
   // time.
   for (BackOff pause; !MustStop() && !AllInstalled(order);) {
     std::this_thread::sleep_for(pause.Next());
-    SendLeftOver(order);
+    SendLeftOver(left_over);
   }
 }
 
@@ -102,33 +104,44 @@ void FaultServer::Background::SendPieces(const Work& work) {
     if (at % step == 0) order.ReadAhead(order.PiecesFrom(at + ahead, step), work.lane);
     for (const InstallOrder::Piece& piece : order.PiecesFrom(at, batch)) SendPiece(sender, work, piece);
     sender.installer.Flush();
-    SendLate(sender, work, ahead);
+    SendLate(sender, ahead);
   }
-  SendLate(sender, work, 0);
+  // The rest does not wait longer for what is predicted and does not come.
+  SendLate(sender, 0, work.lane == Lane::kPredicted ? Patience::kUntilRest : Patience::kEndless);
   SendHugePages();
 }
 
 /** A piece whose source does not have it yet is put aside. */
 void FaultServer::Background::SendPiece(Sender& sender, const Work& work, const InstallOrder::Piece& piece) {
-  if (!TryToSend(sender, work, piece)) late_.Add(piece);
+  if (!TryToSend(sender, work, piece)) late_.Add({.work = &work, .piece = piece});
 }
 
-/** Sends pieces that were put aside, as they arrive, until at most `most` are left. */
-void FaultServer::Background::SendLate(Sender& sender, const Work& work, uint64_t most) {
+/** Sends pieces that were put aside, as they arrive, until at most `most` are left, or the rest is due. */
+void FaultServer::Background::SendLate(Sender& sender, uint64_t most, Patience patience) {
   while (late_.count() > most && !MustStop()) {
+    if (patience == Patience::kUntilRest && RestIsDue()) return;
     const uint32_t seen = server_.image_->arrivals();
-    const std::vector<InstallOrder::Piece> pieces = late_.Take();
-    if (late_.AreOverdue()) work.order.ReadAhead(pieces, work.lane);
+    const std::vector<LatePiece> pieces = late_.Take();
+    if (late_.AreOverdue()) AnnounceAgain(pieces);
     bool any_sent = false;
-    for (const InstallOrder::Piece& piece : pieces) {
+    for (const LatePiece& late : pieces) {
       if (MustStop()) return;
-      if (TryToSend(sender, work, piece))
+      if (TryToSend(sender, *late.work, late.piece))
         any_sent = true;
       else
-        late_.Add(piece);
+        late_.Add(late);
     }
     sender.installer.Flush();
     if (!any_sent) server_.image_->AwaitArrival(seen, kLongestWait);
+  }
+}
+
+void FaultServer::Background::AnnounceAgain(std::span<const LatePiece> pieces) const {
+  for (const Work& work : works_) {
+    std::vector<InstallOrder::Piece> of_work;
+    for (const LatePiece& late : pieces)
+      if (late.work == &work) of_work.push_back(late.piece);
+    work.order.ReadAhead(of_work, work.lane);
   }
 }
 
@@ -197,6 +210,8 @@ bool FaultServer::Background::MissesMuch() const {
   return counters.demand_pages > counters.withheld_faults + kPatienceMisses;
 }
 
+bool FaultServer::Background::RestIsDue() const { return Clock::now() >= plan_.rest_from || MissesMuch(); }
+
 template <typename Condition>
 void FaultServer::Background::WaitUntil(Clock::time_point instant, Condition or_else) const {
   for (Clock::time_point now; (now = Clock::now()) < instant && !MustStop() && !or_else();)
@@ -204,15 +219,14 @@ void FaultServer::Background::WaitUntil(Clock::time_point instant, Condition or_
 }
 
 /** Pages that were withheld, or that another thread gave back. */
-void FaultServer::Background::SendLeftOver(const InstallOrder& order) {
-  const Work work{.order = order, .lane = Lane::kRest, .withheld_too = true};
+void FaultServer::Background::SendLeftOver(const Work& work) {
   Sender sender(server_);
-  for (const InstallOrder::Piece& piece : order.pieces()) {
+  for (const InstallOrder::Piece& piece : work.order.pieces()) {
     if (MustStop()) return;
-    if (IsLeft(order, piece)) SendPiece(sender, work, piece);
+    if (IsLeft(work.order, piece)) SendPiece(sender, work, piece);
     sender.installer.Flush();
   }
-  SendLate(sender, work, 0);
+  SendLate(sender, 0);
   SendHugePages();
 }
 
@@ -237,14 +251,14 @@ bool FaultServer::Background::AllInstalled(const InstallOrder& order) const {
   return std::ranges::none_of(huge_pages_, is_missing);
 }
 
-void FaultServer::Background::LatePieces::Add(const InstallOrder::Piece& piece) {
+void FaultServer::Background::LatePieces::Add(const LatePiece& piece) {
   std::lock_guard lock(mutex_);
-  if (pieces_.empty() && asked_at_ == Clock::time_point{}) asked_at_ = Clock::now();
+  if (asked_at_ == Clock::time_point{}) asked_at_ = Clock::now();
   pieces_.push_back(piece);
   count_ = pieces_.size();
 }
 
-std::vector<InstallOrder::Piece> FaultServer::Background::LatePieces::Take() {
+auto FaultServer::Background::LatePieces::Take() -> std::vector<LatePiece> {
   std::lock_guard lock(mutex_);
   count_ = 0;
   return std::exchange(pieces_, {});

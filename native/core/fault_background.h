@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -32,28 +33,33 @@ class FaultServer::Background {
     RunInstaller installer;
   };
 
-  /** The pieces that a source did not have when their turn came, in that order. */
+  /** What all threads do at a time. */
+  struct Work {
+    const InstallOrder& order;
+    Lane lane;
+    bool withheld_too = false;
+  };
+
+  /** A piece that a source did not have when its turn came. */
+  struct LatePiece {
+    const Work* work;
+    InstallOrder::Piece piece;
+  };
+  /** In the order of their turns. */
   class LatePieces {
    public:
-    void Add(const InstallOrder::Piece& piece);
+    void Add(const LatePiece& piece);
     /** Takes all of them. */
-    std::vector<InstallOrder::Piece> Take();
+    std::vector<LatePiece> Take();
     uint64_t count() const { return count_; }
     /** Whether so much time has passed since the last ones came, or this was true, that they may be lost. */
     bool AreOverdue();
 
    private:
     std::mutex mutex_;
-    std::vector<InstallOrder::Piece> pieces_;
+    std::vector<LatePiece> pieces_;
     std::atomic<uint64_t> count_{0};
     Clock::time_point asked_at_{};
-  };
-
-  /** What all threads do at a time. */
-  struct Work {
-    const InstallOrder& order;
-    Lane lane;
-    bool withheld_too = false;
   };
 
   void Lead();
@@ -62,13 +68,17 @@ class FaultServer::Background {
   /** All threads together send all pieces. */
   void Send(const Work& work);
   void SendPieces(const Work& work);
-  void SendLeftOver(const InstallOrder& order);
+  void SendLeftOver(const Work& work);
   bool MissesMuch() const;
+  /** Whether the rest may begin. */
+  bool RestIsDue() const;
   template <typename Condition>
   void WaitUntil(Clock::time_point instant, Condition or_else) const;
   void SendPiece(Sender& sender, const Work& work, const InstallOrder::Piece& piece);
   bool TryToSend(Sender& sender, const Work& work, const InstallOrder::Piece& piece);
-  void SendLate(Sender& sender, const Work& work, uint64_t most);
+  enum class Patience { kEndless, kUntilRest };
+  void SendLate(Sender& sender, uint64_t most, Patience patience = Patience::kEndless);
+  void AnnounceAgain(std::span<const LatePiece> pieces) const;
   /** By slot: the former state of a claimed page; nothing for other pages. */
   using Claims = std::array<std::optional<PageState>, kMaxExtentPages>;
   bool Gather(Sender& sender, const InstallOrder::Piece& piece, std::span<const uint32_t> pages,
@@ -91,6 +101,9 @@ class FaultServer::Background {
   /** Position in the current order. */
   std::atomic<uint64_t> next_{0};
   LatePieces late_;
+  /** They stay, because late pieces are of them. */
+  std::deque<InstallOrder> orders_;
+  std::deque<Work> works_;
   std::atomic<bool> failed_{false};
   std::thread leader_;
 };

@@ -223,9 +223,10 @@ void FetchedOnceMore(const Source& source) {
     filler.DamageOnce(catalog->RecordOf(extent));
     Reader(subject).ExpectRight(extent, Access::kCopied);
   }
-  EXPECT(filler.again_count() == 3);
+  const unsigned again_count = filler.again_count();
+  EXPECT(again_count >= 3);
   ExpectAllRightInThreads(subject);
-  EXPECT(filler.again_count() == 3);
+  EXPECT(filler.again_count() == again_count);
 }
 
 /** All that is announced comes by itself, for few requests. */

@@ -646,7 +646,7 @@ void Arriving(const Source& source) {
       std::this_thread::sleep_for(std::chrono::microseconds(100));
     for (uint64_t page = 0; page < source.facts.page_count; page++)
       EXPECT(vm.table.StateOf(page) == PageState::kInstalled);
-    EXPECT(filler.again_count() == 1);
+    EXPECT(filler.again_count() >= 1);
     EXPECT(!vm.events.Has(ServerEvent::Kind::kFailed) && !vm.events.Has(ServerEvent::Kind::kExtentDamaged));
   }
 }

@@ -174,7 +174,7 @@ void FillArriving(const Source& source) {
       const bool is_meant = !is_prefetch || page - 1000 < 50 || page - 30 < 40;
       EXPECT(is_meant ? memory.IsRight(page) : memory.IsZero(page));
     }
-    EXPECT(is_prefetch || filler.again_count() == 1);
+    EXPECT(is_prefetch || filler.again_count() >= 1);
   }
 }
 
