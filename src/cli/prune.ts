@@ -3,16 +3,22 @@ import type { Command } from 'commander';
 import { EXIT_CODES, VmckptError } from '../errors.js';
 import { onEveryReplica } from '../page-server/replicas.js';
 import { formatBytes } from '../util/units.js';
-import { pruneElsewhere } from '../vms/prune-elsewhere.js';
+import { DEFAULT_GRACE_MS, pruneElsewhere } from '../vms/prune-elsewhere.js';
 import { prune, type PruneReport } from '../vms/prune.js';
 import { addKeepOptions, policyOf, type KeepFlags } from './keep-options.js';
 import type { Output } from './output.js';
 import { formatTime, table } from './text.js';
-import { contextOf, interruptible, nameArgument, option, verb } from './verb.js';
+import { contextOf, interruptible, nameArgument, numberIn, option, verb } from './verb.js';
 
 interface PruneFlags extends KeepFlags {
   readonly dryRun?: true;
+  readonly grace: number;
 }
+
+const HOUR_MS = 3600 * 1000;
+/** Shorter than a push may take, or a restore until it has all of its memory, it would not help. */
+const MIN_GRACE_HOURS = 1;
+const MAX_GRACE_HOURS = 24 * 365;
 
 export function pruneCommand(): Command {
   const command = verb(
@@ -24,6 +30,11 @@ export function pruneCommand(): Command {
   ).addArgument(nameArgument('[name]', 'name of the checkpoint; all of them by default'));
   return addKeepOptions(command)
     .addOption(option('--dry-run', 'delete nothing, only show what would be deleted'))
+    .addOption(
+      option('--grace <hours>', 'in a bucket: how long files that no generation needs stay')
+        .default(DEFAULT_GRACE_MS / HOUR_MS)
+        .argParser((text) => numberIn(text, { min: MIN_GRACE_HOURS, max: MAX_GRACE_HOURS })),
+    )
     .action(async (name: string | undefined, flags: PruneFlags, running: Command) => {
       const context = contextOf(running);
       const { output, replicas } = context;
@@ -34,7 +45,9 @@ export function pruneCommand(): Command {
         output,
         replicas === undefined
           ? [await prune({ storeDir: context.storeDir, ...wishes })]
-          : await onEveryReplica(replicas, (store) => pruneElsewhere(store, wishes)),
+          : await onEveryReplica(replicas, (store) =>
+              pruneElsewhere(store, { ...wishes, graceMs: flags.grace * HOUR_MS }),
+            ),
       );
     });
 }

@@ -115,6 +115,12 @@ export interface Push {
   close(): Promise<void>;
 }
 
+export interface DeletedFiles {
+  readonly packs: number;
+  /** Of packs and other files. */
+  readonly bytes: number;
+}
+
 /** A store elsewhere: its generations, apart from their packs. */
 export interface RemoteStore extends PackSource {
   /** Those that may be read. */
@@ -125,4 +131,10 @@ export interface RemoteStore extends PackSource {
   push(generation: PushedGeneration): Promise<Push>;
   /** @param reference `NAME@NUMBER`. @throws VmckptError STORE_LOCKED while it is in use, and as open() */
   remove(reference: string): Promise<void>;
+  /**
+   * Only of a store at which nothing of ours runs: deletes what no generation needs, nor one that was removed lately.
+   * @param graceMs what is younger stays
+   * @throws VmckptError STORE_LOCKED while a generation is written, NOT_PERMITTED, SOURCE_UNAVAILABLE
+   */
+  deleteUnneeded?(graceMs: number): Promise<DeletedFiles>;
 }

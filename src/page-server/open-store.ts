@@ -31,5 +31,5 @@ export async function openStore(
 
 /** The same for a process in another folder. */
 export function absoluteAddress(address: string): string {
-  return isAddress(address) || isBucketAddress(address) ? address : path.resolve(address);
+  return isAddress(address) ? address : path.resolve(address);
 }

@@ -1,12 +1,12 @@
 /** Stores that hold the same generations, each behind an address. */
 import { VmckptError } from '../errors.js';
-import { connectStore, type ConnectOptions } from './client/server-store.js';
 import type { RemoteStore } from './contracts.js';
+import { openStore, type Access } from './open-store.js';
 
 export interface Replicas {
   /** At least one. */
   readonly addresses: readonly string[];
-  readonly connecting: ConnectOptions;
+  readonly connecting: Access;
 }
 
 /**
@@ -19,7 +19,7 @@ export async function onFirstReplica<T>(
 ): Promise<T> {
   let failure: unknown;
   for (const address of addresses) {
-    const store = connectStore(address, connecting);
+    const store = await openStore(address, connecting);
     try {
       return await act(store);
     } catch (error) {

@@ -4,13 +4,22 @@ import type { RemoteGeneration, RemoteStore } from '../page-server/contracts.js'
 import { decide, requirePolicy } from '../store/retention.js';
 import type { FailedRemoval, KeptGeneration, PruneOptions, PruneReport, RemovedGeneration } from './prune.js';
 
+/** In a bucket. */
+export const DEFAULT_GRACE_MS = 24 * 3600 * 1000;
+
+interface ElsewhereOptions extends Omit<PruneOptions, 'storeDir'> {
+  /** In a bucket: files that no generation needs stay so long. */
+  readonly graceMs: number;
+}
+
 /**
- * What is freed is what each generation wrote; what later ones share of it is not known here.
+ * What is freed is what each generation wrote; what later ones share of it is not known here. In a bucket it is what was
+ * deleted now, of generations that were removed earlier.
  * @throws VmckptError USAGE for a policy that keeps nothing, NO_CHECKPOINT, SOURCE_UNAVAILABLE, or the signal's reason
  */
 export async function pruneElsewhere(
   store: RemoteStore,
-  { name, policy, isDryRun = false, signal }: Omit<PruneOptions, 'storeDir'>,
+  { name, policy, isDryRun = false, signal, graceMs }: ElsewhereOptions,
 ): Promise<PruneReport> {
   requirePolicy(policy);
   const listed = (await store.list()).filter((generation) => name === undefined || generation.name === name);
@@ -49,8 +58,9 @@ export async function pruneElsewhere(
       failed.push({ ...label, code, message, ...(hint !== undefined && { hint }) });
     }
   }
-  const freedBytes = removed.reduce((bytes, generation) => bytes + generation.freedBytes, 0);
-  return { isDryRun, kept, removed, failed, freedBytes };
+  const removedBytes = removed.reduce((bytes, generation) => bytes + generation.freedBytes, 0);
+  const deleted = isDryRun ? undefined : await store.deleteUnneeded?.(graceMs);
+  return { isDryRun, kept, removed, failed, freedBytes: deleted?.bytes ?? removedBytes };
 }
 
 type Judged = Omit<KeptGeneration, 'neededBy'> & { readonly ownBytes: number };

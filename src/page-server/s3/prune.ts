@@ -4,6 +4,7 @@
  * that of the other one then.
  */
 import { decodeManifest } from '../../checkpoint/manifest.js';
+import type { DeletedFiles } from '../contracts.js';
 import type { Bucket, FoundObject } from './bucket.js';
 import { inTurns } from './in-turns.js';
 import {
@@ -21,14 +22,8 @@ import {
 } from './keys.js';
 import { Lease, refuseFresh } from './lease.js';
 
-export interface PrunedObjects {
-  readonly packs: number;
-  /** Of packs and other files. */
-  readonly bytes: number;
-}
-
 /** @throws VmckptError STORE_LOCKED while generations are written or another one prunes; MANIFEST_DAMAGED */
-export async function pruneBucket(bucket: Bucket, graceMs: number): Promise<PrunedObjects> {
+export async function pruneBucket(bucket: Bucket, graceMs: number): Promise<DeletedFiles> {
   const lease = await Lease.take(bucket, PRUNING, `${bucket.label} is being pruned`);
   try {
     for (const object of await bucket.list(WRITING)) {

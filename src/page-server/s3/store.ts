@@ -4,6 +4,7 @@ import { decodeManifest, listedFacts, type Format2Manifest } from '../../checkpo
 import { DAMAGE_HINT, VmckptError } from '../../errors.js';
 import { parseReference, requireName } from '../../store/reference.js';
 import type {
+  DeletedFiles,
   OpenedGeneration,
   PackRange,
   Push,
@@ -21,7 +22,7 @@ import { leaseForWriting } from './lease.js';
 import { S3Generation } from './opened.js';
 import { DEFAULT_PART_BYTES } from './upload.js';
 import { S3Push } from './push.js';
-import { pruneBucket, type PrunedObjects } from './prune.js';
+import { pruneBucket } from './prune.js';
 
 export interface S3StoreOptions {
   /** Of files that are put; at least MIN_PART_BYTES. */
@@ -117,8 +118,7 @@ export class S3Store implements RemoteStore {
     }
   }
 
-  /** Deletes what no generation needs and is older than `graceMs`. @throws VmckptError STORE_LOCKED while something is written */
-  async prune(graceMs: number): Promise<PrunedObjects> {
+  async deleteUnneeded(graceMs: number): Promise<DeletedFiles> {
     await this.#requireConditions();
     return pruneBucket(this.#bucket, graceMs);
   }

@@ -9,6 +9,7 @@ import { S3Store } from '../../../src/page-server/s3/store.js';
 import { MIN_PART_BYTES } from '../../../src/page-server/s3/upload.js';
 import { packFile } from '../../../src/checkpoint/format.js';
 import { Store } from '../../../src/store/store.js';
+import { startCli } from '../../support/command.js';
 import { format2Manifest } from '../../support/packs.js';
 import { startObjectGateway, type ObjectGateway } from '../../support/rgw.js';
 import { storeGeneration } from '../../support/stored.js';
@@ -188,14 +189,14 @@ describeOnCeph('a store in a bucket', () => {
       await pushDir(store, dir2);
       const generation = await store.open('web@1');
       await store.remove('web@1');
-      expect(await store.prune(GRACE_MS)).toEqual({ packs: 0, bytes: 0 });
+      expect(await store.deleteUnneeded(GRACE_MS)).toEqual({ packs: 0, bytes: 0 });
       // What was open is still there.
       const [pack] = format2Manifest(dir1).packs;
       await store.read({ packId: pack!.id, offset: 0, length: 10 }, { lane: 'demand' });
       expect(await generation.readFile('device-state')).toBeDefined();
       const later = await keysOf(address);
       expect(later.filter((key) => key.startsWith('removed/'))).toHaveLength(1);
-      await expect(store.prune(-60_000)).resolves.toMatchObject({ packs: 1 });
+      await expect(store.deleteUnneeded(-60_000)).resolves.toMatchObject({ packs: 1 });
       expect((await keysOf(address)).filter((key) => /web|removed/.test(key))).toEqual([]);
       await expectSame(store, 'db@1', dir2);
     });
@@ -205,7 +206,7 @@ describeOnCeph('a store in a bucket', () => {
       const store = await openStore(address);
       const identity = { name: 'web', number: 1, id: '0'.repeat(32) };
       const push = await store.push(identity);
-      await expect(store.prune(GRACE_MS)).rejects.toMatchObject({ code: 'STORE_LOCKED' });
+      await expect(store.deleteUnneeded(GRACE_MS)).rejects.toMatchObject({ code: 'STORE_LOCKED' });
       await push.close();
       await (await rawBucket(address)).write('pruning/1', Buffer.from('process 7 on elsewhere\n'));
       await expect(store.push(identity)).rejects.toThrow('is being pruned by process 7 on elsewhere');
@@ -219,11 +220,31 @@ describeOnCeph('a store in a bucket', () => {
       await push.close();
       const bucket = await rawBucket(address);
       expect(await bucket.uploads('')).toHaveLength(1);
-      await store.prune(GRACE_MS);
+      await store.deleteUnneeded(GRACE_MS);
       expect(await bucket.uploads('')).toHaveLength(1);
-      await store.prune(-60_000);
+      await store.deleteUnneeded(-60_000);
       expect(await bucket.uploads('')).toEqual([]);
     });
+  });
+
+  test('the verbs take its address', async () => {
+    const address = newAddress();
+    const store = await openStore(address);
+    const dir = storeDir();
+    for (let number = 1; number <= 3; number++) await pushDir(store, await storeGeneration(dir, 'web'));
+    const run = async (...args: string[]) =>
+      (await startCli([...args, '--store', address, '--json']).ended).json;
+    expect(await run('list')).toMatchObject({
+      checkpoints: [3, 2, 1].map((generation) => ({ name: 'web', generation })),
+    });
+    expect(await run('show', 'web@2')).toMatchObject({ name: 'web', generation: 2 });
+    expect(await run('rm', 'web@2')).toEqual({ removed: 'web@2' });
+    expect(await run('prune', '--keep-last', '1')).toMatchObject({
+      removed: [{ name: 'web', generation: 1 }],
+      freedBytes: 0,
+    });
+    expect(await store.list()).toMatchObject([{ name: 'web', generation: 3 }]);
+    expect(await run('rm', 'web@2')).toMatchObject({ error: { code: 'NO_CHECKPOINT' } });
   });
 
   describe('failures are told apart', () => {
