@@ -219,7 +219,7 @@ void FetchedOnceMore(const Source& source) {
   const Subject subject{.name = "arriving",
                         .catalog = catalog,
                         .extents = std::make_shared<ArrivingExtents>(catalog, filler.Files(), files)};
-  for (uint64_t extent : {3, 7, 8}) {
+  for (uint64_t extent : {3, 7, 11}) {
     filler.DamageOnce(catalog->RecordOf(extent));
     Reader(subject).ExpectRight(extent, Access::kCopied);
   }

@@ -138,7 +138,8 @@ class LateFiller {
   void Bring(Pack& pack, uint64_t offset, uint64_t bytes) {
     const uint64_t end = std::min(pack.bytes, offset + bytes);
     for (uint64_t block = offset / Presence::kBlockBytes; block * Presence::kBlockBytes < end; block++) {
-      if (withheld_blocks_.contains(block)) continue;
+      const bool is_here = (Bits(pack, block) >> block % 8 & 1) != 0;
+      if (is_here || withheld_blocks_.contains(block)) continue;
       uint8_t room[Presence::kBlockBytes];
       const auto at = static_cast<off_t>(block * sizeof(room));
       const ssize_t length = Check(::pread(pack.from.get(), room, sizeof(room), at), "pread");
