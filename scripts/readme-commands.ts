@@ -56,7 +56,7 @@ async function main(): Promise<void> {
   await guest.waitReady();
 
   const mayFault = mayUseUserfaultfd(env);
-  const hosts = process.getuid?.() === 0 ? joinHosts() : undefined;
+  const hosts = process.getuid?.() === 0 ? joinHosts(dir) : undefined;
   const place = { dir, vmDir, env, hosts };
   let serving: ChildProcess | undefined;
   for (const block of readBlocks(readFileSync(README, 'utf8'))) {
@@ -129,6 +129,7 @@ async function startBlock(block: Block, place: Place): Promise<ChildProcess> {
     detached: true,
     env: environmentOf(block, place),
   });
+  process.once('exit', () => child.kill('SIGKILL'));
   const ended = once(child, 'exit').then(([status]) => {
     throw new Error(`README.md, line ${block.line}: its command ended with exit code ${status}`);
   });

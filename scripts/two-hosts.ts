@@ -1,8 +1,10 @@
 /**
- * Two hosts that know each other by name, alpha and beta: network namespaces with a cable between them. They share
- * everything else with this host. They end with this process.
+ * Two hosts that know each other by name, alpha and beta: network namespaces with a cable between them. What tells one
+ * run of a kernel from another, its boot id, is beta's own. They share everything else with this host, and end with this
+ * process.
  */
 import { execFileSync } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 
@@ -14,8 +16,11 @@ export interface Hosts {
   enter(host: Host): string[];
 }
 
-/** @throws when this user may not make network namespaces */
-export function joinHosts(): Hosts {
+/**
+ * @param dir for files of theirs
+ * @throws when this user may not make network namespaces
+ */
+export function joinHosts(dir: string): Hosts {
   const namespaceOf = (host: Host): string => `vmckpt-${process.pid}-${host}`;
   const hosts = Object.keys(ADDRESSES) as Host[];
   process.once('exit', () => hosts.forEach((host) => remove(namespaceOf(host))));
@@ -30,7 +35,16 @@ export function joinHosts(): Hosts {
     ip(...within, 'address', 'add', `${ADDRESSES[host]}/24`, 'dev', 'cable');
     for (const link of ['lo', 'cable']) ip(...within, 'link', 'set', link, 'up');
   }
-  return { enter: (host) => ['ip', 'netns', 'exec', namespaceOf(host)] };
+  const bootId = path.join(dir, 'boot-id');
+  writeFileSync(bootId, `${randomUUID()}\n`);
+  const enter = (host: Host): string[] => ['ip', 'netns', 'exec', namespaceOf(host)];
+  return { enter: (host) => (host === 'beta' ? [...enter(host), ...asOfAnotherBoot(bootId)] : enter(host)) };
+}
+
+/** In the mount namespace that `ip netns exec` makes. */
+function asOfAnotherBoot(bootId: string): string[] {
+  const mount = `mount --bind "$0" /proc/sys/kernel/random/boot_id; exec "$@"`;
+  return ['bash', '-euc', mount, bootId];
 }
 
 /** `ip netns exec` puts this file in the place of /etc/hosts. */
