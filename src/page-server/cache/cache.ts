@@ -130,19 +130,21 @@ export class Cache {
   }
 
   /**
-   * Removes generations that are not in use, the one that was not used for the longest time first.
-   * @throws VmckptError NO_SPACE when there is no room for so much
+   * Removes generations that are not in use, the one that was not used for the longest time first, until there is room for
+   * all that is arriving.
+   * @throws VmckptError NO_SPACE
    */
-  async makeRoom(neededBytes: number): Promise<void> {
+  async makeRoom(): Promise<void> {
     const maxBytes = this.maxBytes ?? (await this.#defaultBytes());
     for (;;) {
       const usedBytes = await this.#usedBytes();
-      if (usedBytes + neededBytes <= maxBytes) return;
+      const missingBytes = this.#missingBytes();
+      if (usedBytes + missingBytes <= maxBytes) return;
       const oldest = await this.#oldestUnused();
       if (oldest === undefined)
         throw new VmckptError(
           'NO_SPACE',
-          `the cache ${this.dir} may have ${formatBytes(maxBytes)}; ${formatBytes(usedBytes)} are in use, ${formatBytes(neededBytes)} more are needed`,
+          `the cache ${this.dir} may have ${formatBytes(maxBytes)}; ${formatBytes(usedBytes)} are in use, ${formatBytes(missingBytes)} more are needed`,
           { hint: 'Allow more with --cache-size, or choose another folder with --cache.' },
         );
       await rm(this.storeDir(oldest), { recursive: true, force: true });
@@ -233,6 +235,14 @@ export class Cache {
   async #usedBytes(): Promise<number> {
     const gone = new Map<string, number>();
     return (await freedBytes(this.pathOf('packs'), gone)) + (await freedBytes(this.pathOf('stores'), gone));
+  }
+
+  /** What is still to come. */
+  #missingBytes(): number {
+    return [...this.#packs.values()].reduce(
+      (sum, { pack, presentBytes }) => sum + pack.fileBytes - presentBytes,
+      0,
+    );
   }
 
   async #defaultBytes(): Promise<number> {

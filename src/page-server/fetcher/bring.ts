@@ -112,6 +112,7 @@ async function begin(
   const placeDir = path.join(nameDir, `.tmp-${number}-${process.pid}`);
   try {
     await rm(placeDir, { recursive: true, force: true });
+    cache.use(key); // making room leaves it alone
     await mkdir(placeDir, { recursive: true, mode: DIRECTORY_MODE });
     const arriving: ArrivingPack[] = [];
     for (const pack of manifest.packs) {
@@ -122,11 +123,7 @@ async function begin(
       );
       if (placed !== undefined) arriving.push(placed);
     }
-    const missingBytes = arriving.reduce(
-      (sum, { pack, presentBytes }) => sum + pack.fileBytes - presentBytes,
-      0,
-    );
-    await cache.makeRoom(missingBytes);
+    await cache.makeRoom();
     const smallBytes = await fetchSmallFiles(source, placeDir);
     return {
       key,
@@ -140,7 +137,10 @@ async function begin(
     };
   } catch (error) {
     await rm(cache.storeDir(key), { recursive: true, force: true });
+    await cache.sweep();
     throw writeFailure(error, cache.dir);
+  } finally {
+    await cache.leave(key);
   }
 }
 

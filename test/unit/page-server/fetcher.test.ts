@@ -203,3 +203,24 @@ describe('replicas', () => {
     expect(presentFiles(arriving.dir)).toHaveLength(1);
   });
 });
+
+test('a full cache loses the generation that was not used for the longest time, and never one in use', async () => {
+  const names = ['web', 'b', 'c'];
+  for (const name of names.slice(1)) await storeGeneration(storeDir, name, { pageCount: 4096 });
+  const { fileBytes } = format2Manifest(generationDir).pages;
+  // Room for two of them.
+  const cacheBytes = Math.ceil(2.5 * fileBytes);
+  const dirs: string[] = [];
+  for (const name of names.slice(0, 2)) {
+    const arriving = await attach({ reference: name, cacheBytes });
+    arriving.fill();
+    await complete(arriving);
+    dirs.push(arriving.dir);
+    // The second one stays in use.
+    if (name === 'web') arriving.close();
+  }
+  const third = await attach({ reference: 'c', cacheBytes });
+  expect(dirs.map((of) => fs.existsSync(of))).toEqual([false, true]);
+  await expect(attach({ reference: 'web', cacheBytes })).rejects.toMatchObject({ code: 'NO_SPACE' });
+  third.close();
+});
