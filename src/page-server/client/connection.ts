@@ -213,7 +213,9 @@ export class Connection {
     if (this.#underWay.size === 0) this.close();
   }
 
+  /** What came behind the answer to hello may have failed the connection already. */
   #watch(idleMs: number): void {
+    if (this.#failure !== undefined) return;
     const { silenceMs } = this.#patience;
     const everyMs = Math.max(1, Math.min(idleMs, silenceMs) / 4);
     this.#timer = setInterval(() => {
