@@ -70,5 +70,6 @@ export function refuse(stream: Duplex, error: unknown): void {
   stream.resume();
   const head = { type: REPLY_TYPES.error, id: 0, more: false };
   if (stream.writable) stream.end(encodeFrame(head, errorCodec.encode(toWire(error))));
-  setTimeout(() => stream.destroy(), LINGER_MS).unref();
+  const timer = setTimeout(() => stream.destroy(), LINGER_MS).unref();
+  stream.once('close', () => clearTimeout(timer));
 }
