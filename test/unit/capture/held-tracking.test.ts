@@ -142,6 +142,7 @@ describe.skipIf(writeProtectionProblem() !== undefined)('write tracking that is 
   test('ends, when its process does not answer, for one who wants it, and for nobody else', async () => {
     const { written, held } = await begin();
     onTestFinished(() => held.close());
+    await expect.poll(() => HeldTracking.holderAt(socketPath)).toBeDefined();
     const [pid] = holdersOf(written.pid);
     await expect(HeldTracking.find(socketPath, { timeoutMs: 50 })).rejects.toMatchObject({ code: 'FAILED' });
     expect(HeldTracking.holderAt(socketPath)).toBe(pid);
