@@ -27,7 +27,7 @@ describe('the shell completion', () => {
   });
 
   it.each([
-    ['vmckpt re', ['restore', 'rescue']],
+    ['vmckpt re', ['restore', 'replicate', 'rescue']],
     ['vmckpt save --liv', ['--live']],
     ['vmckpt save --live pre', ['precopy']],
     ['vmckpt restore w', ['web', 'web@2', 'web@1']],
