@@ -1,6 +1,5 @@
 /** Where a restore finds its generation: in a store of this host, or elsewhere; then it arrives in the cache meanwhile. */
 import { VmckptError } from '../errors.js';
-import { ArrivingGeneration } from '../page-server/fetcher/client.js';
 import { Generation } from '../store/generation.js';
 import type { Elsewhere } from '../store/generation-ref.js';
 import { Store } from '../store/store.js';
@@ -46,6 +45,8 @@ export async function findGeneration(wish: GenerationWish): Promise<FoundGenerat
       },
     );
   const { cacheDir, cacheBytes, ...elsewhere } = remote;
+  // A restore from this host does not load it.
+  const { ArrivingGeneration } = await import('../page-server/fetcher/client.js');
   const arriving = await ArrivingGeneration.attach({
     ...{ cacheDir, cacheBytes, reference, sources: elsewhere.addresses, signal },
     ...elsewhere,

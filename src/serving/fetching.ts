@@ -1,5 +1,5 @@
 /** A generation that arrives from elsewhere, for the process that serves a VM from it: there is a fetcher as long as this. */
-import { ArrivingGeneration } from '../page-server/fetcher/client.js';
+import type { ArrivingGeneration } from '../page-server/fetcher/client.js';
 import { cacheOfGeneration } from '../page-server/cache-layout.js';
 import type { GenerationRef } from '../store/generation-ref.js';
 import { log } from './log.js';
@@ -15,13 +15,16 @@ export class Fetching {
   /** Does not wait for the fetcher: what is wanted before that stays in its FIFO. @returns undefined for a store here */
   static of({ name, number, dir, elsewhere }: GenerationRef): Fetching | undefined {
     if (elsewhere === undefined) return undefined;
-    return new Fetching(
-      ArrivingGeneration.attach({
-        ...{ cacheDir: cacheOfGeneration(dir), dir, reference: `${name}@${number}` },
-        sources: elsewhere.addresses,
-        ...elsewhere,
-      }),
+    const options = {
+      ...{ cacheDir: cacheOfGeneration(dir), dir, reference: `${name}@${number}` },
+      sources: elsewhere.addresses,
+      ...elsewhere,
+    };
+    // A VM whose checkpoint is on this host does not load it.
+    const attached = import('../page-server/fetcher/client.js').then((client) =>
+      client.ArrivingGeneration.attach(options),
     );
+    return new Fetching(attached);
   }
 
   /** From here on the rest is fetched as well. */
