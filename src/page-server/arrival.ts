@@ -38,7 +38,7 @@ interface ArrivingPack {
 
 export class Arrival {
   /** By the names of their files; those that are whole are left out. */
-  readonly #packs = new Map<string, ArrivingPack>();
+  readonly #packs: ReadonlyMap<string, ArrivingPack>;
   /** In the manifest's order. */
   readonly #files: readonly string[];
   readonly #wantsFd: number;
@@ -47,7 +47,7 @@ export class Arrival {
 
   private constructor(dir: string, packs: ReadonlyMap<string, ArrivingPack>, files: readonly string[]) {
     const cache = cacheOfGeneration(dir);
-    this.#packs = new Map(packs);
+    this.#packs = packs;
     this.#files = files;
     const { O_RDWR, O_NONBLOCK } = fs.constants;
     this.#wantsFd = fs.openSync(path.join(cache, CACHE_FILES.wants), O_RDWR | O_NONBLOCK);
